@@ -1,0 +1,8 @@
+"""What a cluster runs: ``python jobs/embed.py --config FILE [--set KEY=VALUE]``; the same as ``kosbert-ray embed``."""
+
+import sys
+
+from kosbert_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["embed", *sys.argv[1:]]))

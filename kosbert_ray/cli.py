@@ -1,0 +1,141 @@
+"""The ``kosbert-ray`` command: parses arguments, prints results, and turns errors into one line and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 done but with more rejected rows than ``max_rejected`` allows, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from kosbert_ray import __version__
+from kosbert_ray.errors import KosbertError
+
+if TYPE_CHECKING:
+    from kosbert_ray.job.config import JobConfig
+
+EXIT_REJECTED = 3
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; gives the exit code."""
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(arguments.run(arguments))
+    except KosbertError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted: what is committed stays; run the same command again to go on")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _say(line: str) -> None:
+    print(f"kosbert-ray: {line}", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kosbert-ray", description="Sentence embeddings of a large text corpus, on Ray.")
+    parser.add_argument("--version", action="version", version=f"kosbert-ray {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    embed = commands.add_parser(
+        "embed",
+        help="turn text shards into Parquet shards of vectors",
+        description="Embeds every row of INPUT into OUTPUT. Run it again after a crash: it does what is left.",
+    )
+    embed.add_argument("input", nargs="?", metavar="INPUT", help="file, folder, glob or s3:// URL (input.path)")
+    embed.add_argument("output", nargs="?", metavar="OUTPUT", help="folder or s3:// URL (output.path)")
+    embed.add_argument("--model", metavar="NAME", help="hub name, folder, s3:// URL or bundled:NAME (model.name)")
+    embed.add_argument("--text", metavar="COLUMN", help="the text column (input.text; default: text)")
+    embed.add_argument("--keep", metavar="COLUMNS", help="columns to carry through, with commas (input.keep)")
+    _add_config(embed)
+    embed.set_defaults(run=_embed)
+
+    search = commands.add_parser(
+        "search",
+        help="show the rows of an output nearest to a query",
+        description="Encodes QUERY with the output's own model and shows the rows nearest by cosine.",
+    )
+    search.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    search.add_argument("query", metavar="QUERY", help="any text")
+    search.add_argument("--top", type=int, default=5, metavar="N", help="how many rows (default: 5)")
+    _add_config(search)
+    search.set_defaults(run=_search)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="a job file in YAML")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="encoder.precision=bf16, …")
+
+
+def _config(arguments: argparse.Namespace, names: dict[str, str]) -> JobConfig:
+    from kosbert_ray.job.config import load_config
+
+    given = {name: value for option, name in names.items() if (value := getattr(arguments, option)) is not None}
+    return load_config(arguments.config, arguments.set, given)
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    names = {
+        "input": "input.path",
+        "output": "output.path",
+        "model": "model.name",
+        "text": "input.text",
+        "keep": "input.keep",
+    }
+    config = _config(arguments, names)
+    from kosbert_ray.job.lifecycle import embed
+    from kosbert_ray.job.progress import duration
+
+    summary = embed(config, _say)
+    totals, new = summary.totals, summary.new
+    if new.slices:
+        rate = new.tokens / summary.seconds
+        _say(
+            f"{new.rows:,} rows in {duration(summary.seconds)}: {new.rows / summary.seconds:,.0f} rows/s, "
+            f"{rate:,.0f} tokens/s; first slice after {summary.first_slice_seconds or 0:.1f} s; "
+            f"{new.distinct:,} distinct texts encoded, {new.truncated:,} truncated"
+        )
+    if summary.removed:
+        _say(f"{summary.removed:,} shards of changed inputs were replaced")
+    rejected = f", {totals.rejected:,} rows rejected (see _kosbert/rejected)" if totals.rejected else ""
+    print(f"done: {totals.rows:,} rows in {totals.slices:,} shards in {summary.output}{rejected}")
+    if not summary.within_limit:
+        _say(f"error: more rows were rejected than max_rejected={config.max_rejected:g} allows")
+        return EXIT_REJECTED
+    return 0
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    config = _config(arguments, {"output": "output.path"})
+    from kosbert_ray.job.search import search
+
+    found = search(config, arguments.query, arguments.top)
+    for hit in found:
+        kept = "  ".join(str(value) for value in hit.row.values())
+        print(f"{hit.score:7.4f}  {kept or hit.shard}")
+    return 0
+
+
+def run() -> NoReturn:
+    """Entry point of the installed command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

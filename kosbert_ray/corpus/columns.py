@@ -1,0 +1,145 @@
+"""Which columns are read and of what type they are, settled before anything runs.
+
+Every shard of a job has the same schema, so the types of the columns to keep cannot be left to what a slice happens to
+hold: Parquet says them, CSV and plain text have strings, and JSONL is looked at once, at the start of its first file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kosbert_ray.corpus.lines import LineOptions, first_lines
+from kosbert_ray.corpus.listing import Corpus, InputFile, RowGroup
+from kosbert_ray.corpus.records import csv_header, json_objects
+from kosbert_ray.errors import InputError, StorageError
+
+SAMPLE_LINES = 1000
+FOOTER_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The text column and the columns carried through, with their types. May hold the text column again."""
+
+    text: str
+    keep: pa.Schema
+
+    @property
+    def read(self) -> list[str]:
+        """Names of the columns to read, each once."""
+        return list(dict.fromkeys([self.text, *self.keep.names]))
+
+
+def inspect(corpus: Corpus, text: str, keep: Sequence[str], options: LineOptions) -> tuple[Corpus, Columns]:
+    """Reads what the plan needs from inside the files: Parquet footers, a CSV header, the first JSON lines.
+
+    Args:
+        corpus: the listing.
+        text: name of the text column.
+        keep: names of the columns to carry through.
+        options: how line formats are read.
+
+    Returns:
+        The corpus with every Parquet file's row groups filled in, and the columns with their types.
+
+    Raises:
+        InputError: a file is broken, lacks a column (the message lists what it has), or has the wrong type.
+    """
+    parquet = [file for file in corpus.files if file.format == "parquet"]
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        inspected = dict(
+            zip(parquet, pool.map(lambda file: _inspect_parquet(corpus, file, text, keep), parquet), strict=True)
+        )
+    schemas: list[tuple[InputFile, pa.Schema]] = [(file, schema) for file, (_, schema) in inspected.items()]
+    for kind in dict.fromkeys(file.format for file in corpus.files if file.format != "parquet"):
+        first = next(file for file in corpus.files if file.format == kind)
+        schemas.append((first, _inspect_lines(corpus, first, text, keep, options)))
+    (first, schema), *others = schemas
+    for file, other in others:
+        if other != schema:
+            raise InputError(
+                f"{corpus.storage.url(file.name)}: the columns to keep are ({_describe(other)}), "
+                f"but in {first.name} they are ({_describe(schema)}); embed such files into separate outputs"
+            )
+    files = tuple(replace(file, row_groups=inspected[file][0]) if file in inspected else file for file in corpus.files)
+    return replace(corpus, files=files), Columns(text, schema)
+
+
+def _describe(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+
+
+def _inspect_parquet(
+    corpus: Corpus, file: InputFile, text: str, keep: Sequence[str]
+) -> tuple[tuple[RowGroup, ...], pa.Schema]:
+    where = corpus.storage.url(file.name)
+    try:
+        with corpus.storage.open(file.name) as handle:
+            metadata = pq.read_metadata(handle)
+    except StorageError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{where}: broken Parquet ({str(error).splitlines()[0]})") from error
+    schema = metadata.schema.to_arrow_schema()
+    _require([text, *keep], schema.names, where)
+    kind = schema.field(text).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise InputError(f"{where}: column {text!r} is {kind}, not a string; name the text column with input.text")
+    column = [metadata.schema.column(number).path for number in range(metadata.num_columns)].index(text)
+    groups = tuple(
+        RowGroup(metadata.row_group(number).num_rows, metadata.row_group(number).column(column).total_uncompressed_size)
+        for number in range(metadata.num_row_groups)
+    )
+    return groups, pa.schema([_plain(schema.field(name)) for name in keep])
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    """The field as it is written: nullable, without metadata, and no dictionary, whose values differ from file to file."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return pa.field(field.name, kind)
+
+
+def _inspect_lines(
+    corpus: Corpus, file: InputFile, text: str, keep: Sequence[str], options: LineOptions
+) -> pa.Schema:
+    where = corpus.storage.url(file.name)
+    if file.format == "text":
+        _require([text, *keep], [text], where)
+        return pa.schema([pa.field(name, pa.string()) for name in keep])
+    if file.format in ("csv", "tsv"):
+        _require([text, *keep], csv_header(corpus.storage, file, options), where)
+        return pa.schema([pa.field(name, pa.string()) for name in keep])
+    objects = json_objects(first_lines(corpus.storage, file, SAMPLE_LINES), options)
+    if not objects:
+        return pa.schema([pa.field(name, pa.string()) for name in keep])
+    _require([text, *keep], list(dict.fromkeys(name for item in objects for name in item)), where)
+    return pa.schema([pa.field(name, _json_type([item.get(name) for item in objects])) for name in keep])
+
+
+def _json_type(values: list[Any]) -> pa.DataType:
+    """int64, double, bool or string; what is mixed or nested is kept as a string of JSON."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds == {int}:
+        return pa.int64()
+    if kinds in ({float}, {int, float}):
+        return pa.float64()
+    return pa.string()
+
+
+def _require(names: Sequence[str], present: Sequence[str], where: str) -> None:
+    for name in names:
+        if name not in present:
+            option = "input.text" if name == names[0] else "input.keep"
+            raise InputError(
+                f"{where}: no column {name!r}; it has {', '.join(map(repr, present)) or 'none'} (set {option})"
+            )

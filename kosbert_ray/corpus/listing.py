@@ -1,0 +1,143 @@
+"""Which files are the corpus: INPUT (a file, a folder, a glob, an s3:// URL) becomes a sorted list of InputFile."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from fsspec.utils import glob_translate
+
+from kosbert_ray.errors import InputError, StorageError
+from kosbert_ray.storage import FileEntry, Storage, StorageOptions, is_url
+
+Format = Literal["parquet", "jsonl", "csv", "tsv", "text"]
+FORMATS: tuple[str, ...] = get_args(Format)
+SUFFIXES: dict[str, Format] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "text",
+    ".text": "text",
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+GLOB_CHARACTERS = "*?["
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One Parquet row group: its rows and the uncompressed bytes of its text column."""
+
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file of the corpus.
+
+    ``name`` is its path below the input folder, ``version`` its etag or mtime, ``compression`` what wraps it (Parquet
+    compresses inside and has none). ``row_groups`` is known for Parquet only, once its footer has been read.
+    """
+
+    name: str
+    size: int
+    version: str
+    format: Format
+    compression: str | None = None
+    row_groups: tuple[RowGroup, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The input folder and the files in it that are to be embedded, sorted by name."""
+
+    storage: Storage
+    files: tuple[InputFile, ...]
+    ignored: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files, as stored."""
+        return sum(file.size for file in self.files)
+
+
+def classify(name: str, format: Format | None = None) -> tuple[Format, str | None] | None:
+    """Format and compression by a file's name (``format`` overrules the first); None for a file that is no text shard."""
+    base, suffix = posixpath.splitext(name.lower())
+    compression = COMPRESSIONS.get(suffix)
+    if compression:
+        suffix = posixpath.splitext(base)[1]
+    kind = format or SUFFIXES.get(suffix)
+    if kind is None or (kind == "parquet" and compression):
+        return None
+    return kind, compression
+
+
+def hidden(name: str) -> bool:
+    """True for what Arrow, Spark and DuckDB skip too: a file or folder whose name starts with ``_`` or ``.``."""
+    return any(part.startswith(("_", ".")) for part in name.split("/"))
+
+
+def list_corpus(address: str, options: StorageOptions | None = None, format: Format | None = None) -> Corpus:
+    """Lists the text shards of ``address``.
+
+    Args:
+        address: a file, a folder (searched through, ``_`` and ``.`` names left out) or a glob; on disk or ``s3://``.
+        options: how to reach the object store.
+        format: read every file as this, whatever its name.
+
+    Raises:
+        StorageError: there is no such path, or the store refuses.
+        InputError: nothing there is a text shard.
+    """
+    folder, pattern = _split_glob(address)
+    storage = Storage(folder, options)
+    if pattern:
+        entries = [entry for entry in storage.list(recursive=True) if _matches(entry.name, pattern)]
+        if not entries:
+            raise InputError(f"{address}: no file matches")
+    elif storage.is_file():
+        parent, _, name = storage.address.rpartition("/")
+        storage = Storage(parent or "/", options)
+        entries = [storage.entry(name)]
+    else:
+        entries = storage.list(recursive=True)
+        if not entries and not storage.exists():
+            raise StorageError(f"{address}: no such file or folder")
+        entries = [entry for entry in entries if not hidden(entry.name)]
+        if not entries:
+            raise InputError(f"{address}: the folder holds no files")
+    files = [file for entry in entries if (file := _input_file(entry, format))]
+    if not files:
+        raise InputError(
+            f"{address}: none of its {len(entries)} files is a text shard (first: {entries[0].name}); known endings are "
+            f"{' '.join(SUFFIXES)}, also with .gz or .zst; or name one with input.format: {', '.join(FORMATS)}"
+        )
+    return Corpus(storage, tuple(files), ignored=len(entries) - len(files))
+
+
+def _input_file(entry: FileEntry, format: Format | None) -> InputFile | None:
+    kind = classify(entry.name, format)
+    return InputFile(entry.name, entry.size, entry.version, kind[0], kind[1]) if kind else None
+
+
+def _split_glob(address: str) -> tuple[str, str]:
+    """``/data/2026-*/x.parquet`` → ``/data`` and ``2026-*/x.parquet``; no pattern if no part has a glob character."""
+    scheme, separator, path = address.partition("://") if is_url(address) else ("", "", address)
+    parts = path.split("/")
+    for number, part in enumerate(parts):
+        if any(character in part for character in GLOB_CHARACTERS):
+            return scheme + separator + ("/".join(parts[:number]) or ("/" if path.startswith("/") else ".")), "/".join(
+                parts[number:]
+            )
+    return address, ""
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Shell globbing part by part (``*`` stays within a folder), with ``**`` for any number of folders."""
+    return re.match(glob_translate(pattern), name) is not None

@@ -1,0 +1,168 @@
+"""How the corpus is cut: files into fragments before anything runs, fragments into slices while they are read.
+
+A **fragment** is what one read task reads in one pass: some row groups of a Parquet file, a byte range of an
+uncompressed line file, or the whole of a compressed one (which can only be read from its start). A **slice** is the unit
+of work and of commit: consecutive rows of one fragment, at most ``max_rows`` of them and ``max_bytes`` of text, that
+become one output file. Both cuts are pure functions of the listing, the limits and the rows, so every run on every
+machine cuts the same slices and gives them the same names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kosbert_ray.corpus.listing import InputFile
+from kosbert_ray.corpus.rows import TEXT
+
+MAX_ROWS = 16_384
+MAX_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most rows and the most bytes of UTF-8 text in a slice (a single longer text is a slice of its own)."""
+
+    max_rows: int = MAX_ROWS
+    max_bytes: int = MAX_BYTES
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A part of one file, read in one pass: rows ``[start, stop)`` of a Parquet file, else its bytes ``[start, stop)``.
+
+    ``index`` counts the file's fragments from 0; ``row_groups`` is the range of Parquet row groups. A byte range holds
+    the lines whose first byte lies in it.
+    """
+
+    file: InputFile
+    index: int
+    start: int
+    stop: int
+    row_groups: tuple[int, int] | None = None
+
+    @property
+    def id(self) -> str:
+        """Stable name of the fragment: it changes when the file or the cut does."""
+        return _digest(self.file.name, self.file.size, self.file.version, self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows ``[row, row + rows)`` of a fragment, counted from its first; ``last`` marks the fragment's end.
+
+    ``input_bytes`` is how much of the stored file it took to read them: what progress and ETA are counted in.
+    """
+
+    fragment: Fragment
+    index: int
+    row: int
+    rows: int
+    last: bool
+    input_bytes: int
+
+    def key(self, fingerprint: str) -> str:
+        """8 hex digits of sha256 over the file's identity, the rows' address and the job's fingerprint."""
+        return _digest(self.fragment.id, self.row, self.rows, fingerprint)[:8]
+
+    def shard_name(self, fingerprint: str) -> str:
+        """``<input file stem>.<fragment>-<slice>.<key>.parquet``"""
+        return shard_name(self.fragment, self.index, self.key(fingerprint))
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def shard_name(fragment: Fragment, index: int, key: str) -> str:
+    """The output name; the stem keeps letters, digits, ``-`` and ``.``, and never starts as a hidden file does."""
+    stem = re.sub(r"[^\w.-]", "_", fragment.file.name.rpartition("/")[2])
+    for suffix in (r"\.(gz|zst)$", r"\.\w+$"):
+        stem = re.sub(suffix, "", stem, flags=re.IGNORECASE)
+    stem = stem.lstrip("._")[:100] or "part"
+    return f"{stem}.{fragment.index:05d}-{index:05d}.{key}.parquet"
+
+
+def plan(files: Iterable[InputFile], limits: Limits, newlines_in_values: bool = False) -> Iterator[Fragment]:
+    """Cuts files into fragments, in the order of the files.
+
+    Parquet is cut at row groups: a group of several slices is a fragment of its own, small neighbours share one. An
+    uncompressed line file is cut every ``max_bytes``; a compressed one is one fragment, and so is a CSV file whose
+    quoted values hold newlines (``newlines_in_values``). Empty files have none.
+    """
+    for file in files:
+        if file.format == "parquet":
+            yield from _plan_parquet(file, limits)
+        elif file.compression or (newlines_in_values and file.format in ("csv", "tsv")):
+            if file.size:
+                yield Fragment(file, 0, 0, file.size)
+        else:
+            for index, start in enumerate(range(0, file.size, limits.max_bytes)):
+                yield Fragment(file, index, start, min(start + limits.max_bytes, file.size))
+
+
+def _plan_parquet(file: InputFile, limits: Limits) -> Iterator[Fragment]:
+    index = start = first = rows = size = 0
+    for number, group in enumerate(file.row_groups):
+        if rows and (rows + group.rows > limits.max_rows or size + group.bytes > limits.max_bytes):
+            yield Fragment(file, index, start, start + rows, (first, number))
+            index, start, first, rows, size = index + 1, start + rows, number, 0, 0
+        rows, size = rows + group.rows, size + group.bytes
+    if rows:
+        yield Fragment(file, index, start, start + rows, (first, len(file.row_groups)))
+
+
+def cut(
+    fragment: Fragment, batches: Iterable[tuple[pa.Table, int]], limits: Limits
+) -> Iterator[tuple[Slice, pa.Table]]:
+    """Cuts a fragment's rows into slices, whatever the batches they arrive in.
+
+    Args:
+        fragment: what is being read.
+        batches: row tables (see ``rows``), each with the bytes of the file that were read for it; at least one, be it
+            empty.
+        limits: the most rows and bytes of text in a slice.
+
+    Yields:
+        Each slice with its rows. A fragment without rows yields one empty slice, so that it too is accounted for.
+    """
+    index = row = 0
+    held: tuple[int, int, pa.Table] | None = None  # the newest whole slice, until we know whether it is the last
+    for count, size, table in _whole_slices(batches, limits):
+        if held:
+            yield Slice(fragment, index, row, held[0], False, held[1]), held[2]
+            index, row = index + 1, row + held[0]
+        held = (count, size, table)
+    if held:
+        yield Slice(fragment, index, row, held[0], True, held[1]), held[2]
+
+
+def _whole_slices(batches: Iterable[tuple[pa.Table, int]], limits: Limits) -> Iterator[tuple[int, int, pa.Table]]:
+    parts: list[pa.Table] = []
+    rows = size = 0  # of the slice being filled
+    read = 0  # bytes of the file not yet given to a slice
+    yielded = False
+    for table, read_bytes in batches:
+        read += read_bytes
+        lengths = pc.fill_null(pc.binary_length(table[TEXT]), 0).to_numpy()
+        ends = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+        done = 0
+        while done < table.num_rows:
+            # The most rows of this batch that still fit, by either limit.
+            by_bytes = int(np.searchsorted(ends, ends[done] + limits.max_bytes - size, side="right")) - 1 - done
+            fit = max(0, min(limits.max_rows - rows, by_bytes, table.num_rows - done))
+            if fit == 0 and rows == 0:
+                fit = 1
+            parts.append(table.slice(done, fit))
+            done, rows, size = done + fit, rows + fit, size + int(ends[done + fit] - ends[done])
+            if done < table.num_rows:
+                yield rows, read, pa.concat_tables(parts)
+                parts, rows, size, read, yielded = [], 0, 0, 0, True
+    if rows or not yielded:
+        yield rows, read, pa.concat_tables(parts) if parts else table.slice(0, 0)

@@ -1,0 +1,96 @@
+"""Attention over packed sequences, plugged into transformers' encoders without touching their code.
+
+``AttentionInterface.register`` makes ``attn_implementation="packed"`` call :func:`packed_attention`; because no mask
+function is registered under that name, transformers builds no mask. The batch's :class:`Layout` rides along as a keyword.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+NAME = "packed"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the sequences of a packed batch lie: equal-length groups, and offsets (int32, on the device) on CUDA."""
+
+    groups: tuple[tuple[int, int, int], ...]
+    offsets: torch.Tensor | None = None
+
+
+def register() -> None:
+    """Makes ``attn_implementation="packed"`` known to transformers."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, packed_attention)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    layout: Layout | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Each sequence attends to itself only.
+
+    Args:
+        module: the attention layer (unused, part of transformers' interface).
+        query, key, value: ``[1, heads, T, head size]``.
+        attention_mask: None, as no mask is built.
+        scaling: factor on the scores.
+        sliding_window: a position sees those less than this far away (ModernBERT's local layers).
+        layout: where the sequences lie.
+
+    Returns:
+        ``[1, T, heads, head size]`` and no attention weights.
+    """
+    assert layout is not None and attention_mask is None
+    if layout.offsets is not None and query.dtype in (torch.float16, torch.bfloat16):
+        return _cuda_attention(query, key, value, scaling, sliding_window, layout), None
+    _, heads, total, size = query.shape
+    out = torch.empty(1, total, heads, size, dtype=query.dtype, device=query.device)
+    for start, count, length in layout.groups:
+        stop = start + count * length
+        q, k, v = (x[0, :, start:stop].view(heads, count, length, size).transpose(0, 1) for x in (query, key, value))
+        mask = _window_mask(length, sliding_window, query.device)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+        out[0, start:stop].view(count, length, heads, size).copy_(attended.transpose(1, 2))
+    return out, None
+
+
+def _window_mask(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor | None:
+    if sliding_window is None or length <= sliding_window:
+        return None
+    positions = torch.arange(length, device=device)
+    return (positions[:, None] - positions[None, :]).abs() < sliding_window
+
+
+def _cuda_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    sliding_window: int | None,
+    layout: Layout,
+) -> torch.Tensor:
+    """Flash attention over variable lengths (torch.nn.attention.varlen), which exists for CUDA and half precision only."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = layout.groups[-1][2]
+    reach = (-1, -1) if sliding_window is None else (sliding_window - 1, sliding_window - 1)
+    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+    attended = varlen_attn(
+        q, k, v, layout.offsets, layout.offsets, longest, longest, scale=scaling, window_size=reach, num_splits=1
+    )
+    assert isinstance(attended, torch.Tensor)
+    return attended.unsqueeze(0)

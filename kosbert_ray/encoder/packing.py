@@ -1,0 +1,86 @@
+"""Batches without padding. Pure: token ids and a budget in, batches of concatenated sequences out.
+
+A slice's distinct sequences are sorted by length and cut where a token budget is reached; a batch is one row
+``[T]`` of token ids. Sorting makes sequences of one length neighbours: attention and pooling take them as one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A slice's texts as token ids, each distinct text once.
+
+    Attributes:
+        ids: uint16 (vocabularies up to 65,536) or int32 ``[T]``, the sequences one after another.
+        lengths: int32 ``[u]``, tokens of each distinct text, special ones included.
+        rows: int32 ``[n]``, for each row which of the ``u`` texts it holds.
+        dropped: int32 ``[u]``, tokens that did not fit into ``max_seq_length``.
+    """
+
+    ids: npt.NDArray[np.uint16] | Int32
+    lengths: Int32
+    rows: Int32
+    dropped: Int32
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One packed batch.
+
+    Attributes:
+        ids: int64 ``[T]``.
+        positions: int64 ``[T]``, restarting at 0 with each sequence.
+        groups: ``(start, count, length)`` of each run of equal-length sequences, in order, covering ``[0, T)``.
+        texts: int64 ``[count of sequences]``, the index in ``Tokens.lengths`` of each sequence.
+    """
+
+    ids: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+    groups: tuple[tuple[int, int, int], ...]
+    texts: npt.NDArray[np.int64]
+
+    @property
+    def offsets(self) -> Int32:
+        """int32 ``[sequences + 1]``: where each sequence begins, and T."""
+        lengths = np.concatenate([np.full(count, length, np.int32) for _, count, length in self.groups])
+        return np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+
+
+def pack(tokens: Tokens, token_budget: int) -> Iterator[Batch]:
+    """Cuts a slice's sequences into batches of at most ``token_budget`` tokens (a longer sequence goes alone).
+
+    The result depends on the slice and the budget only, so the same slice always meets the model in the same batches.
+    """
+    order = np.argsort(tokens.lengths, kind="stable")
+    lengths = tokens.lengths[order].astype(np.int64)
+    starts = np.concatenate(([0], np.cumsum(tokens.lengths, dtype=np.int64)))[:-1][order]
+    ends = np.concatenate(([0], np.cumsum(lengths)))
+    first = 0
+    while first < len(order):
+        last = max(first + 1, int(np.searchsorted(ends, ends[first] + token_budget, side="right")) - 1)
+        yield _batch(tokens.ids, starts[first:last], lengths[first:last], order[first:last])
+        first = last
+
+
+def _batch(
+    ids: npt.NDArray[np.uint16] | Int32,
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    texts: npt.NDArray[np.int64],
+) -> Batch:
+    begins = np.cumsum(lengths) - lengths
+    positions = np.arange(int(lengths.sum()), dtype=np.int64) - np.repeat(begins, lengths)
+    distinct, first, counts = np.unique(lengths, return_index=True, return_counts=True)
+    groups = tuple(
+        (int(begins[at]), int(count), int(length)) for length, at, count in zip(distinct, first, counts, strict=True)
+    )
+    return Batch(ids[np.repeat(starts, lengths) + positions].astype(np.int64), positions, groups, texts)

@@ -1,0 +1,100 @@
+"""Token vectors to sentence vectors: pooling, Dense and Normalize, in float32 whatever the encoder computed in."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from kosbert_ray.encoder import spec as specs
+from kosbert_ray.errors import ModelError
+
+
+def pool(
+    hidden: torch.Tensor, groups: tuple[tuple[int, int, int], ...], modes: tuple[str, ...], skip: int
+) -> torch.Tensor:
+    """Pools a packed batch.
+
+    Args:
+        hidden: token vectors ``[T, h]``.
+        groups: ``(start, count, length)`` of each run of equal-length sequences.
+        modes: sentence-transformers' pooling modes; their results are concatenated.
+        skip: leading tokens to leave out (a prompt with ``include_prompt: false``).
+
+    Returns:
+        float32 ``[sequences, h * len(modes)]``.
+    """
+    pooled = []
+    for start, count, length in groups:
+        tokens = hidden[start : start + count * length].view(count, length, -1)[:, min(skip, length - 1) :]
+        parts = []
+        for mode in modes:
+            if mode == "cls":
+                parts.append(tokens[:, 0].float())
+            elif mode == "max":
+                parts.append(tokens.amax(dim=1).float())
+            else:
+                total = tokens.sum(dim=1, dtype=torch.float32)
+                parts.append(total / (tokens.shape[1] ** (0.5 if mode == "mean_sqrt_len_tokens" else 1.0)))
+        pooled.append(torch.cat(parts, dim=1))
+    return torch.cat(pooled)
+
+
+class Head(torch.nn.Module):
+    """The modules after pooling, in the model's order.
+
+    Raises:
+        ModelError: a Dense layer's weights do not fit, or its activation is no torch module.
+    """
+
+    def __init__(self, parts: tuple[specs.Dense | specs.Normalize, ...]) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleList(_Dense(part) if isinstance(part, specs.Dense) else _Normalize() for part in parts)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """float32 ``[n, pooled]`` → float32 ``[n, dimension]``."""
+        for part in self.parts:
+            vectors = part(vectors)
+        return vectors
+
+
+class _Normalize(torch.nn.Module):
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return F.normalize(vectors, p=2, dim=-1)
+
+
+class _Dense(torch.nn.Module):
+    def __init__(self, part: specs.Dense) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(part.in_features, part.out_features, bias=part.bias)
+        square = part.in_features == part.out_features
+        self.residual: torch.nn.Module | None = None
+        if part.residual:
+            self.residual = (
+                torch.nn.Identity() if square else torch.nn.Linear(part.in_features, part.out_features, bias=False)
+            )
+        try:
+            self.load_state_dict(_state(part))
+        except (RuntimeError, OSError) as error:
+            raise ModelError(f"{part.folder}: its weights do not fit its config ({str(error).splitlines()[0]})") from error
+        self.activation = _activation(part)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.activation(self.linear(vectors))
+        return out if self.residual is None else out + self.residual(vectors)
+
+
+def _state(part: specs.Dense) -> dict[str, torch.Tensor]:
+    safe = part.folder / "model.safetensors"
+    if safe.exists():
+        return load_file(safe)
+    state: dict[str, torch.Tensor] = torch.load(part.folder / "pytorch_model.bin", weights_only=True, map_location="cpu")
+    return state
+
+
+def _activation(part: specs.Dense) -> torch.nn.Module:
+    module, _, name = part.activation.rpartition(".")
+    kind = getattr(torch.nn, name, None)
+    if module.partition(".")[0] != "torch" or not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+        raise ModelError(f"{part.folder}: activation {part.activation!r} is not a torch.nn module")
+    return kind()

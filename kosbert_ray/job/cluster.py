@@ -1,0 +1,104 @@
+"""Ray itself: joining a cluster or starting a local one, and how many encoders fit on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import ray
+from ray.data import DataContext
+
+from kosbert_ray.encoder.options import usable_cores
+from kosbert_ray.errors import JobFailed
+from kosbert_ray.job.config import EncoderConfig, RayConfig
+
+# Reading, tokenising and writing a slice take a few percent of the time of encoding it on a CPU. A local Ray is told of
+# this many cores more than there are, so that those tasks run beside the encoders instead of waiting for them.
+LOCAL_TASK_CORES = 2
+TASK_CPUS = 1
+
+_local = False  # whether this process started the Ray it uses
+
+
+@dataclass(frozen=True)
+class EncoderPool:
+    """Size and shape of the actor pool: ``minimum`` to ``maximum`` actors of ``cpus`` and ``gpus`` each."""
+
+    minimum: int
+    maximum: int
+    cpus: int
+    gpus: int
+    threads: int
+
+
+def start(config: RayConfig) -> None:
+    """Joins the cluster at ``ray.address`` or ``RAY_ADDRESS``, or starts a local one that dies with this process.
+
+    Raises:
+        JobFailed: there is no cluster at that address, or a local one does not start.
+    """
+    global _local
+    if ray.is_initialized():
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers' warnings and Ray's banners are not the user's business; errors reach us as exceptions.
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        _local = address == "local"
+        if _local:
+            ray.init("local", num_cpus=usable_cores() + LOCAL_TASK_CORES, include_dashboard=False, **quiet)
+        else:
+            ray.init(address, **quiet)
+    except Exception as error:
+        raise JobFailed(f"Ray at {address} cannot be reached or started ({str(error).strip().splitlines()[0]})") from error
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def stop() -> None:
+    """Leaves the cluster; a local one ends."""
+    ray.shutdown()
+
+
+def encoder_pool(config: EncoderConfig, most_useful: int) -> EncoderPool:
+    """How many encoders, from the config and what the cluster has.
+
+    A GPU has one encoder. On CPUs one encoder takes the cores of a whole node: that is as fast as one encoder a core
+    (measured), with one copy of the model, and the first slice is done in half the time.
+
+    Args:
+        config: what the user asks for.
+        most_useful: encoders beyond this many would have nothing to do.
+
+    Raises:
+        JobFailed: the config asks for GPUs and the cluster has none.
+    """
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    on_gpu = config.device == "cuda" or (config.device == "auto" and gpus > 0)
+    if on_gpu and not gpus:
+        raise JobFailed("encoder.device is cuda, but no node of the Ray cluster has a GPU; use encoder.device=cpu")
+    if on_gpu:
+        cpus, threads, fit = 1, 1, gpus
+    else:
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        # A local Ray has been told of more cores than there are; any other node keeps one for the tasks.
+        spare = LOCAL_TASK_CORES if _local else TASK_CPUS
+        threads = config.threads or max(1, max(nodes) - spare)
+        cpus = threads if max(nodes) > spare else 0
+        fit = sum((node - spare) // cpus for node in nodes) if cpus else 1
+    fit = max(1, min(fit, most_useful))
+    minimum, maximum = config.actors if isinstance(config.actors, tuple) else (config.actors or fit,) * 2
+    return EncoderPool(minimum, maximum, cpus, int(on_gpu), threads)
+
+
+def configure_data() -> None:
+    """Ray Data's settings for this run: every row is a block of its own (a row is a slice), and it keeps quiet."""
+    context = DataContext.get_current()
+    context.target_max_block_size = 1
+    context.target_min_block_size = 1
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.log_internal_stack_trace_to_stdout = False
+    context.execution_options.preserve_order = False

@@ -1,0 +1,253 @@
+"""The job file: one tree of options, the same names in YAML, in ``--set`` and in the code.
+
+Everything is validated before anything runs; an unknown key is refused with the nearest right name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from kosbert_ray.corpus.lines import LineOptions
+from kosbert_ray.corpus.listing import Format
+from kosbert_ray.corpus.plan import MAX_BYTES, MAX_ROWS, Limits
+from kosbert_ray.encoder.options import Device, Precision
+from kosbert_ray.errors import UsageError
+from kosbert_ray.storage import StorageOptions
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def _bytes(value: Any) -> Any:
+    """``32MiB``, ``32M`` and 33554432 are the same number of bytes."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+)\s*([KMG]?)(i?B)?\s*", value)
+        if not match:
+            raise ValueError(f"{value!r} is no size; write it like 32MiB")
+        return int(match[1]) * UNITS[match[2]]
+    return value
+
+
+def _names(value: Any) -> Any:
+    """``id,title`` and ``[id, title]`` are the same list."""
+    return [name for name in value.split(",") if name] if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Section):
+    """Which model, and how it takes its texts."""
+
+    name: str = "jhgan/ko-sbert-sts"
+    revision: str | None = None
+    prompt: str | None = None
+    prompt_name: str | None = None
+    max_seq_length: int | None = Field(None, gt=0)
+    allow_pickle: bool = False
+
+
+class InputConfig(_Section):
+    """What is read. ``text`` names the text column, ``keep`` the columns carried through."""
+
+    path: str = ""
+    format: Format | None = None
+    text: str = "text"
+    keep: Names = ()
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    quoting: Literal["minimal", "none"] | None = None
+    newlines_in_values: bool = False
+    columns: Names = ()
+    encoding: str = "utf-8"
+
+    @model_validator(mode="after")
+    def _check(self) -> InputConfig:
+        for name in self.keep:
+            if name.startswith("__"):
+                raise ValueError(f"keep: {name!r} starts with two underscores, which is reserved")
+        if len(set(self.keep)) < len(self.keep):
+            raise ValueError("keep: a column is named twice")
+        return self
+
+    def line_options(self) -> LineOptions:
+        return LineOptions(self.delimiter, self.quoting, self.newlines_in_values, self.columns, self.encoding)
+
+
+class OutputConfig(_Section):
+    """What is written: the folder, and how vectors are stored in it."""
+
+    path: str = ""
+    column: str = "embedding"
+    dtype: Literal["float32", "float16"] = "float32"
+    list_type: Literal["list", "fixed_size_list"] = "list"
+    compression: Literal["zstd", "snappy", "none"] = "zstd"
+
+
+class SliceConfig(_Section):
+    """The unit of work and of commit. Smaller slices commit sooner and lose less; larger ones make fewer files."""
+
+    max_rows: int = Field(MAX_ROWS, gt=0)
+    max_bytes: Size = MAX_BYTES
+
+    def limits(self) -> Limits:
+        return Limits(self.max_rows, self.max_bytes)
+
+
+class EncoderConfig(_Section):
+    """How vectors are computed. ``actors`` is a number or a range ``[min, max]``; None is as many as fit the cluster."""
+
+    precision: Precision = "auto"
+    device: Device = "auto"
+    actors: Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
+    threads: int | None = Field(None, gt=0)
+    token_budget: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> EncoderConfig:
+        if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
+            raise ValueError("actors: the minimum is above the maximum")
+        return self
+
+
+class StorageConfig(_Section):
+    """How to reach object stores; what is left out comes from the usual AWS variables and files."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    anonymous: bool = False
+    access_key_id: SecretStr | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    retries: int = Field(8, ge=0)
+
+    def options(self) -> StorageOptions:
+        return StorageOptions(
+            endpoint_url=self.endpoint_url,
+            region=self.region,
+            profile=self.profile,
+            anonymous=self.anonymous,
+            access_key_id=_reveal(self.access_key_id),
+            secret_access_key=_reveal(self.secret_access_key),
+            session_token=_reveal(self.session_token),
+            retries=self.retries,
+        )
+
+
+def _reveal(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+class RayConfig(_Section):
+    """The cluster: ``address`` of a running one, or None for ``RAY_ADDRESS`` and else a local one of this run's own."""
+
+    address: str | None = None
+
+
+class JobConfig(_Section):
+    """A whole job. ``max_rejected`` is the share of rows that may be rejected before the run counts as not done."""
+
+    model: ModelConfig = ModelConfig()
+    input: InputConfig = InputConfig()
+    output: OutputConfig = OutputConfig()
+    slice: SliceConfig = SliceConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    storage: StorageConfig = StorageConfig()
+    ray: RayConfig = RayConfig()
+    max_rejected: float = Field(0.01, ge=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _check(self) -> JobConfig:
+        if self.output.column in self.input.keep:
+            raise ValueError(f"output.column: {self.output.column!r} is also among input.keep; choose another name")
+        return self
+
+    def public(self) -> dict[str, Any]:
+        """The config as plain values without its secrets, for job.json."""
+        secrets = {"access_key_id", "secret_access_key", "session_token"}
+        return self.model_dump(mode="json", exclude={"storage": secrets})
+
+
+def load_config(path: str | None, settings: list[str], overrides: dict[str, Any] | None = None) -> JobConfig:
+    """A job file, then ``--set`` settings, then options of the command line, each over the one before.
+
+    Args:
+        path: a YAML file; None for the defaults.
+        settings: ``section.key=value``, the value read as YAML.
+        overrides: values by dotted name.
+
+    Raises:
+        UsageError: the file cannot be read, or an option is unknown or wrong.
+    """
+    tree: Any = {}
+    if path:
+        try:
+            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror or error}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        if not isinstance(tree, dict):
+            raise UsageError(f"{path}: a job file is a mapping of sections such as model, input and output")
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting}: write it as section.key=value")
+        try:
+            _put(tree, name.strip(), yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {setting}: the value is not YAML") from error
+    for name, value in (overrides or {}).items():
+        _put(tree, name, value)
+    try:
+        return JobConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError(f"{path or 'config'}: {_explain(error)}") from error
+
+
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    *sections, key = name.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise UsageError(f"--set {name}: {section} is not a section")
+    tree[key] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """Pydantic's first complaint as one line with the option's dotted name."""
+    problem = error.errors()[0]
+    path = [str(part) for part in problem["loc"] if not str(part).startswith(("int", "tuple", "constrained"))]
+    name = ".".join(path) or "job"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        known = _names_of(path[:-1])
+        close = difflib.get_close_matches(path[-1], known, 1, 0.5)
+        hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else f"known are {', '.join(known)}"
+        return f"unknown option {name}; {hint}{more}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message[0].lower() + message[1:]}, not {_shown(problem['input'])}{more}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 and not isinstance(value, dict | BaseModel) else "what is there"
+
+
+def _names_of(path: list[str]) -> list[str]:
+    fields: dict[str, FieldInfo] = JobConfig.model_fields
+    for section in path:
+        annotation = fields[section].annotation if section in fields else None
+        fields = annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else {}
+    return list(fields)

@@ -1,0 +1,85 @@
+"""What is remembered of a committed slice. A receipt can be told again from the shard's footer, but for the timings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+
+ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One committed slice.
+
+    Attributes:
+        shard: output name; empty for a slice without rows, which has no file.
+        file: input file, below the input folder.
+        version: etag or mtime of it.
+        fragment: id of the fragment (file, version and range).
+        fragment_index: which fragment of the file.
+        slice_index: which slice of the fragment.
+        last: whether it is the fragment's last.
+        rows: rows in the shard.
+        rejected: rows in ``_kosbert/rejected``.
+        distinct: distinct texts among ``rows``.
+        tokens: tokens of all rows, special ones included.
+        encoded_tokens: tokens that went through the model (duplicates once).
+        truncated: rows longer than max_seq_length.
+        dropped_tokens: tokens cut off from them.
+        input_bytes: bytes of the stored file it took to read the slice.
+        output_bytes: bytes of the shard.
+        precision, attention, device: how it was computed.
+        node: host of the encoder.
+        tokenize_seconds, encode_seconds, write_seconds: wall time of each stage.
+    """
+
+    shard: str
+    file: str
+    version: str
+    fragment: str
+    fragment_index: int
+    slice_index: int
+    last: bool
+    rows: int
+    rejected: int
+    distinct: int
+    tokens: int
+    encoded_tokens: int
+    truncated: int
+    dropped_tokens: int
+    input_bytes: int
+    output_bytes: int
+    precision: str
+    attention: str
+    device: str
+    node: str = ""
+    tokenize_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    write_seconds: float = 0.0
+
+    def footer(self) -> dict[str, Any]:
+        """The part that is the same whenever and wherever the slice is done on such hardware."""
+        unstable = ("output_bytes", "node", "tokenize_seconds", "encode_seconds", "write_seconds")
+        return {name: value for name, value in asdict(self).items() if name not in unstable}
+
+    @staticmethod
+    def from_footer(footer: dict[str, Any], output_bytes: int) -> Receipt:
+        """The receipt of a shard whose own receipt was lost; raises TypeError if the footer lacks a field."""
+        known = {field.name for field in fields(Receipt)}
+        return Receipt(**{name: value for name, value in footer.items() if name in known}, output_bytes=output_bytes)
+
+
+SCHEMA = pa.schema([pa.field(field.name, ARROW_TYPES[str(field.type)], nullable=False) for field in fields(Receipt)])
+
+
+def to_table(receipts: list[Receipt]) -> pa.Table:
+    """Receipts as an Arrow table of ``SCHEMA``."""
+    return pa.Table.from_pylist([asdict(receipt) for receipt in receipts], SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[Receipt]:
+    """Receipts out of a table of ``SCHEMA``."""
+    return [Receipt(**row) for row in table.to_pylist()]
