@@ -125,7 +125,7 @@ def _search(arguments: argparse.Namespace) -> int:
     config = _config(arguments, {"output": "output.path"})
     from kosbert_ray.job.search import search
 
-    found = search(config, arguments.query, arguments.top)
+    found = search(config, arguments.query, arguments.top, _say)
     for hit in found:
         kept = "  ".join(str(value) for value in hit.row.values())
         print(f"{hit.score:7.4f}  {kept or hit.shard}")

@@ -173,23 +173,44 @@ class Storage:
     def entry(self, name: str = "") -> FileEntry:
         """The listing's line for one file."""
         with storage_errors(self.url(name)):
+            if not self.remote:
+                status = os.stat(self.path(name))
+                return FileEntry(name, status.st_size, str(status.st_mtime_ns))
             info = self.fs.info(self.path(name))
         return FileEntry(name, int(info["size"]), _version(info))
 
     def list(self, folder: str = "", recursive: bool = False) -> list[FileEntry]:
         """The files below ``folder``, sorted by name; none if there is no such folder."""
         with storage_errors(self.url(folder)):
-            try:
-                found = self.fs.find(self.path(folder), maxdepth=None if recursive else 1, detail=True)
-            except FileNotFoundError:
-                return []
-        prefix = len(self.root) + 1
-        entries = (
-            FileEntry(path[prefix:], int(info["size"] or 0), _version(info))
-            for path, info in found.items()
-            if info["type"] == "file" and len(path) >= prefix
-        )
+            entries = self._list_remote(folder, recursive) if self.remote else self._list_disk(folder, recursive)
         return sorted(entries, key=lambda entry: entry.name)
+
+    def _list_remote(self, folder: str, recursive: bool) -> list[FileEntry]:
+        path = self.path(folder)
+        try:
+            # Not find(maxdepth=1): that one takes a refused listing for an empty folder.
+            found = self.fs.find(path, detail=True).values() if recursive else self.fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        prefix = len(self.root) + 1
+        files = (info for info in found if info["type"] == "file" and len(info["name"]) >= prefix)
+        return [FileEntry(info["name"][prefix:], int(info["size"] or 0), _version(info)) for info in files]
+
+    def _list_disk(self, folder: str, recursive: bool) -> list[FileEntry]:
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise error
+
+        entries = []
+        for parent, folders, names in os.walk(self.path(folder), onerror=refuse, followlinks=True):
+            if not recursive:
+                folders.clear()
+            for name in names:
+                path = os.path.join(parent, name)
+                with contextlib.suppress(FileNotFoundError):  # a link to nowhere, or just deleted
+                    info = os.stat(path)
+                    entries.append(FileEntry(os.path.relpath(path, self.root), info.st_size, str(info.st_mtime_ns)))
+        return entries
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -270,12 +291,8 @@ class Storage:
 
 
 def _version(info: dict[str, Any]) -> str:
-    """What a listing knows that changes with the content: the etag of an object, the mtime of a file."""
-    etag = info.get("ETag") or info.get("etag")
-    if etag:
-        return str(etag).strip('"')
-    mtime = info.get("mtime") or info.get("LastModified") or info.get("created") or 0
-    return str(int(mtime * 1e9)) if isinstance(mtime, float) else str(mtime)
+    """What an object store's listing knows that changes with the content: the etag, else the time."""
+    return str(info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or "").strip('"')
 
 
 def _alive(pid: int) -> bool:

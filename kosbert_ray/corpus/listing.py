@@ -87,7 +87,8 @@ def list_corpus(address: str, options: StorageOptions | None = None, format: For
     """Lists the text shards of ``address``.
 
     Args:
-        address: a file, a folder (searched through, ``_`` and ``.`` names left out) or a glob; on disk or ``s3://``.
+        address: a file, a folder (searched through) or a glob; on disk or ``s3://``. Names that start with ``_`` or ``.``
+            are left out unless a glob spells them.
         options: how to reach the object store.
         format: read every file as this, whatever its name.
 
@@ -98,7 +99,11 @@ def list_corpus(address: str, options: StorageOptions | None = None, format: For
     folder, pattern = _split_glob(address)
     storage = Storage(folder, options)
     if pattern:
-        entries = [entry for entry in storage.list(recursive=True) if _matches(entry.name, pattern)]
+        entries = [
+            entry
+            for entry in storage.list(recursive=True)
+            if _matches(entry.name, pattern) and (hidden(pattern) or not hidden(entry.name))
+        ]
         if not entries:
             raise InputError(f"{address}: no file matches")
     elif storage.is_file():

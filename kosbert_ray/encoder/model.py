@@ -83,7 +83,7 @@ class Encoder:
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, loaded when first asked for: a job tokenises elsewhere."""
         if self._tokenizer is None:
-            self._tokenizer = Tokenizer(self.spec)
+            self._tokenizer = Tokenizer.load(self.spec)
         return self._tokenizer
 
     def encode(self, texts: list[str] | pa.Array) -> npt.NDArray[np.float32]:

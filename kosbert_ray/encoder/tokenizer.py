@@ -1,10 +1,17 @@
-"""Texts to token ids, exactly as sentence-transformers would cut and tokenise them, each distinct text once."""
+"""Texts to token ids, exactly as sentence-transformers would cut and tokenise them, each distinct text once.
+
+transformers knows how to read any model's tokenizer but costs seconds and 300 MB to import. So it is asked once, by the
+driver, and what comes of it, the Rust tokenizer as JSON, is all that the tokenising workers need.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.encoder.packing import Tokens
@@ -14,68 +21,74 @@ from kosbert_ray.errors import ModelError
 UINT16_VOCABULARY = 2**16
 
 
+@dataclass(frozen=True)
 class Tokenizer:
-    """A model's tokenizer with its truncation, lower-casing and prompt settled.
+    """A model's tokenizer with its truncation, lower-casing and prompt settled. Make one with :meth:`load`; picklable.
 
-    Args:
-        spec: the model it belongs to.
-
-    Raises:
-        ModelError: the tokenizer's files cannot be loaded.
+    Attributes:
+        state: the Rust tokenizer, as JSON.
+        prompt: put before every text.
+        prompt_length: tokens at a sequence's start that belong to the prompt, a leading special token included.
+        special_tokens: how many are added to a text.
+        vocabulary: number of token ids.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    state: str
+    prompt: str
+    prompt_length: int
+    special_tokens: int
+    vocabulary: int
+
+    @staticmethod
+    def load(spec: ModelSpec) -> Tokenizer:
+        """Reads the tokenizer of a model folder.
+
+        Raises:
+            ModelError: its files cannot be loaded, or it is written in Python (transformers' slow kind).
+        """
+        from tokenizers.normalizers import Lowercase, Sequence
         from transformers import AutoTokenizer
 
         try:
-            self._hf: Any = AutoTokenizer.from_pretrained(spec.transformer, local_files_only=True)
+            slow: Any = AutoTokenizer.from_pretrained(spec.transformer, local_files_only=True)
         except Exception as error:
             raise ModelError(f"{spec.transformer}: cannot load the tokenizer ({str(error).splitlines()[0]})") from error
-        self.prompt = spec.prompt
-        self._special = self._hf.num_special_tokens_to_add()
-        self._max_length = spec.max_seq_length
-        self._dtype = np.uint16 if len(self._hf) <= UINT16_VOCABULARY else np.int32
-        self._fast: Any = getattr(self._hf, "backend_tokenizer", None)
-        if self._fast is not None:
-            if spec.do_lower_case:
-                self._lower_case()
-            self._fast.no_padding()
-            self._fast.enable_truncation(spec.max_seq_length, direction=self._hf.truncation_side)
+        fast: Any = getattr(slow, "backend_tokenizer", None)
+        if fast is None:
+            raise ModelError(f"{spec.transformer}: {type(slow).__name__} is a Python tokenizer; save a tokenizer.json")
+        prompt_length = 0
+        if spec.prompt:
+            ids = slow(spec.prompt)["input_ids"]
+            prompt_length = len(ids) - (ids[-1] in slow.all_special_ids)
+        if spec.do_lower_case:
+            before = fast.normalizer
+            fast.normalizer = Sequence([Lowercase(), before] if before is not None else [Lowercase()])
+        fast.no_padding()
+        fast.enable_truncation(spec.max_seq_length, direction=slow.truncation_side)
+        return Tokenizer(fast.to_str(), spec.prompt, prompt_length, slow.num_special_tokens_to_add(), len(slow))
 
-    def _lower_case(self) -> None:
-        from tokenizers.normalizers import Lowercase, Sequence
+    @cached_property
+    def _rust(self) -> Any:
+        from tokenizers import Tokenizer as RustTokenizer
 
-        before = self._fast.normalizer
-        self._fast.normalizer = Sequence([Lowercase(), before] if before is not None else [Lowercase()])
+        return RustTokenizer.from_str(self.state)
 
-    @property
-    def prompt_length(self) -> int:
-        """Tokens at a sequence's start that belong to the prompt, a leading special token included."""
-        if not self.prompt:
-            return 0
-        ids = self._hf(self.prompt)["input_ids"]
-        return len(ids) - (ids[-1] in self._hf.all_special_ids)
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_rust"}
 
     def __call__(self, texts: list[str] | pa.Array) -> Tokens:
         """Tokenises ``n`` texts without nulls, each distinct one once."""
         array = pa.array(texts, pa.large_string()) if isinstance(texts, list) else texts
         encoded = array.dictionary_encode()
-        distinct = [self.prompt + text for text in encoded.dictionary.to_pylist()]
-        sequences, dropped = self._encode(distinct)
-        lengths = np.fromiter(map(len, sequences), np.int32, len(sequences))
-        ids = np.empty(int(lengths.sum()), self._dtype)
+        encodings = self._rust.encode_batch_fast([self.prompt + text for text in encoded.dictionary.to_pylist()])
+        lengths = np.array([len(item) for item in encodings], np.int32)
+        # What was cut off comes back as further encodings, each with the special tokens again.
+        dropped = [sum(len(rest) - self.special_tokens for rest in item.overflowing) for item in encodings]
+        ids: npt.NDArray[Any] = np.empty(
+            int(lengths.sum()), np.uint16 if self.vocabulary <= UINT16_VOCABULARY else np.int32
+        )
         end = 0
-        for sequence in sequences:
-            ids[end : end + len(sequence)] = sequence
-            end += len(sequence)
-        return Tokens(ids, lengths, encoded.indices.to_numpy().astype(np.int32), dropped)
-
-    def _encode(self, texts: list[str]) -> tuple[list[list[int]], np.ndarray[Any, np.dtype[np.int32]]]:
-        if self._fast is not None:
-            encodings = self._fast.encode_batch_fast(texts)
-            # What was cut off comes back as further encodings, each with the special tokens again.
-            dropped = [sum(len(rest.ids) - self._special for rest in item.overflowing) for item in encodings]
-            return [item.ids for item in encodings], np.array(dropped, np.int32)
-        whole = self._hf(texts, verbose=False)["input_ids"] if texts else []
-        cut = self._hf(texts, truncation=True, max_length=self._max_length)["input_ids"] if texts else []
-        return cut, np.array([len(a) - len(b) for a, b in zip(whole, cut, strict=True)], np.int32)
+        for item, length in zip(encodings, lengths.tolist(), strict=True):
+            ids[end : end + length] = item.ids
+            end += length
+        return Tokens(ids, lengths, encoded.indices.to_numpy().astype(np.int32), np.array(dropped, np.int32))

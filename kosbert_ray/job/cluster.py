@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import threading
 from dataclasses import dataclass
 
 import ray
@@ -17,6 +19,8 @@ from kosbert_ray.job.config import EncoderConfig, RayConfig
 # this many cores more than there are, so that those tasks run beside the encoders instead of waiting for them.
 LOCAL_TASK_CORES = 2
 TASK_CPUS = 1
+
+CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
 
 _local = False  # whether this process started the Ray it uses
 
@@ -53,8 +57,29 @@ def start(config: RayConfig) -> None:
             ray.init(address, **quiet)
     except Exception as error:
         raise JobFailed(f"Ray at {address} cannot be reached or started ({str(error).strip().splitlines()[0]})") from error
+    _hush_core()
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _hush_core() -> None:
+    """Drops the one harmless line that Ray's C++ core prints past Python for every actor pool (ray#53727).
+
+    All else that is written to the process's standard error goes through; Python's own goes there directly.
+    """
+    original = os.dup(2)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+
+    def pass_on() -> None:
+        with os.fdopen(reading, "rb") as lines:
+            for line in lines:
+                if CORE_NOISE not in line:
+                    os.write(original, line)
+
+    threading.Thread(target=pass_on, daemon=True).start()
 
 
 def stop() -> None:

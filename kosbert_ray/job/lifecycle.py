@@ -11,8 +11,16 @@ from kosbert_ray.corpus.columns import Columns, inspect
 from kosbert_ray.corpus.listing import Corpus, list_corpus
 from kosbert_ray.corpus.plan import Fragment, plan
 from kosbert_ray.corpus.slices import FragmentReader
-from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
+from kosbert_ray.encoder.source import (
+    BUNDLED_PREFIX,
+    PLACEHOLDER,
+    PLACEHOLDER_NOTICE,
+    ModelSource,
+    bundled_path,
+    fetch_model,
+)
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
+from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import UsageError
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.progress import Progress, Totals
@@ -63,6 +71,8 @@ def embed(config: JobConfig, say: Say) -> Summary:
     corpus, columns, output = _open(config)
     source = model_source(config)
     spec = read_spec(fetch_model(source), spec_options(config))
+    if config.model.name == PLACEHOLDER:
+        say(PLACEHOLDER_NOTICE)
     for notice in spec.notices:
         say(notice)
     if corpus.ignored:
@@ -71,9 +81,11 @@ def embed(config: JobConfig, say: Say) -> Summary:
     output.sweep()
     ledger = Ledger(output)
     complete = ledger.success() is not None
-    with ThreadPoolExecutor(1) as background:
+    with ThreadPoolExecutor(2) as background:
         hashing = background.submit(sha256, spec.folder, spec.weight_files)
-        if not complete:  # there is work to do: Ray starts while the weights are hashed
+        loading = None
+        if not complete:  # there is work to do: Ray starts while this goes on
+            loading = background.submit(Tokenizer.load, spec)
             _start_ray(config)
         weights = hashing.result()
     fingerprint = _fingerprint(config, columns, spec, weights)
@@ -109,10 +121,11 @@ def embed(config: JobConfig, say: Say) -> Summary:
             fingerprint=fingerprint.sha256,
             driver_host=socket.gethostname(),
         )
+        tokenizer = loading.result() if loading else Tokenizer.load(spec)
         told: set[str] = set(spec.notices)
         try:
             with progress:
-                for receipt, notices in pipeline.run(work, left, pool):
+                for receipt, notices in pipeline.run(work, tokenizer, left, pool):
                     committed.add(receipt)
                     ledger.add(receipt)
                     progress.add(receipt)

@@ -29,6 +29,7 @@ from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.packing import Tokens
 from kosbert_ray.encoder.source import ModelSource, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
+from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import JobFailed, KosbertError, ModelError
 from kosbert_ray.job.cluster import TASK_CPUS, EncoderPool
 from kosbert_ray.shards.receipt import Receipt
@@ -173,19 +174,17 @@ def _rejected(file: str, bad: pa.Table, by_byte: bool) -> pa.Table:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(model: ModelAsk) -> Any:
+def _tokenizer(reference: ray.ObjectRef[Tokenizer]) -> Tokenizer:
     """One tokenizer a worker process, whatever number of slices it sees."""
-    from kosbert_ray.encoder.tokenizer import Tokenizer
-
     # Ray runs one task a core: threads inside a task would only fight over them.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return Tokenizer(model.spec())
+    return ray.get(reference)
 
 
-def tokenize(row: pa.Table, work: Work) -> pa.Table:
+def tokenize(row: pa.Table, tokenizer: ray.ObjectRef[Tokenizer]) -> pa.Table:
     """Texts → token ids, each distinct text once; the texts stay behind."""
     started = time.perf_counter()
-    tokens = _tokenizer(work.model)(unnest(row, TEXT))
+    tokens = _tokenizer(tokenizer)(unnest(row, TEXT))
     notes = _notes(row) | {
         "distinct": len(tokens.lengths),
         "tokens": int(tokens.lengths[tokens.rows].sum()),
@@ -261,7 +260,7 @@ def write(row: pa.Table, work: Work) -> pa.Table:
 
 
 def run(
-    work: Work, fragments: list[tuple[Fragment, frozenset[int]]], pool: EncoderPool
+    work: Work, tokenizer: Tokenizer, fragments: list[tuple[Fragment, frozenset[int]]], pool: EncoderPool
 ) -> Iterator[tuple[Receipt, list[str]]]:
     """Runs the fragments' remaining slices; yields a receipt and the encoder's notices as each slice is committed.
 
@@ -269,6 +268,7 @@ def run(
 
     Args:
         work: what to do.
+        tokenizer: the model's.
         fragments: what to do it on, each with the indices of its slices that are committed already.
         pool: how many encoders, of which size.
 
@@ -279,7 +279,7 @@ def run(
         SliceDatasource(work, fragments), override_num_blocks=len(fragments), num_cpus=READ_CPUS
     )
     stage: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
-    dataset = dataset.map_batches(tokenize, fn_kwargs={"work": work}, num_cpus=TASK_CPUS, **stage)
+    dataset = dataset.map_batches(tokenize, fn_kwargs={"tokenizer": ray.put(tokenizer)}, num_cpus=TASK_CPUS, **stage)
     dataset = dataset.map_batches(
         EncodeSlices,
         fn_constructor_kwargs={"work": work},
@@ -292,8 +292,10 @@ def run(
     )
     dataset = dataset.map_batches(write, fn_kwargs={"work": work}, num_cpus=TASK_CPUS, **stage)
     try:
-        for row in dataset.iter_rows():
-            yield Receipt(**json.loads(row["receipt"])), json.loads(row["notices"])
+        # No prefetching: a receipt is to be seen when it is there, not when the next one is.
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for row in table.to_pylist():
+                yield Receipt(**json.loads(row["receipt"])), json.loads(row["notices"])
     except KosbertError:
         raise
     except Exception as error:

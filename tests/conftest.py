@@ -1,0 +1,159 @@
+"""What several tests need: real text, small models of each architecture, the command as a user runs it, an S3 server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kosbert_ray.bundled.make_placeholder import make
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("KOSBERT_DATA", ROOT.parent / "shared" / "data"))
+EVERYDAY = ROOT / "kosbert_ray" / "bundled" / "everyday"
+
+
+def everyday() -> list[str]:
+    """The bundled sentences."""
+    lines = [line for path in sorted(EVERYDAY.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line)["text"] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real Korean data, which is not part of the repository."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real Korean data at {DATA} (set KOSBERT_DATA)")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder of a tiny BERT, made anew: the bundled one could hide a broken recipe."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    make(folder)
+    return folder
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line a user types, with this interpreter's package."""
+    return [sys.executable, "-m", "kosbert_ray.cli", *map(str, arguments)]
+
+
+@pytest.fixture(scope="session")
+def cli() -> Run:
+    """Runs ``kosbert-ray``; checks that no user ever sees a traceback."""
+
+    def run(*arguments: object, code: int | None = 0, env: dict[str, str] | None = None, **more: object):
+        done = subprocess.run(
+            command(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=280,
+            env={**os.environ, **(env or {})},
+            cwd=more.get("cwd", ROOT),
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        if code is not None:
+            assert done.returncode == code, done.stderr
+        return done
+
+    return run
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    """Name and bytes of every shard in an output folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files in an output folder."""
+    return [path for path in (folder / "_kosbert" / "tmp").glob("*")]
+
+
+def free_port() -> int:
+    """A port nobody listens on. SeaweedFS listens for gRPC 10,000 above each."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port < 50_000:
+            return port
+
+
+class S3:
+    """A real S3 server (SeaweedFS) on loopback with two users: one may do all, one may read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        config = {
+            "identities": [
+                {"name": "admin", "credentials": [{"accessKey": "admin", "secretKey": "secret"}], "actions": ["Admin"]},
+                {"name": "reader", "credentials": [{"accessKey": "reader", "secretKey": "readonly"}], "actions": ["Read", "List"]},
+            ]
+        }
+        (folder / "s3.json").write_text(json.dumps(config))
+        ports = [free_port() for _ in range(3)]
+        binary = shutil.which("weed") or str(Path(sys.executable).parent / "weed")
+        self.process = subprocess.Popen(
+            [
+                *(binary, "server", "-s3", f"-s3.config={folder / 's3.json'}", f"-s3.port={self.port}"),
+                *(f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=50", "-master.volumeSizeLimitMB=64"),
+                *(f"-master.port={ports[0]}", f"-volume.port={ports[1]}", f"-filer.port={ports[2]}"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / "log.txt").open("wb"),
+        )
+        self._wait()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The usual variables, as a user would set them."""
+        return {
+            "AWS_ACCESS_KEY_ID": "admin",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def filesystem(self):
+        """A client apart from the product's own code."""
+        import s3fs
+
+        return s3fs.S3FileSystem(
+            key="admin", secret="secret", endpoint_url=self.endpoint, use_listings_cache=False, skip_instance_cache=True
+        )
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(Exception):
+                self.filesystem().mkdir("ready")
+                self.filesystem().pipe_file("ready/probe", b"x")
+                return
+            time.sleep(0.3)
+        raise RuntimeError((self.folder / "log.txt").read_text()[-2000:])
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """One server for all tests, which take a bucket each."""
+    server = S3(tmp_path_factory.mktemp("weed"))
+    yield server
+    server.process.kill()  # its graceful end takes 20 s, and its files go with the test run
+    server.process.wait()

@@ -1,0 +1,76 @@
+"""Columns and their types are settled before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kosbert_ray.corpus.columns import inspect
+from kosbert_ray.corpus.lines import LineOptions
+from kosbert_ray.corpus.listing import list_corpus
+from kosbert_ray.corpus.plan import Limits, plan
+from kosbert_ray.corpus.rows import POSITION, TEXT
+from kosbert_ray.corpus.slices import FragmentReader
+from kosbert_ray.errors import InputError
+
+
+def look(folder: Path, text: str = "text", keep=()):
+    return inspect(list_corpus(str(folder)), text, keep, LineOptions())
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_every_kind_of_arrow_string_is_text(tmp_path: Path, kind: pa.DataType) -> None:
+    pq.write_table(pa.table({"text": pa.array(["가", None, "나"]).cast(kind), "id": [1, 2, 3]}), tmp_path / "a.parquet")
+    corpus, columns = look(tmp_path, keep=["id", "text"])
+    reader = FragmentReader(corpus.storage, columns, LineOptions(), Limits())
+    ((_, table),) = reader.slices(next(plan(corpus.files, Limits())))
+    assert table[TEXT].to_pylist() == ["가", None, "나"]
+    assert table["id"].to_pylist() == [1, 2, 3]
+
+
+def test_parquet_rows_are_read_once_whatever_the_row_groups_and_the_limits(tmp_path: Path) -> None:
+    texts = [f"문장 {number} " + "가" * (number % 50) for number in range(1000)]
+    for size in (7, 64, 1000):
+        pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=size)
+        for limits in (Limits(10), Limits(100), Limits(5000, 700)):
+            corpus, columns = look(tmp_path)
+            reader = FragmentReader(corpus.storage, columns, LineOptions(), limits)
+            tables = [table for fragment in plan(corpus.files, limits) for _, table in reader.slices(fragment)]
+            assert [text for table in tables for text in table[TEXT].to_pylist()] == texts
+            assert [row for table in tables for row in table[POSITION].to_pylist()] == list(range(1000))
+
+
+def test_a_committed_slice_is_not_yielded_again(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [str(number) for number in range(100)]}), tmp_path / "a.parquet")
+    corpus, columns = look(tmp_path)
+    reader = FragmentReader(corpus.storage, columns, LineOptions(), Limits(10))
+    (fragment,) = plan(corpus.files, Limits(10))
+    assert [piece.index for piece, _ in reader.slices(fragment, {0, 3, 9})] == [1, 2, 4, 5, 6, 7, 8]
+
+
+def test_a_missing_column_is_named_with_the_columns_there_are(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"body": ["가"], "id": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet: no column 'text'; it has 'body', 'id' \(set input\.text\)"):
+        look(tmp_path)
+    with pytest.raises(InputError, match=r"no column 'title'.*\(set input\.keep\)"):
+        look(tmp_path, "body", ["title"])
+    with pytest.raises(InputError, match="column 'id' is int64, not a string"):
+        look(tmp_path, "id")
+
+
+def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
+    for content in (b"", b"PAR1 nothing PAR1"):
+        (tmp_path / "a.parquet").write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.parquet: broken Parquet"):
+            look(tmp_path)
+
+
+def test_files_whose_kept_columns_differ_in_type_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["가"], "id": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["가"], "id": ["x"]}), tmp_path / "b.parquet")
+    look(tmp_path)
+    with pytest.raises(InputError, match=r"b\.parquet: the columns to keep are \(id: string\), but in a\.parquet"):
+        look(tmp_path, keep=["id"])
