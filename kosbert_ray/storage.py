@@ -190,7 +190,9 @@ class Storage:
         try:
             # Not find(maxdepth=1): that one takes a refused listing for an empty folder.
             found = self.fs.find(path, detail=True).values() if recursive else self.fs.ls(path, detail=True)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if "bucket" in str(error):  # the store's words for a bucket that is not there
+                raise
             return []
         prefix = len(self.root) + 1
         files = (info for info in found if info["type"] == "file" and len(info["name"]) >= prefix)

@@ -6,6 +6,7 @@ tokenised elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -172,16 +173,12 @@ def _load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str) -> tuple
     attention.register()
     load = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
     try:
-        try:
+        model, info, kind = None, {}, "padded"
+        with contextlib.suppress(ValueError):  # transformers' word for "this architecture takes no such attention"
             model, info = AutoModel.from_pretrained(spec.transformer, attn_implementation=attention.NAME, **load)
-            kind = "packed" if getattr(model, "_supports_attention_backend", False) else "padded"
-        except ValueError:
+            kind = "packed" if model._supports_attention_backend else "padded"
+        if kind == "padded":
             model, info = AutoModel.from_pretrained(spec.transformer, **load)
-            kind = "padded"
-        if kind == "padded" and model.config._attn_implementation == attention.NAME:
-            model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
-    except ModelError:
-        raise
     except Exception as error:
         raise ModelError(f"{spec.transformer}: cannot load the model ({str(error).splitlines()[0]})") from error
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)

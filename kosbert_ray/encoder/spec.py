@@ -39,6 +39,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "*.model",
 )
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 # RoBERTa numbers positions from padding_idx + 1, so that many of its position embeddings are never used.
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm")
 HASH_BLOCK_BYTES = 4 * 2**20
@@ -132,6 +133,10 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
     weights = _weights(transformer, options.allow_pickle)
     for part in head:
         weights += _weights(part.folder, options.allow_pickle) if isinstance(part, Dense) else []
+    tokenizer = [path for name in TOKENIZER_FILES for path in sorted(transformer.glob(name))]
+    if not any(path.name in VOCABULARIES or path.suffix == ".model" for path in tokenizer):
+        # transformers would make an empty tokenizer of it, to which every word is unknown.
+        raise ModelError(f"{transformer}: no tokenizer in it (none of {', '.join(VOCABULARIES)}, *.model)")
     configs = [path for _, name in modules if (path := folder / name / "config.json").exists()]
     return ModelSpec(
         folder=folder,
@@ -145,7 +150,7 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         prompt=_prompt(folder, options),
         dimension=dimension,
         weight_files=(*weights, *configs),
-        tokenizer_files=tuple(path for name in TOKENIZER_FILES for path in sorted(transformer.glob(name))),
+        tokenizer_files=tuple(tokenizer),
         notices=tuple(notices),
     )
 

@@ -1,0 +1,121 @@
+"""Small models of each architecture with random weights, saved by sentence-transformers itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
+    ModernBertConfig,
+    ModernBertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+WIDTH, LAYERS, HEADS, INNER = 64, 2, 2, 128
+SIZE = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": INNER,
+}
+VOCABULARY = 2000
+BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ROBERTA_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "modernbert", "distilbert", "electra")
+
+
+def _wordpiece(texts: list[str]) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=BERT_TOKENS))
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), BERT_TOKENS, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def _roberta(texts: list[str], byte_level: bool) -> PreTrainedTokenizerFast:
+    if byte_level:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=ROBERTA_TOKENS)
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=VOCABULARY, special_tokens=ROBERTA_TOKENS, unk_token="<unk>")
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), ROBERTA_TOKENS, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token="<s>", sep_token="</s>", **names)
+
+
+def _transformer(kind: str, vocabulary: int, length: int) -> PreTrainedModel:
+    torch.manual_seed(7)
+    positions = {"vocab_size": vocabulary, "max_position_embeddings": length}
+    offset = positions | {"max_position_embeddings": length + 2, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    if kind == "bert":
+        return BertModel(BertConfig(**SIZE, **positions))
+    if kind == "roberta":
+        return RobertaModel(RobertaConfig(**SIZE, **offset, type_vocab_size=1))
+    if kind == "xlm-roberta":
+        return XLMRobertaModel(XLMRobertaConfig(**SIZE, **offset, type_vocab_size=1))
+    if kind == "electra":
+        return ElectraModel(ElectraConfig(**SIZE, **positions, embedding_size=32))
+    if kind == "modernbert":
+        special = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+        return ModernBertModel(ModernBertConfig(**SIZE, **positions, **special, local_attention=32))
+    config = DistilBertConfig(dim=WIDTH, n_layers=LAYERS, n_heads=HEADS, hidden_dim=INNER, **positions)
+    return DistilBertModel(config)
+
+
+def save_transformer(kind: str, texts: list[str], folder: Path, length: int = 256) -> Path:
+    """A plain transformers folder of one of ``ARCHITECTURES``."""
+    tokenizer = _roberta(texts, kind == "roberta") if "roberta" in kind else _wordpiece(texts)
+    tokenizer.model_max_length = length
+    tokenizer.save_pretrained(folder)
+    _transformer(kind, len(tokenizer), length).save_pretrained(folder)
+    return folder
+
+
+def save_model(
+    kind: str,
+    texts: list[str],
+    folder: Path,
+    *,
+    length: int = 256,
+    pooling: object = "mean",
+    dense: int = 0,
+    normalize: bool = False,
+    prompts: dict[str, str] | None = None,
+    default_prompt_name: str | None = None,
+    do_lower_case: bool = False,
+    include_prompt: bool = True,
+) -> Path:
+    """A sentence-transformers folder of one of ``ARCHITECTURES`` with the given head."""
+    plain = save_transformer(kind, texts, folder / "plain", length)
+    pool = Pooling(WIDTH, pooling, include_prompt=include_prompt)
+    modules = [Transformer(str(plain), do_lower_case=do_lower_case), pool]
+    if dense:
+        torch.manual_seed(11)
+        modules.append(Dense(pool.pooling_output_dimension, dense))
+    if normalize:
+        modules.append(Normalize())
+    model = SentenceTransformer(modules=modules, prompts=prompts, default_prompt_name=default_prompt_name, device="cpu")
+    model.save_pretrained(str(folder / "model"))
+    return folder / "model"

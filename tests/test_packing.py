@@ -1,0 +1,49 @@
+"""Batches without padding: every sequence once, within the budget, in an order that depends on nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kosbert_ray.encoder.packing import Tokens, pack
+
+lengths = st.lists(st.integers(1, 40), max_size=60)
+
+
+def tokens(lengths: list[int]) -> Tokens:
+    """Sequence number n is n repeated, so that a mix-up shows."""
+    ids = np.repeat(np.arange(len(lengths)), lengths).astype(np.uint16)
+    rows = np.arange(len(lengths), dtype=np.int32)
+    return Tokens(ids, np.array(lengths, np.int32), rows, np.zeros(len(lengths), np.int32))
+
+
+@given(lengths, st.integers(1, 100))
+def test_every_sequence_is_in_exactly_one_batch_whole(lengths: list[int], budget: int) -> None:
+    seen = []
+    for batch in pack(tokens(lengths), budget):
+        assert len(batch.ids) == len(batch.positions) == batch.offsets[-1]
+        for text, start, stop in zip(batch.texts, batch.offsets, batch.offsets[1:], strict=False):
+            assert batch.ids[start:stop].tolist() == [text] * lengths[text]
+            assert batch.positions[start:stop].tolist() == list(range(lengths[text]))
+            seen.append(int(text))
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+@given(lengths, st.integers(1, 100))
+def test_batches_keep_within_the_budget_and_are_full(lengths: list[int], budget: int) -> None:
+    batches = list(pack(tokens(lengths), budget))
+    assert all(len(batch.ids) <= budget or len(batch.texts) == 1 for batch in batches)
+    for batch, following in zip(batches, batches[1:], strict=False):
+        assert len(batch.ids) + following.groups[0][2] > budget
+
+
+@given(lengths, st.integers(1, 100))
+def test_groups_are_runs_of_one_length_that_cover_the_batch(lengths: list[int], budget: int) -> None:
+    for batch in pack(tokens(lengths), budget):
+        at = 0
+        for start, count, length in batch.groups:
+            assert start == at
+            at += count * length
+        assert at == len(batch.ids)
+        assert len({length for _, _, length in batch.groups}) == len(batch.groups)

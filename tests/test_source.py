@@ -1,0 +1,76 @@
+"""A model by hub name (through the real huggingface_hub cache), by folder, by s3:// URL, or bundled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kosbert_ray.encoder.source import ModelSource, fetch_model
+from kosbert_ray.encoder.spec import read_spec, sha256
+from kosbert_ray.errors import ModelError, StorageError
+from kosbert_ray.storage import StorageOptions
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FETCH = "import sys; from kosbert_ray.encoder.source import *; print(fetch_model(ModelSource(*sys.argv[1:])))"
+
+
+def fetch_apart(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, since huggingface_hub reads its environment once."""
+    env = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([sys.executable, "-c", FETCH, *arguments], env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_hub_name_is_found_in_the_hub_cache_and_by_its_revision(tiny_model: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--jhgan--ko-sbert-sts"
+    snapshot = repository / "snapshots" / COMMIT
+    shutil.copytree(tiny_model, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    for arguments in (["jhgan/ko-sbert-sts"], ["jhgan/ko-sbert-sts", COMMIT]):
+        done = fetch_apart(tmp_path, *arguments)
+        assert done.stdout.strip() == str(snapshot), done.stderr
+    done = fetch_apart(tmp_path, "jhgan/ko-sbert-nli")
+    assert "jhgan/ko-sbert-nli: the hub cannot be reached and the model is not in the cache" in done.stderr
+
+
+def test_a_local_folder_is_itself_and_what_is_none_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    assert fetch_model(ModelSource(str(tiny_model))) == tiny_model
+    with pytest.raises(ModelError, match="no such model folder"):
+        fetch_model(ModelSource(str(tmp_path / "nothing")))
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match="this is a file"):
+        fetch_model(ModelSource(str(tmp_path / "file")))
+    with pytest.raises(ModelError, match="neither a folder here nor a hub name"):
+        fetch_model(ModelSource("not a name!"))
+
+
+def test_bundled_models_are_listed_where_one_is_not_there() -> None:
+    assert read_spec(fetch_model(ModelSource("bundled:placeholder"))).dimension == 128
+    for name in ("bundled:nothing", "bundled:../encoder"):
+        with pytest.raises(ModelError, match="there are everyday, placeholder"):
+            fetch_model(ModelSource(name))
+
+
+def test_an_s3_copy_is_fetched_once_and_again_when_it_changes(s3, tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    files = s3.filesystem()
+    files.mkdir("models")
+    files.put(str(tiny_model), "models/tiny", recursive=True)
+    options = StorageOptions(endpoint_url=s3.endpoint, region="us-east-1", access_key_id="admin", secret_access_key="secret")
+    source = ModelSource("s3://models/tiny", storage=options)
+    first = fetch_model(source)
+    spec, original = read_spec(first), read_spec(tiny_model)
+    assert sha256(spec.folder, spec.weight_files) == sha256(original.folder, original.weight_files)
+    assert fetch_model(source) == first
+    files.pipe_file("models/tiny/modules.json", (tiny_model / "modules.json").read_bytes() + b"\n")
+    assert fetch_model(source) != first
+    assert not list(tmp_path.rglob("partial-*"))
+    with pytest.raises(ModelError, match="s3://models/nothing: no model there"):
+        fetch_model(ModelSource("s3://models/nothing", storage=options))
+    with pytest.raises(StorageError, match="s3://no-such-bucket"):
+        fetch_model(ModelSource("s3://no-such-bucket/x", storage=options))

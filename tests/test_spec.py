@@ -1,0 +1,116 @@
+"""What a model folder says of itself, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kosbert_ray.encoder.spec import Normalize, SpecOptions, read_spec, sha256
+from kosbert_ray.errors import ModelError
+
+
+@pytest.fixture()
+def folder(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def write(path: Path, **values) -> None:
+    path.parent.mkdir(exist_ok=True)
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(content | values))
+
+
+def test_the_format_of_ko_sbert_sts_is_read(folder: Path) -> None:
+    spec = read_spec(folder)
+    assert (spec.pooling, spec.dimension, spec.max_seq_length, spec.do_lower_case) == (("mean",), 128, 128, False)
+    assert (spec.prompt, spec.head, spec.normalized) == ("", (), False)
+
+
+def test_a_pooling_mode_of_old_and_new_spelling_is_the_same(folder: Path) -> None:
+    config = folder / "1_Pooling" / "config.json"
+    for content, modes in (
+        ({"word_embedding_dimension": 128, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ("cls",)),
+        ({"embedding_dimension": 128, "pooling_mode": "max"}, ("max",)),
+        ({"embedding_dimension": 128, "pooling_mode": ["cls", "mean"]}, ("cls", "mean")),
+        ({"word_embedding_dimension": 128}, ("mean",)),
+    ):
+        config.write_text(json.dumps(content))
+        assert read_spec(folder).pooling == modes
+        assert read_spec(folder).dimension == 128 * len(modes)
+
+
+@pytest.mark.parametrize("mode", ["lasttoken", "weightedmean"])
+def test_an_unsupported_pooling_mode_is_refused_by_name(folder: Path, mode: str) -> None:
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 128, "pooling_mode": mode}))
+    with pytest.raises(ModelError, match=f"{mode}.*supported are cls, max, mean, mean_sqrt_len_tokens"):
+        read_spec(folder)
+
+
+def test_an_unsupported_module_is_refused_by_name(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([*modules, {"idx": 2, "path": "2_CNN", "type": "x.CNN"}]))
+    with pytest.raises(ModelError, match="module CNN is not supported"):
+        read_spec(folder)
+    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "path": "", "type": "x.StaticEmbedding"}]))
+    with pytest.raises(ModelError, match="its modules are StaticEmbedding"):
+        read_spec(folder)
+
+
+def test_modules_outside_the_folder_are_refused(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = "../../etc"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ModelError, match="points outside"):
+        read_spec(folder)
+
+
+def test_normalize_and_dropout_are_read(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    modules += [{"path": "2_D", "type": "x.Dropout"}, {"path": "3_Normalize", "type": "x.Normalize"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert read_spec(folder).head == (Normalize(),)
+    assert read_spec(folder).normalized
+
+
+def test_pickled_weights_are_refused_unless_allowed_by_name(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="model.allow_pickle=true"):
+        read_spec(folder)
+    assert read_spec(folder, SpecOptions(allow_pickle=True)).weight_files[0].name == "pytorch_model.bin"
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(ModelError, match="no \\*.safetensors"):
+        read_spec(folder)
+
+
+def test_a_folder_without_a_tokenizer_is_refused_before_transformers_makes_an_empty_one(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="no tokenizer in it"):
+        read_spec(folder)
+
+
+def test_a_broken_or_foreign_folder_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json: cannot be read"):
+        read_spec(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"config\.json: missing"):
+        read_spec(folder)
+    with pytest.raises(ModelError, match="not a model folder"):
+        read_spec(tmp_path)
+
+
+def test_roberta_has_two_positions_fewer_than_embeddings(folder: Path) -> None:
+    write(folder / "config.json", model_type="roberta", max_position_embeddings=130, pad_token_id=1)
+    assert read_spec(folder).max_seq_length == 128
+    with pytest.raises(ModelError, match="128 positions"):
+        read_spec(folder, SpecOptions(max_seq_length=129))
+
+
+def test_the_hash_changes_with_content_and_not_with_place(folder: Path, tiny_model: Path) -> None:
+    here, there = read_spec(folder), read_spec(tiny_model)
+    assert sha256(here.folder, here.weight_files) == sha256(there.folder, there.weight_files)
+    write(folder / "1_Pooling" / "config.json", pooling_mode_mean_tokens=False)
+    assert sha256(here.folder, here.weight_files) != sha256(there.folder, there.weight_files)

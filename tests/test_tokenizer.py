@@ -1,0 +1,65 @@
+"""Token ids are those of sentence-transformers, each distinct text once, every dropped token counted."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import everyday
+from models import save_model
+from transformers import AutoTokenizer
+
+from kosbert_ray.encoder.spec import SpecOptions, read_spec
+from kosbert_ray.encoder.tokenizer import Tokenizer
+from kosbert_ray.errors import ModelError
+
+
+def sequences(tokens) -> list[list[int]]:
+    return [part.tolist() for part in np.split(tokens.ids, np.cumsum(tokens.lengths)[:-1])]
+
+
+def test_ids_are_the_models_own_and_duplicates_are_tokenised_once(tiny_model: Path) -> None:
+    texts = [*everyday()[:50], *everyday()[:10], "한자 漢字 😀 Latin"]
+    tokens = Tokenizer.load(read_spec(tiny_model))(texts)
+    expected = AutoTokenizer.from_pretrained(tiny_model)(texts)["input_ids"]
+    distinct = sequences(tokens)
+    assert len(distinct) == 51
+    assert [distinct[row] for row in tokens.rows] == expected
+    assert tokens.ids.dtype == np.uint16
+    assert not tokens.dropped.any()
+
+
+def test_every_dropped_token_is_counted(tiny_model: Path) -> None:
+    text = " ".join(everyday()[:30])
+    whole = len(AutoTokenizer.from_pretrained(tiny_model)(text, truncation=False)["input_ids"])
+    for length in (5, 16, 100):
+        tokens = Tokenizer.load(read_spec(tiny_model, SpecOptions(max_seq_length=length)))([text, "짧다"])
+        assert tokens.lengths[0] == length
+        assert tokens.dropped.tolist() == [whole - length, 0]
+
+
+def test_a_tokenizer_travels_to_workers_and_takes_arrow(tiny_model: Path) -> None:
+    tokenizer = Tokenizer.load(read_spec(tiny_model))
+    texts = everyday()[:5]
+    there = pickle.loads(pickle.dumps(tokenizer))
+    assert sequences(there(pa.array(texts, pa.large_string()))) == sequences(tokenizer(texts))
+    assert len(tokenizer([]).lengths) == 0
+
+
+def test_a_prompts_length_leaves_out_the_closing_token(tmp_path: Path) -> None:
+    folder = save_model("bert", everyday(), tmp_path)
+    tokenizer = Tokenizer.load(read_spec(folder, SpecOptions(prompt="오늘은 ")))
+    plain = Tokenizer.load(read_spec(folder))
+    assert tokenizer.prompt_length == plain(["오늘은 "]).lengths[0] - 1
+    assert plain.prompt_length == 0
+
+
+def test_a_broken_tokenizer_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="cannot load the tokenizer"):
+        Tokenizer.load(read_spec(folder))
