@@ -104,7 +104,11 @@ class S3:
         config = {
             "identities": [
                 {"name": "admin", "credentials": [{"accessKey": "admin", "secretKey": "secret"}], "actions": ["Admin"]},
-                {"name": "reader", "credentials": [{"accessKey": "reader", "secretKey": "readonly"}], "actions": ["Read", "List"]},
+                {
+                    "name": "reader",
+                    "credentials": [{"accessKey": "reader", "secretKey": "readonly"}],
+                    "actions": ["Read", "List"],
+                },
             ]
         }
         (folder / "s3.json").write_text(json.dumps(config))
@@ -113,7 +117,13 @@ class S3:
         self.process = subprocess.Popen(
             [
                 *(binary, "server", "-s3", f"-s3.config={folder / 's3.json'}", f"-s3.port={self.port}"),
-                *(f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=50", "-master.volumeSizeLimitMB=64"),
+                *(
+                    f"-dir={folder}",
+                    "-ip=127.0.0.1",
+                    "-ip.bind=127.0.0.1",
+                    "-volume.max=50",
+                    "-master.volumeSizeLimitMB=64",
+                ),
                 *(f"-master.port={ports[0]}", f"-volume.port={ports[1]}", f"-filer.port={ports[2]}"),
             ],
             stdout=subprocess.DEVNULL,

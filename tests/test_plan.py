@@ -36,7 +36,9 @@ def test_parquet_fragments_hold_each_row_group_once_and_in_order(row_groups: lis
 
 
 @given(groups, limits)
-def test_a_parquet_fragment_of_several_row_groups_keeps_within_the_limits(row_groups: list[RowGroup], limits: Limits) -> None:
+def test_a_parquet_fragment_of_several_row_groups_keeps_within_the_limits(
+    row_groups: list[RowGroup], limits: Limits
+) -> None:
     for fragment in plan([parquet(row_groups)], limits):
         inside = [group for group in row_groups[slice(*fragment.row_groups)] if group.rows]
         if len(inside) > 1:
@@ -47,7 +49,9 @@ def test_a_parquet_fragment_of_several_row_groups_keeps_within_the_limits(row_gr
 @given(st.integers(0, 5000), limits)
 def test_byte_fragments_cover_a_line_file_without_gaps(size: int, limits: Limits) -> None:
     fragments = list(plan([lines(size)], limits))
-    assert [fragment.start for fragment in fragments] == [0, *(fragment.stop for fragment in fragments[:-1])][: len(fragments)]
+    assert [fragment.start for fragment in fragments] == [0, *(fragment.stop for fragment in fragments[:-1])][
+        : len(fragments)
+    ]
     assert (fragments[-1].stop if fragments else 0) == size
     assert all(0 < fragment.stop - fragment.start <= limits.max_bytes for fragment in fragments)
 

@@ -107,9 +107,7 @@ def _plain(field: pa.Field) -> pa.Field:
     return pa.field(field.name, kind)
 
 
-def _inspect_lines(
-    corpus: Corpus, file: InputFile, text: str, keep: Sequence[str], options: LineOptions
-) -> pa.Schema:
+def _inspect_lines(corpus: Corpus, file: InputFile, text: str, keep: Sequence[str], options: LineOptions) -> pa.Schema:
     where = corpus.storage.url(file.name)
     if file.format == "text":
         _require([text, *keep], [text], where)

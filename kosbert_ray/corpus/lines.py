@@ -38,7 +38,7 @@ class LineOptions:
 
     def __post_init__(self) -> None:
         try:
-            one_byte = "\n\",".encode(self.encoding) == b"\n\","
+            one_byte = '\n",'.encode(self.encoding) == b'\n",'
         except LookupError:
             raise UsageError(f"input.encoding: no such encoding {self.encoding!r}") from None
         if not one_byte:

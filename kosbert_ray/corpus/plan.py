@@ -118,9 +118,7 @@ def _plan_parquet(file: InputFile, limits: Limits) -> Iterator[Fragment]:
         yield Fragment(file, index, start, start + rows, (first, len(file.row_groups)))
 
 
-def cut(
-    fragment: Fragment, batches: Iterable[tuple[pa.Table, int]], limits: Limits
-) -> Iterator[tuple[Slice, pa.Table]]:
+def cut(fragment: Fragment, batches: Iterable[tuple[pa.Table, int]], limits: Limits) -> Iterator[tuple[Slice, pa.Table]]:
     """Cuts a fragment's rows into slices, whatever the batches they arrive in.
 
     Args:

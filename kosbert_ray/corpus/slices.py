@@ -91,4 +91,3 @@ def _broken_parquet(where: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{where}: broken Parquet ({str(error).splitlines()[0]})") from error
-

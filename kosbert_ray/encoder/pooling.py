@@ -10,9 +10,7 @@ from kosbert_ray.encoder import spec as specs
 from kosbert_ray.errors import ModelError
 
 
-def pool(
-    hidden: torch.Tensor, groups: tuple[tuple[int, int, int], ...], modes: tuple[str, ...], skip: int
-) -> torch.Tensor:
+def pool(hidden: torch.Tensor, groups: tuple[tuple[int, int, int], ...], modes: tuple[str, ...], skip: int) -> torch.Tensor:
     """Pools a packed batch.
 
     Args:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
 import sys
 import threading
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from kosbert_ray.job.config import EncoderConfig, RayConfig
 # this many cores more than there are, so that those tasks run beside the encoders instead of waiting for them.
 LOCAL_TASK_CORES = 2
 TASK_CPUS = 1
+CONNECT_SECONDS = 10.0
 
 CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
 
@@ -46,9 +49,11 @@ def start(config: RayConfig) -> None:
     if ray.is_initialized():
         return
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    _require_listener(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Workers' warnings and Ray's banners are not the user's business; errors reach us as exceptions.
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _local = address == "local"
         if _local:
@@ -57,9 +62,22 @@ def start(config: RayConfig) -> None:
             ray.init(address, **quiet)
     except Exception as error:
         raise JobFailed(f"Ray at {address} cannot be reached or started ({str(error).strip().splitlines()[0]})") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which exits without a word
     _hush_core()
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _require_listener(address: str) -> None:
+    """Ray waits for minutes for a head that is not there; a connection tells at once."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise JobFailed(f"Ray at {address} cannot be reached ({error.strerror or error}); check ray.address") from error
 
 
 def _hush_core() -> None:

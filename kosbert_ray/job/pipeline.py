@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import ray
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.exceptions import RayError
 
 from kosbert_ray.corpus.plan import Fragment, Slice
 from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
@@ -296,8 +297,6 @@ def run(
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in table.to_pylist():
                 yield Receipt(**json.loads(row["receipt"])), json.loads(row["notices"])
-    except KosbertError:
-        raise
     except Exception as error:
         raise _ours(error) from error
 
@@ -307,8 +306,10 @@ def _ours(error: Exception) -> KosbertError:
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
-        if isinstance(link, KosbertError):
-            return link
+        # Ray's wrapper poses as an instance of what it wraps, with a traceback for its text; and to the text of what it
+        # wraps it adds advice of its own.
+        if isinstance(link, KosbertError) and not isinstance(link, RayError):
+            return type(link)(str(link).splitlines()[0])
         chain.append(link)
         link = getattr(link, "cause", None) or link.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

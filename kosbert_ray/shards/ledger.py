@@ -57,11 +57,7 @@ class Committed:
 
     def receipts(self, fragments: Iterable[str]) -> list[Receipt]:
         """Receipts of these fragments, in their order."""
-        return [
-            receipt
-            for fragment in fragments
-            for _, receipt in sorted(self.by_fragment.get(fragment, {}).items())
-        ]
+        return [receipt for fragment in fragments for _, receipt in sorted(self.by_fragment.get(fragment, {}).items())]
 
 
 class Ledger:

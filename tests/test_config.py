@@ -1,0 +1,70 @@
+"""The job file is checked before anything runs, and what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kosbert_ray.errors import UsageError
+from kosbert_ray.job.config import load_config
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_the_ready_job_files_are_valid(path: Path) -> None:
+    assert load_config(str(path), []).model.name
+
+
+def test_later_settings_overrule_earlier_ones(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("model: {name: a}\ninput: {keep: [id]}\nslice: {max_bytes: 1MiB}\n")
+    path = str(tmp_path / "job.yaml")
+    assert load_config(path, []).model.name == "a"
+    config = load_config(path, ["model.name=b", "encoder.actors=[1, 4]", "input.keep=id,title"])
+    assert (config.model.name, config.encoder.actors, config.input.keep) == ("b", (1, 4), ("id", "title"))
+    assert load_config(path, ["model.name=b"], {"model.name": "c"}).model.name == "c"
+    assert config.slice.max_bytes == 2**20
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("encoder.precison=bf16", r"unknown option encoder.precison; did you mean encoder.precision\?"),
+        ("modle.name=x", r"unknown option modle; did you mean model\?"),
+        ("encoder.zzz=1", "unknown option encoder.zzz; known are precision, device, actors, threads, token_budget"),
+        ("encoder.precision=int3", "encoder.precision: input should be 'auto', 'fp32', 'bf16' or 'fp16', not 'int3'"),
+        ("encoder.actors=0", "encoder.actors: input should be greater than 0, not 0"),
+        ("encoder.actors=[4, 2]", "encoder: actors: the minimum is above the maximum"),
+        ("slice.max_bytes=lots", "slice.max_bytes: 'lots' is no size; write it like 32MiB"),
+        ("max_rejected=2", "max_rejected: input should be less than or equal to 1, not 2"),
+        ("input.keep=__x", "two underscores"),
+        ("input.keep=a,a", "named twice"),
+        ("input.keep=embedding", "output.column: 'embedding' is also among input.keep"),
+        ("encoder", "write it as section.key=value"),
+        ("max_rejected.x=1", "max_rejected"),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_would_be_right(setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as raised:
+        load_config(None, [setting])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("[1]", "mapping of sections"), ("a: [", "not YAML"), (None, "No such file")]
+)
+def test_a_job_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "job.yaml").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        load_config(str(tmp_path / "job.yaml"), [])
+
+
+def test_secrets_stay_out_of_what_is_published() -> None:
+    config = load_config(
+        None, ["storage.access_key_id=hush", "storage.secret_access_key=hush", "storage.session_token=hush"]
+    )
+    assert config.storage.options().secret_access_key == "hush"
+    assert "hush" not in str(config.public())
+    assert "hush" not in repr(config)
