@@ -7,6 +7,7 @@ one can list, read from, and write to atomically; whatever goes wrong there surf
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import socket
 import time
@@ -20,6 +21,7 @@ import fsspec
 from kosbert_ray.errors import StorageError
 
 TMP_FOLDER = "_kosbert/tmp"
+READ_BUFFER_BYTES = 2**20
 STALE_TMP_SECONDS = 600  # a temporary file this old, from another host, has no living writer
 
 
@@ -150,7 +152,9 @@ class Storage:
     def open(self, name: str) -> IO[bytes]:
         """A seekable binary reader; on an object store it fetches ranges as they are read."""
         with storage_errors(self.url(name)):
-            return self.fs.open(self.path(name), "rb")
+            file = self.fs.open(self.path(name), "rb")
+        # fsspec's remote files lack a part of Python's file interface (readline with a size).
+        return io.BufferedReader(file, READ_BUFFER_BYTES) if self.remote else file
 
     def read(self, name: str) -> bytes:
         """The whole content. Raises FileNotFoundError where there is none, so that a caller may take it for an answer."""

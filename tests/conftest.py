@@ -116,13 +116,22 @@ class S3:
         binary = shutil.which("weed") or str(Path(sys.executable).parent / "weed")
         self.process = subprocess.Popen(
             [
-                *(binary, "server", "-s3", f"-s3.config={folder / 's3.json'}", f"-s3.port={self.port}"),
+                *(
+                    binary,
+                    "server",
+                    "-s3",
+                    "-s3.port.iceberg=0",
+                    "-s3.port.lance=0",
+                    f"-s3.config={folder / 's3.json'}",
+                    f"-s3.port={self.port}",
+                ),
                 *(
                     f"-dir={folder}",
                     "-ip=127.0.0.1",
                     "-ip.bind=127.0.0.1",
                     "-volume.max=50",
                     "-master.volumeSizeLimitMB=64",
+                    "-master.telemetry=false",
                 ),
                 *(f"-master.port={ports[0]}", f"-volume.port={ports[1]}", f"-filer.port={ports[2]}"),
             ],

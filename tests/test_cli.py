@@ -19,7 +19,7 @@ def one_error(done) -> str:
     return lines[0]
 
 
-@pytest.fixture()
+@pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     folder = tmp_path / "in"
     folder.mkdir()

@@ -65,7 +65,7 @@ def commit(storage: Storage, receipt: Receipt = RECEIPT, fingerprint: Fingerprin
     write_shard(storage, receipt.shard, {}, np.zeros((receipt.rows, 4), np.float32), EmbeddingFormat(4), footer)
 
 
-@pytest.fixture()
+@pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path))
 

@@ -10,7 +10,7 @@ from kosbert_ray.corpus.listing import list_corpus
 from kosbert_ray.errors import InputError, StorageError
 
 
-@pytest.fixture()
+@pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     for name in ("a.jsonl", "b.csv.gz", "sub/c.parquet", "sub/deep/d.txt.zst", "_old/e.jsonl", ".f.jsonl", "notes.pdf"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from kosbert_ray.encoder.spec import Normalize, SpecOptions, read_spec, sha256
 from kosbert_ray.errors import ModelError
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tiny_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 

@@ -101,3 +101,12 @@ def test_what_an_object_store_refuses_is_one_line_that_says_why(s3) -> None:
 
 def test_secrets_do_not_show_in_a_printed_object() -> None:
     assert "hush" not in repr(StorageOptions(access_key_id="hush", secret_access_key="hush", session_token="hush"))
+
+
+def test_a_file_is_read_like_a_python_file_wherever_it_lies(storage: Storage) -> None:
+    storage.write_atomic("a.txt", b"one\n" + b"x" * 3_000_000 + b"\nthree")
+    with storage.open("a.txt") as file:
+        file.seek(4)
+        assert file.readline(10) == b"x" * 10
+        assert len(file.readline()) == 3_000_000 - 10 + 1
+        assert file.read(3) == b"thr"

@@ -24,7 +24,6 @@ from kosbert_ray.encoder.spec import OFFSET_POSITIONS, ModelSpec, SpecOptions, r
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import ModelError, UsageError
 
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Measured on 2 CPU cores with BERT-base: 1,024 to 4,096 tokens a batch differ by less than the noise.
 TOKEN_BUDGET = {"cpu": 4096, "mps": 16_384, "cuda": 65_536}

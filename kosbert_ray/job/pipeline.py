@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import ray
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.data.exceptions import SystemException
 from ray.exceptions import RayError
 
 from kosbert_ray.corpus.plan import Fragment, Slice
@@ -312,5 +313,8 @@ def _ours(error: Exception) -> KosbertError:
             return type(link)(str(link).splitlines()[0])
         chain.append(link)
         link = getattr(link, "cause", None) or link.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return JobFailed(f"the run broke: {lines[-1]}; what is committed stays, run the same command again to go on")
+    causes = [link for link in chain if not isinstance(link, RayError | SystemException)] or chain
+    text = next((line for line in str(causes[0]).splitlines() if line.strip()), "")
+    return JobFailed(
+        f"the run broke ({type(causes[0]).__name__}: {text.strip()}); what is committed stays, run the same command again"
+    )
