@@ -11,7 +11,7 @@ import io
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -87,7 +87,7 @@ def storage_errors(address: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        what = "bucket" if "bucket" in str(error).lower() else "file or folder"
+        what = "bucket" if _is_bucket_missing(error) else "file or folder"
         raise StorageError(f"{address}: no such {what}") from error
     except PermissionError as error:
         raise StorageError(f"{address}: permission denied ({_first_line(error)}); check the credentials") from error
@@ -97,6 +97,12 @@ def storage_errors(address: str) -> Iterator[None]:
         if type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
             raise StorageError(f"{address}: {_first_line(error)}") from error
         raise
+
+
+def _is_bucket_missing(error: FileNotFoundError) -> bool:
+    """Whether s3fs means the bucket, by the code of the store's answer behind its error."""
+    answer = getattr(error.__cause__, "response", {})
+    return bool(answer.get("Error", {}).get("Code") == "NoSuchBucket")
 
 
 def _first_line(error: BaseException) -> str:
@@ -159,7 +165,7 @@ class Storage:
     def read(self, name: str) -> bytes:
         """The whole content. Raises FileNotFoundError where there is none, so that a caller may take it for an answer."""
         try:
-            return self.fs.cat_file(self.path(name))
+            return bytes(self.fs.cat_file(self.path(name)))
         except FileNotFoundError:
             raise
         except Exception:
@@ -167,12 +173,14 @@ class Storage:
                 raise
 
     def exists(self, name: str = "") -> bool:
+        """Whether there is a file or folder of that name."""
         with storage_errors(self.url(name)):
-            return self.fs.exists(self.path(name))
+            return bool(self.fs.exists(self.path(name)))
 
     def is_file(self, name: str = "") -> bool:
+        """Whether it is a file."""
         with storage_errors(self.url(name)):
-            return self.fs.isfile(self.path(name))
+            return bool(self.fs.isfile(self.path(name)))
 
     def entry(self, name: str = "") -> FileEntry:
         """The listing's line for one file."""
@@ -183,26 +191,26 @@ class Storage:
             info = self.fs.info(self.path(name))
         return FileEntry(name, int(info["size"]), _version(info))
 
-    def list(self, folder: str = "", recursive: bool = False) -> list[FileEntry]:
+    def list(self, folder: str = "", recursive: bool = False) -> Sequence[FileEntry]:
         """The files below ``folder``, sorted by name; none if there is no such folder."""
         with storage_errors(self.url(folder)):
             entries = self._list_remote(folder, recursive) if self.remote else self._list_disk(folder, recursive)
         return sorted(entries, key=lambda entry: entry.name)
 
-    def _list_remote(self, folder: str, recursive: bool) -> list[FileEntry]:
+    def _list_remote(self, folder: str, recursive: bool) -> Sequence[FileEntry]:
         path = self.path(folder)
         try:
             # Not find(maxdepth=1): that one takes a refused listing for an empty folder.
             found = self.fs.find(path, detail=True).values() if recursive else self.fs.ls(path, detail=True)
         except FileNotFoundError as error:
-            if "bucket" in str(error):  # the store's words for a bucket that is not there
+            if _is_bucket_missing(error):
                 raise
             return []
         prefix = len(self.root) + 1
         files = (info for info in found if info["type"] == "file" and len(info["name"]) >= prefix)
         return [FileEntry(info["name"][prefix:], int(info["size"] or 0), _version(info)) for info in files]
 
-    def _list_disk(self, folder: str, recursive: bool) -> list[FileEntry]:
+    def _list_disk(self, folder: str, recursive: bool) -> Sequence[FileEntry]:
         def refuse(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise error
@@ -254,7 +262,7 @@ class Storage:
                 raise
             return True
 
-    def delete(self, names: list[str]) -> None:
+    def delete(self, names: Sequence[str]) -> None:
         """Removes files; one that is already gone is no error."""
         for name in names:
             with storage_errors(self.url(name)), contextlib.suppress(FileNotFoundError):

@@ -81,7 +81,7 @@ def shards(folder: Path) -> dict[str, bytes]:
 
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files in an output folder."""
-    return [path for path in (folder / "_kosbert" / "tmp").glob("*")]
+    return list((folder / "_kosbert" / "tmp").glob("*"))
 
 
 def free_port() -> int:
@@ -112,29 +112,22 @@ class S3:
             ]
         }
         (folder / "s3.json").write_text(json.dumps(config))
-        ports = [free_port() for _ in range(3)]
+        options = {
+            "s3.config": folder / "s3.json",
+            "s3.port": self.port,
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            "dir": folder,
+            "ip": "127.0.0.1",
+            "ip.bind": "127.0.0.1",
+            "volume.max": 50,
+            "master.volumeSizeLimitMB": 64,
+            "master.telemetry": "false",
+            **{f"{part}.port": free_port() for part in ("master", "volume", "filer")},
+        }
         binary = shutil.which("weed") or str(Path(sys.executable).parent / "weed")
         self.process = subprocess.Popen(
-            [
-                *(
-                    binary,
-                    "server",
-                    "-s3",
-                    "-s3.port.iceberg=0",
-                    "-s3.port.lance=0",
-                    f"-s3.config={folder / 's3.json'}",
-                    f"-s3.port={self.port}",
-                ),
-                *(
-                    f"-dir={folder}",
-                    "-ip=127.0.0.1",
-                    "-ip.bind=127.0.0.1",
-                    "-volume.max=50",
-                    "-master.volumeSizeLimitMB=64",
-                    "-master.telemetry=false",
-                ),
-                *(f"-master.port={ports[0]}", f"-volume.port={ports[1]}", f"-filer.port={ports[2]}"),
-            ],
+            [binary, "server", "-s3", *(f"-{name}={value}" for name, value in options.items())],
             stdout=subprocess.DEVNULL,
             stderr=(folder / "log.txt").open("wb"),
         )

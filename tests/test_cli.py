@@ -121,7 +121,7 @@ def test_a_ray_cluster_that_is_not_there_is_named(cli, corpus: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("address", "env", "message"),
     [
-        ("s3://no-such-bucket/x", {}, "s3://no-such-bucket/x"),
+        ("s3://no-such-bucket/x", {}, "s3://no-such-bucket/x: no such bucket"),
         ("s3://cli-bucket/nothing", {}, "no such file or folder"),
         ("s3://cli-bucket/in", {"AWS_SECRET_ACCESS_KEY": "wrong"}, "permission denied"),
         ("s3://cli-bucket/in", {"AWS_PROFILE": "nobody"}, "nobody"),

@@ -26,25 +26,25 @@ def read(files, folder: str) -> dict[str, bytes]:
 
 def test_a_killed_run_from_s3_to_s3_resumes_and_ends_complete(cli, s3, tiny_model: Path, tmp_path: Path) -> None:
     files = s3.filesystem()
-    files.mkdir("job")
-    files.put(str(tiny_model), "job/model", recursive=True)
+    files.mkdir("my-bucket")
+    files.put(str(tiny_model), "my-bucket/model", recursive=True)
     source = tmp_path / "in"
     source.mkdir()
     texts = [f"{SENTENCES[number % 520]} {number}" for number in range(9000)]
     for number in range(3):
         part = texts[number * 3000 : (number + 1) * 3000]
         (source / f"{number}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in part), "utf-8")
-    files.put(str(source), "job/in", recursive=True)
+    files.put(str(source), "my-bucket/in", recursive=True)
     # The credentials come from the environment, the endpoint from the config.
     env = {key: value for key, value in s3.env.items() if key != "AWS_ENDPOINT_URL"}
     settings = ["--set", f"storage.endpoint_url={s3.endpoint}", "--set", "slice.max_rows=200", "--keep", "text"]
-    arguments = ["embed", "s3://job/in/*.jsonl", "s3://job/out", "--model", "s3://job/model", *settings]
+    arguments = ["embed", "s3://my-bucket/in/*.jsonl", "s3://my-bucket/out", "--model", "s3://my-bucket/model", *settings]
     env |= {"XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     process = subprocess.Popen(command(*arguments), env={**os.environ, **env}, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
-        while not files.exists("job/out") or len(read(files, "job/out")) < 5:
+        while not files.exists("my-bucket/out") or len(read(files, "my-bucket/out")) < 5:
             assert time.monotonic() < deadline, "no shard was committed"
             time.sleep(0.2)
         family = psutil.Process(process.pid).children(recursive=True)
@@ -54,14 +54,14 @@ def test_a_killed_run_from_s3_to_s3_resumes_and_ends_complete(cli, s3, tiny_mode
     for child in family:  # at once, so that nothing of the killed run is still writing
         if child.is_running():
             child.kill()
-    committed = read(files, "job/out")
+    committed = read(files, "my-bucket/out")
 
     done = cli(*arguments, env=env)
     assert "done: 9,000 rows" in done.stdout
-    found = read(files, "job/out")
+    found = read(files, "my-bucket/out")
     assert {name: found[name] for name in committed} == committed
-    assert [json.loads(files.cat_file("job/out/_SUCCESS"))[name] for name in ("rows", "files")] == [9000, 3]
-    for path in files.find("job/out"):
+    assert [json.loads(files.cat_file("my-bucket/out/_SUCCESS"))[name] for name in ("rows", "files")] == [9000, 3]
+    for path in files.find("my-bucket/out"):
         assert b"secret" not in files.cat_file(path)
 
     rows = [row for content in found.values() for row in pq.read_table(io.BytesIO(content)).to_pylist()]
@@ -71,6 +71,6 @@ def test_a_killed_run_from_s3_to_s3_resumes_and_ends_complete(cli, s3, tiny_mode
     cosines = (vectors * expected).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosines.min() > 0.999
 
-    before = files.info("job/out/_SUCCESS")["LastModified"]
+    before = files.info("my-bucket/out/_SUCCESS")["LastModified"]
     cli(*arguments, env=env)
-    assert files.info("job/out/_SUCCESS")["LastModified"] == before, "a complete output is left alone"
+    assert files.info("my-bucket/out/_SUCCESS")["LastModified"] == before, "a complete output is left alone"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +36,7 @@ def test_every_sequence_is_in_exactly_one_batch_whole(lengths: list[int], budget
 def test_batches_keep_within_the_budget_and_are_full(lengths: list[int], budget: int) -> None:
     batches = list(pack(tokens(lengths), budget))
     assert all(len(batch.ids) <= budget or len(batch.texts) == 1 for batch in batches)
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in itertools.pairwise(batches):
         assert len(batch.ids) + following.groups[0][2] > budget
 
 

@@ -54,8 +54,8 @@ def test_jsonl_rows_that_cannot_be_used_say_why_and_their_neighbours_are_kept(tm
     assert good(found) == ["가", "나"]
     expected = ["bad JSON", "a JSON list", "null text", "null text", "empty text", "is int, not a string"]
     expected += ["invalid utf-8 at its byte 10", "lone surrogate"]
-    for reason, given in zip(expected, reasons(found), strict=True):
-        assert reason in given
+    for reason, found_reason in zip(expected, reasons(found), strict=True):
+        assert reason in found_reason
     starts = [sum(len(line) + 1 for line in lines[:number]) for number in range(len(lines)) if lines[number]]
     assert [row[POSITION] for row in found] == starts
 

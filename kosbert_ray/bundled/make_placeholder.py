@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizer
 
 HERE = Path(__file__).parent
 VOCABULARY = 3000
@@ -35,7 +35,7 @@ def make(folder: Path) -> None:
     trainer.train_from_iterator([json.loads(line)["text"] for line in lines], vocab_size=VOCABULARY, show_progress=False)
     trainer.save_model(str(folder))
     vocabulary = str(folder / "vocab.txt")
-    BertTokenizerFast(vocab=vocabulary, do_lower_case=False, model_max_length=MAX_SEQ_LENGTH).save_pretrained(folder)
+    BertTokenizer(vocab=vocabulary, do_lower_case=False, model_max_length=MAX_SEQ_LENGTH).save_pretrained(folder)
     (folder / "vocab.txt").unlink()
 
     torch.manual_seed(0)

@@ -45,9 +45,11 @@ class LineOptions:
             raise UsageError(f"input.encoding: {self.encoding} cannot be cut at line ends; convert the files to utf-8")
 
     def csv_delimiter(self, format: str) -> str:
+        """The character between values."""
         return self.delimiter or ("\t" if format == "tsv" else ",")
 
     def csv_quoting(self, format: str) -> Literal[0, 3]:
+        """The quoting, as the csv module names it."""
         quoting = self.quoting or ("none" if format == "tsv" else "minimal")
         return csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
 

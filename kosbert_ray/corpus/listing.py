@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -98,6 +99,7 @@ def list_corpus(address: str, options: StorageOptions | None = None, format: For
     """
     folder, pattern = _split_glob(address)
     storage = Storage(folder, options)
+    entries: Sequence[FileEntry]
     if pattern:
         entries = [
             entry

@@ -39,6 +39,7 @@ def parse(
     Raises:
         InputError: a quoted CSV value runs over the end of the fragment.
     """
+    groups: Iterator[tuple[Iterable[Row], int]]
     if file.format in ("csv", "tsv"):
         groups = _csv_rows(blocks, file, options, header)
     elif file.format == "jsonl":
@@ -120,7 +121,7 @@ def _csv_reader(lines: Iterable[str], file: InputFile, options: LineOptions) -> 
 
 def _csv_rows(
     blocks: Iterable[Lines], file: InputFile, options: LineOptions, header: list[str]
-) -> Iterator[tuple[list[Row], int]]:
+) -> Iterator[tuple[Iterable[Row], int]]:
     """Records may span lines, and so blocks: one reader pulls lines from all of them."""
     positions: list[int] = []  # of the lines fed since the last yield
     broken: dict[int, str] = {}  # positions of the lines that are not in the encoding

@@ -31,7 +31,7 @@ def register() -> None:
 
 
 def packed_attention(
-    module: torch.nn.Module,
+    _module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -39,12 +39,12 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     layout: Layout | None = None,
-    **_: Any,
+    **_others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Each sequence attends to itself only.
 
     Args:
-        module: the attention layer (unused, part of transformers' interface).
+        _module: the attention layer (part of transformers' interface).
         query, key, value: ``[1, heads, T, head size]``.
         attention_mask: None, as no mask is built.
         scaling: factor on the scores.
@@ -57,7 +57,7 @@ def packed_attention(
     assert layout is not None and attention_mask is None
     if layout.offsets is not None and query.dtype in (torch.float16, torch.bfloat16):
         return _cuda_attention(query, key, value, scaling, sliding_window, layout), None
-    _, heads, total, size = query.shape
+    heads, total, size = query.shape[1:]
     out = torch.empty(1, total, heads, size, dtype=query.dtype, device=query.device)
     for start, count, length in layout.groups:
         stop = start + count * length
@@ -86,6 +86,7 @@ def _cuda_attention(
     """Flash attention over variable lengths (torch.nn.attention.varlen), which exists for CUDA and half precision only."""
     from torch.nn.attention.varlen import varlen_attn
 
+    assert layout.offsets is not None
     longest = layout.groups[-1][2]
     reach = (-1, -1) if sliding_window is None else (sliding_window - 1, sliding_window - 1)
     q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))

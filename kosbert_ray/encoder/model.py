@@ -172,7 +172,9 @@ def _load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str) -> tuple
     attention.register()
     load = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
     try:
-        model, info, kind = None, {}, "padded"
+        model: Any = None
+        info: dict[str, Any] = {}
+        kind = "padded"
         with contextlib.suppress(ValueError):  # transformers' word for "this architecture takes no such attention"
             model, info = AutoModel.from_pretrained(spec.transformer, attn_implementation=attention.NAME, **load)
             kind = "packed" if model._supports_attention_backend else "padded"

@@ -116,7 +116,9 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
     modules = _modules(folder, notices)
     transformer = folder / modules[0][1]
     config = _json(transformer / "config.json")
-    settings = next((_json(transformer / name) for name in TRANSFORMER_CONFIGS if (transformer / name).exists()), {})
+    settings: dict[str, Any] = next(
+        (_json(transformer / name) for name in TRANSFORMER_CONFIGS if (transformer / name).exists()), {}
+    )
     positions = _positions(config)
     length = options.max_seq_length or settings.get("max_seq_length") or _tokenizer_length(transformer, positions)
     if positions and length > positions:

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.data import DataContext
@@ -52,7 +53,7 @@ def start(config: RayConfig) -> None:
     _require_listener(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Workers' warnings and Ray's banners are not the user's business; errors reach us as exceptions.
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _local = address == "local"

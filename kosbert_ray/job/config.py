@@ -54,7 +54,7 @@ class ModelConfig(_Section):
     revision: str | None = None
     prompt: str | None = None
     prompt_name: str | None = None
-    max_seq_length: int | None = Field(None, gt=0)
+    max_seq_length: int | None = Field(default=None, gt=0)
     allow_pickle: bool = False
 
 
@@ -65,7 +65,7 @@ class InputConfig(_Section):
     format: Format | None = None
     text: str = "text"
     keep: Names = ()
-    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     quoting: Literal["minimal", "none"] | None = None
     newlines_in_values: bool = False
     columns: Names = ()
@@ -81,6 +81,7 @@ class InputConfig(_Section):
         return self
 
     def line_options(self) -> LineOptions:
+        """How line formats are read."""
         return LineOptions(self.delimiter, self.quoting, self.newlines_in_values, self.columns, self.encoding)
 
 
@@ -97,10 +98,11 @@ class OutputConfig(_Section):
 class SliceConfig(_Section):
     """The unit of work and of commit. Smaller slices commit sooner and lose less; larger ones make fewer files."""
 
-    max_rows: int = Field(MAX_ROWS, gt=0)
+    max_rows: int = Field(default=MAX_ROWS, gt=0)
     max_bytes: Size = MAX_BYTES
 
     def limits(self) -> Limits:
+        """The cut."""
         return Limits(self.max_rows, self.max_bytes)
 
 
@@ -110,8 +112,8 @@ class EncoderConfig(_Section):
     precision: Precision = "auto"
     device: Device = "auto"
     actors: Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
-    threads: int | None = Field(None, gt=0)
-    token_budget: int | None = Field(None, gt=0)
+    threads: int | None = Field(default=None, gt=0)
+    token_budget: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> EncoderConfig:
@@ -130,9 +132,10 @@ class StorageConfig(_Section):
     access_key_id: SecretStr | None = None
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
-    retries: int = Field(8, ge=0)
+    retries: int = Field(default=8, ge=0)
 
     def options(self) -> StorageOptions:
+        """The same, with the secrets revealed, for those who open the store."""
         return StorageOptions(
             endpoint_url=self.endpoint_url,
             region=self.region,
@@ -165,7 +168,7 @@ class JobConfig(_Section):
     encoder: EncoderConfig = EncoderConfig()
     storage: StorageConfig = StorageConfig()
     ray: RayConfig = RayConfig()
-    max_rejected: float = Field(0.01, ge=0.0, le=1.0)
+    max_rejected: float = Field(default=0.01, ge=0.0, le=1.0)
 
     @model_validator(mode="after")
     def _check(self) -> JobConfig:

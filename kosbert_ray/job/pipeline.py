@@ -102,24 +102,28 @@ class SliceDatasource(Datasource):
     """Ray Data's view of the plan: one read task a fragment, which yields one row a slice that is not yet committed."""
 
     def __init__(self, work: Work, fragments: list[tuple[Fragment, frozenset[int]]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._work = work
         self._fragments = fragments
 
     def get_name(self) -> str:
+        """What Ray calls the stage."""
         return "Slices"
 
     def estimate_inmemory_data_size(self) -> int | None:
+        """Unknown before the files are read."""
         return None
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
+        """One task a fragment, however many Ray would like: the cut is the plan's."""
+        del parallelism, per_task_row_limit, data_context
         size = self._work.reader.limits.max_bytes
         return [
             ReadTask(
                 partial(read_slices, self._work, fragment, done),
-                BlockMetadata(num_rows=None, size_bytes=size, input_files=[fragment.file.name], exec_stats=None),
+                BlockMetadata(num_rows=None, size_bytes=size, input_files=(fragment.file.name,), exec_stats=None),
             )
             for fragment, done in self._fragments
         ]

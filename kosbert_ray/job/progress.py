@@ -34,6 +34,7 @@ class Totals:
     output_bytes: int = 0
 
     def add(self, receipt: Receipt) -> None:
+        """Takes one receipt in."""
         self.slices += bool(receipt.shard)
         for name in list(vars(self))[1:]:
             setattr(self, name, getattr(self, name) + getattr(receipt, name))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -78,10 +79,11 @@ def search(config: JobConfig, query: str, top: int, say: Callable[[str], None]) 
     return [hit for _, _, hit in sorted(best, reverse=True, key=lambda item: item[:2])]
 
 
-def _cosines(vectors: pa.Array, vector: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _cosines(vectors: pa.Array, vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     matrix = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, len(vector))
     lengths = np.linalg.norm(matrix, axis=1)
-    return (matrix @ vector) / np.where(lengths == 0, 1, lengths)
+    scores: npt.NDArray[np.float32] = (matrix @ vector) / np.where(lengths == 0, 1, lengths)
+    return scores
 
 
 def _kept(batch: pa.RecordBatch, column: str, index: int) -> dict[str, Any]:

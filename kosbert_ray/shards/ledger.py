@@ -43,6 +43,7 @@ class Committed:
     by_fragment: dict[str, dict[int, Receipt]] = field(default_factory=lambda: defaultdict(dict))
 
     def add(self, receipt: Receipt) -> None:
+        """Takes one receipt in."""
         self.by_fragment[receipt.fragment][receipt.slice_index] = receipt
 
     def done(self, fragment: str) -> frozenset[int]:

@@ -95,7 +95,7 @@ def write_shard(
     )
     content = parquet_bytes(table, format)
     storage.write_atomic(name, content)
-    return content.size
+    return int(content.size)
 
 
 def parquet_bytes(table: pa.Table, format: EmbeddingFormat) -> pa.Buffer:
