@@ -120,7 +120,7 @@ class S3:
             "dir": folder,
             "ip": "127.0.0.1",
             "ip.bind": "127.0.0.1",
-            "volume.max": 50,
+            "volume.max": 1000,  # each bucket takes some
             "master.volumeSizeLimitMB": 64,
             "master.telemetry": "false",
             **{f"{part}.port": free_port() for part in ("master", "volume", "filer")},

@@ -105,7 +105,7 @@ def embed(config: JobConfig, say: Say) -> Summary:
 
         ledger.start()
         _start_ray(config)
-        pool = cluster.encoder_pool(config.encoder, most_useful=len(corpus.files) + corpus.size // 2**20)
+        pool = cluster.encoder_pool(config.encoder, input_bytes=corpus.size)
         work = pipeline.Work(
             reader=FragmentReader(corpus.storage, columns, config.input.line_options(), config.slice.limits()),
             model=pipeline.ModelAsk(source, spec_options(config)),
