@@ -21,7 +21,7 @@ from kosbert_ray.job.config import EncoderConfig, RayConfig
 # Reading, tokenising and writing a slice take a few percent of the time of encoding it on a CPU. A local Ray is told of
 # this many cores more than there are, so that those tasks run beside the encoders instead of waiting for them.
 LOCAL_TASK_CORES = 2
-TASK_CPUS = 1
+NODE_SPARE_CORES = 1
 CONNECT_SECONDS = 10.0
 ENCODERS_PER_NODE = 8
 BYTES_PER_ENCODER = 64 * 2**10
@@ -131,7 +131,7 @@ def encoder_pool(config: EncoderConfig, input_bytes: int) -> EncoderPool:
     else:
         nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         # A local Ray has been told of more cores than there are; any other node keeps one for the tasks.
-        spare = LOCAL_TASK_CORES if _local else TASK_CPUS
+        spare = LOCAL_TASK_CORES if _local else NODE_SPARE_CORES
         threads = config.threads or max(1, (max(nodes) - spare) // ENCODERS_PER_NODE)
         cpus = threads if max(nodes) > spare else 0
         fit = sum((node - spare) // cpus for node in nodes) if cpus else 1

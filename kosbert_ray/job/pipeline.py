@@ -33,7 +33,7 @@ from kosbert_ray.encoder.source import ModelSource, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import JobFailed, KosbertError, ModelError
-from kosbert_ray.job.cluster import TASK_CPUS, EncoderPool
+from kosbert_ray.job.cluster import EncoderPool
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import REJECTED_SCHEMA, EmbeddingFormat, write_rejected, write_shard
 from kosbert_ray.storage import Storage
@@ -42,7 +42,11 @@ TOKENS = ("ids", "lengths", "rows", "dropped")
 KEEP = "keep."
 VECTORS = "vectors"
 NOTES = "notes"  # what the stages say of the slice so far: a JSON object
-READ_CPUS = 0.5  # reading waits for the store; and another share than the tokenizer's keeps Ray from fusing the two
+# Ray Data fuses neighbouring stages that ask for the same resources: then one long file would be tokenised in the task that
+# reads it, and a CPU encoder would tokenise for itself. Shares of their own keep the stages apart.
+READ_CPUS = 0.5
+TOKENIZE_CPUS = 0.75
+WRITE_CPUS = 0.5
 TASKS_IN_FLIGHT = 2  # a slice is fetched while another is encoded
 
 
@@ -285,7 +289,7 @@ def run(
         SliceDatasource(work, fragments), override_num_blocks=len(fragments), num_cpus=READ_CPUS
     )
     stage: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
-    dataset = dataset.map_batches(tokenize, fn_kwargs={"tokenizer": ray.put(tokenizer)}, num_cpus=TASK_CPUS, **stage)
+    dataset = dataset.map_batches(tokenize, fn_kwargs={"tokenizer": ray.put(tokenizer)}, num_cpus=TOKENIZE_CPUS, **stage)
     dataset = dataset.map_batches(
         EncodeSlices,
         fn_constructor_kwargs={"work": work},
@@ -296,7 +300,7 @@ def run(
         num_gpus=pool.gpus,
         **stage,
     )
-    dataset = dataset.map_batches(write, fn_kwargs={"work": work}, num_cpus=TASK_CPUS, **stage)
+    dataset = dataset.map_batches(write, fn_kwargs={"work": work}, num_cpus=WRITE_CPUS, **stage)
     try:
         # No prefetching: a receipt is to be seen when it is there, not when the next one is.
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
