@@ -27,7 +27,8 @@ def test_a_2_gb_gzip_is_embedded_in_under_2_gb_of_memory_above_the_encoders(tmp_
     source.mkdir()
     noise = random.Random(0)
     rows = [
-        {"text": everyday()[number], "page": base64.b64encode(noise.randbytes(12_000)).decode()} for number in range(MEMBER_ROWS)
+        {"text": everyday()[number], "page": base64.b64encode(noise.randbytes(12_000)).decode()}
+        for number in range(MEMBER_ROWS)
     ]
     member = gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())  # gzip files may be concatenated
     copies = SIZE // len(member) + 1

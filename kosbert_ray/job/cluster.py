@@ -28,7 +28,8 @@ BYTES_PER_ENCODER = 64 * 2**10
 
 CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
 
-_local = False  # whether this process started the Ray it uses
+_local = False  # whether the Ray in use is one that this process started
+_joined = False  # whether it was us who connected this process to a Ray
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def start(config: RayConfig) -> None:
     Raises:
         JobFailed: there is no cluster at that address, or a local one does not start.
     """
-    global _local
+    global _local, _joined
     if ray.is_initialized():
         return
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
@@ -65,6 +66,7 @@ def start(config: RayConfig) -> None:
             ray.init(address, **quiet)
     except Exception as error:
         raise JobFailed(f"Ray at {address} cannot be reached or started ({str(error).strip().splitlines()[0]})") from error
+    _joined = True
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which exits without a word
     _hush_core()
@@ -104,8 +106,11 @@ def _hush_core() -> None:
 
 
 def stop() -> None:
-    """Leaves the cluster; a local one ends."""
-    ray.shutdown()
+    """Leaves the cluster that :func:`start` joined; a local one ends. A Ray that was there before us stays."""
+    global _joined
+    if _joined:
+        ray.shutdown()
+    _joined = False
 
 
 def encoder_pool(config: EncoderConfig, input_bytes: int) -> EncoderPool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 from kosbert_ray.corpus.columns import Columns, inspect
@@ -68,6 +69,11 @@ def embed(config: JobConfig, say: Say) -> Summary:
     Raises:
         KosbertError: the input, the model, the output or the run is at fault. What was committed stays.
     """
+    with ExitStack() as stack:
+        return _embed(config, say, stack)
+
+
+def _embed(config: JobConfig, say: Say, stack: ExitStack) -> Summary:
     corpus, columns, output = _open(config)
     source = model_source(config)
     spec = read_spec(fetch_model(source), spec_options(config))
@@ -86,7 +92,7 @@ def embed(config: JobConfig, say: Say) -> Summary:
         loading = None
         if not complete:  # there is work to do: Ray starts while this goes on
             loading = background.submit(Tokenizer.load, spec)
-            _start_ray(config)
+            _start_ray(config, stack)
         weights = hashing.result()
     fingerprint = _fingerprint(config, columns, spec, weights)
     ledger.open_job(fingerprint, config.public())
@@ -104,7 +110,7 @@ def embed(config: JobConfig, say: Say) -> Summary:
         from kosbert_ray.job import cluster, pipeline
 
         ledger.start()
-        _start_ray(config)
+        _start_ray(config, stack)
         pool = cluster.encoder_pool(config.encoder, input_bytes=corpus.size)
         work = pipeline.Work(
             reader=FragmentReader(corpus.storage, columns, config.input.line_options(), config.slice.limits()),
@@ -201,9 +207,11 @@ def _fingerprint(config: JobConfig, columns: Columns, spec: ModelSpec, weights: 
     )
 
 
-def _start_ray(config: JobConfig) -> None:
+def _start_ray(config: JobConfig, stack: ExitStack) -> None:
+    """Starts or joins Ray, if that is not done yet; ``stack`` leaves it when the run ends."""
     from kosbert_ray.job import cluster
 
+    stack.callback(cluster.stop)
     cluster.start(config.ray)
     cluster.configure_data()
 
