@@ -65,7 +65,9 @@ def start(config: RayConfig) -> None:
         else:
             ray.init(address, **quiet)
     except Exception as error:
-        raise JobFailed(f"Ray at {address} cannot be reached or started ({str(error).strip().splitlines()[0]})") from error
+        hint = "" if _local else "; if the cluster asks for a token, set RAY_AUTH_MODE=token"
+        reason = str(error).strip().splitlines()[0]
+        raise JobFailed(f"Ray at {address} cannot be reached or started ({reason}){hint}") from error
     _joined = True
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which exits without a word
