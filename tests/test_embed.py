@@ -42,6 +42,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out.write("\n".join(json.dumps(row) for row in rows[300:400]).encode())
     (folder / "e.jsonl").write_text("\n".join(json.dumps(row) for row in rows[400:] + rows[:50]), "utf-8")
     (folder / "empty.jsonl").touch()
+    (folder / "blank.jsonl").write_text("\n\n  \n")
     return folder
 
 
@@ -154,6 +155,13 @@ def test_new_files_are_added_and_a_changed_file_replaces_its_shards(cli, tmp_pat
     assert "40 rows in" in done.stderr, "only what is new was encoded"
     assert texts() == sorted([*SENTENCES[:20], *SENTENCES[100:130], *SENTENCES[40:50]])
     assert len(set(first) & set(shards(target))) == 1
+    before = shards(target)
+    put("d.jsonl", SENTENCES[60:70])
+    (target / "_kosbert" / "tmp").rmdir()
+    (target / "_kosbert" / "tmp").touch()  # so that a writer, on its worker, cannot write
+    done = cli("embed", source, target, *arguments, code=1)
+    assert "out/d.00000-00000." in done.stderr.splitlines()[-1]
+    assert shards(target) == before
 
 
 def test_a_file_that_breaks_in_its_middle_fails_the_run_with_its_name_and_what_was_committed_stays(

@@ -29,6 +29,7 @@ BYTES_PER_ENCODER = 64 * 2**10
 CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
 
 _local = False  # whether the Ray in use is one that this process started
+_hushed = False  # whether the core's noise is filtered already
 _joined = False  # whether it was us who connected this process to a Ray
 
 
@@ -92,6 +93,10 @@ def _hush_core() -> None:
 
     All else that is written to the process's standard error goes through; Python's own goes there directly.
     """
+    global _hushed
+    if _hushed:
+        return
+    _hushed = True
     original = os.dup(2)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     reading, writing = os.pipe()
@@ -154,5 +159,6 @@ def configure_data() -> None:
     context.target_min_block_size = 1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # else an error of ours comes back without its type and its line
     context.log_internal_stack_trace_to_stdout = False
     context.execution_options.preserve_order = False

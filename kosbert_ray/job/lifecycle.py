@@ -22,7 +22,7 @@ from kosbert_ray.encoder.source import (
 )
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.errors import UsageError
+from kosbert_ray.errors import JobFailed, UsageError
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.progress import Progress, Totals
 from kosbert_ray.shards.fingerprint import Fingerprint
@@ -232,7 +232,17 @@ def _finish(
     progress: Progress,
     unchanged: bool,
 ) -> Summary:
-    """Removes the shards of changed inputs, now that the new ones are all there, and writes _SUCCESS."""
+    """Removes the shards of changed inputs, now that the new ones are all there, and writes _SUCCESS.
+
+    Raises:
+        JobFailed: a slice never came back, whatever Ray says: the output is not complete and is not called so.
+    """
+    missing = [fragment for fragment in fragments if not committed.complete(fragment.id)]
+    if missing:
+        raise JobFailed(
+            f"{ledger.storage.url()}: slices of {len(missing):,} of {len(fragments):,} fragments were not committed "
+            f"(the first of {missing[0].file.name}); run the same command again"
+        )
     planned = {fragment.id for fragment in fragments}
     files = {file.name for file in corpus.files}
     stale = [

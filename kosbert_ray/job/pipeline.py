@@ -253,7 +253,8 @@ def write(row: pa.Table, work: Work) -> pa.Table:
     started = time.perf_counter()
     notes = _notes(row)
     notices = notes.pop("notices")
-    receipt = Receipt(**notes, output_bytes=0)
+    notes["output_bytes"] = 0
+    receipt = Receipt(**notes)
     if receipt.rejected:
         rejected = {name: unnest(row, f"rejected.{name}") for name in REJECTED_SCHEMA.names}
         write_rejected(work.output, receipt.shard, pa.table(rejected))
