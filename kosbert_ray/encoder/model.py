@@ -33,7 +33,7 @@ AGREEMENT = {torch.float32: 0.99999, torch.bfloat16: 0.999, torch.float16: 0.999
 
 
 class Encoder:
-    """A loaded model. Make one with :meth:`load` or :meth:`from_spec`.
+    """A loaded model. Make one with :meth:`load`, or from a spec that was read already.
 
     Attributes:
         spec: what the model folder says.

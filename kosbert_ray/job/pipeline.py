@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -253,8 +253,7 @@ def write(row: pa.Table, work: Work) -> pa.Table:
     started = time.perf_counter()
     notes = _notes(row)
     notices = notes.pop("notices")
-    notes["output_bytes"] = 0
-    receipt = Receipt(**notes)
+    receipt = Receipt(**notes, output_bytes=0)
     if receipt.rejected:
         rejected = {name: unnest(row, f"rejected.{name}") for name in REJECTED_SCHEMA.names}
         write_rejected(work.output, receipt.shard, pa.table(rejected))
@@ -262,9 +261,10 @@ def write(row: pa.Table, work: Work) -> pa.Table:
         keep = {field.name: unnest(row, KEEP + field.name) for field in work.reader.columns.keep}
         vectors = unnest(row, VECTORS).to_numpy().reshape(-1, work.format.dimension)
         footer = receipt.footer() | {"fingerprint": work.fingerprint}
-        notes["output_bytes"] = write_shard(work.output, receipt.shard, keep, vectors, work.format, footer)
-    notes["write_seconds"] = time.perf_counter() - started
-    return pa.table({"receipt": [json.dumps(asdict(Receipt(**notes)))], "notices": [json.dumps(notices)]})
+        size = write_shard(work.output, receipt.shard, keep, vectors, work.format, footer)
+        receipt = replace(receipt, output_bytes=size)
+    receipt = replace(receipt, write_seconds=time.perf_counter() - started)
+    return pa.table({"receipt": [json.dumps(asdict(receipt))], "notices": [json.dumps(notices)]})
 
 
 # -- all of it -----------------------------------------------------------------------------------------------------
