@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,19 +21,22 @@ if TYPE_CHECKING:
 
 EXIT_REJECTED = 3
 EXIT_INTERRUPTED = 130
+INTERRUPTED = "interrupted: what is committed stays; run the same command again to go on"
+GRACE_SECONDS = 20.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; gives the exit code."""
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     try:
         return int(arguments.run(arguments))
     except KosbertError as error:
         _say(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say("interrupted: what is committed stays; run the same command again to go on")
+        _say(INTERRUPTED)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -40,7 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _interrupt(_number: int, _frame: Any) -> NoReturn:
+    """Ends the run in good order, or at once if that takes too long or the user insists."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: _abandon())
+    timer = threading.Timer(GRACE_SECONDS, _abandon)
+    timer.daemon = True
+    timer.start()
     raise KeyboardInterrupt
+
+
+def _abandon() -> NoReturn:
+    _say(INTERRUPTED)
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _say(line: str) -> None:

@@ -3,10 +3,13 @@
 KosbertError
 ├── UsageError            an option or a config value is wrong: change the command            (exit 2)
 ├── InputError            the corpus cannot be read as asked: fix the file or the column      (exit 1)
+│   └── InputChanged      a file is no longer what was planned: plan again                    (exit 1)
 ├── ModelError            the model folder cannot be loaded or is unsupported                 (exit 1)
 ├── StorageError          a store refused or is not there: fix the address or the credentials (exit 1)
 ├── FingerprintMismatch   the output belongs to another job: use another output               (exit 1)
-└── JobFailed             the run itself broke (a worker, Ray, a resource)                    (exit 1)
+├── JobFailed             the run itself broke (a worker, Ray, a resource)                    (exit 1)
+├── TooManyRejected       more rows were rejected than max_rejected allows                    (exit 3)
+└── VerifyFailed          an output is not what its job and its input say                     (exit 1)
 
 They are raised where the cause is known and caught once, in ``cli.py``, which prints their single line.
 """
@@ -28,6 +31,10 @@ class InputError(KosbertError):
     """An input file, a column or a row cannot be read as asked."""
 
 
+class InputChanged(InputError):
+    """An input file was changed or removed since the plan was made."""
+
+
 class ModelError(KosbertError):
     """A model folder is missing, broken or of an unsupported kind."""
 
@@ -42,3 +49,19 @@ class FingerprintMismatch(KosbertError):
 
 class JobFailed(KosbertError):
     """The distributed run ended before all slices were committed."""
+
+
+class TooManyRejected(KosbertError):
+    """The run stopped early: more rows were rejected than ``max_rejected`` allows."""
+
+    exit_code = 3
+
+
+class VerifyFailed(KosbertError):
+    """``verify`` found something wrong with an output."""
+
+
+def first_line(error: BaseException) -> str:
+    """The error's text as one line, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -156,11 +156,10 @@ def test_new_files_are_added_and_a_changed_file_replaces_its_shards(cli, tmp_pat
     assert texts() == sorted([*SENTENCES[:20], *SENTENCES[100:130], *SENTENCES[40:50]])
     assert len(set(first) & set(shards(target))) == 1
     before = shards(target)
-    put("d.jsonl", SENTENCES[60:70])
-    (target / "_kosbert" / "tmp").rmdir()
-    (target / "_kosbert" / "tmp").touch()  # so that a writer, on its worker, cannot write
+    put("d.jsonl", [*SENTENCES[60:70], ""])
+    (target / "_kosbert" / "rejected").touch()  # so that the writer, on its worker, cannot write
     done = cli("embed", source, target, *arguments, code=1)
-    assert "out/d.00000-00000." in done.stderr.splitlines()[-1]
+    assert "rejected/d.00000-00000." in done.stderr.splitlines()[-1]
     assert shards(target) == before
 
 

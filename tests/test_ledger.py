@@ -33,6 +33,7 @@ FINGERPRINT = Fingerprint(
     text="text",
     keep=("id: int64",),
     input_format="x",
+    on_bad_row="reject",
     max_rows=10,
     max_bytes=100,
 )
@@ -52,6 +53,7 @@ RECEIPT = Receipt(
     truncated=1,
     dropped_tokens=7,
     input_bytes=99,
+    embedding_sha256="",
     output_bytes=0,
     precision="fp32",
     attention="packed",
@@ -62,7 +64,8 @@ RECEIPT = Receipt(
 
 def commit(storage: Storage, receipt: Receipt = RECEIPT, fingerprint: Fingerprint = FINGERPRINT) -> None:
     footer = receipt.footer() | {"fingerprint": fingerprint.sha256}
-    write_shard(storage, receipt.shard, {}, np.zeros((receipt.rows, 4), np.float32), EmbeddingFormat(4), footer)
+    vectors = EmbeddingFormat(4).array(np.zeros((receipt.rows, 4), np.float32))
+    write_shard(storage, receipt.shard, {}, vectors, EmbeddingFormat(4), footer)
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from ray.exceptions import RayTaskError
 
 from kosbert_ray.errors import InputError, JobFailed
-from kosbert_ray.job.pipeline import READ_CPUS, TOKENIZE_CPUS, _ours, nest, unnest
+from kosbert_ray.job.pipeline import READ_CPUS, TOKENIZE_CPUS, _ours
+from kosbert_ray.job.rows import nest, unnest
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=5))), st.lists(st.integers(0, 9)))

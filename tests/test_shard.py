@@ -19,9 +19,9 @@ KEEP = {"id": pa.array(range(50)), "title": pa.array([f"제목 {number % 3}" for
 
 
 def write(folder: Path, name: str = "a.parquet", **more) -> Path:
-    write_shard(
-        Storage(str(folder)), name, KEEP, VECTORS, EmbeddingFormat(8, **more), {"fingerprint": "fp", "b": 1, "a": "가"}
-    )
+    format = EmbeddingFormat(8, **more)
+    footer = {"fingerprint": "fp", "b": 1, "a": "가"}
+    write_shard(Storage(str(folder)), name, KEEP, format.array(VECTORS), format, footer)
     return folder / name
 
 
@@ -70,5 +70,5 @@ def test_a_dataset_reader_sees_shards_and_nothing_of_ours(tmp_path: Path) -> Non
 
 def test_a_shard_without_rows_is_valid(tmp_path: Path) -> None:
     keep = {"id": pa.array([], pa.int64())}
-    write_shard(Storage(str(tmp_path)), "a.parquet", keep, np.empty((0, 8), np.float32), EmbeddingFormat(8), {})
+    write_shard(Storage(str(tmp_path)), "a.parquet", keep, EmbeddingFormat(8).array(VECTORS[:0]), EmbeddingFormat(8), {})
     assert pq.read_table(tmp_path / "a.parquet").num_rows == 0

@@ -51,10 +51,10 @@ def test_an_unsupported_pooling_mode_is_refused_by_name(folder: Path, mode: str)
 
 def test_an_unsupported_module_is_refused_by_name(folder: Path) -> None:
     modules = json.loads((folder / "modules.json").read_text())
-    (folder / "modules.json").write_text(json.dumps([*modules, {"idx": 2, "path": "2_CNN", "type": "x.CNN"}]))
+    (folder / "modules.json").write_text(json.dumps([*modules, {"idx": 2, "path": "2_CNN", "type": "sentence_transformers.models.CNN"}]))
     with pytest.raises(ModelError, match="module CNN is not supported"):
         read_spec(folder)
-    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "path": "", "type": "x.StaticEmbedding"}]))
+    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "path": "", "type": "sentence_transformers.models.StaticEmbedding"}]))
     with pytest.raises(ModelError, match="its modules are StaticEmbedding"):
         read_spec(folder)
 
@@ -69,7 +69,7 @@ def test_modules_outside_the_folder_are_refused(folder: Path) -> None:
 
 def test_normalize_and_dropout_are_read(folder: Path) -> None:
     modules = json.loads((folder / "modules.json").read_text())
-    modules += [{"path": "2_D", "type": "x.Dropout"}, {"path": "3_Normalize", "type": "x.Normalize"}]
+    modules += [{"path": "2_D", "type": "sentence_transformers.models.Dropout"}, {"path": "3_Normalize", "type": "sentence_transformers.models.Normalize"}]
     (folder / "modules.json").write_text(json.dumps(modules))
     assert read_spec(folder).head == (Normalize(),)
     assert read_spec(folder).normalized

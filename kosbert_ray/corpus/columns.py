@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from kosbert_ray.corpus.lines import LineOptions, first_lines
 from kosbert_ray.corpus.listing import Corpus, InputFile, RowGroup
 from kosbert_ray.corpus.records import csv_header, json_objects
-from kosbert_ray.errors import InputError, StorageError
+from kosbert_ray.errors import InputError, StorageError, first_line
 
 SAMPLE_LINES = 1000
 FOOTER_THREADS = 16
@@ -85,7 +85,7 @@ def _inspect_parquet(
     except StorageError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{where}: broken Parquet ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{where}: broken Parquet ({first_line(error)})") from error
     schema = metadata.schema.to_arrow_schema()
     _require([text, *keep], schema.names, where)
     kind = schema.field(text).type

@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kosbert_ray.corpus.listing import InputFile
+from kosbert_ray.corpus.listing import InputFile, RowGroup
 from kosbert_ray.corpus.rows import TEXT
 
 MAX_ROWS = 16_384
@@ -109,13 +109,16 @@ def plan(files: Iterable[InputFile], limits: Limits, newlines_in_values: bool = 
 
 def _plan_parquet(file: InputFile, limits: Limits) -> Iterator[Fragment]:
     index = start = first = rows = size = 0
-    for number, group in enumerate(file.row_groups):
+    groups = file.row_groups
+    # A fragment travels to its reader, which needs the file's number of rows but not the list of its row groups.
+    file = replace(file, row_groups=(RowGroup(sum(group.rows for group in groups), sum(group.bytes for group in groups)),))
+    for number, group in enumerate(groups):
         if rows and (rows + group.rows > limits.max_rows or size + group.bytes > limits.max_bytes):
             yield Fragment(file, index, start, start + rows, (first, number))
             index, start, first, rows, size = index + 1, start + rows, number, 0, 0
         rows, size = rows + group.rows, size + group.bytes
     if rows:
-        yield Fragment(file, index, start, start + rows, (first, len(file.row_groups)))
+        yield Fragment(file, index, start, start + rows, (first, len(groups)))
 
 
 def cut(fragment: Fragment, batches: Iterable[tuple[pa.Table, int]], limits: Limits) -> Iterator[tuple[Slice, pa.Table]]:

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from kosbert_ray.corpus.columns import Columns
 from kosbert_ray.corpus.lines import LineOptions, read_lines
+from kosbert_ray.corpus.listing import InputFile
 from kosbert_ray.corpus.plan import Fragment, Limits, Slice, cut
 from kosbert_ray.corpus.records import csv_header, parse
 from kosbert_ray.corpus.rows import rows_from_arrays, rows_from_values
-from kosbert_ray.errors import InputError
+from kosbert_ray.errors import InputChanged, InputError, StorageError, first_line
 from kosbert_ray.storage import Storage, storage_errors
 
 PARQUET_BATCH_ROWS = 4096
@@ -41,15 +42,33 @@ class FragmentReader:
             done: indices of the slices that need not be yielded.
 
         Raises:
-            InputError: the file is broken or not as the listing and its footer said.
+            InputChanged: the file is no longer the one that was listed. What was yielded before was that one's.
+            InputError: the file is broken.
             StorageError: the file cannot be read.
         """
+        try:
+            for piece, table in self._slices(fragment):
+                if piece.index not in done:
+                    self._require_unchanged(fragment.file)
+                    yield piece, table
+        except (InputError, StorageError):
+            self._require_unchanged(fragment.file)  # what cannot be read may be what was put in its place
+            raise
+
+    def _require_unchanged(self, file: InputFile) -> None:
+        try:
+            now = self.storage.entry(file.name)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise InputChanged(f"{self.storage.url(file.name)}: removed since the run began") from error
+            raise
+        if (now.size, now.version) != (file.size, file.version):
+            raise InputChanged(f"{self.storage.url(file.name)}: changed since the run began")
+
+    def _slices(self, fragment: Fragment) -> Iterator[tuple[Slice, pa.Table]]:
         rows = self._parquet_rows(fragment) if fragment.file.format == "parquet" else self._line_rows(fragment)
         nothing = rows_from_values((), self.columns.text, self.columns.keep)  # an empty fragment has columns too
-        rows = chain([(nothing, 0)], rows)
-        for piece, table in cut(fragment, rows, self.limits):
-            if piece.index not in done:
-                yield piece, table
+        yield from cut(fragment, chain([(nothing, 0)], rows), self.limits)
 
     def _parquet_rows(self, fragment: Fragment) -> Iterator[tuple[pa.Table, int]]:
         where = self.storage.url(fragment.file.name)
@@ -90,4 +109,4 @@ def _broken_parquet(where: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{where}: broken Parquet ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{where}: broken Parquet ({first_line(error)})") from error

@@ -7,6 +7,7 @@ tokenised elsewhere.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from kosbert_ray.encoder import attention
+from kosbert_ray.encoder.bisection import encode_all
 from kosbert_ray.encoder.options import Device, EncoderOptions, Precision, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, pack
 from kosbert_ray.encoder.pooling import Head, pool
 from kosbert_ray.encoder.source import ModelSource, fetch_model
 from kosbert_ray.encoder.spec import OFFSET_POSITIONS, ModelSpec, SpecOptions, read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.errors import ModelError, UsageError
+from kosbert_ray.errors import ModelError, UsageError, first_line
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Measured on 2 CPU cores with BERT-base: 1,024 to 4,096 tokens a batch differ by less than the noise.
@@ -30,6 +32,18 @@ TOKEN_BUDGET = {"cpu": 4096, "mps": 16_384, "cuda": 65_536}
 PROBE_LENGTHS = (3, 3, 7, 24)
 # Packed and padded differ by rounding only: bf16 keeps 8 bits of each product, fp32 keeps 24.
 AGREEMENT = {torch.float32: 0.99999, torch.bfloat16: 0.999, torch.float16: 0.999}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Vectors of a slice's rows.
+
+    ``vectors`` is float32 ``[n, dimension]``; of the rows in ``failed``, which have no vector, it holds zeros and
+    ``failed`` the reason.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    failed: dict[int, str]
 
 
 class Encoder:
@@ -76,7 +90,8 @@ class Encoder:
             ModelError: there is no such model, or it is of an unsupported kind.
             UsageError: the device or precision asked for is not to be had here.
         """
-        source = ModelSource(model, allow_pickle=spec_options.allow_pickle) if isinstance(model, str) else model
+        pickles, code = spec_options.allow_pickle, spec_options.allow_remote_code
+        source = ModelSource(model, allow_pickle=pickles, allow_remote_code=code) if isinstance(model, str) else model
         return cls(read_spec(fetch_model(source), spec_options), options)
 
     @property
@@ -87,19 +102,56 @@ class Encoder:
         return self._tokenizer
 
     def encode(self, texts: list[str] | pa.Array) -> npt.NDArray[np.float32]:
-        """Sentence vectors of ``n`` texts: float32 ``[n, dimension]``, L2-normalised only if the model says so."""
-        return self.encode_tokens(self.tokenizer(texts))
+        """Sentence vectors of ``n`` texts: float32 ``[n, dimension]``, L2-normalised only if the model says so.
+
+        Raises:
+            ModelError: a text cannot be embedded; the message gives its index and the reason.
+        """
+        encoded = self.encode_tokens(self.tokenizer(texts))
+        for row, reason in encoded.failed.items():
+            raise ModelError(f"text {row}: {reason}")
+        return encoded.vectors
+
+    def encode_tokens(self, tokens: Tokens) -> Encoded:
+        """Sentence vectors of a tokenised slice, in the order of its rows.
+
+        Where memory runs out, ``token_budget`` is halved, which stays so and stands in ``notices``.
+
+        Raises:
+            DeviceBroken: the GPU is lost to this process.
+        """
+        unfit = {**tokens.failed, **self._unknown_ids(tokens)}
+        vectors, failed, budget = encode_all(tokens, unfit, self.token_budget, self._forward, self.spec.dimension)
+        if budget < self.token_budget:
+            self.notices.append(f"out of memory: batches of {budget:,} tokens instead of {self.token_budget:,}")
+            self.token_budget = budget
+        hit = np.flatnonzero(np.isin(tokens.rows, list(failed))).tolist() if failed else []
+        rows = {row: failed[int(tokens.rows[row])] for row in hit}
+        if len(tokens.rows) == len(tokens.lengths):  # no duplicates: rows are texts, in the order they first appear
+            return Encoded(vectors, rows)
+        return Encoded(vectors[tokens.rows], rows)
 
     @torch.inference_mode()
-    def encode_tokens(self, tokens: Tokens) -> npt.NDArray[np.float32]:
-        """Sentence vectors of a tokenised slice: float32 ``[n, dimension]``, in the order of its rows."""
-        vectors = np.empty((len(tokens.lengths), self.spec.dimension), np.float32)
+    def _forward(self, batch: Batch) -> npt.NDArray[np.float32]:
         forward = self._packed if self.attention == "packed" else self._padded
-        for batch in pack(tokens, self.token_budget):
-            vectors[batch.texts] = self._head(forward(batch)).cpu().numpy()
-        if len(tokens.rows) == len(tokens.lengths):  # no duplicates: rows are texts, in the order they first appear
-            return vectors
-        return vectors[tokens.rows]
+        try:
+            vectors: npt.NDArray[np.float32] = self._head(forward(batch)).cpu().numpy()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            raise
+        return vectors
+
+    def _unknown_ids(self, tokens: Tokens) -> dict[int, str]:
+        """The texts with a token that the model has no embedding for; on a GPU such an id would kill the process."""
+        known = int(self._model.config.vocab_size)
+        if not len(tokens.ids) or int(tokens.ids.max()) < known:
+            return {}
+        texts = np.repeat(np.arange(len(tokens.lengths)), tokens.lengths)
+        beyond = np.flatnonzero(tokens.ids >= known)
+        return {
+            int(texts[place]): f"token {tokens.ids[place]} is beyond the model's {known} (not the model's own tokenizer?)"
+            for place in reversed(beyond.tolist())
+        }
 
     def _packed(self, batch: Batch) -> torch.Tensor:
         offsets = torch.from_numpy(batch.offsets).to(self.device) if self.device == "cuda" else None
@@ -130,7 +182,10 @@ class Encoder:
         packed = self._packed(batch)
         self._model.set_attn_implementation("sdpa")
         padded = self._padded(batch)
-        agreement = float(torch.cosine_similarity(packed, padded).min())
+        finite = torch.isfinite(packed).all(1) & torch.isfinite(padded).all(1)
+        if not finite.any():
+            raise ModelError(f"{self.spec.folder}: every vector is NaN or Inf in {self.precision}; use another precision")
+        agreement = float(torch.cosine_similarity(packed[finite], padded[finite]).min())
         if agreement >= AGREEMENT[DTYPES[self.precision]]:
             self._model.set_attn_implementation(attention.NAME)
         else:
@@ -170,7 +225,14 @@ def _load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str) -> tuple
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     attention.register()
-    load = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
+    load = {
+        "dtype": dtype,
+        "local_files_only": True,
+        "output_loading_info": True,
+        "trust_remote_code": spec.remote_code,
+        # Else a *.bin beside the *.safetensors, or in their place, could be unpickled.
+        "use_safetensors": any(path.suffix == ".safetensors" for path in spec.weight_files),
+    }
     try:
         model: Any = None
         info: dict[str, Any] = {}
@@ -181,7 +243,7 @@ def _load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str) -> tuple
         if kind == "padded":
             model, info = AutoModel.from_pretrained(spec.transformer, **load)
     except Exception as error:
-        raise ModelError(f"{spec.transformer}: cannot load the model ({str(error).splitlines()[0]})") from error
+        raise ModelError(f"{spec.transformer}: cannot load the model ({first_line(error)})") from error
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if missing:
         raise ModelError(

@@ -6,13 +6,14 @@ A slice's distinct sequences are sorted by length and cut where a token budget i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Tokens:
         lengths: int32 ``[u]``, tokens of each distinct text, special ones included.
         rows: int32 ``[n]``, for each row which of the ``u`` texts it holds.
         dropped: int32 ``[u]``, tokens that did not fit into ``max_seq_length``.
+        failed: of each distinct text that could not be tokenised (its length is 0), the reason.
     """
 
     ids: npt.NDArray[np.uint16] | Int32
     lengths: Int32
     rows: Int32
     dropped: Int32
+    failed: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,18 @@ class Batch:
         return np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
 
 
-def pack(tokens: Tokens, token_budget: int) -> Iterator[Batch]:
+def pack(tokens: Tokens, token_budget: int, texts: Int64 | None = None) -> Iterator[Batch]:
     """Cuts a slice's sequences into batches of at most ``token_budget`` tokens (a longer sequence goes alone).
 
     The result depends on the slice and the budget only, so the same slice always meets the model in the same batches.
+
+    Args:
+        tokens: the slice.
+        token_budget: the most tokens in a batch.
+        texts: the texts to pack, none of them of length 0; None for all.
     """
-    order = np.argsort(tokens.lengths, kind="stable")
+    chosen = np.arange(len(tokens.lengths)) if texts is None else texts
+    order = chosen[np.argsort(tokens.lengths[chosen], kind="stable")]
     lengths = tokens.lengths[order].astype(np.int64)
     starts = np.concatenate(([0], np.cumsum(tokens.lengths, dtype=np.int64)))[:-1][order]
     ends = np.concatenate(([0], np.cumsum(lengths)))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from kosbert_ray.encoder import spec as specs
-from kosbert_ray.errors import ModelError
+from kosbert_ray.errors import ModelError, first_line
 
 
 def pool(hidden: torch.Tensor, groups: tuple[tuple[int, int, int], ...], modes: tuple[str, ...], skip: int) -> torch.Tensor:
@@ -74,7 +74,7 @@ class _Dense(torch.nn.Module):
         try:
             self.load_state_dict(_state(part))
         except (RuntimeError, OSError) as error:
-            raise ModelError(f"{part.folder}: its weights do not fit its config ({str(error).splitlines()[0]})") from error
+            raise ModelError(f"{part.folder}: its weights do not fit its config ({first_line(error)})") from error
         self.activation = _activation(part)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kosbert_ray.errors import ModelError, StorageError
+from kosbert_ray.errors import ModelError, StorageError, first_line
 from kosbert_ray.storage import Storage, StorageOptions, is_url
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
@@ -20,6 +20,7 @@ PLACEHOLDER_NOTICE = (
 )
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 PICKLE_PATTERNS = ("*.bin", "*.bin.index.json")
+CODE_PATTERNS = ("*.py",)
 OTHER_PATTERNS = ("*.json", "*.txt", "*.model")
 
 
@@ -31,18 +32,21 @@ class ModelSource:
         name: a hub name (``jhgan/ko-sbert-sts``), a folder, an ``s3://`` URL, or ``bundled:NAME``.
         revision: branch, tag or commit of a hub name.
         allow_pickle: also accept ``pytorch_model.bin`` (read with torch's restricted unpickler).
+        allow_remote_code: also fetch the model's own Python code.
         storage: how to reach the object store of an ``s3://`` name.
     """
 
     name: str
     revision: str | None = None
     allow_pickle: bool = False
+    allow_remote_code: bool = False
     storage: StorageOptions = field(default_factory=StorageOptions)
 
     @property
     def patterns(self) -> tuple[str, ...]:
         """The files that are fetched, wherever from."""
-        return OTHER_PATTERNS + WEIGHT_PATTERNS + (PICKLE_PATTERNS if self.allow_pickle else ())
+        more = (PICKLE_PATTERNS if self.allow_pickle else ()) + (CODE_PATTERNS if self.allow_remote_code else ())
+        return OTHER_PATTERNS + WEIGHT_PATTERNS + more
 
 
 def bundled_path(name: str) -> Path:
@@ -92,7 +96,7 @@ def _fetch_hub(source: ModelSource) -> Path:
             "name a local folder or an s3:// copy with model.name"
         ) from error
     except (HfHubHTTPError, OSError) as error:
-        raise ModelError(f"{source.name}{at}: cannot be fetched ({str(error).splitlines()[0]})") from error
+        raise ModelError(f"{source.name}{at}: cannot be fetched ({first_line(error)})") from error
 
 
 def _fetch_store(source: ModelSource) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.errors import ModelError
+from kosbert_ray.errors import ModelError, first_line
 
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens")
 # Before version 5.5 Pooling had a flag per mode; several at once are concatenated, in this order.
@@ -52,13 +52,14 @@ class SpecOptions:
 
     ``max_seq_length`` overrules the model's own, in tokens with the special ones. ``prompt`` is put before every text and
     overrules ``prompt_name``, which picks one of the model's own; with neither, the model's default prompt is used.
-    ``allow_pickle`` accepts weights in ``pytorch_model.bin``.
+    ``allow_pickle`` accepts weights in ``pytorch_model.bin``; ``allow_remote_code`` runs a model's own Python code.
     """
 
     max_seq_length: int | None = None
     prompt: str | None = None
     prompt_name: str | None = None
     allow_pickle: bool = False
+    allow_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class ModelSpec:
     """All that a model folder says of how texts become vectors.
 
     ``max_seq_length`` counts special tokens. ``prompt`` is put before every text. ``dimension`` is the vector's length.
-    ``weight_files`` are the weights and configs of all modules, ``tokenizer_files`` the tokenizer's own.
+    ``weight_files`` are the weights and configs of all modules, ``tokenizer_files`` the tokenizer's own. ``remote_code``:
+    whether the model's own Python code is to be run, which is then among the ``weight_files``.
     """
 
     folder: Path
@@ -98,6 +100,7 @@ class ModelSpec:
     dimension: int
     weight_files: tuple[Path, ...]
     tokenizer_files: tuple[Path, ...]
+    remote_code: bool = False
     notices: tuple[str, ...] = ()
 
     @property
@@ -116,6 +119,7 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
     modules = _modules(folder, notices)
     transformer = folder / modules[0][1]
     config = _json(transformer / "config.json")
+    remote_code = _remote_code(transformer, options.allow_remote_code)
     settings: dict[str, Any] = next(
         (_json(transformer / name) for name in TRANSFORMER_CONFIGS if (transformer / name).exists()), {}
     )
@@ -151,8 +155,9 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         head=head,
         prompt=_prompt(folder, options),
         dimension=dimension,
-        weight_files=(*weights, *configs),
+        weight_files=(*weights, *configs, *(sorted(transformer.glob("*.py")) if remote_code else ())),
         tokenizer_files=tuple(tokenizer),
+        remote_code=remote_code,
         notices=tuple(notices),
     )
 
@@ -169,6 +174,9 @@ def _modules(folder: Path, notices: list[str]) -> list[tuple[str, str]]:
         for entry in _json(folder / "modules.json")
         if not str(entry["type"]).endswith(".Dropout")
     ]
+    for entry in _json(folder / "modules.json"):
+        if not str(entry["type"]).startswith("sentence_transformers."):
+            raise ModelError(f"{folder}: module {entry['type']} is code of the model's own, which is not supported")
     kinds = [kind for kind, _ in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
         raise ModelError(
@@ -178,6 +186,20 @@ def _modules(folder: Path, notices: list[str]) -> list[tuple[str, str]]:
         if ".." in Path(path).parts or Path(path).is_absolute():
             raise ModelError(f"{folder}: modules.json points outside the folder ({path})")
     return modules
+
+
+def _remote_code(transformer: Path, allowed: bool) -> bool:
+    """Whether the folder asks for Python code of its own (``auto_map``); raises ModelError if that is not allowed."""
+    for name in ("config.json", "tokenizer_config.json"):
+        path = transformer / name
+        if path.exists() and _json(path).get("auto_map"):
+            if allowed:
+                return True
+            raise ModelError(
+                f"{path}: the model brings Python code of its own (auto_map); read it, and if you trust it set "
+                "model.allow_remote_code=true"
+            )
+    return False
 
 
 def _positions(config: dict[str, Any]) -> int | None:
@@ -278,4 +300,4 @@ def _json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise ModelError(f"{path}: missing from the model folder") from error
     except (ValueError, OSError) as error:
-        raise ModelError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise ModelError(f"{path}: cannot be read ({first_line(error)})") from error

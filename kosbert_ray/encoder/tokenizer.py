@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from kosbert_ray.encoder.packing import Tokens
 from kosbert_ray.encoder.spec import ModelSpec
-from kosbert_ray.errors import ModelError
+from kosbert_ray.errors import ModelError, first_line
 
 UINT16_VOCABULARY = 2**16
 
@@ -50,9 +50,11 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            slow: Any = AutoTokenizer.from_pretrained(spec.transformer, local_files_only=True)
+            slow: Any = AutoTokenizer.from_pretrained(
+                spec.transformer, local_files_only=True, trust_remote_code=spec.remote_code
+            )
         except Exception as error:
-            raise ModelError(f"{spec.transformer}: cannot load the tokenizer ({str(error).splitlines()[0]})") from error
+            raise ModelError(f"{spec.transformer}: cannot load the tokenizer ({first_line(error)})") from error
         fast: Any = getattr(slow, "backend_tokenizer", None)
         if fast is None:
             raise ModelError(f"{spec.transformer}: {type(slow).__name__} is a Python tokenizer; save a tokenizer.json")
@@ -77,18 +79,35 @@ class Tokenizer:
         return {name: value for name, value in vars(self).items() if name != "_rust"}
 
     def __call__(self, texts: list[str] | pa.Array) -> Tokens:
-        """Tokenises ``n`` texts without nulls, each distinct one once."""
+        """Tokenises ``n`` texts without nulls, each distinct one once; one that fails is named in ``Tokens.failed``."""
         array = pa.array(texts, pa.large_string()) if isinstance(texts, list) else texts
         encoded = array.dictionary_encode()
-        encodings = self._rust.encode_batch_fast([self.prompt + text for text in encoded.dictionary.to_pylist()])
-        lengths = np.array([len(item) for item in encodings], np.int32)
+        failed: dict[int, str] = {}
+        encodings = self._encode([self.prompt + text for text in encoded.dictionary.to_pylist()], 0, failed)
+        lengths = np.array([0 if item is None else len(item) for item in encodings], np.int32)
         # What was cut off comes back as further encodings, each with the special tokens again.
-        dropped = [sum(len(rest) - self.special_tokens for rest in item.overflowing) for item in encodings]
+        dropped = [
+            0 if item is None else sum(len(rest) - self.special_tokens for rest in item.overflowing) for item in encodings
+        ]
         ids: npt.NDArray[Any] = np.empty(
             int(lengths.sum()), np.uint16 if self.vocabulary <= UINT16_VOCABULARY else np.int32
         )
         end = 0
         for item, length in zip(encodings, lengths.tolist(), strict=True):
-            ids[end : end + length] = item.ids
+            if length:
+                ids[end : end + length] = item.ids
             end += length
-        return Tokens(ids, lengths, encoded.indices.to_numpy().astype(np.int32), np.array(dropped, np.int32))
+        return Tokens(ids, lengths, encoded.indices.to_numpy().astype(np.int32), np.array(dropped, np.int32), failed)
+
+    def _encode(self, texts: list[str], first: int, failed: dict[int, str]) -> list[Any]:
+        """The Rust encodings of ``texts``; those that fail are found by halving, and are None and in ``failed``."""
+        try:
+            return list(self._rust.encode_batch_fast(texts))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic in Rust is no Exception
+            if len(texts) == 1:
+                failed[first] = f"the tokenizer fails on it ({first_line(error)})"
+                return [None]
+        half = len(texts) // 2
+        return self._encode(texts[:half], first, failed) + self._encode(texts[half:], first + half, failed)

@@ -15,7 +15,7 @@ import ray
 from ray.data import DataContext
 
 from kosbert_ray.encoder.options import usable_cores
-from kosbert_ray.errors import JobFailed
+from kosbert_ray.errors import JobFailed, first_line
 from kosbert_ray.job.config import EncoderConfig, RayConfig
 
 # Reading, tokenising and writing a slice take a few percent of the time of encoding it on a CPU. A local Ray is told of
@@ -67,7 +67,7 @@ def start(config: RayConfig) -> None:
             ray.init(address, **quiet)
     except Exception as error:
         hint = "" if _local else "; if the cluster asks for a token, set RAY_AUTH_MODE=token"
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise JobFailed(f"Ray at {address} cannot be reached or started ({reason}){hint}") from error
     _joined = True
     if threading.current_thread() is threading.main_thread():

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from kosbert_ray.corpus.lines import LineOptions
@@ -21,6 +30,8 @@ from kosbert_ray.encoder.options import Device, Precision
 from kosbert_ray.errors import UsageError
 from kosbert_ray.storage import StorageOptions
 
+OnBadRow = Literal["reject", "fail", "null_vector"]
+SECRETS = ("access_key_id", "secret_access_key", "session_token")
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -56,6 +67,7 @@ class ModelConfig(_Section):
     prompt_name: str | None = None
     max_seq_length: int | None = Field(default=None, gt=0)
     allow_pickle: bool = False
+    allow_remote_code: bool = False
 
 
 class InputConfig(_Section):
@@ -86,13 +98,14 @@ class InputConfig(_Section):
 
 
 class OutputConfig(_Section):
-    """What is written: the folder, and how vectors are stored in it."""
+    """What is written: the folder, how vectors are stored in it, and what becomes of those whose input file is gone."""
 
     path: str = ""
     column: str = "embedding"
     dtype: Literal["float32", "float16"] = "float32"
     list_type: Literal["list", "fixed_size_list"] = "list"
     compression: Literal["zstd", "snappy", "none"] = "zstd"
+    removed_inputs: Literal["keep", "delete"] = "keep"
 
 
 class SliceConfig(_Section):
@@ -133,9 +146,22 @@ class StorageConfig(_Section):
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
     retries: int = Field(default=8, ge=0)
+    timeout: float = Field(default=60.0, gt=0)
+    retry_seconds: float = Field(default=600.0, ge=0)
 
-    def options(self) -> StorageOptions:
-        """The same, with the secrets revealed, for those who open the store."""
+    @field_validator("endpoint_url")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        if value and "@" in value:
+            raise ValueError("credentials do not belong in an address; use the AWS variables or storage.access_key_id")
+        return value
+
+    def options(self, patient: bool = False) -> StorageOptions:
+        """The same, with the secrets revealed, for those who open the store.
+
+        Args:
+            patient: whether to outlast the store's outages, as a run that is under way does; else they are told at once.
+        """
         return StorageOptions(
             endpoint_url=self.endpoint_url,
             region=self.region,
@@ -145,6 +171,8 @@ class StorageConfig(_Section):
             secret_access_key=_reveal(self.secret_access_key),
             session_token=_reveal(self.session_token),
             retries=self.retries,
+            timeout=self.timeout,
+            retry_seconds=self.retry_seconds if patient else 0.0,
         )
 
 
@@ -159,7 +187,11 @@ class RayConfig(_Section):
 
 
 class JobConfig(_Section):
-    """A whole job. ``max_rejected`` is the share of rows that may be rejected before the run counts as not done."""
+    """A whole job.
+
+    ``max_rejected`` is how many rows may be rejected before the run counts as not done: a share if it has a point
+    (``0.01``), a number of rows if it has none (``100``). ``stall_timeout`` is in seconds.
+    """
 
     model: ModelConfig = ModelConfig()
     input: InputConfig = InputConfig()
@@ -168,7 +200,9 @@ class JobConfig(_Section):
     encoder: EncoderConfig = EncoderConfig()
     storage: StorageConfig = StorageConfig()
     ray: RayConfig = RayConfig()
-    max_rejected: float = Field(default=0.01, ge=0.0, le=1.0)
+    on_bad_row: OnBadRow = "reject"
+    max_rejected: Annotated[int, Field(ge=0, strict=True)] | Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    stall_timeout: float = Field(default=300.0, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> JobConfig:
@@ -176,10 +210,13 @@ class JobConfig(_Section):
             raise ValueError(f"output.column: {self.output.column!r} is also among input.keep; choose another name")
         return self
 
+    def rejected_allowed(self, rows: float) -> float:
+        """How many of ``rows`` may be rejected."""
+        return self.max_rejected if isinstance(self.max_rejected, int) else self.max_rejected * rows
+
     def public(self) -> dict[str, Any]:
         """The config as plain values without its secrets, for job.json."""
-        secrets = {"access_key_id", "secret_access_key", "session_token"}
-        return self.model_dump(mode="json", exclude={"storage": secrets})
+        return self.model_dump(mode="json", exclude={"storage": set(SECRETS)})
 
 
 def load_config(path: str | None, settings: list[str], overrides: dict[str, Any] | None = None) -> JobConfig:
@@ -199,24 +236,34 @@ def load_config(path: str | None, settings: list[str], overrides: dict[str, Any]
             tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror or error}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path}: not UTF-8 text") from error
+        except yaml.YAMLError as error:
+            raise UsageError(f"{path}: not YAML ({_where(error)})") from error
         if not isinstance(tree, dict):
             raise UsageError(f"{path}: a job file is a mapping of sections such as model, input and output")
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
-            raise UsageError(f"--set {setting}: write it as section.key=value")
+            shown = re.match(r"[\w.]*", setting)  # no more of it: it may be a secret
+            raise UsageError(f"--set {shown[0] if shown else ''}: write it as section.key=value")
         try:
             _put(tree, name.strip(), yaml.safe_load(value))
         except yaml.YAMLError as error:
-            raise UsageError(f"--set {setting}: the value is not YAML") from error
+            raise UsageError(f"--set {name.strip()}: the value is not YAML") from error
     for name, value in (overrides or {}).items():
         _put(tree, name, value)
     try:
         return JobConfig.model_validate(tree)
     except ValidationError as error:
         raise UsageError(f"{path or 'config'}: {_explain(error)}") from error
+
+
+def _where(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the lines around it: they may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    at = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{getattr(error, 'problem', None) or type(error).__name__}{at}"
 
 
 def _put(tree: dict[str, Any], name: str, value: Any) -> None:
@@ -240,7 +287,8 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else f"known are {', '.join(known)}"
         return f"unknown option {name}; {hint}{more}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{name}: {message[0].lower() + message[1:]}, not {_shown(problem['input'])}{more}"
+    shown = "what is there" if path and (path[-1] in SECRETS or path[-1] == "endpoint_url") else _shown(problem["input"])
+    return f"{name}: {message[0].lower() + message[1:]}, not {shown}{more}"
 
 
 def _shown(value: Any) -> str:

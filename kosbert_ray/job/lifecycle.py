@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import socket
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from kosbert_ray.corpus.columns import Columns, inspect
-from kosbert_ray.corpus.listing import Corpus, list_corpus
 from kosbert_ray.corpus.plan import Fragment, plan
 from kosbert_ray.corpus.slices import FragmentReader
-from kosbert_ray.encoder.source import (
-    BUNDLED_PREFIX,
-    PLACEHOLDER,
-    PLACEHOLDER_NOTICE,
-    ModelSource,
-    bundled_path,
-    fetch_model,
-)
-from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
+from kosbert_ray.encoder.source import PLACEHOLDER, PLACEHOLDER_NOTICE, fetch_model
+from kosbert_ray.encoder.spec import ModelSpec, read_spec, sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.errors import JobFailed, UsageError
+from kosbert_ray.errors import InputError, JobFailed, StorageError, TooManyRejected
 from kosbert_ray.job.config import JobConfig
-from kosbert_ray.job.progress import Progress, Totals
+from kosbert_ray.job.finish import Leftover, finish, leftover
+from kosbert_ray.job.progress import Progress, Totals, duration
+from kosbert_ray.job.resolve import (
+    embedding_format,
+    fingerprint_of,
+    list_input,
+    model_source,
+    open_corpus,
+    open_output,
+    require_apart,
+    spec_options,
+)
 from kosbert_ray.shards.fingerprint import Fingerprint
+from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import Committed, Ledger
-from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.shard import EmbeddingFormat
-from kosbert_ray.storage import Storage
 
-LONG_TEXT = "truncate"  # the policy for texts over max_seq_length; part of the fingerprint
+MAX_PASSES = 3  # over a corpus that changes while it is read
+MAX_FAILED = 100  # slices: with so many, it is not the slices
 
 Say = Callable[[str], None]
 
@@ -46,7 +49,7 @@ class Summary:
         new: sums over the slices this run committed.
         seconds: wall time of the pipeline.
         first_slice_seconds: of them, until the first commit; None if nothing was to do.
-        removed: shards of changed inputs, replaced by new ones.
+        removed: shards of changed (or removed) inputs that were deleted.
         within_limit: whether the share of rejected rows is within ``max_rejected``.
     """
 
@@ -69,203 +72,234 @@ def embed(config: JobConfig, say: Say) -> Summary:
     Raises:
         KosbertError: the input, the model, the output or the run is at fault. What was committed stays.
     """
-    with ExitStack() as stack:
-        return _embed(config, say, stack)
+    with ExitStack() as stack, _storage_log(say):
+        return _Run(config, say, stack).run()
 
 
-def _embed(config: JobConfig, say: Say, stack: ExitStack) -> Summary:
-    corpus, columns, output = _open(config)
-    source = model_source(config)
-    spec = read_spec(fetch_model(source), spec_options(config))
-    if config.model.name == PLACEHOLDER:
-        say(PLACEHOLDER_NOTICE)
-    for notice in spec.notices:
-        say(notice)
-    if corpus.ignored:
-        say(f"{corpus.storage.url()}: {corpus.ignored:,} files are no text shards and are left out")
+@contextlib.contextmanager
+def _storage_log(say: Say) -> Iterator[None]:
+    """While a run goes on, the user is told what this process tries again."""
 
-    output.sweep()
-    ledger = Ledger(output)
-    complete = ledger.success() is not None
-    with ThreadPoolExecutor(2) as background:
-        hashing = background.submit(sha256, spec.folder, spec.weight_files)
-        loading = None
-        if not complete:  # there is work to do: Ray starts while this goes on
-            loading = background.submit(Tokenizer.load, spec)
-            _start_ray(config, stack)
-        weights = hashing.result()
-    fingerprint = _fingerprint(config, columns, spec, weights)
-    ledger.open_job(fingerprint, config.public())
-    committed = ledger.committed(fingerprint)
-    fragments = list(plan(corpus.files, config.slice.limits(), config.input.newlines_in_values))
-    left = [(fragment, committed.done(fragment.id)) for fragment in fragments if not committed.complete(fragment.id)]
+    class Tell(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage())
 
-    progress = Progress(corpus.size, _totals(committed.receipts(fragment.id for fragment in fragments)))
-    say(
-        f"{corpus.storage.url()}: {len(corpus.files):,} files, {corpus.size:,} bytes; "
-        f"{progress.done.slices:,} slices are committed already"
-    )
-    if left:
+    log, handler = logging.getLogger("kosbert_ray.storage"), Tell(logging.WARNING)
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+class _Run:
+    """One run of a job: what it knows from its start to its end."""
+
+    def __init__(self, config: JobConfig, say: Say, stack: ExitStack) -> None:
+        self.config, self.say, self.stack = config, say, stack
+        self.corpus, self.columns = open_corpus(config)
+        require_apart(config, self.corpus, open_output(config))
+        self.source = model_source(config)
+        self.spec: ModelSpec = read_spec(fetch_model(self.source), spec_options(config))
+        self.told: set[str] = set()
+        if config.model.name == PLACEHOLDER:
+            say(PLACEHOLDER_NOTICE)
+        self.tell(*self.spec.notices)
+        if self.corpus.ignored:
+            say(f"{self.corpus.storage.url()}: {self.corpus.ignored:,} files are no text shards and are left out")
+
+    def tell(self, *notices: str) -> None:
+        """Says what was not said before."""
+        for notice in notices:
+            if notice not in self.told:
+                self.told.add(notice)
+                self.say(notice)
+
+    def run(self) -> Summary:
+        """Passes over the corpus until all of it is committed as it is."""
+        open_output(self.config).sweep()
+        self.ledger = Ledger(open_output(self.config, patient=True))
+        complete = self.ledger.success() is not None
+        with ThreadPoolExecutor(2) as background:
+            hashing = background.submit(sha256, self.spec.folder, self.spec.weight_files)
+            self.loading: Future[Tokenizer] | None = None
+            if not complete:  # there is work to do: Ray starts while this goes on
+                self.loading = background.submit(Tokenizer.load, self.spec)
+                self._start_ray()
+            self.weights = hashing.result()
+        self.fingerprint: Fingerprint = fingerprint_of(self.config, self.columns, self.spec, self.weights)
+        self.ledger.open_job(self.fingerprint, self.config.public())
+        self.committed: Committed = self.ledger.committed(self.fingerprint)
+        fragments = self._plan()
+        self.progress = Progress(self.corpus.size, Totals.of(self.committed.receipts(item.id for item in fragments)))
+        self.say(
+            f"{self.corpus.storage.url()}: {len(self.corpus.files):,} files, {self.corpus.size:,} bytes; "
+            f"{self.progress.done.slices:,} slices are committed already"
+        )
+        if complete and self._is_done(fragments) and not self._leftover(fragments).delete:
+            return self._summary(fragments, removed=0)
+        with self._lease():
+            for _ in range(MAX_PASSES):
+                if not self._is_done(fragments):
+                    self.ledger.start()
+                    self._pass(fragments)
+                changed = self._look_again()
+                if not changed:
+                    leftover = self._leftover(fragments)
+                    finish(self.ledger, self.committed, self.corpus, fragments, leftover, self.progress.seconds, self.say)
+                    return self._summary(fragments, removed=sum(bool(receipt.shard) for receipt in leftover.delete))
+                self.say(f"{changed[0]}: changed or removed while the run went on ({len(changed):,} files); planning again")
+                fragments = self._plan()
+        raise JobFailed(
+            f"{self.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
+            "run the same command again when it is written"
+        )
+
+    # -- planning --------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> list[Fragment]:
+        config = self.config
+        return list(plan(self.corpus.files, config.slice.limits(), config.input.newlines_in_values))
+
+    def _is_done(self, fragments: list[Fragment]) -> bool:
+        return all(self.committed.complete(fragment.id) for fragment in fragments)
+
+    def _look_again(self) -> list[str]:
+        """Lists the input once more: the files that are no longer what was planned. They are planned anew from now on."""
+        before = {file.name: (file.size, file.version) for file in self.corpus.files}
+        now = {file.name: (file.size, file.version) for file in list_input(self.config, patient=True).files}
+        changed = [name for name, version in before.items() if now.get(name) != version]
+        if changed:
+            self.corpus, columns = open_corpus(self.config, patient=True)
+            if columns != self.columns:
+                where = self.corpus.storage.url(changed[0])
+                raise InputError(f"{where}: its columns changed while the run went on; choose another output for it")
+        elif len(now) > len(before):
+            self.say(
+                f"{len(now) - len(before):,} files were added since the run began; run the same command again for them"
+            )
+        return changed
+
+    def _leftover(self, fragments: list[Fragment]) -> Leftover:
+        return leftover(self.committed, self.corpus, fragments, self.config.output.removed_inputs == "delete")
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def _start_ray(self) -> None:
+        """Starts or joins Ray, if that is not done yet; the stack leaves it when the run ends, and clears up after it."""
+        from kosbert_ray.job import cluster
+
+        self.stack.callback(self._sweep)
+        self.stack.callback(cluster.stop)
+        cluster.start(self.config.ray)
+        cluster.configure_data()
+
+    def _sweep(self) -> None:
+        with contextlib.suppress(StorageError, OSError):
+            self.ledger.storage.sweep()
+
+    @contextlib.contextmanager
+    def _lease(self) -> Iterator[None]:
+        lease = Lease(self.ledger.storage, self.ledger.run)
+        for other in lease.others():
+            self.say(
+                f"another run (on {other.host}, process {other.pid}, started {duration(other.age)} ago) is writing "
+                "to this output: both will end well, but they do the same work"
+            )
+        with lease:
+            yield
+
+    def _pass(self, fragments: list[Fragment]) -> None:
+        """Runs the slices that are not committed.
+
+        Raises:
+            JobFailed: some failed; all others are committed.
+            TooManyRejected: more rows were rejected than may be.
+        """
         from kosbert_ray.encoder.options import EncoderOptions
         from kosbert_ray.job import cluster, pipeline
+        from kosbert_ray.job.board import Board
+        from kosbert_ray.job.stages import ModelAsk, Work
+        from kosbert_ray.job.watchdog import Watchdog
 
-        ledger.start()
-        _start_ray(config, stack)
-        pool = cluster.encoder_pool(config.encoder, input_bytes=corpus.size)
-        work = pipeline.Work(
-            reader=FragmentReader(corpus.storage, columns, config.input.line_options(), config.slice.limits()),
-            model=pipeline.ModelAsk(source, spec_options(config)),
-            weights_sha256=weights,
+        config, committed = self.config, self.committed
+        self._start_ray()
+        pool = cluster.encoder_pool(config.encoder, input_bytes=self.corpus.size)
+        board = Board.put_up()
+        storage = self.corpus.storage.patient(config.storage.retry_seconds)
+        work = Work(
+            reader=FragmentReader(storage, self.columns, config.input.line_options(), config.slice.limits()),
+            model=ModelAsk(self.source, spec_options(config)),
+            weights_sha256=self.weights,
             encoder=EncoderOptions(
                 precision=config.encoder.precision,
                 device="cuda" if pool.gpus else config.encoder.device,
                 threads=pool.threads,
                 token_budget=config.encoder.token_budget,
             ),
-            output=output,
-            format=embedding_format(config, spec),
-            fingerprint=fingerprint.sha256,
+            encoders=pool.maximum,
+            output=self.ledger.storage,
+            format=embedding_format(config, self.spec),
+            on_bad_row=config.on_bad_row,
+            fingerprint=self.fingerprint.sha256,
             driver_host=socket.gethostname(),
+            board=board,
         )
-        tokenizer = loading.result() if loading else Tokenizer.load(spec)
-        told: set[str] = set(spec.notices)
+        tokenizer = self.loading.result() if self.loading else Tokenizer.load(self.spec)
+        left = [(item, committed.done(item.id)) for item in fragments if not committed.complete(item.id)]
+        failed: list[str] = []
+        rejected = ""
+        self._require_few_rejected(rejected)
         try:
-            with progress:
-                for receipt, notices in pipeline.run(work, tokenizer, left, pool):
-                    committed.add(receipt)
-                    ledger.add(receipt)
-                    progress.add(receipt)
-                    for notice in notices:
-                        if notice not in told:
-                            told.add(notice)
-                            say(notice)
-        finally:
-            ledger.flush()
-    return _finish(config, ledger, committed, corpus, fragments, progress, complete and not left)
+            with self.progress, Watchdog(board, pool, config.stall_timeout, self.say) as watchdog:
+                for outcome in pipeline.run(work, tokenizer, left, pool):
+                    watchdog.headway()
+                    rejected = rejected or outcome.rejected
+                    self.tell(*outcome.notices)
+                    if outcome.receipt:
+                        committed.add(outcome.receipt)
+                        self.ledger.add(outcome.receipt)
+                        self.progress.add(outcome.receipt)
+                        self._require_few_rejected(rejected)
+                    if outcome.failed:
+                        failed.append(outcome.failed)
+                        self.say(f"failed: {outcome.failed}")
+                        if len(failed) >= MAX_FAILED:
+                            break
+        except BaseException:
+            with contextlib.suppress(StorageError):  # the first error is the one to tell
+                self.ledger.flush()
+            raise
+        self.ledger.flush()
+        if failed:
+            others = "the run was stopped" if len(failed) >= MAX_FAILED else "all others are committed"
+            raise JobFailed(f"{failed[0]} ({len(failed):,} slices failed, {others}); run the same command again for them")
 
+    def _require_few_rejected(self, first: str) -> None:
+        """Stops a run whose rejected rows are too many already, even if there were no more of them."""
+        done, new = self.progress.done, self.progress.new
+        seen = done.input_bytes + new.input_bytes
+        if not seen or seen >= self.corpus.size:
+            return
+        rejected = done.rejected + new.rejected
+        rows = done.rows + new.rows + rejected
+        if rejected > self.config.rejected_allowed(rows * self.corpus.size / seen):
+            example = f"; the first of this run: {first}" if first else ""
+            raise TooManyRejected(
+                f"{rejected:,} of {rows:,} rows so far were rejected, too many for max_rejected="
+                f"{self.config.max_rejected:g} even if no other is{example}. What is committed stays (the reasons are in "
+                "_kosbert/rejected); mend the input or raise max_rejected, and run the same command again"
+            )
 
-def _open(config: JobConfig) -> tuple[Corpus, Columns, Storage]:
-    """The corpus and the output, checked before anything costs time."""
-    for name, path in (("input.path", config.input.path), ("output.path", config.output.path)):
-        if not path:
-            raise UsageError(f"{name}: say where (kosbert-ray embed INPUT OUTPUT, or {name} in the job file)")
-    options = config.storage.options()
-    address = config.input.path
-    if address.startswith(BUNDLED_PREFIX):
-        address = str(bundled_path(address))
-    corpus = list_corpus(address, options, config.input.format)
-    output = Storage(config.output.path, options)
-    inside = f"{output.address}/".startswith(f"{corpus.storage.address}/")
-    if inside and any(f"{corpus.storage.url(file.name)}".startswith(f"{output.address}/") for file in corpus.files):
-        raise UsageError(f"output.path: {output.address} holds input files; choose an output apart from the input")
-    if inside and address.rstrip("/") == corpus.storage.address:
-        raise UsageError(
-            f"output.path: {output.address} is inside the input {corpus.storage.address}; its shards would be read as text"
+    def _summary(self, fragments: list[Fragment], removed: int) -> Summary:
+        totals = Totals.of(self.committed.receipts(fragment.id for fragment in fragments))
+        return Summary(
+            output=self.ledger.storage.address,
+            totals=totals,
+            new=self.progress.new,
+            seconds=self.progress.seconds,
+            first_slice_seconds=self.progress.first_at,
+            removed=removed,
+            within_limit=totals.rejected <= self.config.rejected_allowed(totals.rows + totals.rejected),
         )
-    corpus, columns = inspect(corpus, config.input.text, config.input.keep, config.input.line_options())
-    return corpus, columns, output
-
-
-def model_source(config: JobConfig) -> ModelSource:
-    """Where the job's model comes from."""
-    model = config.model
-    return ModelSource(model.name, model.revision, model.allow_pickle, config.storage.options())
-
-
-def spec_options(config: JobConfig) -> SpecOptions:
-    """What the job asks of its model folder."""
-    model = config.model
-    return SpecOptions(model.max_seq_length, model.prompt, model.prompt_name, model.allow_pickle)
-
-
-def embedding_format(config: JobConfig, spec: ModelSpec) -> EmbeddingFormat:
-    """How the job stores its vectors."""
-    out = config.output
-    return EmbeddingFormat(spec.dimension, out.column, out.dtype, out.list_type, out.compression)
-
-
-def _fingerprint(config: JobConfig, columns: Columns, spec: ModelSpec, weights: str) -> Fingerprint:
-    return Fingerprint(
-        weights=weights,
-        tokenizer=sha256(spec.folder, spec.tokenizer_files),
-        pooling=spec.pooling,
-        head=tuple(type(part).__name__ for part in spec.head),
-        max_seq_length=spec.max_seq_length,
-        do_lower_case=spec.do_lower_case,
-        prompt=spec.prompt,
-        long_text=LONG_TEXT,
-        precision=config.encoder.precision,
-        dtype=config.output.dtype,
-        list_type=config.output.list_type,
-        dimension=spec.dimension,
-        column=config.output.column,
-        text=columns.text,
-        keep=tuple(f"{field.name}: {field.type}" for field in columns.keep),
-        input_format=str(config.input.line_options()),
-        max_rows=config.slice.max_rows,
-        max_bytes=config.slice.max_bytes,
-    )
-
-
-def _start_ray(config: JobConfig, stack: ExitStack) -> None:
-    """Starts or joins Ray, if that is not done yet; ``stack`` leaves it when the run ends."""
-    from kosbert_ray.job import cluster
-
-    stack.callback(cluster.stop)
-    cluster.start(config.ray)
-    cluster.configure_data()
-
-
-def _totals(receipts: list[Receipt]) -> Totals:
-    totals = Totals()
-    for receipt in receipts:
-        totals.add(receipt)
-    return totals
-
-
-def _finish(
-    config: JobConfig,
-    ledger: Ledger,
-    committed: Committed,
-    corpus: Corpus,
-    fragments: list[Fragment],
-    progress: Progress,
-    unchanged: bool,
-) -> Summary:
-    """Removes the shards of changed inputs, now that the new ones are all there, and writes _SUCCESS.
-
-    Raises:
-        JobFailed: a slice never came back, whatever Ray says: the output is not complete and is not called so.
-    """
-    missing = [fragment for fragment in fragments if not committed.complete(fragment.id)]
-    if missing:
-        raise JobFailed(
-            f"{ledger.storage.url()}: slices of {len(missing):,} of {len(fragments):,} fragments were not committed "
-            f"(the first of {missing[0].file.name}); run the same command again"
-        )
-    planned = {fragment.id for fragment in fragments}
-    files = {file.name for file in corpus.files}
-    stale = [
-        receipt
-        for fragment, slices in committed.by_fragment.items()
-        if fragment not in planned
-        for receipt in slices.values()
-        if receipt.file in files
-    ]
-    receipts = committed.receipts(fragment.id for fragment in fragments)
-    totals = _totals(receipts)
-    seconds = progress.seconds
-    if stale or not unchanged:
-        ledger.remove(stale)
-        ledger.storage.sweep()
-        ledger.finish(receipts, asdict(totals) | {"files": len(corpus.files), "seconds": round(seconds, 3)})
-    rows = totals.rows + totals.rejected
-    return Summary(
-        output=ledger.storage.address,
-        totals=totals,
-        new=progress.new,
-        seconds=seconds,
-        first_slice_seconds=progress.first_at,
-        removed=sum(bool(receipt.shard) for receipt in stale),
-        within_limit=totals.rejected <= config.max_rejected * rows,
-    )

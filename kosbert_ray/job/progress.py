@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -32,6 +32,14 @@ class Totals:
     dropped_tokens: int = 0
     input_bytes: int = 0
     output_bytes: int = 0
+
+    @staticmethod
+    def of(receipts: Iterable[Receipt]) -> Totals:
+        """Their sums."""
+        totals = Totals()
+        for receipt in receipts:
+            totals.add(receipt)
+        return totals
 
     def add(self, receipt: Receipt) -> None:
         """Takes one receipt in."""

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.source import PLACEHOLDER, PLACEHOLDER_NOTICE, ModelSource
-from kosbert_ray.encoder.spec import SpecOptions
-from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.encoder.source import PLACEHOLDER, PLACEHOLDER_NOTICE
+from kosbert_ray.errors import UsageError
 from kosbert_ray.job.config import JobConfig
+from kosbert_ray.job.resolve import job_of_output, model_source, spec_options
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.storage import Storage
 
@@ -48,18 +48,12 @@ def search(config: JobConfig, query: str, top: int, say: Callable[[str], None]) 
     if top < 1:
         raise UsageError("--top: ask for at least one row")
     output = Storage(config.output.path, config.storage.options())
-    job = Ledger(output).job()
-    if not job:
-        raise InputError(f"{output.url()}: not an output of kosbert-ray (it has no _kosbert/job.json)")
-    model = job["config"]["model"]
-    if model["name"] == PLACEHOLDER:
+    job, _ = job_of_output(config, Ledger(output))
+    if job.model.name == PLACEHOLDER:
         say(PLACEHOLDER_NOTICE)
-    encoder = Encoder.load(
-        ModelSource(model["name"], model["revision"], config.model.allow_pickle, config.storage.options()),
-        EncoderOptions(config.encoder.precision, config.encoder.device, config.encoder.threads),
-        SpecOptions(model["max_seq_length"], model["prompt"], model["prompt_name"], config.model.allow_pickle),
-    )
-    column = job["fingerprint"]["column"]
+    options = EncoderOptions(job.encoder.precision, job.encoder.device, job.encoder.threads)
+    encoder = Encoder.load(model_source(job), options, spec_options(job))
+    column = job.output.column
     vector = encoder.encode([query])[0]
     vector /= np.linalg.norm(vector)
     best: list[tuple[float, int, Hit]] = []  # a heap; the counter settles ties

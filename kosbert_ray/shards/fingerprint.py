@@ -13,7 +13,8 @@ class Fingerprint:
     """Stands in ``_kosbert/job.json`` and, as its digest, in every shard's footer and every shard's name.
 
     ``weights`` and ``tokenizer`` are sha256 of the model's files; ``keep`` is ``name: type`` of the columns carried
-    through; ``precision`` is the one asked for ("auto" may come to another on other hardware).
+    through; ``precision`` is the one asked for ("auto" may come to another on other hardware); ``on_bad_row`` is
+    "null_vector" or "reject", whose shards are those of "fail".
     """
 
     weights: str
@@ -32,6 +33,7 @@ class Fingerprint:
     text: str
     keep: tuple[str, ...]
     input_format: str
+    on_bad_row: str
     max_rows: int
     max_bytes: int
 

@@ -124,7 +124,7 @@ class Ledger:
 
         A file that is no shard of this job (another writer's, or broken) is left alone and counts for nothing.
         """
-        shards = {entry.name: entry.size for entry in self.storage.list() if entry.name.endswith(".parquet")}
+        shards = self.shards()
         committed = Committed()
         for receipt in self._read_receipts():
             if not receipt.shard or shards.pop(receipt.shard, None) is not None:
@@ -138,6 +138,10 @@ class Ledger:
                     committed.add(receipt)
                     self._pending.append(receipt)
         return committed
+
+    def shards(self) -> dict[str, int]:
+        """Name and bytes of every Parquet file in the output: a listing."""
+        return {entry.name: entry.size for entry in self.storage.list() if entry.name.endswith(".parquet")}
 
     def _read_receipts(self) -> list[Receipt]:
         names = [entry.name for entry in self.storage.list(RECEIPTS_FOLDER)]

@@ -22,8 +22,8 @@ class Receipt:
         fragment_index: which fragment of the file.
         slice_index: which slice of the fragment.
         last: whether it is the fragment's last.
-        rows: rows in the shard.
-        rejected: rows in ``_kosbert/rejected``.
+        rows: rows with a vector, all in the shard.
+        rejected: rows in ``_kosbert/rejected``; also in the shard, with a null vector, if the job keeps them there.
         distinct: distinct texts among ``rows``.
         tokens: tokens of all rows, special ones included.
         encoded_tokens: tokens that went through the model (duplicates once).
@@ -31,6 +31,7 @@ class Receipt:
         dropped_tokens: tokens cut off from them.
         input_bytes: bytes of the stored file it took to read the slice.
         output_bytes: bytes of the shard.
+        embedding_sha256: of the values of the shard's vectors, in its order, as stored; empty without a shard.
         precision, attention, device: how it was computed.
         node: host of the encoder.
         tokenize_seconds, encode_seconds, write_seconds: wall time of each stage.
@@ -52,6 +53,7 @@ class Receipt:
     dropped_tokens: int
     input_bytes: int
     output_bytes: int
+    embedding_sha256: str
     precision: str
     attention: str
     device: str

@@ -6,6 +6,7 @@ hardware is the same file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,36 +38,62 @@ REJECTED_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class EmbeddingFormat:
-    """How vectors are stored: column name, length, number type, and the Arrow list type that holds them."""
+    """How vectors are stored: column name, length, number type, and the Arrow list type that holds them.
+
+    ``nullable``: rows that could not be embedded are there too, with a null.
+    """
 
     dimension: int
     column: str = "embedding"
     dtype: Literal["float32", "float16"] = "float32"
     list_type: Literal["list", "fixed_size_list"] = "list"
     compression: Literal["zstd", "snappy", "none"] = "zstd"
+    nullable: bool = False
 
     def field(self) -> pa.Field:
         """The Arrow field of the vectors."""
         value = ARROW_TYPES[self.dtype]
         fixed = self.list_type == "fixed_size_list"
-        return pa.field(self.column, pa.list_(value, self.dimension) if fixed else pa.list_(value), nullable=False)
+        return pa.field(self.column, pa.list_(value, self.dimension) if fixed else pa.list_(value), self.nullable)
 
-    def array(self, vectors: npt.NDArray[np.float32]) -> pa.Array:
-        """float32 ``[n, dimension]`` as an Arrow array; float32 is not copied."""
+    def array(self, vectors: npt.NDArray[np.float32], valid: pa.Array | None = None) -> pa.Array:
+        """float32 ``[n, dimension]`` as an Arrow array; float32 is not copied.
+
+        Args:
+            vectors: of the rows that have one.
+            valid: bool ``[rows]``, which rows these are; the others get a null. None: all.
+        """
         if len(vectors) * self.dimension > INT32_MAX:
             raise UsageError(f"slice.max_rows: {len(vectors)} vectors of {self.dimension} are too many for one file")
-        values = pa.array(np.ascontiguousarray(vectors, self.dtype).reshape(-1))
+        has = np.ones(len(vectors), bool) if valid is None else valid.to_numpy(zero_copy_only=False)
+        mask = None if has.all() else pa.array(~has)
         if self.list_type == "fixed_size_list":
-            return pa.FixedSizeListArray.from_arrays(values, self.dimension)
-        offsets = np.arange(len(vectors) + 1, dtype=np.int32) * self.dimension
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+            if mask is not None:  # a null takes its place among the values
+                all_rows = np.zeros((len(has), self.dimension), vectors.dtype)
+                all_rows[has] = vectors
+                vectors = all_rows
+            return pa.FixedSizeListArray.from_arrays(self._values(vectors), self.dimension, mask=mask)
+        offsets = np.concatenate(([0], np.cumsum(has))).astype(np.int32) * self.dimension
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), self._values(vectors), mask=mask)
+
+    def _values(self, vectors: npt.NDArray[np.float32]) -> pa.Array:
+        return pa.array(np.ascontiguousarray(vectors, self.dtype).reshape(-1))
+
+
+def checksum(*vectors: pa.Array) -> str:
+    """sha256 of the values of list arrays, one after another, nulls left out: what a shard's footer says of its vectors."""
+    digest = hashlib.sha256()
+    for array in vectors:
+        values = np.ascontiguousarray(array.flatten().to_numpy(zero_copy_only=False))
+        digest.update(values.view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def write_shard(
     storage: Storage,
     name: str,
     keep: dict[str, pa.Array],
-    vectors: npt.NDArray[np.float32],
+    vectors: pa.Array,
     format: EmbeddingFormat,
     metadata: dict[str, Any],
 ) -> int:
@@ -76,8 +103,8 @@ def write_shard(
         storage: the output directory.
         name: the shard's final name.
         keep: columns carried through, ``n`` values each.
-        vectors: float32 ``[n, dimension]``.
-        format: how to store them.
+        vectors: ``n`` vectors, as :meth:`EmbeddingFormat.array` gives them.
+        format: how they are stored.
         metadata: what the footer says of the slice, under the key ``kosbert_ray``; plain values only.
 
     Returns:
@@ -87,7 +114,7 @@ def write_shard(
         StorageError: the store refuses.
     """
     table = pa.table(
-        [*keep.values(), format.array(vectors)],
+        [*keep.values(), vectors],
         schema=pa.schema(
             [*(pa.field(column, array.type) for column, array in keep.items()), format.field()],
             metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True, ensure_ascii=False)},
@@ -110,6 +137,7 @@ def parquet_bytes(table: pa.Table, format: EmbeddingFormat) -> pa.Buffer:
         use_dictionary=[name for name in table.column_names if name != format.column],
         column_encoding={values: "BYTE_STREAM_SPLIT"},
         write_statistics=[name for name in table.column_names if name != format.column],
+        write_page_checksum=True,
         row_group_size=max(1024, ROW_GROUP_BYTES // row_bytes),
     )
     return sink.getvalue()

@@ -1,70 +1,36 @@
-"""One way to reach files, on disk or in an object store, for every room of the house.
-
-Comes in: a path or URL (``/data/x``, ``s3://bucket/x``) and :class:`StorageOptions`. Goes out: :class:`Storage`, a folder
-one can list, read from, and write to atomically; whatever goes wrong there surfaces as one line (:class:`StorageError`).
-"""
+"""A folder on disk or in an object store: list, read, write whole or not at all, and clean up after the dead."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
+import random
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar, cast
 
 import fsspec
 
-from kosbert_ray.errors import StorageError
+from kosbert_ray.errors import StorageError, first_line
+from kosbert_ray.storage.failures import CutShort, is_bucket_missing, is_expired, is_passing, storage_errors
+from kosbert_ray.storage.options import StorageOptions, is_url
 
 TMP_FOLDER = "_kosbert/tmp"
 READ_BUFFER_BYTES = 2**20
 STALE_TMP_SECONDS = 600  # a temporary file this old, from another host, has no living writer
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 15.0
 
+# What an operation is waiting for is logged here, so that whoever runs it can show it.
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class StorageOptions:
-    """How to reach an object store. Empty fields fall back to the usual AWS variables and files.
-
-    ``retries`` is how often a failed request is sent again, with exponential backoff (botocore's "standard" mode).
-    """
-
-    endpoint_url: str | None = None
-    region: str | None = None
-    profile: str | None = None
-    anonymous: bool = False
-    access_key_id: str | None = field(default=None, repr=False)
-    secret_access_key: str | None = field(default=None, repr=False)
-    session_token: str | None = field(default=None, repr=False)
-    retries: int = 8
-
-    def s3fs_kwargs(self) -> dict[str, Any]:
-        """The same options as ``s3fs.S3FileSystem`` names them."""
-        client: dict[str, Any] = {}
-        if self.region or os.environ.get("AWS_REGION"):
-            client["region_name"] = self.region or os.environ["AWS_REGION"]
-        kwargs: dict[str, Any] = {
-            "anon": self.anonymous,
-            "client_kwargs": client,
-            "config_kwargs": {
-                "retries": {"mode": "standard", "max_attempts": self.retries},
-                "connect_timeout": 10,
-                "read_timeout": 60,
-            },
-            # Another run may write beside us: a remembered listing would be a wrong one.
-            "use_listings_cache": False,
-        }
-        named = {
-            "endpoint_url": self.endpoint_url,
-            "profile": self.profile,
-            "key": self.access_key_id,
-            "secret": self.secret_access_key,
-            "token": self.session_token,
-        }
-        return kwargs | {name: value for name, value in named.items() if value}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,40 +40,6 @@ class FileEntry:
     name: str
     size: int
     version: str
-
-
-def is_url(path: str) -> bool:
-    """True for ``scheme://…``; everything else is a path on this machine."""
-    return "://" in path
-
-
-@contextlib.contextmanager
-def storage_errors(address: str) -> Iterator[None]:
-    """Turns what fsspec, s3fs and the operating system raise into a :class:`StorageError` that names ``address``."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        what = "bucket" if _is_bucket_missing(error) else "file or folder"
-        raise StorageError(f"{address}: no such {what}") from error
-    except PermissionError as error:
-        raise StorageError(f"{address}: permission denied ({_first_line(error)}); check the credentials") from error
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{address}: {_first_line(error)}") from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
-            raise StorageError(f"{address}: {_first_line(error)}") from error
-        raise
-
-
-def _is_bucket_missing(error: FileNotFoundError) -> bool:
-    """Whether s3fs means the bucket, by the code of the store's answer behind its error."""
-    answer = getattr(error.__cause__, "response", {})
-    return bool(answer.get("Error", {}).get("Code") == "NoSuchBucket")
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
 
 
 class Storage:
@@ -126,13 +58,10 @@ class Storage:
         self.remote = is_url(address) and not address.startswith("file://")
         if self.remote:
             scheme = address.partition("://")[0]
-            kwargs = self.options.s3fs_kwargs() if scheme in ("s3", "s3a") else {}
-            try:
-                self.fs = fsspec.filesystem(scheme, **kwargs)
-            except (ValueError, ImportError) as error:
-                raise StorageError(f"{address}: cannot open {scheme}:// addresses ({_first_line(error)})") from error
-            except Exception as error:  # botocore: a profile that is not configured
-                raise StorageError(f"{address}: {_first_line(error)}") from error
+            if "@" in address.partition("://")[2].partition("/")[0]:
+                shown = f"{scheme}://…@{address.partition('@')[2]}"
+                raise StorageError(f"{shown}: credentials do not belong in an address; use the AWS variables or storage.*")
+            self.fs = self._connect(address)
             self.root = self.fs._strip_protocol(address).rstrip("/")
             self.address = f"{scheme}://{self.root}"
         else:
@@ -142,6 +71,45 @@ class Storage:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Storage, (self.address, self.options))
+
+    def patient(self, retry_seconds: float) -> Storage:
+        """The same folder, for one who goes on trying that long when the store fails."""
+        return Storage(self.address, replace(self.options, retry_seconds=retry_seconds))
+
+    def _connect(self, address: str, **more: Any) -> Any:
+        scheme = address.partition("://")[0]
+        kwargs = self.options.s3fs_kwargs() if scheme in ("s3", "s3a") else {}
+        try:
+            return fsspec.filesystem(scheme, **kwargs, **more)
+        except (ValueError, ImportError) as error:
+            raise StorageError(f"{address}: cannot open {scheme}:// addresses ({first_line(error)})") from error
+        except Exception as error:  # botocore: a profile that is not configured
+            raise StorageError(f"{address}: {first_line(error)}") from error
+
+    def _insist(self, name: str, operation: Callable[[], T]) -> T:
+        """Runs ``operation`` until it succeeds, fails for good, or ``retry_seconds`` have passed.
+
+        A local file system gets no second try: its failures do not pass by waiting. Credentials are read anew before
+        each try, so that one who renews them in time loses nothing.
+
+        Raises:
+            StorageError: whatever it last failed with; its ``__cause__`` is the store's own error.
+        """
+        deadline = time.monotonic() + self.options.retry_seconds
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                with storage_errors(self.url(name)):
+                    return operation()
+            except StorageError as error:
+                cause = error.__cause__
+                if not self.remote or cause is None or not is_passing(cause) or time.monotonic() + pause > deadline:
+                    raise
+                log.warning("%s; trying again", error)
+                time.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                if is_expired(cause):
+                    self.fs = self._connect(self.address, skip_instance_cache=True)
 
     def path(self, name: str) -> str:
         """The file system's own path of ``name``, which must stay below the root."""
@@ -157,44 +125,52 @@ class Storage:
 
     def open(self, name: str) -> IO[bytes]:
         """A seekable binary reader; on an object store it fetches ranges as they are read."""
-        with storage_errors(self.url(name)):
-            file = self.fs.open(self.path(name), "rb")
+        file: Any = self._insist(name, lambda: self.fs.open(self.path(name), "rb"))
+        if not self.remote:
+            return cast(IO[bytes], file)
+        fetch = file.cache.fetcher
+
+        def fetch_whole(start: int, stop: int) -> bytes:
+            file.fs = self.fs
+            content = bytes(fetch(start, stop))
+            if len(content) < min(stop, file.size) - start:
+                raise CutShort(f"got {len(content)} of {min(stop, file.size) - start} bytes")
+            return content
+
+        file.cache.fetcher = lambda start, stop: self._insist(name, lambda: fetch_whole(start, stop))
         # fsspec's remote files lack a part of Python's file interface (readline with a size).
-        return io.BufferedReader(file, READ_BUFFER_BYTES) if self.remote else file
+        return io.BufferedReader(file, READ_BUFFER_BYTES)
 
     def read(self, name: str) -> bytes:
         """The whole content. Raises FileNotFoundError where there is none, so that a caller may take it for an answer."""
         try:
-            return bytes(self.fs.cat_file(self.path(name)))
-        except FileNotFoundError:
+            return bytes(self._insist(name, lambda: self.fs.cat_file(self.path(name))))
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError) and not is_bucket_missing(error.__cause__):
+                raise error.__cause__ from None
             raise
-        except Exception:
-            with storage_errors(self.url(name)):
-                raise
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of that name."""
-        with storage_errors(self.url(name)):
-            return bool(self.fs.exists(self.path(name)))
+        return bool(self._insist(name, lambda: self.fs.exists(self.path(name))))
 
     def is_file(self, name: str = "") -> bool:
         """Whether it is a file."""
-        with storage_errors(self.url(name)):
-            return bool(self.fs.isfile(self.path(name)))
+        return bool(self._insist(name, lambda: self.fs.isfile(self.path(name))))
 
     def entry(self, name: str = "") -> FileEntry:
         """The listing's line for one file."""
-        with storage_errors(self.url(name)):
-            if not self.remote:
+        if not self.remote:
+            with storage_errors(self.url(name)):
                 status = os.stat(self.path(name))
-                return FileEntry(name, status.st_size, str(status.st_mtime_ns))
-            info = self.fs.info(self.path(name))
+            return FileEntry(name, status.st_size, str(status.st_mtime_ns))
+        info = self._insist(name, lambda: self.fs.info(self.path(name)))
         return FileEntry(name, int(info["size"]), _version(info))
 
     def list(self, folder: str = "", recursive: bool = False) -> Sequence[FileEntry]:
         """The files below ``folder``, sorted by name; none if there is no such folder."""
-        with storage_errors(self.url(folder)):
-            entries = self._list_remote(folder, recursive) if self.remote else self._list_disk(folder, recursive)
+        look = self._list_remote if self.remote else self._list_disk
+        entries = self._insist(folder, lambda: look(folder, recursive))
         return sorted(entries, key=lambda entry: entry.name)
 
     def _list_remote(self, folder: str, recursive: bool) -> Sequence[FileEntry]:
@@ -203,7 +179,7 @@ class Storage:
             # Not find(maxdepth=1): that one takes a refused listing for an empty folder.
             found = self.fs.find(path, detail=True).values() if recursive else self.fs.ls(path, detail=True)
         except FileNotFoundError as error:
-            if _is_bucket_missing(error):
+            if is_bucket_missing(error):
                 raise
             return []
         prefix = len(self.root) + 1
@@ -230,10 +206,10 @@ class Storage:
 
     def write_atomic(self, name: str, content: bytes | memoryview) -> None:
         """Puts ``content`` under ``name`` whole or not at all; an older file of that name is replaced."""
+        if self.remote:
+            self._insist(name, lambda: self.fs.pipe_file(self.path(name), bytes(content)))
+            return
         with storage_errors(self.url(name)):
-            if self.remote:
-                self.fs.pipe_file(self.path(name), bytes(content))
-                return
             with self._temporary(name, content) as tmp:
                 os.replace(tmp, self.path(name))
             _sync_folder(os.path.dirname(self.path(name)))
@@ -243,30 +219,37 @@ class Storage:
 
         On S3 by ``If-None-Match: *``, on disk by ``link(2)``, which fails where the name is taken.
         """
-        with storage_errors(self.url(name)):
-            if not self.remote:
-                try:
-                    with self._temporary(name, content) as tmp:
-                        os.link(tmp, self.path(name))
-                except FileExistsError:
-                    return False
-                return True
-            try:
-                self.fs.pipe_file(self.path(name), content, mode="create")
-            except FileExistsError:
+        create = self._create_remote if self.remote else self._create_on_disk
+        return self._insist(name, lambda: create(name, content))
+
+    def _create_on_disk(self, name: str, content: bytes) -> bool:
+        try:
+            with self._temporary(name, content) as tmp:
+                os.link(tmp, self.path(name))
+        except FileExistsError:
+            return False
+        return True
+
+    def _create_remote(self, name: str, content: bytes) -> bool:
+        try:
+            self.fs.pipe_file(self.path(name), content, mode="create")
+        except FileExistsError:
+            return False
+        except OSError:
+            # s3fs reports the refused condition as EINVAL; only a look tells it from another failure.
+            if self.fs.exists(self.path(name)):
                 return False
-            except OSError:
-                # s3fs reports the refused condition as EINVAL; only a look tells it from another failure.
-                if self.fs.exists(self.path(name)):
-                    return False
-                raise
-            return True
+            raise
+        return True
 
     def delete(self, names: Sequence[str]) -> None:
         """Removes files; one that is already gone is no error."""
         for name in names:
-            with storage_errors(self.url(name)), contextlib.suppress(FileNotFoundError):
-                self.fs.rm_file(self.path(name))
+            self._insist(name, partial(self._delete, name))
+
+    def _delete(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(name))
 
     @contextlib.contextmanager
     def _temporary(self, name: str, content: bytes | memoryview) -> Iterator[str]:

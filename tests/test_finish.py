@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from test_ledger import RECEIPT
 
 from kosbert_ray.corpus.listing import list_corpus
 from kosbert_ray.corpus.plan import Limits, plan
 from kosbert_ray.errors import JobFailed
-from kosbert_ray.job.config import JobConfig
-from kosbert_ray.job.lifecycle import _finish
-from kosbert_ray.job.progress import Progress, Totals
+from kosbert_ray.job.finish import Leftover, finish
 from kosbert_ray.shards.ledger import Committed, Ledger
 from kosbert_ray.storage import Storage
 
@@ -26,10 +22,13 @@ def test_a_slice_that_never_came_back_fails_the_run_and_leaves_no_success(tmp_pa
     fragments = list(plan(corpus.files, Limits()))
     ledger = Ledger(Storage(str(tmp_path / "out")))
     committed = Committed()
-    progress = Progress(1, Totals(), Console(file=io.StringIO()))
+    nothing = Leftover((), ())
     with pytest.raises(JobFailed, match=r"slices of 1 of 1 fragments were not committed \(the first of a.txt\)"):
-        _finish(JobConfig(), ledger, committed, corpus, fragments, progress, unchanged=False)
+        finish(ledger, committed, corpus, fragments, nothing, 1.0, print)
     assert ledger.success() is None
     committed.by_fragment[fragments[0].id][0] = RECEIPT
-    _finish(JobConfig(), ledger, committed, corpus, fragments, progress, unchanged=False)
+    with pytest.raises(JobFailed, match="gone since it was committed"):
+        finish(ledger, committed, corpus, fragments, nothing, 1.0, print)
+    ledger.storage.write_atomic(RECEIPT.shard, b"")
+    finish(ledger, committed, corpus, fragments, nothing, 1.0, print)
     assert ledger.success() is not None

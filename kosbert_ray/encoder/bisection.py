@@ -1,0 +1,97 @@
+"""Every text of a slice through the model, and those that cannot be: found by halving, named with their reason.
+
+A text that makes the model fail takes its batch with it, so the batch is halved until the text stands alone. Running out of
+memory is another matter: it says that batches are too large, so the token budget is halved instead, for good.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kosbert_ray.encoder.packing import Batch, Tokens, pack
+from kosbert_ray.errors import first_line
+
+CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
+
+Forward = Callable[[Batch], npt.NDArray[np.float32]]
+
+
+class DeviceBroken(RuntimeError):
+    """The device answers no more: nothing but a new process helps."""
+
+
+def encode_all(
+    tokens: Tokens, unfit: Mapping[int, str], token_budget: int, forward: Forward, dimension: int
+) -> tuple[npt.NDArray[np.float32], dict[int, str], int]:
+    """Runs ``forward`` over all texts of a slice that it can take.
+
+    No text is tried endlessly: a batch either shrinks or goes, and a single text goes after one try.
+
+    Args:
+        tokens: the slice.
+        unfit: the reason by index of the texts that need not be tried.
+        token_budget: the most tokens in a batch.
+        forward: gives the vectors of a batch, float32 ``[texts, dimension]``; may raise.
+        dimension: length of a vector.
+
+    Returns:
+        Vectors of the distinct texts, float32 ``[u, dimension]`` (zeros for those that failed); the reason by index of
+        those that failed; and the token budget that was left.
+
+    Raises:
+        DeviceBroken: the device is lost (a CUDA error); none of its later answers would be true.
+    """
+    vectors = np.zeros((len(tokens.lengths), dimension), np.float32)
+    failed = dict.fromkeys(np.flatnonzero(tokens.lengths == 0).tolist(), "no tokens are left of it") | dict(unfit)
+    texts = np.arange(len(tokens.lengths))
+    todo = deque(pack(tokens, token_budget, texts[~np.isin(texts, list(failed))] if failed else None))
+    while todo:
+        batch = todo.popleft()
+        try:
+            found = forward(batch)
+        except Exception as error:
+            if is_device_broken(error):
+                raise DeviceBroken(first_line(error)) from error
+            if is_out_of_memory(error) and len(batch.texts) > 1:
+                token_budget = max(1, min(token_budget, len(batch.ids)) // 2)
+                left = np.concatenate([batch.texts, *(later.texts for later in todo)])
+                todo = deque(pack(tokens, token_budget, left))
+            elif len(batch.texts) > 1:
+                todo.extendleft(reversed(_halves(tokens, batch.texts)))
+            elif is_out_of_memory(error):
+                failed[int(batch.texts[0])] = f"out of memory on its {len(batch.ids)} tokens alone"
+            else:
+                failed[int(batch.texts[0])] = f"the model fails on it ({type(error).__name__}: {first_line(error)})"
+            continue
+        good = np.isfinite(found).all(axis=1)
+        vectors[batch.texts[good]] = found[good]
+        suspects = batch.texts[~good]
+        if len(batch.texts) == 1 and len(suspects):
+            failed[int(suspects[0])] = "its vector holds NaN or Inf"
+        elif len(suspects):  # alone, each shows whether it was its own fault or a neighbour's
+            todo.extendleft(reversed(_halves(tokens, suspects)))
+    return vectors, failed, token_budget
+
+
+def _halves(tokens: Tokens, texts: npt.NDArray[np.int64]) -> list[Batch]:
+    """One batch of each half of ``texts`` (of one text: that one)."""
+    middle = (len(texts) + 1) // 2
+    whole = int(tokens.lengths[texts].sum())
+    return [batch for half in (texts[:middle], texts[middle:]) for batch in pack(tokens, whole, half)]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or the machine on a CPU, has no memory left for what was asked."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in CPU_OUT_OF_MEMORY)
+
+
+def is_device_broken(error: BaseException) -> bool:
+    """Whether a CUDA error other than a lack of memory was raised: it stays with the process."""
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)

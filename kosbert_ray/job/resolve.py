@@ -1,0 +1,141 @@
+"""From what the config says to the things it means: the corpus, the model, the output format, the fingerprint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from kosbert_ray.corpus.columns import Columns, inspect
+from kosbert_ray.corpus.listing import Corpus, list_corpus
+from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path
+from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, sha256
+from kosbert_ray.errors import InputError, UsageError, first_line
+from kosbert_ray.job.config import JobConfig
+from kosbert_ray.shards.fingerprint import Fingerprint
+from kosbert_ray.shards.ledger import Ledger
+from kosbert_ray.shards.shard import EmbeddingFormat
+from kosbert_ray.storage import Storage
+
+LONG_TEXT = "truncate"  # the policy for texts over max_seq_length; part of the fingerprint
+
+
+def list_input(config: JobConfig, patient: bool = False) -> Corpus:
+    """Lists the input, without a look into its files.
+
+    Args:
+        config: the job.
+        patient: whether to outlast the store's outages.
+
+    Raises:
+        UsageError: the config names no input.
+        InputError: there is nothing to read.
+        StorageError: the store refuses.
+    """
+    address = config.input.path
+    if not address:
+        raise UsageError("input.path: say where (kosbert-ray embed INPUT OUTPUT, or input.path in the job file)")
+    if address.startswith(BUNDLED_PREFIX):
+        address = str(bundled_path(address))
+    return list_corpus(address, config.storage.options(patient), config.input.format)
+
+
+def open_corpus(config: JobConfig, patient: bool = False) -> tuple[Corpus, Columns]:
+    """Lists the input and looks into its files; raises InputError also where one is not as asked."""
+    corpus = list_input(config, patient)
+    return inspect(corpus, config.input.text, config.input.keep, config.input.line_options())
+
+
+def open_output(config: JobConfig, patient: bool = False) -> Storage:
+    """The output directory; raises UsageError if the config names none."""
+    if not config.output.path:
+        raise UsageError("output.path: say where (kosbert-ray embed INPUT OUTPUT, or output.path in the job file)")
+    return Storage(config.output.path, config.storage.options(patient))
+
+
+def require_apart(config: JobConfig, corpus: Corpus, output: Storage) -> None:
+    """Raises UsageError if the output lies among the input's files, where its shards would be read as text."""
+    inside = f"{output.address}/".startswith(f"{corpus.storage.address}/")
+    if inside and any(corpus.storage.url(file.name).startswith(f"{output.address}/") for file in corpus.files):
+        raise UsageError(f"output.path: {output.address} holds input files; choose an output apart from the input")
+    if inside and config.input.path.rstrip("/") == corpus.storage.address:
+        raise UsageError(
+            f"output.path: {output.address} is inside the input {corpus.storage.address}; its shards would be read as text"
+        )
+
+
+def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[str, Any]]:
+    """The job an output was made by, from its job.json: its config as this machine is to run it, and its fingerprint.
+
+    What the job was (model, columns, cut, format) is its own; how to reach things and what to compute on is ``config``'s.
+
+    Raises:
+        InputError: it is no output of ours, or of another version.
+    """
+    job = ledger.job()
+    if not job:
+        raise InputError(f"{ledger.storage.url()}: not an output of kosbert-ray (it has no _kosbert/job.json)")
+    try:
+        theirs = JobConfig.model_validate(job["config"])
+    except (ValidationError, KeyError) as error:
+        raise InputError(
+            f"{ledger.storage.url('_kosbert/job.json')}: not a job of this version ({first_line(error)})"
+        ) from error
+    allowed = {"allow_pickle": config.model.allow_pickle, "allow_remote_code": config.model.allow_remote_code}
+    mine = {
+        "model": theirs.model.model_copy(update=allowed),
+        "output": theirs.output.model_copy(update={"path": config.output.path}),
+        "encoder": config.encoder.model_copy(update={"precision": theirs.encoder.precision})
+        if config.encoder.precision == "auto"
+        else config.encoder,
+        "storage": config.storage,
+        "ray": config.ray,
+    }
+    return theirs.model_copy(update=mine), dict(job["fingerprint"])
+
+
+def model_source(config: JobConfig) -> ModelSource:
+    """Where the job's model comes from."""
+    model = config.model
+    return ModelSource(
+        model.name, model.revision, model.allow_pickle, model.allow_remote_code, config.storage.options(patient=True)
+    )
+
+
+def spec_options(config: JobConfig) -> SpecOptions:
+    """What the job asks of its model folder."""
+    model = config.model
+    return SpecOptions(model.max_seq_length, model.prompt, model.prompt_name, model.allow_pickle, model.allow_remote_code)
+
+
+def embedding_format(config: JobConfig, spec: ModelSpec) -> EmbeddingFormat:
+    """How the job stores its vectors."""
+    out = config.output
+    return EmbeddingFormat(
+        spec.dimension, out.column, out.dtype, out.list_type, out.compression, config.on_bad_row == "null_vector"
+    )
+
+
+def fingerprint_of(config: JobConfig, columns: Columns, spec: ModelSpec, weights: str) -> Fingerprint:
+    """What makes it this job; ``weights`` is the sha256 of the model's weight files."""
+    return Fingerprint(
+        weights=weights,
+        tokenizer=sha256(spec.folder, spec.tokenizer_files),
+        pooling=spec.pooling,
+        head=tuple(type(part).__name__ for part in spec.head),
+        max_seq_length=spec.max_seq_length,
+        do_lower_case=spec.do_lower_case,
+        prompt=spec.prompt,
+        long_text=LONG_TEXT,
+        precision=config.encoder.precision,
+        dtype=config.output.dtype,
+        list_type=config.output.list_type,
+        dimension=spec.dimension,
+        column=config.output.column,
+        text=columns.text,
+        keep=tuple(f"{field.name}: {field.type}" for field in columns.keep),
+        input_format=str(config.input.line_options()),
+        on_bad_row="null_vector" if config.on_bad_row == "null_vector" else "reject",
+        max_rows=config.slice.max_rows,
+        max_bytes=config.slice.max_bytes,
+    )

@@ -1,0 +1,347 @@
+"""What is done to a slice: read → tokenize → encode → write. Each stage takes the slice's row and gives it on.
+
+A row that cannot be embedded gets a reason in its place and is passed by; a slice that cannot be done is passed on as notes
+only, so that the others are. Only what would spoil every slice (the output refuses, the model is not the job's) raises.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from kosbert_ray.corpus.plan import Fragment, Slice
+from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
+from kosbert_ray.corpus.slices import FragmentReader
+from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.packing import Tokens
+from kosbert_ray.encoder.source import ModelSource, fetch_model
+from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
+from kosbert_ray.encoder.tokenizer import Tokenizer
+from kosbert_ray.errors import InputChanged, InputError, KosbertError, ModelError, StorageError, first_line
+from kosbert_ray.job.board import MAX_ATTEMPTS, Board
+from kosbert_ray.job.config import OnBadRow
+from kosbert_ray.job.rows import nest, notes_of, replace_columns, unnest, with_notes, without_slice
+from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.shards.shard import REJECTED_SCHEMA, EmbeddingFormat, checksum, write_rejected, write_shard
+from kosbert_ray.storage import Storage
+
+TOKENS = ("ids", "lengths", "rows", "dropped")
+KEEP = "keep."
+VECTORS = "vectors"
+FRAGMENT = "fragment"
+
+
+@dataclass(frozen=True)
+class ModelAsk:
+    """The model and the options under which every worker reads its folder."""
+
+    source: ModelSource
+    options: SpecOptions
+
+    def spec(self) -> ModelSpec:
+        """What this machine's copy of the folder says."""
+        return read_spec(fetch_model(self.source), self.options)
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that the stages need to know; small, and the same for every slice."""
+
+    reader: FragmentReader
+    model: ModelAsk
+    weights_sha256: str
+    encoder: EncoderOptions
+    encoders: int
+    output: Storage
+    format: EmbeddingFormat
+    on_bad_row: OnBadRow
+    fingerprint: str
+    driver_host: str
+    board: Board
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the driver hears of a slice.
+
+    Attributes:
+        receipt: it is committed.
+        failed: it is not, and why: one line that begins with its address.
+        changed: it is not, because its file is no longer what was planned: the file's name.
+        rejected: the address and reason of its first rejected row.
+        notices: what a user should know of the encoder.
+    """
+
+    receipt: Receipt | None = None
+    failed: str = ""
+    changed: str = ""
+    rejected: str = ""
+    notices: tuple[str, ...] = ()
+
+    def row(self) -> pa.Table:
+        """As the last stage gives it to the driver."""
+        return pa.table({"outcome": [json.dumps(asdict(self))]})
+
+    @staticmethod
+    def of(content: str) -> Outcome:
+        """The outcome in such a row."""
+        values = json.loads(content)
+        receipt = Receipt(**values.pop("receipt")) if values["receipt"] else values.pop("receipt")
+        return Outcome(receipt, **(values | {"notices": tuple(values["notices"])}))
+
+
+def _stage(name: str, row: pa.Table, work: Work, do: Callable[[pa.Table, dict[str, Any]], pa.Table]) -> pa.Table:
+    """Runs one stage on one slice, unless the slice has failed before or has taken too many workers with it."""
+    notes = notes_of(row)
+    if "address" not in notes:
+        return row
+    address = notes["address"]
+    with work.board.at(name, address) as attempt:
+        if attempt > MAX_ATTEMPTS:
+            return without_slice({"failed": f"{address}: took {MAX_ATTEMPTS} workers down in stage {name}"})
+        try:
+            return do(row, notes)
+        except KosbertError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            return without_slice({"failed": f"{address}: stage {name} failed ({reason})"})
+
+
+# -- read ----------------------------------------------------------------------------------------------------------
+
+
+def read_slices(work: Work, fragment: Fragment, done: frozenset[int]) -> Iterator[pa.Table]:
+    """The slices of one fragment that are not in ``done``, as rows; a broken one ends the fragment, not the run."""
+    pieces = work.reader.slices(fragment, done)
+    number = 0
+    while True:
+        row: pa.Table | None
+        address = f"{work.reader.storage.url(fragment.file.name)}, fragment {fragment.index}"
+        with work.board.at("read", f"{address}, its slice {number} to do") as attempt:
+            try:
+                if attempt > MAX_ATTEMPTS:
+                    raise InputError(f"{address}: took {MAX_ATTEMPTS} workers down in stage read")
+                found = next(pieces, None)
+                row = slice_row(work, *found) if found else None
+            except InputChanged:
+                row = without_slice({"changed": fragment.file.name})
+            except (InputError, StorageError) as error:
+                row = without_slice({"failed": str(error)})
+            except Exception as error:
+                row = without_slice({"failed": f"{address}: cannot be read ({type(error).__name__}: {first_line(error)})"})
+        if row is None:
+            return
+        yield row
+        if "address" not in notes_of(row):
+            return
+        number += 1
+
+
+def slice_row(work: Work, piece: Slice, table: pa.Table) -> pa.Table:
+    """A slice as the row that travels: all its rows' addresses, reasons, texts and kept columns."""
+    fragment = piece.fragment
+    notes = {
+        "address": f"{work.reader.storage.url(fragment.file.name)}, slice {fragment.index}-{piece.index}",
+        "shard": piece.shard_name(work.fingerprint) if piece.rows else "",
+        "file": fragment.file.name,
+        "version": fragment.file.version,
+        "fragment": fragment.id,
+        "fragment_index": fragment.index,
+        "slice_index": piece.index,
+        "last": piece.last,
+        "input_bytes": piece.input_bytes,
+    }
+    columns = {name: table[name].combine_chunks() for name in (TEXT, POSITION, REASON)}
+    columns |= {KEEP + name: table[name].combine_chunks() for name in work.reader.columns.keep.names}
+    columns[FRAGMENT] = pa.array([pickle.dumps(fragment)], pa.binary())
+    return with_notes(nest(columns), notes)
+
+
+def _good(row: pa.Table) -> pa.Array:
+    """bool ``[n]``: which of the slice's rows nothing is wrong with so far."""
+    return pc.is_null(unnest(row, REASON))
+
+
+def _reject(row: pa.Table, failed: Mapping[int, str]) -> pa.Array:
+    """The slice's reasons with those of ``failed`` added, whose keys count the rows that were good so far."""
+    reasons = unnest(row, REASON)
+    if not failed:
+        return reasons
+    good = [index for index, is_good in enumerate(_good(row).to_pylist()) if is_good]
+    values = reasons.to_pylist()
+    for index, reason in failed.items():
+        values[good[index]] = reason
+    return pa.array(values, pa.string())
+
+
+# -- tokenize ------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(reference: ray.ObjectRef[Tokenizer]) -> Tokenizer:
+    """One tokenizer a worker process, whatever number of slices it sees."""
+    # Ray runs one task a core: threads inside a task would only fight over them.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return ray.get(reference)
+
+
+def tokenize(row: pa.Table, work: Work, tokenizer: ray.ObjectRef[Tokenizer]) -> pa.Table:
+    """Texts → token ids, each distinct text once; only the texts of rejected rows go on."""
+
+    def do(row: pa.Table, notes: dict[str, Any]) -> pa.Table:
+        started = time.perf_counter()
+        texts = unnest(row, TEXT)
+        tokens = _tokenizer(tokenizer)(texts.filter(_good(row)) if unnest(row, REASON).null_count < len(texts) else texts)
+        failed = {index: tokens.failed[text] for index, text in enumerate(tokens.rows.tolist()) if text in tokens.failed}
+        reasons = _reject(row, failed)
+        rows = tokens.rows
+        if failed:
+            rows = rows[[index not in failed for index in range(len(rows))]]
+        notes |= {
+            "distinct": len(tokens.lengths) - len(tokens.failed),
+            "tokens": int(tokens.lengths[rows].sum()),
+            "encoded_tokens": int(tokens.lengths.sum()),
+            "truncated": int((tokens.dropped[rows] > 0).sum()),
+            "dropped_tokens": int(tokens.dropped[rows].sum()),
+            "tokenize_seconds": time.perf_counter() - started,
+        }
+        columns = {name: pa.array(getattr(tokens, name)) for name in TOKENS} | {"rows": pa.array(rows)}
+        columns |= {REASON: reasons, TEXT: pc.if_else(pc.is_valid(reasons), texts, pa.scalar(None, pa.large_string()))}
+        return with_notes(replace_columns(row, (TEXT, REASON), columns), notes)
+
+    return _stage("tokenize", row, work, do)
+
+
+# -- encode --------------------------------------------------------------------------------------------------------
+
+
+class EncodeSlices:
+    """The actor: one loaded model, one slice after another."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.node = socket.gethostname()
+        name = f"{self.node}:{os.getpid()}"
+        work.board.start_encoder(name, work.encoders)
+
+        from kosbert_ray.encoder.model import Encoder
+
+        spec = work.model.spec()
+        if self.node != work.driver_host and sha256(spec.folder, spec.weight_files) != work.weights_sha256:
+            raise ModelError(f"{work.model.source.name}: node {self.node} has other weights than the driver")
+        self.encoder = Encoder(spec, work.encoder)
+        work.board.encoder_ready(name)
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        """Token ids → vectors, float32 ``[n, dimension]`` as one flat list."""
+        return _stage("encode", row, self.work, self._encode)
+
+    def _encode(self, row: pa.Table, notes: dict[str, Any]) -> pa.Table:
+        from kosbert_ray.encoder.bisection import DeviceBroken
+
+        started = time.perf_counter()
+        tokens = Tokens(*(unnest(row, name).to_numpy() for name in TOKENS))
+        try:
+            encoded = self.encoder.encode_tokens(tokens)
+        except DeviceBroken:
+            os._exit(1)  # Ray starts another process, and the board counts the attempts
+        vectors = encoded.vectors
+        if encoded.failed:
+            vectors = vectors[[index not in encoded.failed for index in range(len(vectors))]]
+        notes |= {
+            "precision": self.encoder.precision,
+            "attention": self.encoder.attention,
+            "device": self.encoder.device,
+            "notices": self.encoder.notices,
+            "node": self.node,
+            "encode_seconds": time.perf_counter() - started,
+        }
+        if encoded.failed:
+            notes["reread"] = True
+        columns = {REASON: _reject(row, encoded.failed), VECTORS: pa.array(vectors.reshape(-1))}
+        return with_notes(replace_columns(row, (*TOKENS, REASON), columns), notes)
+
+
+# -- write ---------------------------------------------------------------------------------------------------------
+
+
+def write(row: pa.Table, work: Work) -> pa.Table:
+    """Commits the slice and gives its outcome: first the rejected rows, then the shard, whose presence is the commit."""
+    done = _stage("write", row, work, lambda row, notes: _write(row, notes, work))
+    if "outcome" in done.column_names:
+        return done
+    return Outcome(**notes_of(done)).row()
+
+
+def _write(row: pa.Table, notes: dict[str, Any], work: Work) -> pa.Table:
+    started = time.perf_counter()
+    notices = tuple(notes.pop("notices"))
+    del notes["address"]
+    reread = notes.pop("reread", False)
+    good = _good(row)
+    rejected = _rejected(row, work, reread_slice=notes["slice_index"] if reread else None)
+    first = _address(rejected.slice(0, 1).to_pylist()[0]) if rejected.num_rows else ""
+    if first and work.on_bad_row == "fail":
+        raise InputError(f"{work.reader.storage.url(first)}; mend it, or set on_bad_row=reject")
+    receipt = Receipt(
+        **notes, rows=len(good) - rejected.num_rows, rejected=rejected.num_rows, output_bytes=0, embedding_sha256=""
+    )
+    if rejected.num_rows:
+        write_rejected(work.output, receipt.shard, rejected)
+    if receipt.shard:
+        keep = {field.name: unnest(row, KEEP + field.name) for field in work.reader.columns.keep}
+        vectors = unnest(row, VECTORS).to_numpy().reshape(-1, work.format.dimension)
+        if rejected.num_rows and not work.format.nullable:
+            keep = {name: column.filter(good) for name, column in keep.items()}
+        array = work.format.array(vectors, good if work.format.nullable else None)
+        receipt = replace(receipt, embedding_sha256=checksum(array))
+        footer = receipt.footer() | {"fingerprint": work.fingerprint}
+        size = write_shard(work.output, receipt.shard, keep, array, work.format, footer)
+        receipt = replace(receipt, output_bytes=size)
+    receipt = replace(receipt, write_seconds=time.perf_counter() - started)
+    return Outcome(receipt, rejected=first, notices=notices).row()
+
+
+def _rejected(row: pa.Table, work: Work, reread_slice: int | None) -> pa.Table:
+    """The slice's rejected rows, as ``REJECTED_SCHEMA``.
+
+    The texts of those that the model rejected were left behind: for them slice ``reread_slice`` is read once more.
+    """
+    bad = pc.invert(_good(row))
+    positions = unnest(row, POSITION).filter(bad)
+    if not len(positions):
+        return REJECTED_SCHEMA.empty_table()
+    fragment: Fragment = pickle.loads(unnest(row, FRAGMENT)[0].as_py())
+    texts = unnest(row, TEXT)
+    if reread_slice is not None:
+        _, table = next(work.reader.slices(fragment, range(reread_slice)))
+        texts = table[TEXT].combine_chunks()
+    by_byte = fragment.file.format != "parquet" and not fragment.file.compression
+    nothing = pa.nulls(len(positions), pa.int64())
+    return pa.table(
+        [
+            pa.array([fragment.file.name] * len(positions)),
+            nothing if by_byte else positions,
+            positions if by_byte else nothing,
+            unnest(row, REASON).filter(bad),
+            texts.filter(bad),
+        ],
+        schema=REJECTED_SCHEMA,
+    )
+
+
+def _address(rejected: dict[str, Any]) -> str:
+    at = f"row {rejected['row']}" if rejected["row"] is not None else f"byte {rejected['byte_offset']}"
+    return f"{rejected['file']}: {at}: {rejected['reason']}"

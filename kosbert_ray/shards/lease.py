@@ -1,0 +1,99 @@
+"""Who is writing to an output: one small file a run with a heartbeat. Advisory: two runs at once only repeat work."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass
+from types import TracebackType
+
+from kosbert_ray.errors import StorageError
+from kosbert_ray.storage import Storage
+
+LEASES_FOLDER = "_kosbert/leases"
+HEARTBEAT_SECONDS = 10.0
+EXPIRY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A run that writes to the output. Times are Unix seconds by the clock of its host."""
+
+    run: str
+    host: str
+    pid: int
+    started: float
+    heartbeat: float
+
+    @property
+    def age(self) -> float:
+        """Seconds since it started."""
+        return max(0.0, time.time() - self.started)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is still at work, as far as one can tell: by its process on this host, else by its heartbeat."""
+        if self.host == socket.gethostname():
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                return False
+            except PermissionError:
+                return True
+        return time.time() - self.heartbeat < EXPIRY_SECONDS
+
+
+class Lease:
+    """A run's claim, held while the ``with`` block runs.
+
+    Args:
+        storage: the output directory.
+        run: the run's own name.
+    """
+
+    def __init__(self, storage: Storage, run: str) -> None:
+        self.storage = storage
+        self.name = f"{LEASES_FOLDER}/{run}.json"
+        now = time.time()
+        self._holder = Holder(run, socket.gethostname(), os.getpid(), now, now)
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
+
+    def others(self) -> list[Holder]:
+        """The other runs at work on this output; the leases of the dead are removed."""
+        alive = []
+        for entry in self.storage.list(LEASES_FOLDER):
+            try:
+                holder = Holder(**json.loads(self.storage.read(entry.name)))
+            except (FileNotFoundError, ValueError, TypeError):  # just given up, or half of one
+                continue
+            if entry.name != self.name and holder.alive:
+                alive.append(holder)
+            elif entry.name != self.name:
+                self.storage.delete([entry.name])
+        return alive
+
+    def __enter__(self) -> Lease:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join(HEARTBEAT_SECONDS)
+        with contextlib.suppress(StorageError):
+            self.storage.delete([self.name])
+
+    def _write(self) -> None:
+        self.storage.write_atomic(self.name, json.dumps(asdict(self._holder) | {"heartbeat": time.time()}).encode())
+
+    def _beat(self) -> None:
+        while not self._end.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(StorageError):  # a late heartbeat harms nobody
+                self._write()
