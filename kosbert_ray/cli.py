@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kosbert_ray import __version__
-from kosbert_ray.errors import KosbertError
+from kosbert_ray.errors import KosbertError, VerifyFailed
 
 if TYPE_CHECKING:
     from kosbert_ray.job.config import JobConfig
@@ -23,6 +23,7 @@ EXIT_REJECTED = 3
 EXIT_INTERRUPTED = 130
 INTERRUPTED = "interrupted: what is committed stays; run the same command again to go on"
 GRACE_SECONDS = 20.0
+SHOWN_PROBLEMS = 50
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,6 +91,18 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--top", type=int, default=5, metavar="N", help="how many rows (default: 5)")
     _add_config(search)
     search.set_defaults(run=_search)
+
+    verify = commands.add_parser(
+        "verify",
+        help="prove that an output is whole and right",
+        description="Reads all of OUTPUT: every shard whole and as it was written, every slice there once; with --input, "
+        "every row of it accounted for.",
+    )
+    verify.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    verify.add_argument("--input", metavar="INPUT", help="what it was made of: counted anew, slice by slice")
+    verify.add_argument("--sample", type=int, default=0, metavar="N", help="embed N rows again and compare")
+    _add_config(verify)
+    verify.set_defaults(run=_verify)
     return parser
 
 
@@ -144,6 +157,27 @@ def _search(arguments: argparse.Namespace) -> int:
     for hit in found:
         kept = "  ".join(str(value) for value in hit.row.values())
         print(f"{hit.score:7.4f}  {kept or hit.shard}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    config = _config(arguments, {"output": "output.path", "input": "input.path"})
+    from kosbert_ray.job.verify import verify
+
+    found = verify(config, arguments.sample, _say)
+    for problem in found.problems[:SHOWN_PROBLEMS]:
+        _say(f"problem: {problem}")
+    if len(found.problems) > SHOWN_PROBLEMS:
+        _say(f"… and {len(found.problems) - SHOWN_PROBLEMS:,} more")
+    if found.problems:
+        raise VerifyFailed(f"{found.output}: {len(found.problems):,} problems; delete what is broken and run the job again")
+    parts = [f"{found.rows:,} rows in {found.shards:,} shards, {found.rejected:,} rejected"]
+    if found.input_rows is not None:
+        parts.append(f"all {found.input_rows:,} rows of the input accounted for")
+    if found.sampled:
+        parts.append(f"{found.sampled:,} rows embedded again, cosine at least {found.agreement:.6f}")
+    speed = found.bytes / max(found.seconds, 1e-9) / 1e6
+    print(f"verified: {found.output}: {', '.join(parts)}; {found.bytes / 1e6:,.1f} MB at {speed:,.0f} MB/s")
     return 0
 
 

@@ -11,6 +11,8 @@ import pytest
 from kosbert_ray.encoder.spec import Normalize, SpecOptions, read_spec, sha256
 from kosbert_ray.errors import ModelError
 
+ST = "sentence_transformers.models."
+
 
 @pytest.fixture
 def folder(tiny_model: Path, tmp_path: Path) -> Path:
@@ -51,10 +53,10 @@ def test_an_unsupported_pooling_mode_is_refused_by_name(folder: Path, mode: str)
 
 def test_an_unsupported_module_is_refused_by_name(folder: Path) -> None:
     modules = json.loads((folder / "modules.json").read_text())
-    (folder / "modules.json").write_text(json.dumps([*modules, {"idx": 2, "path": "2_CNN", "type": "sentence_transformers.models.CNN"}]))
+    (folder / "modules.json").write_text(json.dumps([*modules, {"idx": 2, "path": "2_CNN", "type": ST + "CNN"}]))
     with pytest.raises(ModelError, match="module CNN is not supported"):
         read_spec(folder)
-    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "path": "", "type": "sentence_transformers.models.StaticEmbedding"}]))
+    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "path": "", "type": ST + "StaticEmbedding"}]))
     with pytest.raises(ModelError, match="its modules are StaticEmbedding"):
         read_spec(folder)
 
@@ -69,7 +71,10 @@ def test_modules_outside_the_folder_are_refused(folder: Path) -> None:
 
 def test_normalize_and_dropout_are_read(folder: Path) -> None:
     modules = json.loads((folder / "modules.json").read_text())
-    modules += [{"path": "2_D", "type": "sentence_transformers.models.Dropout"}, {"path": "3_Normalize", "type": "sentence_transformers.models.Normalize"}]
+    modules += [
+        {"path": "2_D", "type": ST + "Dropout"},
+        {"path": "3_Normalize", "type": ST + "Normalize"},
+    ]
     (folder / "modules.json").write_text(json.dumps(modules))
     assert read_spec(folder).head == (Normalize(),)
     assert read_spec(folder).normalized

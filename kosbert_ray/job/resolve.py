@@ -65,7 +65,7 @@ def require_apart(config: JobConfig, corpus: Corpus, output: Storage) -> None:
 
 
 def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[str, Any]]:
-    """The job an output was made by, from its job.json: its config as this machine is to run it, and its fingerprint.
+    """The job an output was made by: its config as this machine is to run it, and all that its job.json says.
 
     What the job was (model, columns, cut, format) is its own; how to reach things and what to compute on is ``config``'s.
 
@@ -91,7 +91,7 @@ def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[st
         "storage": config.storage,
         "ray": config.ray,
     }
-    return theirs.model_copy(update=mine), dict(job["fingerprint"])
+    return theirs.model_copy(update=mine), job
 
 
 def model_source(config: JobConfig) -> ModelSource:

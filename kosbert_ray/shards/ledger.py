@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kosbert_ray import __version__
-from kosbert_ray.errors import FingerprintMismatch, StorageError
+from kosbert_ray.errors import FingerprintMismatch, StorageError, first_line
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.receipt import SCHEMA, Receipt, from_table, to_table
 from kosbert_ray.shards.shard import REJECTED_FOLDER, read_metadata
@@ -138,6 +138,25 @@ class Ledger:
                     committed.add(receipt)
                     self._pending.append(receipt)
         return committed
+
+    def manifest(self) -> list[Receipt] | None:
+        """Receipts of all that the complete output holds; None if it is not complete.
+
+        Raises:
+            StorageError: the manifest is gone or broken.
+        """
+        success = self.success()
+        if success is None:
+            return None
+        name = str(success.get("manifest"))
+        try:
+            return from_table(pq.read_table(io.BytesIO(self.storage.read(name)), schema=SCHEMA))
+        except (FileNotFoundError, pa.ArrowException) as error:
+            raise StorageError(f"{self.storage.url(name)}: the manifest is gone or broken ({first_line(error)})") from error
+
+    def receipts(self) -> dict[str, Receipt]:
+        """What the receipts say, by shard; some of them may be gone by now."""
+        return {receipt.shard: receipt for receipt in self._read_receipts() if receipt.shard}
 
     def shards(self) -> dict[str, int]:
         """Name and bytes of every Parquet file in the output: a listing."""

@@ -154,7 +154,11 @@ def read_metadata(storage: Storage, name: str) -> dict[str, Any] | None:
     """What a shard's footer says of its slice; None if it is not a shard of ours or cannot be read."""
     try:
         with storage.open(name) as file:
-            metadata = pq.read_metadata(file).metadata or {}
-        return dict(json.loads(metadata[METADATA_KEY]))
+            return footer_of(pq.read_metadata(file))
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
+
+
+def footer_of(metadata: pq.FileMetaData) -> dict[str, Any]:
+    """What a Parquet footer says of the slice; raises KeyError or ValueError where it says nothing of ours."""
+    return dict(json.loads((metadata.metadata or {})[METADATA_KEY]))

@@ -1,0 +1,114 @@
+"""A sample of an output's rows, embedded again and compared: are these the vectors of these texts by this model?"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kosbert_ray.corpus.plan import Fragment
+from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
+from kosbert_ray.corpus.slices import FragmentReader
+from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.errors import InputError
+from kosbert_ray.job.config import JobConfig
+from kosbert_ray.job.resolve import model_source, spec_options
+from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.shards.shard import REJECTED_FOLDER
+from kosbert_ray.storage import Storage
+
+AGREEMENT = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The input as the job reads it: its reader and its plan."""
+
+    reader: FragmentReader
+    fragments: tuple[Fragment, ...]
+    files: dict[str, str]  # version by name
+
+
+def resample(
+    job: JobConfig,
+    output: Storage,
+    receipts: list[Receipt],
+    reading: Reading | None,
+    sample: int,
+    say: Callable[[str], None],
+) -> tuple[list[str], float, int]:
+    """Embeds rows anew.
+
+    Args:
+        job: the output's job.
+        output: the output directory.
+        receipts: of its shards that are whole.
+        reading: the input; needed if the texts are not among the output's columns.
+        sample: how many rows.
+        say: takes a line for the user.
+
+    Returns:
+        Problems, the least cosine, and how many rows there were to sample.
+
+    Raises:
+        InputError: the texts are nowhere to be had.
+        ModelError: the model cannot be loaded.
+    """
+    from kosbert_ray.encoder.model import Encoder
+
+    kept = job.input.text in job.input.keep
+    if not kept and reading is None:
+        raise InputError(f"{output.url()}: the texts are not among its columns; say where they are with --input")
+    total = sum(receipt.rows for receipt in receipts)
+    chosen = sorted(random.sample(range(total), min(sample, total)))
+    encoder = Encoder.load(
+        model_source(job),
+        EncoderOptions(job.encoder.precision, job.encoder.device, job.encoder.threads, job.encoder.token_budget),
+        spec_options(job),
+    )
+    say(f"embedding {len(chosen):,} rows again ({encoder.precision} on {encoder.device})")
+    problems: list[str] = []
+    least = 1.0
+    first = 0
+    for receipt in receipts:
+        rows = [row - first for row in chosen if first <= row < first + receipt.rows]
+        first += receipt.rows
+        if not rows:
+            continue
+        table = pq.read_table(pa.BufferReader(output.read(receipt.shard)))
+        table = table.filter(table[job.output.column].is_valid())
+        texts = table[job.input.text] if kept else _texts(reading, receipt, output)
+        if texts is None:
+            problems.append(f"{receipt.shard}: its texts are not in the input")
+            continue
+        stored = np.array(table[job.output.column].take(rows).to_pylist(), np.float32)
+        anew = encoder.encode(pa.array(texts.take(rows).to_pylist(), pa.large_string()))
+        lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(anew, axis=1)
+        cosines = (stored * anew).sum(axis=1) / np.where(lengths == 0, 1, lengths)
+        least = min(least, float(cosines.min()))
+        limit = min(AGREEMENT[receipt.precision], AGREEMENT[encoder.precision])
+        off = int((cosines < limit).sum())
+        if off:
+            problems.append(
+                f"{receipt.shard}: {off:,} of {len(rows):,} sampled vectors are not the model's "
+                f"(cosine {cosines.min():.4f})"
+            )
+    return problems, least, len(chosen)
+
+
+def _texts(reading: Reading | None, receipt: Receipt, output: Storage) -> pa.Array | None:
+    """The texts of a shard's rows, from the input; None if it holds them no more."""
+    fragments = {fragment.id: fragment for fragment in reading.fragments} if reading else {}
+    if reading is None or receipt.fragment not in fragments:
+        return None
+    _, table = next(reading.reader.slices(fragments[receipt.fragment], range(receipt.slice_index)))
+    table = table.filter(table[REASON].is_null())
+    if receipt.rejected:  # some were good to read and failed only later
+        rejected = pq.read_table(pa.BufferReader(output.read(f"{REJECTED_FOLDER}/{receipt.shard}")))
+        gone = {*rejected["row"].to_pylist(), *rejected["byte_offset"].to_pylist()}
+        table = table.filter(pa.array([position not in gone for position in table[POSITION].to_pylist()], pa.bool_()))
+    return table[TEXT]

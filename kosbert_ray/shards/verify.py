@@ -1,0 +1,169 @@
+"""Is a shard what it says it is? Everything that can be told from the file itself, its receipt and its job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kosbert_ray.errors import StorageError, first_line
+from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.shards.shard import REJECTED_FOLDER, EmbeddingFormat, checksum, footer_of
+from kosbert_ray.storage import Storage
+
+NORM_TOLERANCE = {"float32": 1e-3, "float16": 5e-3}
+BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a job says of all its shards.
+
+    Attributes:
+        fingerprint: the job's, as a digest.
+        format: how vectors are stored.
+        keep: ``name: type`` of the columns carried through.
+        normalized: whether vectors have length 1.
+    """
+
+    fingerprint: str
+    format: EmbeddingFormat
+    keep: tuple[str, ...]
+    normalized: bool
+
+    @staticmethod
+    def of(job: Mapping[str, Any]) -> Promise:
+        """From the content of job.json; raises KeyError if it is not one."""
+        said = job["fingerprint"]
+        format = EmbeddingFormat(
+            said["dimension"],
+            said["column"],
+            said["dtype"],
+            said["list_type"],
+            nullable=said["on_bad_row"] == "null_vector",
+        )
+        return Promise(job["sha256"], format, tuple(said["keep"]), list(said["head"])[-1:] == ["Normalize"])
+
+
+@dataclass(frozen=True)
+class ShardCheck:
+    """What was found: the shard's own account of itself (None if it has none), and what is wrong with it."""
+
+    name: str
+    size: int
+    receipt: Receipt | None
+    problems: tuple[str, ...] = field(default=())
+
+
+def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt | None) -> ShardCheck:
+    """Reads a whole shard, checks its pages' checksums and holds it against what is said of it.
+
+    Args:
+        storage: the output directory.
+        name: the shard.
+        promise: what its job says.
+        receipt: what the ledger says of it, if anything.
+    """
+    try:
+        content = storage.read(name)
+    except (StorageError, FileNotFoundError) as error:
+        return ShardCheck(name, 0, None, (f"cannot be read ({first_line(error)})",))
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        said = footer_of(file.metadata)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        return ShardCheck(name, len(content), None, (f"no whole Parquet file of ours ({first_line(error)})",))
+    problems = []
+    own: Receipt | None = None
+    if said.pop("fingerprint", None) != promise.fingerprint:
+        problems.append("made by another job (its fingerprint is not job.json's)")
+    try:
+        own = Receipt.from_footer(said, len(content))
+    except TypeError as error:
+        problems.append(f"its footer is not of this version ({first_line(error)})")
+    else:
+        if own.shard != name:
+            problems.append(f"holds another shard's content, that of {own.shard}")
+        if receipt and receipt.footer() != own.footer():
+            fields = [key for key, value in own.footer().items() if receipt.footer()[key] != value]
+            problems.append(f"its footer is not its receipt's ({', '.join(fields)} differ)")
+    found = _columns(f"{part.name}: {part.type}" for part in file.schema_arrow)
+    expected = _columns([*promise.keep, f"{promise.format.column}: {promise.format.field().type}"])
+    if found != expected:
+        problems.append(f"its columns are ({', '.join(found)}) instead of ({', '.join(expected)})")
+    elif own:
+        try:
+            problems += _check_rows(file, own, promise)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            problems.append(f"its pages are damaged ({first_line(error)})")
+    return ShardCheck(name, len(content), own, tuple(problems))
+
+
+def _columns(described: Iterable[str]) -> list[str]:
+    """Names and types; Parquet calls "element" what Arrow calls the "item" of a list."""
+    return [column.replace("<element: ", "<item: ") for column in described]
+
+
+def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Iterable[str]:
+    problems = []
+    format = promise.format
+    rows = receipt.rows + (receipt.rejected if format.nullable else 0)
+    if file.metadata.num_rows != rows:
+        problems.append(f"has {file.metadata.num_rows:,} rows instead of {rows:,}")
+    vectors = []
+    for batch in file.iter_batches(BATCH_ROWS):
+        vectors.append(batch.column(format.column))
+    nulls = sum(array.null_count for array in vectors)
+    if nulls != (receipt.rejected if format.nullable else 0):
+        problems.append(f"{nulls:,} vectors are null")
+    if checksum(*vectors) != receipt.embedding_sha256:
+        problems.append("its vectors are not those that were written (sha256)")
+    for array in vectors:
+        values = array.drop_null().flatten().to_numpy(zero_copy_only=False)
+        if len(values) != (len(array) - array.null_count) * format.dimension:
+            return [*problems, f"not all vectors have length {format.dimension}"]
+        matrix = values.reshape(-1, format.dimension).astype(np.float32)
+        broken = int((~np.isfinite(matrix)).any(axis=1).sum())
+        if broken:
+            return [*problems, f"{broken:,} vectors hold NaN or Inf"]
+        if promise.normalized:
+            off = int((np.abs(np.linalg.norm(matrix, axis=1) - 1) > NORM_TOLERANCE[format.dtype]).sum())
+            if off:
+                return [*problems, f"{off:,} vectors do not have length 1, as the model promises"]
+    return problems
+
+
+def check_rejected(storage: Storage, receipt: Receipt) -> str | None:
+    """What is wrong with the file of a slice's rejected rows; None if nothing is."""
+    name = f"{REJECTED_FOLDER}/{receipt.shard}"
+    try:
+        rows = pq.read_metadata(pa.BufferReader(storage.read(name))).num_rows
+    except FileNotFoundError:
+        return f"{name}: missing, with the {receipt.rejected:,} rejected rows of {receipt.shard}"
+    except (pa.ArrowException, OSError) as error:
+        return f"{name}: broken ({first_line(error)})"
+    return None if rows == receipt.rejected else f"{name}: has {rows:,} rows instead of {receipt.rejected:,}"
+
+
+def check_cover(receipts: Iterable[Receipt]) -> list[str]:
+    """What is missing or there twice among the slices, as far as they tell themselves: 0 to the last of each fragment."""
+    problems = []
+    fragments: dict[str, dict[int, Receipt]] = {}
+    for receipt in receipts:
+        slices = fragments.setdefault(receipt.fragment, {})
+        other = slices.setdefault(receipt.slice_index, receipt)
+        if other.shard != receipt.shard:
+            problems.append(f"{receipt.shard}: the slice is there twice, also as {other.shard}")
+    for slices in fragments.values():
+        some = next(iter(slices.values()))
+        last = next((index for index, receipt in slices.items() if receipt.last), None)
+        end = max(slices) if last is None else last
+        for index in sorted(set(range(end + 1)) - set(slices)):
+            problems.append(f"{some.file}: slice {some.fragment_index}-{index} is missing")
+        if last is None:
+            problems.append(f"{some.file}: the slices after {some.fragment_index}-{end} are missing")
+    return problems
