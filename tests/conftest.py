@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from kosbert_ray.bundled.make_placeholder import make
@@ -84,6 +86,36 @@ def leftovers(folder: Path) -> list[Path]:
     return list((folder / "_kosbert" / "tmp").glob("*"))
 
 
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run; a zombie does not."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Waits until ``condition`` holds; fails with ``what`` after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+FAULTS: list[Any] = []  # lines of the fault matrix
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Ends a run of the fault tests with their matrix."""
+    if FAULTS:
+        terminalreporter.section("fault matrix")
+        terminalreporter.write_line(f"{'fault':44} {'tries':>5} {'lost':>5} {'twice':>6} {'differing':>9} {'seconds':>9}")
+        for fault in FAULTS:
+            terminalreporter.write_line(fault.line())
+
+
 def free_port() -> int:
     """A port nobody listens on. SeaweedFS listens for gRPC 10,000 above each."""
     while True:
@@ -95,7 +127,7 @@ def free_port() -> int:
 
 
 class S3:
-    """A real S3 server (SeaweedFS) on loopback with two users: one may do all, one may read."""
+    """A real S3 server (SeaweedFS) on loopback with users: two may do all, one may read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -104,6 +136,7 @@ class S3:
         config = {
             "identities": [
                 {"name": "admin", "credentials": [{"accessKey": "admin", "secretKey": "secret"}], "actions": ["Admin"]},
+                {"name": "renewed", "credentials": [{"accessKey": "renewed", "secretKey": "fresh"}], "actions": ["Admin"]},
                 {
                     "name": "reader",
                     "credentials": [{"accessKey": "reader", "secretKey": "readonly"}],
@@ -112,7 +145,7 @@ class S3:
             ]
         }
         (folder / "s3.json").write_text(json.dumps(config))
-        options = {
+        self.options = {
             "s3.config": folder / "s3.json",
             "s3.port": self.port,
             "s3.port.iceberg": 0,
@@ -125,13 +158,22 @@ class S3:
             "master.telemetry": "false",
             **{f"{part}.port": free_port() for part in ("master", "volume", "filer")},
         }
+        self.start()
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers."""
         binary = shutil.which("weed") or str(Path(sys.executable).parent / "weed")
         self.process = subprocess.Popen(
-            [binary, "server", "-s3", *(f"-{name}={value}" for name, value in options.items())],
+            [binary, "server", "-s3", *(f"-{name}={value}" for name, value in self.options.items())],
             stdout=subprocess.DEVNULL,
-            stderr=(folder / "log.txt").open("wb"),
+            stderr=(self.folder / "log.txt").open("ab"),
         )
         self._wait()
+
+    def stop(self) -> None:
+        """Ends it at once: its graceful end takes 20 s."""
+        self.process.kill()
+        self.process.wait()
 
     @property
     def env(self) -> dict[str, str]:
@@ -155,8 +197,10 @@ class S3:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(Exception):
-                self.filesystem().mkdir("ready")
-                self.filesystem().pipe_file("ready/probe", b"x")
+                files = self.filesystem()
+                if not files.exists("ready"):
+                    files.mkdir("ready")
+                files.pipe_file("ready/probe", b"x")
                 return
             time.sleep(0.3)
         raise RuntimeError((self.folder / "log.txt").read_text()[-2000:])
@@ -167,5 +211,4 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """One server for all tests, which take a bucket each."""
     server = S3(tmp_path_factory.mktemp("weed"))
     yield server
-    server.process.kill()  # its graceful end takes 20 s, and its files go with the test run
-    server.process.wait()
+    server.stop()

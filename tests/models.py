@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -119,3 +122,52 @@ def save_model(
     model = SentenceTransformer(modules=modules, prompts=prompts, default_prompt_name=default_prompt_name, device="cpu")
     model.save_pretrained(str(folder / "model"))
     return folder / "model"
+
+
+FRAGILE = '''"""A BERT that breaks on certain tokens: code of the model's own."""
+import os
+
+import torch
+from transformers import BertModel
+
+
+class FragileModel(BertModel):
+    def forward(self, input_ids=None, **kwargs):
+        fragile = self.config.fragile
+        if (input_ids == fragile["dies"]).any():
+            os._exit(1)
+        if (input_ids == fragile["raises"]).any():
+            raise ValueError("this one I cannot read")
+        if input_ids.numel() > fragile["most_tokens"]:
+            raise torch.OutOfMemoryError("simulated")
+        return super().forward(input_ids=input_ids, **kwargs)
+'''
+UNKNOWN = "𓀀"  # makes the fragile model's tokenizer fail
+BEYOND = "콩콩"  # a token that its model has no embedding for
+
+
+def save_fragile(tiny_model: Path, folder: Path, most_tokens: int = 10**9) -> dict[str, str]:
+    """A copy of ``tiny_model`` that fails on some texts; gives the words: ``dies``, ``raises``, ``nan``."""
+    shutil.copytree(tiny_model, folder)
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    vocabulary = content["model"]["vocab"]
+    # From the vocabulary's first half: the encoder's self-check tries tokens of the second.
+    early = [token for token, number in sorted(vocabulary.items()) if number < len(vocabulary) // 2]
+    syllables = [token for token in early if len(token) == 1 and "가" <= token <= "힣"]
+    words = dict(zip(("dies", "raises", "nan"), syllables[-3:], strict=True))
+    content["model"]["unk_token"] = "[NOT THERE]"
+    flags = {"special": False, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    content["added_tokens"].append({"id": len(vocabulary) + 1, "content": BEYOND, **flags})
+    (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": None}  # which takes tokenizer.json as it is
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "modeling_fragile.FragileModel"}
+    config["fragile"] = {name: vocabulary[word] for name, word in words.items()} | {"most_tokens": most_tokens}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling_fragile.py").write_text(FRAGILE)
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][vocabulary[words["nan"]]] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return words

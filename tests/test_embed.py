@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from conftest import command, everyday, leftovers, shards
+from conftest import alive, command, everyday, leftovers, shards, wait_for
 
 from kosbert_ray.encoder.model import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
@@ -181,18 +180,6 @@ def test_a_file_that_breaks_in_its_middle_fails_the_run_with_its_name_and_what_w
 
 
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # they notice a dead raylet after about a minute, and do nothing
-
-
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run; a zombie does not."""
-    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-
-
-def wait_for(condition, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,8 @@ def _whole_slices(batches: Iterable[tuple[pa.Table, int]], limits: Limits) -> It
     read = 0  # bytes of the file not yet given to a slice
     yielded = False
     for table, read_bytes in batches:
-        read += read_bytes
+        if not table.num_rows:
+            read += read_bytes
         lengths = pc.fill_null(pc.binary_length(table[TEXT]), 0).to_numpy()
         ends = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
         done = 0
@@ -161,6 +162,8 @@ def _whole_slices(batches: Iterable[tuple[pa.Table, int]], limits: Limits) -> It
             if fit == 0 and rows == 0:
                 fit = 1
             parts.append(table.slice(done, fit))
+            # A batch may span slices: each is given its rows' share of what was read for the batch.
+            read += read_bytes * (done + fit) // table.num_rows - read_bytes * done // table.num_rows
             done, rows, size = done + fit, rows + fit, size + int(ends[done + fit] - ends[done])
             if done < table.num_rows:
                 yield rows, read, pa.concat_tables(parts)

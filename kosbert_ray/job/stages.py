@@ -241,7 +241,13 @@ class EncodeSlices:
         spec = work.model.spec()
         if self.node != work.driver_host and sha256(spec.folder, spec.weight_files) != work.weights_sha256:
             raise ModelError(f"{work.model.source.name}: node {self.node} has other weights than the driver")
-        self.encoder = Encoder(spec, work.encoder)
+        try:
+            self.encoder = Encoder(spec, work.encoder)
+        except KosbertError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise ModelError(f"{work.model.source.name}: an encoder cannot start on {self.node} ({reason})") from error
         work.board.encoder_ready(name)
 
     def __call__(self, row: pa.Table) -> pa.Table:
