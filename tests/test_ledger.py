@@ -101,6 +101,13 @@ def test_a_receipt_is_told_again_from_the_shard_when_it_was_lost(storage: Storag
     assert len(storage.list("_kosbert/receipts")) == 1
 
 
+def test_a_broken_receipts_file_costs_a_look_into_the_shards_and_no_more(storage: Storage) -> None:
+    commit(storage)
+    storage.write_atomic("_kosbert/receipts/broken.parquet", b"PAR1")
+    storage.write_atomic("_kosbert/receipts/empty", b"")
+    assert Ledger(storage).committed(FINGERPRINT).complete("f0")
+
+
 def test_a_receipt_without_its_shard_counts_for_nothing(storage: Storage) -> None:
     ledger = Ledger(storage)
     ledger.add(RECEIPT)

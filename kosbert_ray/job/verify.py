@@ -101,7 +101,7 @@ def verify(config: JobConfig, sample: int, say: Say) -> Verification:
         own = [check.receipt for check in checks if check.receipt and not check.problems]
         without_shard = [receipt for receipt in manifest or [] if not receipt.shard]
         problems += check_cover([*own, *without_shard])
-        rejecting = [receipt for receipt in own if receipt.rejected]
+        rejecting = [check.receipt for check in checks if check.receipt and check.receipt.rejected]
         problems += [problem for problem in workers.map(lambda item: check_rejected(output, item), rejecting) if problem]
         input_rows = None
         if reader:

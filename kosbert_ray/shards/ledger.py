@@ -163,10 +163,16 @@ class Ledger:
         return {entry.name: entry.size for entry in self.storage.list() if entry.name.endswith(".parquet")}
 
     def _read_receipts(self) -> list[Receipt]:
-        names = [entry.name for entry in self.storage.list(RECEIPTS_FOLDER)]
+        names = [entry.name for entry in self.storage.list(RECEIPTS_FOLDER) if entry.name.endswith(".parquet")]
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-            tables = list(pool.map(lambda name: pq.read_table(io.BytesIO(self.storage.read(name)), schema=SCHEMA), names))
-        return [receipt for table in tables for receipt in from_table(table)]
+            return [receipt for receipts in pool.map(self._read_receipts_file, names) for receipt in receipts]
+
+    def _read_receipts_file(self, name: str) -> list[Receipt]:
+        """None of them if the file is broken or just removed: the shards' footers tell the same."""
+        try:
+            return from_table(pq.read_table(io.BytesIO(self.storage.read(name)), schema=SCHEMA))
+        except (FileNotFoundError, pa.ArrowException):
+            return []
 
     # -- while it runs ---------------------------------------------------------------------------------------------
 

@@ -1,0 +1,236 @@
+"""verify finds each thing that can be wrong with an output when it is planted, and nothing in a right one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import everyday
+
+from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.shards.verify import check_cover
+
+SETTINGS = ["--model", "bundled:placeholder", "--keep", "id", "--set", "encoder.actors=1"]
+
+
+def put(folder: Path, name: str, texts: list[str]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("\n".join(json.dumps({"id": n, "text": text}) for n, text in enumerate(texts)), "utf-8")
+
+
+@pytest.fixture(scope="module")
+def made(cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two outputs of one corpus, by jobs that differ in what they cut off."""
+    folder = tmp_path_factory.mktemp("verify")
+    put(folder / "in", "a.jsonl", [*everyday()[:90], ""])
+    put(folder / "in", "b.jsonl", everyday()[90:180])
+    (folder / "in" / "empty.jsonl").write_text("\n\n")
+    settings = [*SETTINGS, "--set", "slice.max_rows=10"]
+    cli("embed", folder / "in", folder / "out", *settings)
+    cli("embed", folder / "in", folder / "other", *settings, "--set", "model.max_seq_length=8")
+    return folder
+
+
+@pytest.fixture
+def planted(made: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+def names(out: Path) -> list[str]:
+    return sorted(path.name for path in out.glob("*.parquet"))
+
+
+def test_a_right_output_is_verified_to_the_last_row(cli, made: Path) -> None:
+    done = cli("verify", made / "out", "--input", made / "in", "--sample", "20")
+    assert len(done.stdout.splitlines()) == 1
+    assert (
+        "180 rows in 19 shards, 1 rejected, all 181 rows of the input accounted for, 20 rows embedded again" in done.stdout
+    )
+    assert "verified" in cli("verify", made / "out").stdout
+
+
+def test_a_large_output_is_read_by_ray(cli, made: Path) -> None:
+    done = cli("verify", made / "out", "--input", made / "in", "--set", "ray.address=local")
+    assert "all 181 rows of the input accounted for" in done.stdout
+
+
+def deleted(out: Path, name: str) -> str:
+    (out / name).unlink()
+    return f"{name}: missing, with 10 rows"
+
+
+def truncated(out: Path, name: str) -> str:
+    (out / name).write_bytes((out / name).read_bytes()[:-100])
+    return f"{name}: no whole Parquet file of ours"
+
+
+def another_models(out: Path, name: str) -> str:
+    theirs = out.parent / "other"
+    shutil.copy(theirs / names(theirs)[0], out / name)
+    return f"{name}: made by another job"
+
+
+def swapped(out: Path, name: str) -> str:
+    other = names(out)[-1]
+    (out / name).rename(out / "x")
+    (out / other).rename(out / name)
+    (out / "x").rename(out / other)
+    return f"{name}: holds another shard's content, that of {other}"
+
+
+def flipped_byte(out: Path, name: str) -> str:
+    content = bytearray((out / name).read_bytes())
+    column = pq.read_metadata(out / name).row_group(0).column(1)
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    (out / name).write_bytes(content)
+    return f"{name}: its pages are damaged"
+
+
+def flipped_footer(out: Path, name: str) -> str:
+    content = (out / name).read_bytes()
+    assert content.count(b'"distinct": 10') == 1
+    (out / name).write_bytes(content.replace(b'"distinct": 10', b'"distinct": 11'))
+    return f"{name}: its footer is not its receipt's (distinct differ)"
+
+
+def rewrite(path: Path, spoil: Callable[[np.ndarray], None]) -> None:
+    """Vectors changed by another writer, which keeps the footer."""
+    table = pq.read_table(path)
+    vectors = np.array(table["embedding"].to_pylist(), np.float32)
+    spoil(vectors)
+    column = pa.array(list(vectors), pa.list_(pa.float32()))
+    field = table.schema.field("embedding")
+    pq.write_table(table.set_column(1, field, column.cast(field.type)), path)
+
+
+def other_vectors(out: Path, name: str) -> str:
+    rewrite(out / name, lambda vectors: vectors.__setitem__(0, vectors[0] * 1.0001))
+    return f"{name}: its vectors are not those that were written (sha256)"
+
+
+def not_a_number(out: Path, name: str) -> str:
+    rewrite(out / name, lambda vectors: vectors.__setitem__((5, 7), np.nan))
+    return f"{name}: 1 vectors hold NaN or Inf"
+
+
+def lost_rows(out: Path, name: str) -> str:
+    pq.write_table(pq.read_table(out / name).slice(1), out / name)
+    return f"{name}: has 9 rows instead of 10"
+
+
+def lost_column(out: Path, name: str) -> str:
+    pq.write_table(pq.read_table(out / name).drop_columns(["id"]), out / name)
+    return f"{name}: its columns are (embedding: list<item: float>) instead of (id: int64, embedding: list<item: float>)"
+
+
+def lost_rejected(out: Path, name: str) -> str:
+    (found,) = (out / "_kosbert" / "rejected").iterdir()
+    found.unlink()
+    return f"rejected/{found.name}: missing, with the 1 rejected rows"
+
+
+def stranger(out: Path, name: str) -> str:
+    shutil.copy(out / name, out / "part-0.parquet")
+    return "part-0.parquet: not in the manifest: stale or a stranger"
+
+
+def unfinished(out: Path) -> str:
+    (out / "_SUCCESS").unlink()
+    return "_SUCCESS: missing; the output is not complete"
+
+
+def lost_manifest(out: Path) -> str:
+    (found,) = (out / "_kosbert" / "manifests").iterdir()
+    found.unlink()
+    return "the manifest is gone or broken"
+
+
+PLANTS = (
+    *(deleted, truncated, another_models, swapped, flipped_byte, flipped_footer, other_vectors, not_a_number, lost_rows),
+    *(lost_column, lost_rejected, stranger),
+)
+
+
+def test_all_that_is_planted_is_found(cli, planted: Path) -> None:
+    out = planted / "out"
+    before = names(out)
+    expected = [plant(out, name) for plant, name in zip(PLANTS, before, strict=False)]
+    done = cli("verify", out, code=1)
+    for problem in expected:
+        assert problem in done.stderr
+    assert not any(name in done.stderr for name in before[len(PLANTS) : -1]), "the others are sound"
+    assert "problems; delete what is broken and run the job again" in done.stderr.splitlines()[-1]
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("plant", [unfinished, lost_manifest], ids=lambda plant: plant.__name__)
+def test_an_output_that_is_not_complete_is_not_verified(cli, planted: Path, plant: Callable[[Path], str]) -> None:
+    expected = plant(planted / "out")
+    assert expected in cli("verify", planted / "out", code=1).stderr
+
+
+def test_a_stale_shard_of_a_changed_input_and_what_is_missing_of_the_new_one_are_found(cli, planted: Path) -> None:
+    put(planted / "in", "b.jsonl", everyday()[300:350])
+    put(planted / "in", "c.jsonl", everyday()[:10])
+    done = cli("verify", planted / "out", "--input", planted / "in", code=1)
+    stale = [name for name in names(planted / "out") if name.startswith("b.")]
+    assert all(f"{name}: stale, of b.jsonl as it was before it changed" in done.stderr for name in stale)
+    assert "b.jsonl, fragment 0: 5 of 5 slices missing" in done.stderr
+    assert "c.jsonl, fragment 0: 1 of 1 slices missing" in done.stderr
+    cli("embed", planted / "in", planted / "out", *SETTINGS, "--set", "slice.max_rows=10")
+    assert "all 151 rows" in cli("verify", planted / "out", "--input", planted / "in").stdout
+
+
+def test_vectors_of_other_texts_are_found_by_a_sample(cli, planted: Path) -> None:
+    """A shard that is consistent in itself, but whose vectors a liar has made."""
+    out = planted / "out"
+    name = names(out)[0]
+    path = out / name
+    table = pq.read_table(path)
+    vectors = table["embedding"].combine_chunks()
+    rolled = pa.chunked_array([pa.concat_arrays([vectors.slice(1), vectors.slice(0, 1)])])
+    footer = json.loads(table.schema.metadata[b"kosbert_ray"])
+    from kosbert_ray.shards.shard import checksum
+
+    footer["embedding_sha256"] = checksum(*rolled.chunks)
+    lied = table.set_column(1, table.schema.field("embedding"), rolled)
+    pq.write_table(lied.replace_schema_metadata({b"kosbert_ray": json.dumps(footer)}), path)
+    shutil.rmtree(out / "_kosbert" / "receipts")
+    (manifest,) = (out / "_kosbert" / "manifests").iterdir()
+    rows = pq.read_table(manifest)
+    told = [
+        row | {"embedding_sha256": footer["embedding_sha256"]} if row["shard"] == name else row for row in rows.to_pylist()
+    ]
+    pq.write_table(pa.Table.from_pylist(told, rows.schema), manifest)
+    cli("verify", out)
+    done = cli("verify", out, "--input", planted / "in", "--sample", "1000", code=1)
+    assert f"{name}: 10 of 10 sampled vectors are not the model's" in done.stderr
+    assert "say where they are with --input" in cli("verify", out, "--sample", "3", code=1).stderr
+
+
+def receipt(index: int, last: bool = False, shard: str = "") -> Receipt:
+    from test_ledger import RECEIPT
+
+    values = {"shard": shard or f"a.{index}", "slice_index": index, "last": last}
+    return Receipt(**{**vars(RECEIPT), **values})
+
+
+@pytest.mark.parametrize(
+    ("receipts", "problem"),
+    [
+        ([receipt(0), receipt(1, True)], None),
+        ([receipt(0), receipt(2, True)], "slice 0-1 is missing"),
+        ([receipt(0), receipt(1)], "the slices after 0-1 are missing"),
+        ([receipt(0, True), receipt(0, True, "b.0")], "b.0: the slice is there twice, also as a.0"),
+    ],
+)
+def test_slices_that_are_missing_or_there_twice_are_found_without_the_input(receipts, problem: str | None) -> None:
+    found = check_cover(receipts)
+    assert (problem in found[0]) if problem else found == []
