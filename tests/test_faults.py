@@ -204,8 +204,9 @@ def test_worker_killed(corpus, undisturbed, tmp_path: Path, fault: Fault, stage:
 
 
 @pytest.fixture
-def cluster() -> Iterator:
-    """A Ray cluster of two nodes on this machine."""
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator:
+    """A Ray cluster of two nodes on this machine, which asks for a token."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
@@ -220,7 +221,7 @@ def test_cluster(cluster, corpus, undisturbed, tmp_path: Path, fault: Fault, cha
     target = tmp_path / "out"
     settings = [*SETTINGS, "--set", f"ray.address={cluster.address}", "--set", "encoder.actors=[1,4]"]
     at = time.monotonic()
-    with running("embed", corpus, target, *settings, env={"RAY_AUTH_MODE": "token"}, log=tmp_path / "log") as run:
+    with running("embed", corpus, target, *settings, log=tmp_path / "log") as run:
         wait_for(lambda: committed(target) >= 8, 180, "no shard was committed")
         if change != "node_removed":
             cluster.add_node(num_cpus=2)

@@ -1,0 +1,284 @@
+"""Every kind of bad input we know, each with the line it is answered with (``pytest -s`` prints the table)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import everyday
+from models import save_fragile, save_model
+
+from kosbert_ray.cli import main
+
+MODEL = "bundled:placeholder"
+Spoil = Callable[[Path], None]
+
+
+def parquet(**columns: object) -> Spoil:
+    return lambda folder: pq.write_table(pa.table(columns), folder / "in" / "a.parquet")
+
+
+def file(name: str, content: bytes | str) -> Spoil:
+    def write(folder: Path) -> None:
+        (folder / "in" / "a.parquet").unlink()
+        (folder / "in" / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return write
+
+
+def also(name: str, content: bytes | str) -> Spoil:
+    return lambda folder: (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def job(content: object) -> Spoil:
+    return also("job.yaml", content if isinstance(content, str) else yaml.safe_dump(content))
+
+
+def nothing(folder: Path) -> None:
+    """As it is: the fault is in the arguments."""
+
+
+def model(change: Callable[[Path], None], **options: object) -> Spoil:
+    def make(folder: Path) -> None:
+        change(save_model("bert", everyday()[:50], folder / "m", **options).rename(folder / "model"))
+
+    return make
+
+
+def edited(name: str, **values: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | values))
+
+    return edit
+
+
+def module(kind: str) -> Callable[[Path], None]:
+    def add(folder: Path) -> None:
+        modules = json.loads((folder / "modules.json").read_text())
+        (folder / "modules.json").write_text(json.dumps([*modules, {"idx": 9, "path": "9", "type": kind}]))
+
+    return add
+
+
+def fragile(folder: Path) -> None:
+    save_fragile(save_model("bert", everyday()[:400], folder / "m"), folder / "model")
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+IN, OUT = "{folder}/in", "{folder}/out"
+EMBED = ["embed", IN, OUT, "--model", MODEL]
+OWN = ["embed", IN, OUT, "--model", "{folder}/model"]
+
+# what is spoiled, how, the command, and what its last line says
+TABLE: list[tuple[str, Spoil, list[str], str]] = [
+    ("no input", nothing, ["embed"], "input.path: say where"),
+    ("no output", nothing, ["embed", IN], "output.path: say where"),
+    ("input not there", lambda f: shutil.rmtree(f / "in"), EMBED, "/in: no such file or folder"),
+    ("input empty", lambda f: (f / "in/a.parquet").unlink(), EMBED, "/in: the folder holds no files"),
+    ("glob without a match", nothing, ["embed", IN + "/*.csv", OUT], "/in/*.csv: no file matches"),
+    ("no text shard", lambda f: (f / "in/a.parquet").rename(f / "in/a.xlsx"), EMBED, "none of its 1 files is a text shard"),
+    ("unknown scheme", nothing, ["embed", "gopher://x/y", OUT], "gopher://x/y: cannot open gopher:// addresses"),
+    (
+        "credentials in an address",
+        nothing,
+        ["embed", "s3://key:hush@bucket/x", OUT],
+        "credentials do not belong in an address",
+    ),
+    ("not Parquet", file("a.parquet", b"PAR1 and then nothing"), EMBED, "a.parquet: broken Parquet"),
+    ("empty Parquet file", file("a.parquet", b""), EMBED, "a.parquet: broken Parquet"),
+    ("no text column", parquet(body=["가"]), EMBED, "a.parquet: no column 'text'; it has 'body' (set input.text)"),
+    ("text is a number", parquet(text=[1]), EMBED, "a.parquet: column 'text' is int64, not a string"),
+    ("text is a list", parquet(text=[["가"]]), EMBED, "a.parquet: column 'text' is list<element: string>, not a string"),
+    ("text is binary", parquet(text=[b"x"]), EMBED, "a.parquet: column 'text' is binary, not a string"),
+    ("kept column missing", nothing, [*EMBED, "--keep", "nope"], "no column 'nope'; it has 'text', 'id' (set input.keep)"),
+    (
+        "kept columns of two types",
+        lambda f: pq.write_table(pa.table({"text": ["가"], "id": ["x"]}), f / "in/b.parquet"),
+        [*EMBED, "--keep", "id"],
+        "b.parquet: the columns to keep are (id: string), but in a.parquet they are (id: int64)",
+    ),
+    ("kept name reserved", nothing, [*EMBED, "--keep", "__x"], "'__x' starts with two underscores, which is reserved"),
+    ("kept twice", nothing, [*EMBED, "--keep", "id,id"], "keep: a column is named twice"),
+    ("kept name taken", nothing, [*EMBED, "--keep", "embedding"], "output.column: 'embedding' is also among input.keep"),
+    ("CSV without the column", file("a.csv", "id,body\n1,가\n"), EMBED, "a.csv: no column 'text'; it has 'id', 'body'"),
+    ("CSV header broken", file("a.csv", 'id,"text\n' * 3), EMBED, "a.csv: bad CSV header"),
+    ("JSONL without the column", file("a.jsonl", '{"body": "가"}\n'), EMBED, "a.jsonl: no column 'text'; it has 'body'"),
+    ("gzip that is none", file("a.jsonl.gz", "not gzip"), EMBED, "a.jsonl.gz: broken or cut-short gzip data"),
+    ("zstd that is none", file("a.jsonl.zst", "not zstd"), EMBED, "a.jsonl.zst: broken or cut-short zstd data"),
+    ("gzip that is empty", file("a.txt.gz", gzip.compress(b"x")[:9]), EMBED, "a.txt.gz: broken or cut-short gzip data"),
+    (
+        "unknown encoding",
+        nothing,
+        [*EMBED, "--set", "input.encoding=klingon"],
+        "input.encoding: no such encoding 'klingon'",
+    ),
+    ("encoding without lines", nothing, [*EMBED, "--set", "input.encoding=utf-16"], "utf-16 cannot be cut at line ends"),
+    ("long delimiter", nothing, [*EMBED, "--set", "input.delimiter=ab"], "input.delimiter: string should have at most 1"),
+    ("unknown format", nothing, [*EMBED, "--set", "input.format=xml"], "input.format: input should be 'parquet', 'jsonl'"),
+    ("output is the input", nothing, ["embed", IN, IN, "--model", MODEL], "output.path: {folder}/in holds input files"),
+    ("output in the input", nothing, ["embed", IN, IN + "/out", "--model", MODEL], "in/out is inside the input"),
+    ("output below a file", also("file", ""), ["embed", IN, "{folder}/file/out", "--model", MODEL], "Not a directory"),
+    ("unknown option", nothing, [*EMBED, "--set", "encoder.precison=bf16"], "did you mean encoder.precision?"),
+    ("wrong choice", nothing, [*EMBED, "--set", "encoder.precision=int3"], "not 'int3'"),
+    ("setting without a value", nothing, [*EMBED, "--set", "encoder"], "--set encoder: write it as section.key=value"),
+    ("share above 1", nothing, [*EMBED, "--set", "max_rejected=1.5"], "max_rejected: input should be"),
+    ("size of no unit", nothing, [*EMBED, "--set", "slice.max_bytes=lots"], "'lots' is no size; write it like 32MiB"),
+    ("job file not there", nothing, [*EMBED, "--config", "no.yaml"], "no.yaml: No such file or directory"),
+    ("job file not YAML", job("a: ["), [*EMBED, "--config", "{folder}/job.yaml"], "job.yaml: not YAML (expected"),
+    ("job file a list", job([1]), [*EMBED, "--config", "{folder}/job.yaml"], "a job file is a mapping of sections"),
+    ("job file not text", also("job.yaml", b"\xff\xfe"), [*EMBED, "--config", "{folder}/job.yaml"], "not UTF-8 text"),
+    (
+        "a secret of the wrong type",
+        job({"storage": {"secret_access_key": ["hush"]}}),
+        [*EMBED, "--config", "{folder}/job.yaml"],
+        "storage.secret_access_key: input should be a valid string, not what is there",
+    ),
+    (
+        "a password in the endpoint",
+        nothing,
+        [*EMBED, "--set", "storage.endpoint_url=http://me:hush@s3"],
+        "storage.endpoint_url: credentials do not belong in an address",
+    ),
+    ("model not there", nothing, OWN, "/model: no such model folder"),
+    ("model a file", also("model", "x"), OWN, "/model: a model is a folder, and this is a file"),
+    ("no model in the folder", lambda f: (f / "model").mkdir(), OWN, "/model: not a model folder"),
+    ("no such bundled model", nothing, [*EMBED[:3], "--model", "bundled:x"], "bundled:x: nothing of that name is bundled"),
+    ("hub out of reach", nothing, [*EMBED[:3], "--model", "some/model"], "the hub cannot be reached"),
+    ("config broken", model(lambda f: (f / "config.json").write_text("{")), OWN, "config.json: cannot be read"),
+    ("weights missing", model(lambda f: (f / "model.safetensors").unlink()), OWN, "no *.safetensors in it"),
+    ("weights pickled", model(pickled), OWN, "its weights are pickled (pytorch_model.bin); set model.allow_pickle=true"),
+    ("tokenizer missing", model(lambda f: (f / "tokenizer.json").unlink()), OWN, "no tokenizer in it"),
+    ("unknown module", model(module("sentence_transformers.models.CNN")), OWN, "9: module CNN is not supported"),
+    (
+        "module of the model's own code",
+        model(module("evil.Transformer")),
+        OWN,
+        "module evil.Transformer is code of the model's",
+    ),
+    (
+        "module outside the folder",
+        model(edited("config.json"), normalize=True),
+        [*OWN, "--set", "model.prompt_name=x"],
+        "no prompt",
+    ),
+    (
+        "remote code",
+        fragile,
+        OWN,
+        "brings Python code of its own (auto_map); read it, and if you trust it set model.allow_remote",
+    ),
+    (
+        "too long",
+        nothing,
+        [*EMBED, "--set", "model.max_seq_length=9999"],
+        "max_seq_length is 9999, but the model has 128 positions",
+    ),
+    (
+        "a GPU where there is none",
+        nothing,
+        [*EMBED, "--set", "encoder.device=cuda"],
+        "no node of the Ray cluster has a GPU",
+    ),
+    ("no Ray there", nothing, [*EMBED, "--set", "ray.address=127.0.0.1:9"], "Ray at 127.0.0.1:9 cannot be reached"),
+    ("search in no output", nothing, ["search", IN, "질문"], "in: not an output of kosbert-ray"),
+    ("verify of no output", nothing, ["verify", IN], "in: not an output of kosbert-ray"),
+    ("a sample of less than nothing", nothing, ["verify", IN, "--sample", "-1"], "--sample: a number of rows, 0 or more"),
+]
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """The command takes over signals; in this process they are pytest's."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("name", "spoil", "arguments", "line"), TABLE, ids=[row[0] for row in TABLE])
+def test_bad_input_is_one_line_that_says_what_to_do(
+    name: str, spoil: Spoil, arguments: list[str], line: str, own_signals: None, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"text": ["가", "나"], "id": [1, 2]}), tmp_path / "in" / "a.parquet")
+    spoil(tmp_path)
+    capsys.readouterr()
+    code = main([argument.replace("{folder}", str(tmp_path)) for argument in arguments])
+    captured = capsys.readouterr()
+    errors = [said for said in captured.err.splitlines() if "error: " in said]
+    assert code in (1, 2)
+    assert len(errors) == 1, captured.err
+    assert line.replace("{folder}", str(tmp_path)) in errors[0]
+    assert "hush" not in captured.err
+    assert not list(tmp_path.glob("out/*.parquet"))
+    assert captured.out == ""
+    print(f"{name:32} {errors[0].replace(str(tmp_path), '…')}")
+
+
+def test_there_are_at_least_forty() -> None:
+    assert len({row[0] for row in TABLE}) >= 40
+
+
+ROWS = [
+    (b'{"text": "b", "id": ', "bad JSON (Expecting value"),
+    (b"[1, 2]", "a JSON list, not an object"),
+    (b'"text"', "a JSON str, not an object"),
+    (b'{"id": 3}', "null text"),
+    (b'{"text": null}', "null text"),
+    (b'{"text": "  \\u3000 "}', "empty text"),
+    (b'{"text": 5}', "column 'text' is int, not a string"),
+    (b'{"text": ["a"]}', "column 'text' is list, not a string"),
+    (b'{"text": "\xff\xfe"}', "invalid utf-8 at its byte 10"),
+    (b'{"text": "\\ud83d \xea\xb0\x80"}', "invalid text: a lone surrogate"),
+    (b'{"text": "\xea\xb0\x80", "id": "x"}', "column 'id' is int64 in the first rows, and here"),
+    (b'{"text": "\xea\xb0\x80", "id": 99999999999999999999}', "column 'id' is int64 in the first rows, and here"),
+    (b"[" * 100_000, "bad JSON (maximum recursion depth"),
+    (b'{"text": "a"} {"text": "b"}', "bad JSON (Extra data"),
+    (b"\x00\x00\x00", "bad JSON (Expecting value"),
+]
+FILES = {
+    "cut.jsonl.gz": (lambda content: gzip.compress(content)[:-5000], "cut.jsonl.gz: broken or cut-short gzip data"),
+    "line.jsonl": (lambda content: content + b'{"text": "' + b"x" * (65 * 2**20), "line.jsonl: a line of over 64 MiB at"),
+    "quotes.csv": (lambda content: b'id,text\n1,"one\n' + b"1,x\n" * 9, "quotes.csv: a quoted value that begins near 8"),
+    "later.csv": (lambda content: b"id,body\n1,x\n", "later.csv: no column 'text'; it has 'id', 'body'"),
+}
+
+
+def test_bad_rows_and_bad_files_are_named_and_the_others_are_embedded(cli, tmp_path: Path) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    good = [json.dumps({"text": text, "id": number}) for number, text in enumerate(everyday())]
+    (source / "a.jsonl").write_bytes(b"\n".join([*(line.encode() for line in good), *(line for line, _ in ROWS)]))
+    (source / "b.csv").write_text("id,text\n" + "\n".join(f"{n},{text}" for n, text in enumerate(everyday()[:9])), "utf-8")
+    long = "\n".join(json.dumps({"text": f"{line} {number}"}) for number in range(60) for line in everyday()).encode()
+    for name, (spoil, _) in FILES.items():
+        (source / name).write_bytes(spoil(long))
+    settings = ["--model", MODEL, "--set", "max_rejected=40", "--set", "slice.max_rows=20000"]
+    done = cli("embed", source, target, *settings, code=1)
+    failed = [line for line in done.stderr.splitlines() if "failed: " in line]
+    for _, expected in FILES.values():
+        assert any(expected in line for line in failed), failed
+    assert (
+        f"({len(FILES)} slices failed, all others are committed); run the same command again"
+        in done.stderr.splitlines()[-1]
+    )
+    rejected = pq.read_table(target / "_kosbert" / "rejected", filters=[("file", "==", "a.jsonl")])
+    found = rejected.sort_by("byte_offset")["reason"].to_pylist()
+    for (line, expected), reason in zip(ROWS, found, strict=True):
+        assert expected in reason
+        print(f"{line[:30]!r:40} {reason}")
+    for path in FILES:
+        (source / path).unlink()
+    assert "529 rows" in cli("embed", source, target, *settings).stdout

@@ -1,0 +1,60 @@
+"""A run leaves word of itself while it works; the dead are not believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from kosbert_ray.shards import lease as leases
+from kosbert_ray.shards.lease import EXPIRY_SECONDS, LEASES_FOLDER, Holder, Lease
+from kosbert_ray.storage import Storage
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "out"))
+
+
+def leave(storage: Storage, run: str, host: str, pid: int, beat: float) -> None:
+    holder = Holder(run, host, pid, time.time() - 1000, time.time() - beat)
+    storage.write_atomic(f"{LEASES_FOLDER}/{run}.json", json.dumps(asdict(holder)).encode())
+
+
+def test_a_run_sees_the_other_while_both_work_and_nothing_is_left_of_either(storage: Storage) -> None:
+    with Lease(storage, "first") as first:
+        assert first.others() == []
+        with Lease(storage, "second") as second:
+            (other,) = second.others()
+            assert (other.run, other.host, other.pid) == ("first", socket.gethostname(), os.getpid())
+            assert other.age < 10
+        assert first.others() == []
+    assert storage.list(LEASES_FOLDER) == []
+
+
+def test_the_leases_of_the_dead_are_removed(storage: Storage) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    leave(storage, "dead-here", socket.gethostname(), gone.pid, beat=1)
+    leave(storage, "dead-there", "elsewhere", 1, beat=EXPIRY_SECONDS + 1)
+    leave(storage, "alive-there", "elsewhere", 1, beat=EXPIRY_SECONDS / 2)
+    storage.write_atomic(f"{LEASES_FOLDER}/half.json", b'{"run": "ha')
+    assert [other.run for other in Lease(storage, "me").others()] == ["alive-there"]
+    assert {Path(entry.name).name for entry in storage.list(LEASES_FOLDER)} == {"alive-there.json", "half.json"}
+
+
+def test_a_lease_has_a_heartbeat(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.05)
+    with Lease(storage, "me") as lease:
+        before = json.loads(storage.read(lease.name))
+        time.sleep(0.5)
+        after = json.loads(storage.read(lease.name))
+    assert after["heartbeat"] > before["heartbeat"]
+    assert after["started"] == before["started"]
