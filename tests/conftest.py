@@ -104,6 +104,7 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None
         time.sleep(0.05)
 
 
+SECRET = "hunter2-is-never-shown"
 FAULTS: list[Any] = []  # lines of the fault matrix
 
 
@@ -137,6 +138,7 @@ class S3:
             "identities": [
                 {"name": "admin", "credentials": [{"accessKey": "admin", "secretKey": "secret"}], "actions": ["Admin"]},
                 {"name": "renewed", "credentials": [{"accessKey": "renewed", "secretKey": "fresh"}], "actions": ["Admin"]},
+                {"name": "keeper", "credentials": [{"accessKey": "keeper", "secretKey": SECRET}], "actions": ["Admin"]},
                 {
                     "name": "reader",
                     "credentials": [{"accessKey": "reader", "secretKey": "readonly"}],

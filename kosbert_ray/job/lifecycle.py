@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kosbert_ray.corpus.plan import Fragment, plan
 from kosbert_ray.corpus.slices import FragmentReader
@@ -34,6 +36,7 @@ from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import Committed, Ledger
 
 MAX_PASSES = 3  # over a corpus that changes while it is read
+REPEAT_SECONDS = 60.0  # the same trouble with a store is told no more often
 MAX_FAILED = 100  # slices: with so many, it is not the slices
 
 Say = Callable[[str], None]
@@ -81,8 +84,13 @@ def _storage_log(say: Say) -> Iterator[None]:
     """While a run goes on, the user is told what this process tries again."""
 
     class Tell(logging.Handler):
+        said: ClassVar[dict[str, float]] = {}
+
         def emit(self, record: logging.LogRecord) -> None:
-            say(record.getMessage())
+            message, now = record.getMessage(), time.monotonic()
+            if now - self.said.get(message, -REPEAT_SECONDS) >= REPEAT_SECONDS:
+                self.said[message] = now
+                say(message)
 
     log, handler = logging.getLogger("kosbert_ray.storage"), Tell(logging.WARNING)
     log.addHandler(handler)

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from kosbert_ray.errors import StorageError, first_line
 
 CLIENT_MODULES = ("botocore", "aiobotocore", "aiohttp")
-# Credentials that were good and may be good again once they are renewed; a wrong secret is told at once.
-EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidAccessKeyId")
+# Credentials that were good and may be good again once they are renewed; a wrong secret is told at once. "400" is all that
+# the answer to a HEAD request says of an expired token: it has no body.
+EXPIRED = ("400", "ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidAccessKeyId")
 BUSY = ("SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "RequestLimitExceeded")
 
 
