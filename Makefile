@@ -1,11 +1,13 @@
 # On a machine with python3 (3.10+) and make: `make demo` shows what it does, `make test` runs the tests.
 PYTHON ?= python3
 VENV := .venv
+MITMPROXY := .venv-mitmproxy
+AUDIT := .venv-audit
 BIN := $(VENV)/bin
 # transformers, numpy and pandas have left Python 3.10: it has pins of its own.
 PINS := $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if sys.version_info < (3, 11) else "constraints.txt")')
 
-.PHONY: demo test test-slow lint format constraints clean
+.PHONY: demo test test-slow test-faults audit lint format constraints clean
 
 $(VENV)/.installed: pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
@@ -20,10 +22,28 @@ demo: $(VENV)/.installed
 	@$(BIN)/kosbert-ray search demo-out "비가 오는 날에는 무엇을 먹을까?" --top 5
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not faults"
 
 test-slow: $(VENV)/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not faults"
+
+# mitmproxy pins what we do not: it has an environment of its own.
+$(MITMPROXY)/.installed:
+	$(PYTHON) -m venv $(MITMPROXY)
+	$(MITMPROXY)/bin/pip install --quiet --disable-pip-version-check mitmproxy
+	touch $@
+
+test-faults: $(VENV)/.installed $(MITMPROXY)/.installed
+	$(BIN)/pytest -m faults
+
+# Known vulnerabilities of the pinned packages; asks PyPI, so it needs the network.
+audit: $(AUDIT)/.installed
+	$(AUDIT)/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
+$(AUDIT)/.installed:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit
+	touch $@
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -43,4 +63,4 @@ constraints:
 	touch $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) demo-out build *.egg-info
+	rm -rf $(VENV) $(MITMPROXY) $(AUDIT) demo-out build *.egg-info

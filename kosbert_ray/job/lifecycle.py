@@ -128,7 +128,10 @@ class _Run:
         """Passes over the corpus until all of it is committed as it is."""
         open_output(self.config).sweep()
         self.ledger = Ledger(open_output(self.config, patient=True))
+        self.lease: Lease | None = None
         complete = self.ledger.success() is not None
+        if not complete:
+            self._take_lease()
         with ThreadPoolExecutor(2) as background:
             hashing = background.submit(sha256, self.spec.folder, self.spec.weight_files)
             self.loading: Future[Tokenizer] | None = None
@@ -147,18 +150,18 @@ class _Run:
         )
         if complete and self._is_done(fragments) and not self._leftover(fragments).delete:
             return self._summary(fragments, removed=0)
-        with self._lease():
-            for _ in range(MAX_PASSES):
-                if not self._is_done(fragments):
-                    self.ledger.start()
-                    self._pass(fragments)
-                changed = self._look_again()
-                if not changed:
-                    leftover = self._leftover(fragments)
-                    finish(self.ledger, self.committed, self.corpus, fragments, leftover, self.progress.seconds, self.say)
-                    return self._summary(fragments, removed=sum(bool(receipt.shard) for receipt in leftover.delete))
-                self.say(f"{changed[0]}: changed or removed while the run went on ({len(changed):,} files); planning again")
-                fragments = self._plan()
+        self._take_lease()
+        for _ in range(MAX_PASSES):
+            if not self._is_done(fragments):
+                self.ledger.start()
+                self._pass(fragments)
+            changed = self._look_again()
+            if not changed:
+                leftover = self._leftover(fragments)
+                finish(self.ledger, self.committed, self.corpus, fragments, leftover, self.progress.seconds, self.say)
+                return self._summary(fragments, removed=sum(bool(receipt.shard) for receipt in leftover.delete))
+            self.say(f"{changed[0]}: changed or removed while the run went on ({len(changed):,} files); planning again")
+            fragments = self._plan()
         raise JobFailed(
             f"{self.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
             "run the same command again when it is written"
@@ -207,16 +210,16 @@ class _Run:
         with contextlib.suppress(StorageError, OSError):
             self.ledger.storage.sweep()
 
-    @contextlib.contextmanager
-    def _lease(self) -> Iterator[None]:
-        lease = Lease(self.ledger.storage, self.ledger.run)
-        for other in lease.others():
-            self.say(
-                f"another run (on {other.host}, process {other.pid}, started {duration(other.age)} ago) is writing "
-                "to this output: both will end well, but they do the same work"
-            )
-        with lease:
-            yield
+    def _take_lease(self) -> None:
+        """Says who else is at work on the output, and leaves word that this run is, until it ends; once a run."""
+        if self.lease is None:
+            self.lease = Lease(self.ledger.storage, self.ledger.run)
+            for other in self.lease.others():
+                self.say(
+                    f"another run (on {other.host}, process {other.pid}, started {duration(other.age)} ago) is writing to "
+                    "this output: both will end well, but they do the same work"
+                )
+            self.stack.enter_context(self.lease)
 
     def _pass(self, fragments: list[Fragment]) -> None:
         """Runs the slices that are not committed.
