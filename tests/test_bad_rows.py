@@ -100,7 +100,7 @@ def test_on_bad_row_fail_ends_the_run_with_the_rows_address(cli, tmp_path: Path)
     assert f"a.jsonl: byte {offset}: null text; mend it, or set on_bad_row=reject" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("limit", ["0.01", "20"])
+@pytest.mark.parametrize("limit", ["0.01", pytest.param("20", marks=pytest.mark.faults)])
 def test_a_corpus_of_bad_rows_stops_the_run_early(cli, tmp_path: Path, limit: str) -> None:
     for number in range(30):
         put(tmp_path / "in" / f"{number:02}.jsonl", [*everyday()[:60], *[None] * 60])
@@ -114,6 +114,7 @@ def test_a_corpus_of_bad_rows_stops_the_run_early(cli, tmp_path: Path, limit: st
     assert leftovers(tmp_path / "out") == []
 
 
+@pytest.mark.faults
 def test_a_slice_that_kills_its_encoder_fails_the_job_with_its_address_and_all_others_are_committed(
     cli, fragile, fine: list[str], tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pyarrow.dataset as ds
+import pytest
 from conftest import alive, command, everyday, leftovers, wait_for
 
 SENTENCES = everyday()
@@ -26,6 +27,7 @@ def many(mark: str, rows: int) -> list[str]:
     return [f"{SENTENCES[number % 520]} {mark} {number}" for number in range(rows)]
 
 
+@pytest.mark.faults
 def test_files_changed_removed_and_added_during_a_run(cli, tmp_path: Path) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     expected = put(source / "a.jsonl", many("처음", 3000))

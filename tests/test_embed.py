@@ -197,7 +197,11 @@ def long_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LONG = ["--model", MODEL, "--keep", "text", "--set", "slice.max_rows=300", "--set", "slice.max_bytes=200KiB"]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM], ids=lambda sent: sent.name)
+@pytest.mark.parametrize(
+    "sent",
+    [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.faults)],
+    ids=lambda sent: sent.name,
+)
 def test_a_killed_run_resumes_without_repeating_a_committed_slice_and_ends_in_the_same_bytes(
     cli, long_corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path, sent: signal.Signals
 ) -> None:

@@ -56,6 +56,7 @@ def test_a_right_output_is_verified_to_the_last_row(cli, made: Path) -> None:
     assert "verified" in cli("verify", made / "out").stdout
 
 
+@pytest.mark.faults
 def test_a_large_output_is_read_by_ray(cli, made: Path) -> None:
     done = cli("verify", made / "out", "--input", made / "in", "--set", "ray.address=local")
     assert "all 181 rows of the input accounted for" in done.stdout

@@ -15,7 +15,10 @@ from kosbert_ray.shards.receipt import Receipt
 
 @dataclass(frozen=True)
 class Leftover:
-    """Receipts of what the input no longer holds: to ``delete`` (changed files), and to ``keep`` (removed files)."""
+    """Receipts of what the input no longer holds.
+
+    ``delete``: of changed files, and of removed ones that were never read to their end. ``keep``: of other removed files.
+    """
 
     delete: tuple[Receipt, ...]
     keep: tuple[Receipt, ...]
@@ -38,7 +41,11 @@ def leftover(committed: Committed, corpus: Corpus, fragments: list[Fragment], de
         if fragment not in planned
         for receipt in slices.values()
     ]
-    delete = tuple(receipt for receipt in receipts if delete_removed or receipt.file in files)
+    delete = tuple(
+        receipt
+        for receipt in receipts
+        if delete_removed or receipt.file in files or not committed.complete(receipt.fragment)
+    )
     return Leftover(delete, tuple(receipt for receipt in receipts if receipt not in delete))
 
 
