@@ -162,6 +162,7 @@ def test_new_files_are_added_and_a_changed_file_replaces_its_shards(cli, tmp_pat
     assert shards(target) == before
 
 
+@pytest.mark.faults
 def test_a_file_that_breaks_in_its_middle_fails_the_run_with_its_name_and_what_was_committed_stays(
     cli, tmp_path: Path
 ) -> None:

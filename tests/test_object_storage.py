@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
+import pytest
 from conftest import command, everyday
 
 from kosbert_ray.encoder.model import Encoder
@@ -24,6 +25,7 @@ def read(files, folder: str) -> dict[str, bytes]:
     return {path.rpartition("/")[2]: files.cat_file(path) for path in files.ls(folder) if path.endswith(".parquet")}
 
 
+@pytest.mark.faults
 def test_a_killed_run_from_s3_to_s3_resumes_and_ends_complete(cli, s3, tiny_model: Path, tmp_path: Path) -> None:
     files = s3.filesystem()
     files.mkdir("my-bucket")

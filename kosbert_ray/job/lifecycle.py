@@ -263,8 +263,12 @@ class _Run:
         rejected = ""
         self._require_few_rejected(rejected)
         try:
-            with self.progress, Watchdog(board, pool, config.stall_timeout, self.say) as watchdog:
-                for outcome in pipeline.run(work, tokenizer, left, pool):
+            with (
+                self.progress,
+                Watchdog(board, pool, config.stall_timeout, self.say) as watchdog,
+                contextlib.closing(pipeline.run(work, tokenizer, left, pool)) as outcomes,
+            ):
+                for outcome in outcomes:
                     watchdog.headway()
                     rejected = rejected or outcome.rejected
                     self.tell(*outcome.notices)

@@ -6,7 +6,8 @@ encoder's process to the writer's through shared memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Generator
 from functools import partial
 from typing import Any
 
@@ -63,7 +64,7 @@ class SliceDatasource(Datasource):
 
 def run(
     work: Work, tokenizer: Tokenizer, fragments: list[tuple[Fragment, frozenset[int]]], pool: EncoderPool
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Runs the fragments' remaining slices; yields each one's outcome as soon as it is known.
 
     Memory is bounded by Ray Data's backpressure: a stage waits while what it made is not taken.
@@ -95,12 +96,19 @@ def run(
         **stage,
     )
     dataset = dataset.map_batches(write, fn_kwargs={"work": work}, num_cpus=WRITE_CPUS, **stage)
+    # No prefetching: a receipt is to be seen when it is there, not when the next one is.
+    batches: Any = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
     try:
-        # No prefetching: a receipt is to be seen when it is there, not when the next one is.
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for table in batches:
             yield from map(Outcome.of, table["outcome"].to_pylist())
     except Exception as error:
         raise _ours(error) from error
+    finally:
+        # Ray ends the execution when its iterator is collected, which an error's traceback can put off until Ray itself
+        # is shut down; then Ray's core ends the process, without a word.
+        batches.close()
+        del batches
+        gc.collect()
 
 
 def _ours(error: Exception) -> KosbertError:

@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from dataclasses import asdict, dataclass
-from types import TracebackType
 
 from kosbert_ray.errors import StorageError
 from kosbert_ray.storage import Storage
@@ -82,9 +81,7 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._end.set()
         self._thread.join(HEARTBEAT_SECONDS)
         with contextlib.suppress(StorageError):
