@@ -176,8 +176,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         parts.append(f"all {found.input_rows:,} rows of the input accounted for")
     if found.sampled:
         parts.append(f"{found.sampled:,} rows embedded again, cosine at least {found.agreement:.6f}")
-    speed = found.bytes / max(found.seconds, 1e-9) / 1e6
-    print(f"verified: {found.output}: {', '.join(parts)}; {found.bytes / 1e6:,.1f} MB at {speed:,.0f} MB/s")
+    print(f"verified: {found.output}: {', '.join(parts)}; {found.bytes / 1e6:,.1f} MB in {found.seconds:,.1f} s")
     return 0
 
 

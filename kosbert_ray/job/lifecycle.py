@@ -126,10 +126,11 @@ class _Run:
 
     def run(self) -> Summary:
         """Passes over the corpus until all of it is committed as it is."""
-        open_output(self.config).sweep()
+        output = open_output(self.config)
+        output.sweep()
+        complete = Ledger(output).success() is not None  # a store that refuses from the start is told at once
         self.ledger = Ledger(open_output(self.config, patient=True))
         self.lease: Lease | None = None
-        complete = self.ledger.success() is not None
         if not complete:
             self._take_lease()
         with ThreadPoolExecutor(2) as background:
