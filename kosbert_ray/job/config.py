@@ -45,6 +45,18 @@ def _bytes(value: Any) -> Any:
     return value
 
 
+def _share_or_number(value: Any) -> Any:
+    """``0.01`` is a share of the rows, ``100`` a number of them."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or value < 0
+        or (isinstance(value, float) and value > 1)
+    ):
+        raise ValueError(f"{_shown(value)} is neither a share from 0.0 to 1.0 nor a whole number of rows")
+    return value
+
+
 def _names(value: Any) -> Any:
     """``id,title`` and ``[id, title]`` are the same list."""
     return [name for name in value.split(",") if name] if isinstance(value, str) else value
@@ -201,7 +213,7 @@ class JobConfig(_Section):
     storage: StorageConfig = StorageConfig()
     ray: RayConfig = RayConfig()
     on_bad_row: OnBadRow = "reject"
-    max_rejected: Annotated[int, Field(ge=0, strict=True)] | Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    max_rejected: Annotated[int | float, BeforeValidator(_share_or_number)] = 0.01
     stall_timeout: float = Field(default=300.0, gt=0)
 
     @model_validator(mode="after")
@@ -287,6 +299,9 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else f"known are {', '.join(known)}"
         return f"unknown option {name}; {hint}{more}"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":  # our own words; those on a whole section begin with the option's name
+        section = isinstance(problem["input"], dict)
+        return f"{message if not path else f'{name}.{message}' if section else f'{name}: {message}'}{more}"
     shown = "what is there" if path and (path[-1] in SECRETS or path[-1] == "endpoint_url") else _shown(problem["input"])
     return f"{name}: {message[0].lower() + message[1:]}, not {shown}{more}"
 

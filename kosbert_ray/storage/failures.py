@@ -35,7 +35,7 @@ def storage_errors(address: str) -> Iterator[None]:
         raise StorageError(f"{address}: permission denied ({first_line(error)}); check the credentials") from error
     except OSError as error:
         hint = "; free some space and run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise StorageError(f"{address}: {first_line(error)}{hint}") from error
+        raise StorageError(f"{address}: {error.strerror or first_line(error)}{hint}") from error
     except ValueError as error:
         raise StorageError(f"{address}: {first_line(error)}") from error
     except Exception as error:
