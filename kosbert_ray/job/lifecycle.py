@@ -130,9 +130,9 @@ class _Run:
         output.sweep()
         complete = Ledger(output).success() is not None  # a store that refuses from the start is told at once
         self.ledger = Ledger(open_output(self.config, patient=True))
-        self.lease: Lease | None = None
+        lease = self._look_for_others()
         if not complete:
-            self._take_lease()
+            self.stack.enter_context(lease)
         with ThreadPoolExecutor(2) as background:
             hashing = background.submit(sha256, self.spec.folder, self.spec.weight_files)
             self.loading: Future[Tokenizer] | None = None
@@ -151,7 +151,8 @@ class _Run:
         )
         if complete and self._is_done(fragments) and not self._leftover(fragments).delete:
             return self._summary(fragments, removed=0)
-        self._take_lease()
+        if complete:
+            self.stack.enter_context(lease)
         for _ in range(MAX_PASSES):
             if not self._is_done(fragments):
                 self.ledger.start()
@@ -211,16 +212,15 @@ class _Run:
         with contextlib.suppress(StorageError, OSError):
             self.ledger.storage.sweep()
 
-    def _take_lease(self) -> None:
-        """Says who else is at work on the output, and leaves word that this run is, until it ends; once a run."""
-        if self.lease is None:
-            self.lease = Lease(self.ledger.storage, self.ledger.run)
-            for other in self.lease.others():
-                self.say(
-                    f"another run (on {other.host}, process {other.pid}, started {duration(other.age)} ago) is writing to "
-                    "this output: both will end well, but they do the same work"
-                )
-            self.stack.enter_context(self.lease)
+    def _look_for_others(self) -> Lease:
+        """Says who else is at work on the output; gives the lease by which this run can leave word that it is, too."""
+        lease = Lease(self.ledger.storage, self.ledger.run)
+        for other in lease.others():
+            self.say(
+                f"another run (on {other.host}, process {other.pid}, started {duration(other.age)} ago) is writing to this "
+                "output: both will end well, but they do the same work"
+            )
+        return lease
 
     def _pass(self, fragments: list[Fragment]) -> None:
         """Runs the slices that are not committed.
