@@ -65,13 +65,18 @@ def start(config: RayConfig) -> None:
             ray.init("local", num_cpus=usable_cores() + LOCAL_TASK_CORES, include_dashboard=False, **quiet)
         else:
             ray.init(address, **quiet)
+    except SystemExit:  # Ray's handler of SIGTERM, which it puts in place early, exits without a word
+        if callable(on_sigterm):
+            on_sigterm(signal.SIGTERM, None)
+        raise
     except Exception as error:
         hint = "" if _local else "; if the cluster asks for a token, set RAY_AUTH_MODE=token"
         reason = first_line(error)
         raise JobFailed(f"Ray at {address} cannot be reached or started ({reason}){hint}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
     _joined = True
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which exits without a word
     _hush_core()
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
