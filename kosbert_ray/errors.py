@@ -61,6 +61,11 @@ class VerifyFailed(KosbertError):
     """``verify`` found something wrong with an output."""
 
 
+def described(error: BaseException) -> str:
+    """``Type: first line`` of an error that is not ours."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def first_line(error: BaseException) -> str:
     """The error's text as one line, or its type where it has none."""
     lines = str(error).strip().splitlines()

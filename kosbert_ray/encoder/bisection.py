@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from kosbert_ray.encoder.packing import Batch, Tokens, pack
-from kosbert_ray.errors import first_line
+from kosbert_ray.errors import described, first_line
 
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
@@ -66,7 +66,7 @@ def encode_all(
             elif is_out_of_memory(error):
                 failed[int(batch.texts[0])] = f"out of memory on its {len(batch.ids)} tokens alone"
             else:
-                failed[int(batch.texts[0])] = f"the model fails on it ({type(error).__name__}: {first_line(error)})"
+                failed[int(batch.texts[0])] = f"the model fails on it ({described(error)})"
             continue
         good = np.isfinite(found).all(axis=1)
         vectors[batch.texts[good]] = found[good]

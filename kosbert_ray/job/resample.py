@@ -30,7 +30,7 @@ class Reading:
 
     reader: FragmentReader
     fragments: tuple[Fragment, ...]
-    files: dict[str, str]  # version by name
+    files: frozenset[str]  # names
 
 
 def resample(

@@ -28,7 +28,7 @@ from kosbert_ray.encoder.packing import Tokens
 from kosbert_ray.encoder.source import ModelSource, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.errors import InputChanged, InputError, KosbertError, ModelError, StorageError, first_line
+from kosbert_ray.errors import InputChanged, InputError, KosbertError, ModelError, StorageError, described
 from kosbert_ray.job.board import MAX_ATTEMPTS, Board
 from kosbert_ray.job.config import OnBadRow
 from kosbert_ray.job.rows import nest, notes_of, replace_columns, unnest, with_notes, without_slice
@@ -115,8 +115,7 @@ def _stage(name: str, row: pa.Table, work: Work, do: Callable[[pa.Table, dict[st
         except KosbertError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            return without_slice({"failed": f"{address}: stage {name} failed ({reason})"})
+            return without_slice({"failed": f"{address}: stage {name} failed ({described(error)})"})
 
 
 # -- read ----------------------------------------------------------------------------------------------------------
@@ -125,10 +124,10 @@ def _stage(name: str, row: pa.Table, work: Work, do: Callable[[pa.Table, dict[st
 def read_slices(work: Work, fragment: Fragment, done: frozenset[int]) -> Iterator[pa.Table]:
     """The slices of one fragment that are not in ``done``, as rows; a broken one ends the fragment, not the run."""
     pieces = work.reader.slices(fragment, done)
+    address = f"{work.reader.storage.url(fragment.file.name)}, fragment {fragment.index}"
     number = 0
     while True:
         row: pa.Table | None
-        address = f"{work.reader.storage.url(fragment.file.name)}, fragment {fragment.index}"
         with work.board.at("read", f"{address}, its slice {number} to do") as attempt:
             try:
                 if attempt > MAX_ATTEMPTS:
@@ -140,7 +139,7 @@ def read_slices(work: Work, fragment: Fragment, done: frozenset[int]) -> Iterato
             except (InputError, StorageError) as error:
                 row = without_slice({"failed": str(error)})
             except Exception as error:
-                row = without_slice({"failed": f"{address}: cannot be read ({type(error).__name__}: {first_line(error)})"})
+                row = without_slice({"failed": f"{address}: cannot be read ({described(error)})"})
         if row is None:
             return
         yield row
@@ -204,10 +203,10 @@ def tokenize(row: pa.Table, work: Work, tokenizer: ray.ObjectRef[Tokenizer]) -> 
         started = time.perf_counter()
         texts = unnest(row, TEXT)
         tokens = _tokenizer(tokenizer)(texts.filter(_good(row)) if unnest(row, REASON).null_count < len(texts) else texts)
-        failed = {index: tokens.failed[text] for index, text in enumerate(tokens.rows.tolist()) if text in tokens.failed}
-        reasons = _reject(row, failed)
         rows = tokens.rows
-        if failed:
+        failed: dict[int, str] = {}
+        if tokens.failed:
+            failed = {index: tokens.failed[text] for index, text in enumerate(rows.tolist()) if text in tokens.failed}
             rows = rows[[index not in failed for index in range(len(rows))]]
         notes |= {
             "distinct": len(tokens.lengths) - len(tokens.failed),
@@ -218,6 +217,7 @@ def tokenize(row: pa.Table, work: Work, tokenizer: ray.ObjectRef[Tokenizer]) -> 
             "tokenize_seconds": time.perf_counter() - started,
         }
         columns = {name: pa.array(getattr(tokens, name)) for name in TOKENS} | {"rows": pa.array(rows)}
+        reasons = _reject(row, failed)
         columns |= {REASON: reasons, TEXT: pc.if_else(pc.is_valid(reasons), texts, pa.scalar(None, pa.large_string()))}
         return with_notes(replace_columns(row, (TEXT, REASON), columns), notes)
 
@@ -246,8 +246,8 @@ class EncodeSlices:
         except KosbertError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise ModelError(f"{work.model.source.name}: an encoder cannot start on {self.node} ({reason})") from error
+            where = f"{work.model.source.name}: an encoder cannot start on {self.node}"
+            raise ModelError(f"{where} ({described(error)})") from error
         work.board.encoder_ready(name)
 
     def __call__(self, row: pa.Table) -> pa.Table:

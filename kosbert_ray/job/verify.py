@@ -165,7 +165,7 @@ def _reader(config: JobConfig, job: JobConfig) -> Reading:
     corpus, columns = open_corpus(asked, patient=True)
     reader = FragmentReader(corpus.storage, columns, job.input.line_options(), job.slice.limits())
     fragments = tuple(plan(corpus.files, job.slice.limits(), job.input.newlines_in_values))
-    return Reading(reader, fragments, {file.name: file.version for file in corpus.files})
+    return Reading(reader, fragments, frozenset(file.name for file in corpus.files))
 
 
 def _against_input(

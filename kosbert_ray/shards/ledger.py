@@ -150,7 +150,7 @@ class Ledger:
             return None
         name = str(success.get("manifest"))
         try:
-            return from_table(pq.read_table(io.BytesIO(self.storage.read(name)), schema=SCHEMA))
+            return self._read_table(name)
         except (FileNotFoundError, pa.ArrowException) as error:
             raise StorageError(f"{self.storage.url(name)}: the manifest is gone or broken ({first_line(error)})") from error
 
@@ -170,9 +170,12 @@ class Ledger:
     def _read_receipts_file(self, name: str) -> list[Receipt]:
         """None of them if the file is broken or just removed: the shards' footers tell the same."""
         try:
-            return from_table(pq.read_table(io.BytesIO(self.storage.read(name)), schema=SCHEMA))
+            return self._read_table(name)
         except (FileNotFoundError, pa.ArrowException):
             return []
+
+    def _read_table(self, name: str) -> list[Receipt]:
+        return from_table(pq.read_table(io.BytesIO(self.storage.read(name)), schema=SCHEMA))
 
     # -- while it runs ---------------------------------------------------------------------------------------------
 
