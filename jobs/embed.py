@@ -2,7 +2,7 @@
 
 import sys
 
-from kosbert_ray.cli import main
+from kosbert_ray.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main(["embed", *sys.argv[1:]]))
+    run(["embed", *sys.argv[1:]])

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 done but with more rejected rows than `
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import signal
 import sys
@@ -180,9 +181,15 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run() -> NoReturn:
-    """Entry point of the installed command."""
-    sys.exit(main())
+def run(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the installed command: :func:`main`, and then the end of the process."""
+    code = main(argv)
+    if code == EXIT_INTERRUPTED:
+        # A Ray that was interrupted in its start can keep an interpreter from ending, when no timer of ours runs any more.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
