@@ -1,33 +1,23 @@
-"""The job file: one tree of options, the same names in YAML, in ``--set`` and in the code.
-
-Everything is validated before anything runs; an unknown key is refused with the nearest right name.
-"""
+"""The job file: one tree of options, the same names in YAML, in ``--set`` and in the code."""
 
 from __future__ import annotations
 
-import difflib
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
 from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import Format
 from kosbert_ray.corpus.plan import MAX_BYTES, MAX_ROWS, Limits
 from kosbert_ray.encoder.options import Device, Precision
-from kosbert_ray.errors import UsageError
+from kosbert_ray.settings import Section, load_settings, shown_value
 from kosbert_ray.storage import StorageOptions
 
 OnBadRow = Literal["reject", "fail", "null_vector"]
@@ -53,7 +43,7 @@ def _share_or_number(value: Any) -> Any:
         or value < 0
         or (isinstance(value, float) and value > 1)
     ):
-        raise ValueError(f"{_shown(value)} is neither a share from 0.0 to 1.0 nor a whole number of rows")
+        raise ValueError(f"{shown_value(value)} is neither a share from 0.0 to 1.0 nor a whole number of rows")
     return value
 
 
@@ -66,11 +56,7 @@ Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Which model, and how it takes its texts."""
 
     name: str = "jhgan/ko-sbert-sts"
@@ -82,7 +68,7 @@ class ModelConfig(_Section):
     allow_remote_code: bool = False
 
 
-class InputConfig(_Section):
+class InputConfig(Section):
     """What is read. ``text`` names the text column, ``keep`` the columns carried through."""
 
     path: str = ""
@@ -109,7 +95,7 @@ class InputConfig(_Section):
         return LineOptions(self.delimiter, self.quoting, self.newlines_in_values, self.columns, self.encoding)
 
 
-class OutputConfig(_Section):
+class OutputConfig(Section):
     """What is written: the folder, how vectors are stored in it, and what becomes of those whose input file is gone."""
 
     path: str = ""
@@ -120,7 +106,7 @@ class OutputConfig(_Section):
     removed_inputs: Literal["keep", "delete"] = "keep"
 
 
-class SliceConfig(_Section):
+class SliceConfig(Section):
     """The unit of work and of commit. Smaller slices commit sooner and lose less; larger ones make fewer files."""
 
     max_rows: int = Field(default=MAX_ROWS, gt=0)
@@ -131,7 +117,7 @@ class SliceConfig(_Section):
         return Limits(self.max_rows, self.max_bytes)
 
 
-class EncoderConfig(_Section):
+class EncoderConfig(Section):
     """How vectors are computed. ``actors`` is a number or a range ``[min, max]``; None is as many as fit the cluster."""
 
     precision: Precision = "auto"
@@ -147,7 +133,7 @@ class EncoderConfig(_Section):
         return self
 
 
-class StorageConfig(_Section):
+class StorageConfig(Section):
     """How to reach object stores; what is left out comes from the usual AWS variables and files."""
 
     endpoint_url: str | None = None
@@ -192,13 +178,13 @@ def _reveal(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-class RayConfig(_Section):
+class RayConfig(Section):
     """The cluster: ``address`` of a running one, or None for ``RAY_ADDRESS`` and else a local one of this run's own."""
 
     address: str | None = None
 
 
-class JobConfig(_Section):
+class JobConfig(Section):
     """A whole job.
 
     ``max_rejected`` is how many rows may be rejected before the run counts as not done: a share if it has a point
@@ -232,88 +218,9 @@ class JobConfig(_Section):
 
 
 def load_config(path: str | None, settings: list[str], overrides: dict[str, Any] | None = None) -> JobConfig:
-    """A job file, then ``--set`` settings, then options of the command line, each over the one before.
-
-    Args:
-        path: a YAML file; None for the defaults.
-        settings: ``section.key=value``, the value read as YAML.
-        overrides: values by dotted name.
+    """The job of a YAML file, ``--set`` settings and options of the command line, each over the one before.
 
     Raises:
         UsageError: the file cannot be read, or an option is unknown or wrong.
     """
-    tree: Any = {}
-    if path:
-        try:
-            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror or error}") from error
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: not UTF-8 text") from error
-        except yaml.YAMLError as error:
-            raise UsageError(f"{path}: not YAML ({_where(error)})") from error
-        if not isinstance(tree, dict):
-            raise UsageError(f"{path}: a job file is a mapping of sections such as model, input and output")
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            shown = re.match(r"[\w.]*", setting)  # no more of it: it may be a secret
-            raise UsageError(f"--set {shown[0] if shown else ''}: write it as section.key=value")
-        try:
-            _put(tree, name.strip(), yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {name.strip()}: the value is not YAML") from error
-    for name, value in (overrides or {}).items():
-        _put(tree, name, value)
-    try:
-        return JobConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UsageError(f"{path or 'config'}: {_explain(error)}") from error
-
-
-def _where(error: yaml.YAMLError) -> str:
-    """What is wrong and where, without the lines around it: they may hold a secret."""
-    mark = getattr(error, "problem_mark", None)
-    at = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{getattr(error, 'problem', None) or type(error).__name__}{at}"
-
-
-def _put(tree: dict[str, Any], name: str, value: Any) -> None:
-    *sections, key = name.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise UsageError(f"--set {name}: {section} is not a section")
-    tree[key] = value
-
-
-def _explain(error: ValidationError) -> str:
-    """Pydantic's first complaint as one line with the option's dotted name."""
-    problem = error.errors()[0]
-    path = [str(part) for part in problem["loc"] if not str(part).startswith(("int", "tuple", "constrained"))]
-    name = ".".join(path) or "job"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        known = _names_of(path[:-1])
-        close = difflib.get_close_matches(path[-1], known, 1, 0.5)
-        hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else f"known are {', '.join(known)}"
-        return f"unknown option {name}; {hint}{more}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":  # our own words; those on a whole section begin with the option's name
-        section = isinstance(problem["input"], dict)
-        return f"{message if not path else f'{name}.{message}' if section else f'{name}: {message}'}{more}"
-    shown = "what is there" if path and (path[-1] in SECRETS or path[-1] == "endpoint_url") else _shown(problem["input"])
-    return f"{name}: {message[0].lower() + message[1:]}, not {shown}{more}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 and not isinstance(value, dict | BaseModel) else "what is there"
-
-
-def _names_of(path: list[str]) -> list[str]:
-    fields: dict[str, FieldInfo] = JobConfig.model_fields
-    for section in path:
-        annotation = fields[section].annotation if section in fields else None
-        fields = annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else {}
-    return list(fields)
+    return load_settings(JobConfig, path, settings, overrides)
