@@ -9,7 +9,8 @@ KosbertError
 ├── FingerprintMismatch   the output belongs to another job: use another output               (exit 1)
 ├── JobFailed             the run itself broke (a worker, Ray, a resource)                    (exit 1)
 ├── TooManyRejected       more rows were rejected than max_rejected allows                    (exit 3)
-└── VerifyFailed          an output is not what its job and its input say                     (exit 1)
+├── VerifyFailed          an output is not what its job and its input say                     (exit 1)
+└── QualityLost           an output type costs more quality than --max-drop allows            (exit 1)
 
 They are raised where the cause is known and caught once, in ``cli.py``, which prints their single line.
 """
@@ -59,6 +60,10 @@ class TooManyRejected(KosbertError):
 
 class VerifyFailed(KosbertError):
     """``verify`` found something wrong with an output."""
+
+
+class QualityLost(KosbertError):
+    """``evaluate`` measured a larger loss than ``--max-drop`` allows."""
 
 
 def described(error: BaseException) -> str:

@@ -16,10 +16,18 @@ ROOMS = {
     "corpus": {"storage", "errors"},
     "encoder": {"storage", "errors"},
     "shards": {"storage", "errors"},
-    "job": {"corpus", "encoder", "shards", "storage", "errors"},
-    "cli": {"job", "errors"},
+    "settings": {"errors"},
+    "evaluation": {"encoder", "shards", "storage", "errors"},
+    "training": {"evaluation", "encoder", "settings", "storage", "errors"},
+    "job": {"corpus", "encoder", "shards", "settings", "storage", "errors"},
+    "cli": {"job", "evaluation", "training", "settings", "errors"},
 }
-OWNERS = {"ray": {"job"}, "torch": {"encoder", "bundled"}, "transformers": {"encoder", "bundled"}}
+OWNERS = {
+    "ray": {"job", "training"},
+    "torch": {"encoder", "training", "bundled"},
+    "transformers": {"encoder", "training", "bundled"},
+    "sentence_transformers": {"training"},
+}
 
 
 def room(path: Path) -> str:

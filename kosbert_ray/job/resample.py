@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
 from kosbert_ray.corpus.slices import FragmentReader
-from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import InputError
 from kosbert_ray.job.config import JobConfig
-from kosbert_ray.job.resolve import model_source, spec_options
+from kosbert_ray.job.resolve import encoder_options, model_source, spec_options
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import REJECTED_FOLDER
 from kosbert_ray.storage import Storage
@@ -65,11 +64,7 @@ def resample(
         raise InputError(f"{output.url()}: the texts are not among its columns; say where they are with --input")
     total = sum(receipt.rows for receipt in receipts)
     chosen = sorted(random.sample(range(total), min(sample, total)))
-    encoder = Encoder.load(
-        model_source(job),
-        EncoderOptions(job.encoder.precision, job.encoder.device, job.encoder.threads, job.encoder.token_budget),
-        spec_options(job),
-    )
+    encoder = Encoder.load(model_source(job), encoder_options(job), spec_options(job))
     say(f"embedding {len(chosen):,} rows again ({encoder.precision} on {encoder.device})")
     problems: list[str] = []
     least = 1.0

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from kosbert_ray.corpus.columns import Columns, inspect
 from kosbert_ray.corpus.listing import Corpus, list_corpus
+from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, sha256
 from kosbert_ray.errors import InputError, UsageError, first_line
@@ -106,6 +107,12 @@ def spec_options(config: JobConfig) -> SpecOptions:
     """What the job asks of its model folder."""
     model = config.model
     return SpecOptions(model.max_seq_length, model.prompt, model.prompt_name, model.allow_pickle, model.allow_remote_code)
+
+
+def encoder_options(config: JobConfig) -> EncoderOptions:
+    """How the job computes."""
+    encoder = config.encoder
+    return EncoderOptions(encoder.precision, encoder.device, encoder.threads, encoder.token_budget)
 
 
 def embedding_format(config: JobConfig, spec: ModelSpec) -> EmbeddingFormat:

@@ -12,11 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.source import PLACEHOLDER, PLACEHOLDER_NOTICE
 from kosbert_ray.errors import UsageError
 from kosbert_ray.job.config import JobConfig
-from kosbert_ray.job.resolve import job_of_output, model_source, spec_options
+from kosbert_ray.job.resolve import encoder_options, job_of_output, model_source, spec_options
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.storage import Storage
 
@@ -51,8 +50,7 @@ def search(config: JobConfig, query: str, top: int, say: Callable[[str], None]) 
     job, _ = job_of_output(config, Ledger(output))
     if job.model.name == PLACEHOLDER:
         say(PLACEHOLDER_NOTICE)
-    options = EncoderOptions(job.encoder.precision, job.encoder.device, job.encoder.threads)
-    encoder = Encoder.load(model_source(job), options, spec_options(job))
+    encoder = Encoder.load(model_source(job), encoder_options(job), spec_options(job))
     column = job.output.column
     vector = encoder.encode([query])[0]
     vector /= np.linalg.norm(vector)

@@ -1,0 +1,5 @@
+"""``python -m kosbert_ray.cli``."""
+
+from kosbert_ray.cli import run
+
+run()

@@ -1,0 +1,48 @@
+"""``kosbert-ray evaluate``: a model's figures on semantic textual similarity."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from kosbert_ray.cli.common import Commands, add_config, job_config, print_table
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure a model on semantic textual similarity, and what each output type costs of it",
+        description="Correlation (x100) of the model's likeness of two sentences with people's: Pearson and Spearman of "
+        "cosine, Euclidean, Manhattan and dot.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="hub name, folder, s3:// URL or bundled:NAME")
+    parser.add_argument("data", nargs="+", metavar="DATA", help="TSV with sentence1, sentence2, score; or KLUE's JSON")
+    parser.add_argument("--types", default="float32,float16,int8,ubinary", help="output types, with commas (default: all)")
+    parser.add_argument(
+        "--dimension", type=int, action="append", default=[], dest="dimensions", metavar="N", help="also truncate to N"
+    )
+    parser.add_argument("--max-drop", type=float, metavar="X", help="fail if any row's cosine Spearman is more below")
+    parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
+    add_config(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = job_config(arguments, {"model": "model.name"})
+    from kosbert_ray.evaluation.evaluate import evaluate, require_small_drop, table, types_of
+    from kosbert_ray.evaluation.sts import read_sts
+    from kosbert_ray.job.resolve import encoder_options, model_source, spec_options
+
+    data = [read_sts(path) for path in arguments.data]
+    types = types_of(arguments.types)
+    rows = evaluate(model_source(config), data, types, arguments.dimensions, encoder_options(config), spec_options(config))
+    if arguments.json:
+        for row in rows:
+            print(json.dumps(dataclasses.asdict(row), ensure_ascii=False))
+    else:
+        print_table(table(rows, config.model.name))
+    if arguments.max_drop is not None:
+        require_small_drop(rows, arguments.max_drop)
+    return 0

@@ -1,0 +1,77 @@
+"""The ``kosbert-ray`` command: parses arguments, prints results, and turns errors into one line and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 done but with more rejected rows than ``max_rejected`` allows, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from kosbert_ray import __version__
+from kosbert_ray.cli import embed, evaluate, search, train, verify
+from kosbert_ray.cli.common import say
+from kosbert_ray.errors import KosbertError
+
+EXIT_INTERRUPTED = 130
+INTERRUPTED = "interrupted: what is committed stays; run the same command again to go on"
+GRACE_SECONDS = 20.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; gives the exit code."""
+    arguments = _parser().parse_args(argv)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    try:
+        return int(arguments.run(arguments))
+    except KosbertError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say(INTERRUPTED)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _interrupt(_number: int, _frame: Any) -> NoReturn:
+    """Ends the run in good order, or at once if that takes too long or the user insists."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: _abandon())
+    timer = threading.Timer(GRACE_SECONDS, _abandon)
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
+
+
+def _abandon() -> NoReturn:
+    say(INTERRUPTED)
+    os._exit(EXIT_INTERRUPTED)
+
+
+def run(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the installed command: :func:`main`, and then the end of the process."""
+    code = main(argv)
+    if code == EXIT_INTERRUPTED:
+        # A Ray that was interrupted in its start can keep an interpreter from ending, when no timer of ours runs any more.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kosbert-ray", description="Sentence embeddings of a large text corpus, on Ray.")
+    parser.add_argument("--version", action="version", version=f"kosbert-ray {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (embed, search, verify, train, evaluate):
+        command.add(commands)
+    return parser

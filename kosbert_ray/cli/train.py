@@ -1,0 +1,38 @@
+"""``kosbert-ray train``: a model by a recipe."""
+
+from __future__ import annotations
+
+import argparse
+
+from kosbert_ray.cli.common import Commands, add_config, given, say
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "train",
+        help="train a model by a recipe",
+        description="Trains by the recipe in FILE into OUTPUT. Run it again after a crash: it does what is left.",
+    )
+    parser.add_argument("output", nargs="?", metavar="OUTPUT", help="the new model's folder (output)")
+    parser.add_argument("--data-root", metavar="FOLDER", help="where the recipe's data files are (data_root)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes, each with a GPU if there are any (workers)")
+    add_config(parser, "a recipe in YAML, such as configs/train_ko_sbert_sts.yaml")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from kosbert_ray.settings import load_settings
+    from kosbert_ray.training.config import TrainConfig
+
+    names = {"output": "output", "data_root": "data_root", "workers": "workers"}
+    config = load_settings(TrainConfig, arguments.config, arguments.set, given(arguments, names))
+    from kosbert_ray.training.train import train
+
+    trained = train(config, say)
+    for data, figures in trained.figures.items():
+        shown = ", ".join(f"{measure} {pearson:.2f}/{spearman:.2f}" for measure, (pearson, spearman) in figures.items())
+        print(f"{data}: {shown} (Pearson/Spearman x 100)")
+    stages, examples = len(trained.examples), sum(trained.examples.values())
+    print(f"done: {stages} stages, {examples:,} examples; the model is in {trained.folder}")
+    return 0

@@ -1,0 +1,45 @@
+"""``kosbert-ray verify``: proof that an output is whole and right."""
+
+from __future__ import annotations
+
+import argparse
+
+from kosbert_ray.cli.common import Commands, add_config, job_config, say
+from kosbert_ray.errors import VerifyFailed
+
+SHOWN_PROBLEMS = 50
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "verify",
+        help="prove that an output is whole and right",
+        description="Reads all of OUTPUT: every shard whole and as it was written, every slice there once; with --input, "
+        "every row of it accounted for.",
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    parser.add_argument("--input", metavar="INPUT", help="what it was made of: counted anew, slice by slice")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="embed N rows again and compare")
+    add_config(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = job_config(arguments, {"output": "output.path", "input": "input.path"})
+    from kosbert_ray.job.verify import verify
+
+    found = verify(config, arguments.sample, say)
+    for problem in found.problems[:SHOWN_PROBLEMS]:
+        say(f"problem: {problem}")
+    if len(found.problems) > SHOWN_PROBLEMS:
+        say(f"… and {len(found.problems) - SHOWN_PROBLEMS:,} more")
+    if found.problems:
+        raise VerifyFailed(f"{found.output}: {len(found.problems):,} problems; delete what is broken and run the job again")
+    parts = [f"{found.rows:,} rows in {found.shards:,} shards, {found.rejected:,} rejected"]
+    if found.input_rows is not None:
+        parts.append(f"all {found.input_rows:,} rows of the input accounted for")
+    if found.sampled:
+        parts.append(f"{found.sampled:,} rows embedded again, cosine at least {found.agreement:.6f}")
+    print(f"verified: {found.output}: {', '.join(parts)}; {found.bytes / 1e6:,.1f} MB in {found.seconds:,.1f} s")
+    return 0

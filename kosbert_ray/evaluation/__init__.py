@@ -1,0 +1,1 @@
+"""How good vectors are: semantic textual similarity (``sts``), and what each output type and dimension costs of it."""

@@ -1,0 +1,112 @@
+"""Semantic textual similarity: reading a data set, and the eight correlations that a model card gives."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kosbert_ray.errors import InputError, first_line
+
+MAX_SCORE = 5.0
+MEASURES = ("cosine", "euclidean", "manhattan", "dot")
+
+
+@dataclass(frozen=True)
+class SentencePairs:
+    """``n`` pairs of sentences and how alike people found them, from 0 to 5."""
+
+    name: str
+    first: list[str]
+    second: list[str]
+    scores: npt.NDArray[np.float64]
+
+    @property
+    def sentences(self) -> set[str]:
+        """All sentences in it."""
+        return {*self.first, *self.second}
+
+
+def read_table(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a TSV with a header and no quoting, or of a JSON list, by column; KLUE's nested labels are flattened.
+
+    Raises:
+        InputError: there is no such file, or it is of another form.
+    """
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            if path.suffix == ".json":
+                return [{**row, **row.pop("labels", {})} for row in json.load(file)]
+            # A carriage return inside a field is a character like any other; csv would refuse it.
+            lines = (line.rstrip("\r\n") for line in file.read().split("\n"))
+            reader = csv.DictReader((line for line in lines if line), delimiter="\t", quoting=csv.QUOTE_NONE)
+            rows = list(reader)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise InputError(f"{path}: neither a TSV with a header nor a JSON list ({first_line(error)})") from error
+    for number, row in enumerate(rows):
+        if None in row or None in row.values():
+            raise InputError(f"{path}: line {number + 2} has not as many columns as the header")
+    return rows
+
+
+def read_sts(path: str | Path) -> SentencePairs:
+    """An STS data set: the columns ``sentence1``, ``sentence2`` and ``score`` (``real-label`` in KLUE's), from 0 to 5.
+
+    Raises:
+        InputError: a column is missing, or a score is no number from 0 to 5.
+    """
+    rows = read_table(path)
+    if not rows:
+        raise InputError(f"{path}: no rows in it")
+    name = "score" if "score" in rows[0] else "real-label"
+    for column in ("sentence1", "sentence2", name):
+        if column not in rows[0]:
+            known = ", ".join(map(str, rows[0]))
+            raise InputError(f"{path}: no column {'score' if column == name else column!r}; it has {known}")
+    scores = np.empty(len(rows))
+    for number, row in enumerate(rows):
+        try:
+            scores[number] = float(row[name])
+        except (TypeError, ValueError):
+            scores[number] = np.nan
+        if not 0 <= scores[number] <= MAX_SCORE:
+            raise InputError(f"{path}: row {number}: {row[name]!r} is no score from 0 to 5")
+    return SentencePairs(Path(path).stem, [row["sentence1"] for row in rows], [row["sentence2"] for row in rows], scores)
+
+
+def correlations(
+    first: npt.NDArray[Any], second: npt.NDArray[Any], scores: npt.NDArray[np.float64]
+) -> dict[str, tuple[float, float]]:
+    """Pearson's and Spearman's correlation, times 100, of each measure of likeness with people's scores.
+
+    Args:
+        first: vectors ``[n, d]`` of the first sentences, any number type.
+        second: of the second ones.
+        scores: ``[n]``.
+
+    Returns:
+        (Pearson, Spearman) by measure, as sentence-transformers' ``EmbeddingSimilarityEvaluator`` has them.
+    """
+    from scipy.stats import pearsonr, spearmanr
+
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    dot = (a * b).sum(1)
+    values = {
+        "cosine": dot / np.where(lengths == 0, 1, lengths),
+        "euclidean": -np.linalg.norm(a - b, axis=1),
+        "manhattan": -np.abs(a - b).sum(1),
+        "dot": dot,
+    }
+    return {
+        name: (100 * float(pearsonr(scores, values[name])[0]), 100 * float(spearmanr(scores, values[name])[0]))
+        for name in MEASURES
+    }

@@ -1,0 +1,100 @@
+"""What training starts from: a model of the hub or a folder, or a new BERT with a vocabulary of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+from kosbert_ray.encoder.source import ModelSource, fetch_model
+from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.training.config import BaseConfig, NewModelConfig
+
+MIN_FREQUENCY = 2
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def open_model(path: str | Path, device: str | None = None) -> SentenceTransformer:
+    """A sentence-transformers folder as it was saved."""
+    return SentenceTransformer(str(path), device=device, local_files_only=True)
+
+
+def load_base(config: BaseConfig, device: str | None = None) -> SentenceTransformer:
+    """The base model: a sentence-transformers one as it is, a plain transformer with pooling added.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be loaded.
+    """
+    folder = fetch_model(ModelSource(config.base))
+    try:
+        if (folder / "modules.json").exists():
+            model = open_model(folder, device)
+            model.max_seq_length = min(config.max_seq_length, model.max_seq_length or config.max_seq_length)
+            return model
+        transformer = Transformer(str(folder), max_seq_length=config.max_seq_length)
+        pooling = Pooling(transformer.get_word_embedding_dimension(), pooling_mode=config.pooling)
+        return SentenceTransformer(modules=[transformer, pooling], device=device)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{config.base}: cannot be loaded to train it ({first_line(error)})") from error
+
+
+def vocabulary(texts: list[str], size: int) -> list[str]:
+    """A WordPiece vocabulary trained on ``texts``: the same one each time, special tokens first.
+
+    The trainer numbers the pieces of words as a hash table happens to list them, and settles ties by these numbers. So
+    the pieces of one character are numbered beforehand: of the most frequent characters, at most an eighth of ``size``.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.trainers import WordPieceTrainer
+
+    counts = Counter(chain.from_iterable(texts))
+    frequent = sorted((letter for letter in counts if not letter.isspace()), key=lambda letter: (-counts[letter], letter))
+    letters = sorted(letter for letter in frequent[: size // 8] if counts[letter] >= MIN_FREQUENCY)
+    tokenizer: Any = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(lowercase=False, strip_accents=False)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    trainer = WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=MIN_FREQUENCY,
+        special_tokens=[*SPECIAL_TOKENS, *(f"##{letter}" for letter in letters)],
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    numbers = tokenizer.get_vocab()
+    return sorted(numbers, key=numbers.__getitem__)
+
+
+def make_base(config: BaseConfig, new: NewModelConfig, texts: Iterable[str], folder: Path, seed: int) -> None:
+    """Writes a BERT with random weights into ``folder``, its WordPiece vocabulary trained on ``texts``."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    words = vocabulary(list(texts), new.vocabulary)
+    listed = folder / "vocab.txt"
+    listed.write_text("\n".join(words) + "\n", "utf-8")
+    tokenizer: Any = BertTokenizer(
+        vocab=str(listed), do_lower_case=False, strip_accents=False, model_max_length=config.max_seq_length
+    )
+    tokenizer.save_pretrained(folder)
+    listed.unlink()
+    torch.manual_seed(seed)
+    shape = BertConfig(
+        vocab_size=len(words),
+        hidden_size=new.width,
+        num_hidden_layers=new.layers,
+        num_attention_heads=new.width // 64,
+        intermediate_size=4 * new.width,
+        max_position_embeddings=config.max_seq_length,
+    )
+    BertModel(shape, add_pooling_layer=False).save_pretrained(folder)

@@ -1,0 +1,103 @@
+"""A teacher's vectors of all texts, computed once by our own encoder and kept on disk part by part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kosbert_ray.encoder.model import Encoder
+from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.source import ModelSource, fetch_model
+from kosbert_ray.encoder.spec import SpecOptions, read_spec, sha256
+from kosbert_ray.errors import UsageError
+from kosbert_ray.training.config import TeacherConfig
+
+PART = 16_384
+EPSILON = 1e-12
+
+
+def teacher_vectors(
+    teacher: TeacherConfig, texts: list[str], dimension: int, folder: Path, threads: int | None, say: Callable[[str], None]
+) -> Path:
+    """Vectors of ``texts`` as the student is to learn them, of length 1, in a ``.npy`` file: float32 ``[n, dimension]``.
+
+    What is computed already, by the same teacher for the same texts, is not computed again.
+
+    Args:
+        teacher: the model, its prompt and how its vectors are turned.
+        texts: ``n`` texts.
+        dimension: of the student.
+        folder: where to keep them.
+        threads: on a CPU.
+        say: takes a line for the user.
+
+    Raises:
+        ModelError: there is no such model.
+        UsageError: the dimensions do not go together.
+    """
+    source = fetch_model(ModelSource(teacher.model))
+    spec = read_spec(source, SpecOptions(prompt=teacher.prompt))
+    if spec.dimension < dimension:
+        raise UsageError(f"teacher {teacher.model}: {spec.dimension} dimensions, fewer than the student's {dimension}")
+    if teacher.whitening is None and spec.dimension != dimension:
+        raise UsageError(
+            f"teacher {teacher.model}: {spec.dimension} dimensions, and the student has {dimension}; set whitening to "
+            "reduce them"
+        )
+    said = [sha256(source, spec.weight_files), spec.prompt, PART]
+    key = hashlib.sha256("\0".join([json.dumps(said), *texts]).encode("utf-8", "replace")).hexdigest()[:16]
+    parts = folder / key
+    turned = folder / f"{key}-{dimension}-{teacher.whitening}.npy"
+    if turned.exists():
+        return turned
+    parts.mkdir(parents=True, exist_ok=True)
+    raw = _encode(spec, texts, parts, threads, say)
+    vectors = raw if teacher.whitening is None else whiten(raw, dimension, teacher.whitening)
+    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), EPSILON)
+    partial = turned.with_suffix(".partial.npy")
+    np.save(partial, vectors.astype(np.float32))
+    partial.rename(turned)
+    return turned
+
+
+def _encode(
+    spec: object, texts: list[str], folder: Path, threads: int | None, say: Callable[[str], None]
+) -> npt.NDArray[np.float32]:
+    encoder: Encoder | None = None
+    found = []
+    for start in range(0, len(texts), PART):
+        path = folder / f"{start // PART:05d}.npy"
+        if not path.exists():
+            encoder = encoder or Encoder(spec, EncoderOptions(threads=threads))  # type: ignore[arg-type]
+            partial = path.with_suffix(".partial.npy")
+            np.save(partial, encoder.encode(texts[start : start + PART]).astype(np.float16))
+            partial.rename(path)
+            say(f"teacher: {min(start + PART, len(texts)):,} of {len(texts):,} texts")
+        found.append(np.load(path))
+    return np.concatenate(found).astype(np.float32)
+
+
+def whiten(vectors: npt.NDArray[np.float32], dimension: int, power: float) -> npt.NDArray[np.float32]:
+    """Centres vectors, turns them to their principal axes and divides axis ``i`` by ``std_i ** power``.
+
+    Args:
+        vectors: ``[n, d]``.
+        dimension: how many axes to keep, those of the largest spread.
+        power: 0 keeps the spread of the axes, 1 makes it the same for all.
+
+    Returns:
+        float32 ``[n, dimension]``.
+
+    Source: Su et al. 2021, "Whitening Sentence Representations" (arXiv:2103.15316).
+    """
+    centred = vectors - vectors.mean(0)
+    variances, axes = np.linalg.eigh(centred.T @ centred / max(1, len(vectors)))
+    order = np.argsort(variances)[::-1][:dimension]
+    scale = np.sqrt(np.maximum(variances[order], EPSILON)) ** power
+    turned: npt.NDArray[np.float32] = (centred @ (axes[:, order] / scale)).astype(np.float32)
+    return turned

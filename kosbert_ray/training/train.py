@@ -1,0 +1,182 @@
+"""A whole training: data, base, teachers' vectors, the stages one after another, the final folder with its card.
+
+All of it stands under ``OUTPUT/_training`` until it is done, so that the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from kosbert_ray.errors import UsageError
+from kosbert_ray.evaluation.sts import read_sts
+from kosbert_ray.training.config import StageConfig, TrainConfig
+from kosbert_ray.training.data import Examples, files, read_examples, read_texts
+
+WORK = "_training"
+RECIPE = "recipe.json"
+# What may differ between the run that began a training and the one that goes on with it.
+FREE = {"output", "workers", "threads", "card", "test", "data_root", "dtype"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it: the model's folder, (Pearson, Spearman) by measure by data set, and each stage's examples."""
+
+    folder: Path
+    figures: dict[str, dict[str, tuple[float, float]]]
+    examples: dict[str, int]
+
+
+def train(config: TrainConfig, say: Callable[[str], None]) -> Trained:
+    """Runs every stage that is not done yet, and writes the model to ``config.output``.
+
+    Raises:
+        UsageError: no output is named, it belongs to another recipe, or the extra ``train`` is not installed.
+        InputError: a data file is missing or not of its kind.
+        ModelError: the base or a teacher cannot be loaded.
+    """
+    try:
+        import accelerate  # noqa: F401
+        import datasets  # noqa: F401
+        import sentence_transformers  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"training needs the extra train: pip install 'kosbert-ray[train]' ({error.name} is missing)"
+        ) from error
+    _hush()
+    if not config.output:
+        raise UsageError("output: say where the model goes (kosbert-ray train OUTPUT --config FILE)")
+    output = Path(config.output)
+    if (output / "modules.json").exists():
+        raise UsageError(f"output: {output} holds a model already; choose another folder")
+    held_out = _held_out(config)
+    work = output / WORK
+    _claim(work, config)
+    folder = _base(config, work, held_out, say)
+    counts = {}
+    for number, stage in enumerate(config.stages):
+        place = work / f"{number}-{stage.name}"
+        folder, counts[stage.name] = _stage(config, stage, place, folder, held_out, say)
+    return _finish(config, folder, output, counts)
+
+
+def _hush() -> None:
+    """Keeps the libraries' bars and remarks from the user, who is told by us what goes on."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    datasets.disable_progress_bars()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+
+
+def _held_out(config: TrainConfig) -> set[str]:
+    names = [*([config.dev] if config.dev else []), *config.test, *config.held_out]
+    return set().union(*(read_sts(path).sentences for name in names for path in files(config.data_root, name)))
+
+
+def _claim(work: Path, config: TrainConfig) -> None:
+    """Makes the work folder this recipe's; raises UsageError if it is another's."""
+    recipe = json.loads(config.model_dump_json(exclude=FREE))
+    path = work / RECIPE
+    if path.exists():
+        theirs = json.loads(path.read_text("utf-8"))
+        changed = sorted(name for name in {*recipe, *theirs} if recipe.get(name) != theirs.get(name))
+        if changed:
+            raise UsageError(
+                f"output: {work} is a training with other {', '.join(changed)}; use another output, or delete it"
+            )
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(recipe, indent=1, ensure_ascii=False), "utf-8")
+
+
+def _base(config: TrainConfig, work: Path, held_out: set[str], say: Callable[[str], None]) -> Path:
+    from kosbert_ray.training.base import load_base, make_base
+
+    folder = work / "base"
+    if folder.is_dir():
+        return folder
+    partial = work / "base.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    base = config.model
+    if base.new:
+        raw = work / "new"
+        shutil.rmtree(raw, ignore_errors=True)
+        texts = [read_texts(data, config.data_root, held_out, config.seed) for data in base.new.data]
+        say(f"base: a vocabulary of {base.new.vocabulary:,} from {sum(map(len, texts)):,} texts")
+        make_base(base, base.new, chain.from_iterable(texts), raw, config.seed)
+        base = base.model_copy(update={"base": str(raw)})
+    load_base(base, "cpu").save_pretrained(str(partial), create_model_card=False)
+    partial.rename(folder)
+    return folder
+
+
+def _stage(
+    config: TrainConfig, stage: StageConfig, place: Path, start: Path, held_out: set[str], say: Callable[[str], None]
+) -> tuple[Path, int]:
+    from kosbert_ray.training.stage import StageJob, run_stage
+
+    done = place / "examples.json"
+    if (place / "model").is_dir() and done.exists():
+        say(f"{stage.name}: done already")
+        return place / "model", json.loads(done.read_text("utf-8"))
+    examples = [read_examples(task, config.data_root, held_out, config.seed) for task in stage.tasks]
+    total = sum(len(part.rows) for part in examples)
+    say(f"{stage.name}: {total:,} examples, {stage.epochs:g} epochs")
+    place.mkdir(parents=True, exist_ok=True)
+    done.write_text(json.dumps(total), "utf-8")
+    targets = [_targets(config, stage, index, part, start, say) for index, part in enumerate(examples)]
+    dev = files(config.data_root, config.dev)[0] if config.dev else None
+    job = StageJob(stage, examples, targets, start, place, dev, config.seed, config.threads)
+    if not job.model.is_dir():
+        if config.workers > 1:
+            from kosbert_ray.training.workers import run_on_workers
+
+            run_on_workers(job, config.workers, say)
+        else:
+            run_stage(job, say)
+    return job.model, total
+
+
+def _targets(
+    config: TrainConfig, stage: StageConfig, index: int, examples: Examples, start: Path, say: Callable[[str], None]
+) -> Path | None:
+    from kosbert_ray.encoder.spec import read_spec
+    from kosbert_ray.training.teacher import teacher_vectors
+
+    teacher = stage.tasks[index].teacher
+    if teacher is None or examples.teacher_texts is None:
+        return None
+    folder = Path(config.output) / WORK / "teacher"
+    return teacher_vectors(teacher, examples.teacher_texts, read_spec(start).dimension, folder, config.threads, say)
+
+
+def _finish(config: TrainConfig, folder: Path, output: Path, counts: dict[str, int]) -> Trained:
+    from kosbert_ray.encoder.source import ModelSource
+    from kosbert_ray.evaluation.evaluate import evaluate
+    from kosbert_ray.training.base import open_model
+    from kosbert_ray.training.card import write_card
+
+    final = output / WORK / "final"
+    shutil.rmtree(final, ignore_errors=True)
+    model = open_model(folder, "cpu")
+    if config.dtype == "fp16":
+        model = model.half()
+    model.save_pretrained(str(final), create_model_card=False)
+    names = [*([config.dev] if config.dev else []), *config.test]
+    sets = [read_sts(files(config.data_root, name)[0]) for name in names]
+    rows = evaluate(ModelSource(str(final)), sets, ["float32"]) if sets else []
+    figures = {row.data: row.figures for row in rows}
+    write_card(final, config, figures, counts)
+    for path in final.iterdir():
+        path.rename(output / path.name)
+    final.rmdir()
+    return Trained(output, figures, counts)
