@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/kosbert-ray embed --config configs/quickstart.yaml
 	@echo; echo "What was written:"; ls -l demo-out
 	@echo; echo "The five sentences nearest to: 비가 오는 날에는 무엇을 먹을까?"
-	@$(BIN)/kosbert-ray search demo-out "비가 오는 날에는 무엇을 먹을까?" --top 5
+	@$(BIN)/kosbert-ray search demo-out "비가 오는 날에는 무엇을 먹을까?" --top-k 5
 
 test: $(VENV)/.installed
 	$(BIN)/pytest -m "not slow and not faults"

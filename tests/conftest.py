@@ -20,6 +20,8 @@ import pytest
 from kosbert_ray.bundled.make_placeholder import make
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A process settles once and for all whether its Ray asks for a token; the clusters of some tests do.
+os.environ["RAY_AUTH_MODE"] = "token"
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("KOSBERT_DATA", ROOT.parent / "shared" / "data"))
 EVERYDAY = ROOT / "kosbert_ray" / "bundled" / "everyday"

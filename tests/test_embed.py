@@ -125,7 +125,7 @@ def test_another_model_or_cut_is_refused_and_the_fields_are_named(cli, output: P
 
 
 def test_searching_finds_the_sentence_itself_first(cli, output: Path) -> None:
-    done = cli("search", output, SENTENCES[7], "--top", "3", "--set", "encoder.precision=fp32")
+    done = cli("search", output, SENTENCES[7], "-k", "3", "--set", "encoder.precision=fp32")
     first, *others = done.stdout.splitlines()
     assert first.split("  ")[0].strip() == "1.0000"
     assert SENTENCES[7] in first

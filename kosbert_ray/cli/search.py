@@ -1,10 +1,17 @@
-"""``kosbert-ray search``: the rows of an output nearest to a text."""
+"""``kosbert-ray search``: the rows of an output nearest to some texts."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kosbert_ray.cli.common import Commands, add_config, job_config, say
+from kosbert_ray.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from kosbert_ray.job.search import Hit
 
 
 def add(commands: Commands) -> None:
@@ -12,21 +19,81 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "search",
         help="show the rows of an output nearest to a query",
-        description="Encodes QUERY with the output's own model and shows the rows nearest by cosine.",
+        description="Encodes QUERY with the output's own model, compares it with every row and shows the nearest.",
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
-    parser.add_argument("query", metavar="QUERY", help="any text")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="how many rows (default: 5)")
+    parser.add_argument("query", nargs="*", metavar="QUERY", help="any text")
+    parser.add_argument("--queries", metavar="FILE", help="a text file, a query a line")
+    parser.add_argument("-k", "--top-k", type=int, default=10, metavar="N", help="how many rows a query (default: 10)")
+    parser.add_argument("--similarity", choices=["cosine", "dot"], default="cosine", help="default: cosine")
+    parser.add_argument("--prompt", metavar="TEXT", help="put before each query, if the model wants one of its own")
+    parser.add_argument("--format", choices=["table", "jsonl", "parquet"], default="table", help="default: table")
+    parser.add_argument("--to", metavar="FILE", help="write there; parquet needs it")
     add_config(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = job_config(arguments, {"output": "output.path"})
+    config = job_config(arguments, {"output": "output.path", "prompt": "model.prompt"})
+    queries = [*arguments.query, *(_lines(arguments.queries) if arguments.queries else [])]
+    if not queries:
+        raise UsageError("QUERY: say what to look for, or --queries FILE")
+    if arguments.format == "parquet" and not arguments.to:
+        raise UsageError("--to: say which file the Parquet goes to")
     from kosbert_ray.job.search import search
 
-    found = search(config, arguments.query, arguments.top, say)
-    for hit in found:
-        kept = "  ".join(str(value) for value in hit.row.values())
-        print(f"{hit.score:7.4f}  {kept or hit.shard}")
+    hits = search(config, queries, arguments.top_k, arguments.similarity, say)
+    if arguments.format == "parquet":
+        _write_parquet(hits, arguments.to)
+        return 0
+    lines = [_json(hit) for hit in hits] if arguments.format == "jsonl" else _table(hits, len(queries) > 1)
+    if arguments.to:
+        _write(arguments.to, "".join(f"{line}\n" for line in lines).encode())
+    else:
+        for line in lines:
+            print(line)
     return 0
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return [line for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text") from error
+
+
+def _table(hits: list[Hit], several: bool) -> list[str]:
+    lines: list[str] = []
+    for hit in hits:
+        if several and hit.rank == 1:
+            lines.append(f"{'' if not lines else chr(10)}{hit.query}")
+        kept = "  ".join(str(value) for value in hit.columns.values())
+        lines.append(f"{hit.score:7.4f}  {kept or f'{hit.shard} row {hit.row}'}")
+    return lines
+
+
+def _record(hit: Hit) -> dict[str, object]:
+    place = {"query": hit.query, "rank": hit.rank, "score": hit.score, "shard": hit.shard, "row": hit.row}
+    return {**hit.columns, **place} if not {*hit.columns} & {*place} else {**place, "columns": hit.columns}
+
+
+def _json(hit: Hit) -> str:
+    return json.dumps(_record(hit), ensure_ascii=False, default=str)
+
+
+def _write_parquet(hits: list[Hit], path: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([_record(hit) for hit in hits]), sink)
+    _write(path, sink.getvalue().to_pybytes())
+
+
+def _write(path: str, content: bytes) -> None:
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"--to {path}: {error.strerror or error}") from error

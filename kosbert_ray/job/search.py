@@ -1,82 +1,81 @@
-"""The rows of an output nearest to a query, read shard by shard: a look at what was made, not a search engine."""
+"""The rows of an output nearest to some queries, by the output's own model: exact, whatever its size."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from kosbert_ray.encoder.options import usable_cores
 from kosbert_ray.encoder.source import PLACEHOLDER, PLACEHOLDER_NOTICE
-from kosbert_ray.errors import UsageError
+from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.resolve import encoder_options, job_of_output, model_source, spec_options
 from kosbert_ray.shards.ledger import Ledger
+from kosbert_ray.shards.nearest import Similarity, nearest, rows_of
 from kosbert_ray.storage import Storage
+
+REMOTE_THREADS = 16
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A row near the query: cosine, the shard it is in, and its kept columns."""
+    """A row near a query: the likeness, where it is, and its kept columns."""
 
+    query: str
+    rank: int
     score: float
     shard: str
-    row: dict[str, Any]
+    row: int
+    columns: dict[str, Any]
 
 
-def search(config: JobConfig, query: str, top: int, say: Callable[[str], None]) -> list[Hit]:
-    """Encodes ``query`` with the output's own model and finds the ``top`` nearest rows by cosine.
+def search(
+    config: JobConfig, queries: Sequence[str], top_k: int, similarity: Similarity, say: Callable[[str], None]
+) -> list[Hit]:
+    """Encodes the queries with the output's own model and finds the nearest rows to each.
 
     Args:
-        config: ``output.path`` says where; ``storage``, ``encoder`` and ``model.allow_pickle`` apply.
-        query: any text.
-        top: how many rows.
+        config: ``output.path`` says where; ``storage`` and ``encoder`` apply, ``model.allow_pickle``, and, to the queries,
+            ``model.prompt`` and ``model.prompt_name``.
+        queries: any texts.
+        top_k: how many rows a query.
+        similarity: "cosine" or "dot".
         say: takes a line for the user.
 
+    Returns:
+        The hits of each query, best first, query after query.
+
     Raises:
-        InputError: there is no output of ours.
+        InputError: there is no output of ours, or nothing in it.
         ModelError: its model cannot be loaded.
     """
     from kosbert_ray.encoder.model import Encoder
 
-    if top < 1:
-        raise UsageError("--top: ask for at least one row")
+    if top_k < 1:
+        raise UsageError("--top-k: ask for at least one row")
     output = Storage(config.output.path, config.storage.options())
     job, _ = job_of_output(config, Ledger(output))
     if job.model.name == PLACEHOLDER:
         say(PLACEHOLDER_NOTICE)
+    asked = {name: value for name in ("prompt", "prompt_name") if (value := getattr(config.model, name)) is not None}
+    job = job.model_copy(update={"model": job.model.model_copy(update=asked)})
+    names = [entry.name for entry in output.list() if entry.name.endswith(".parquet")]
+    if not names:
+        raise InputError(f"{output.url()}: no shards in it yet")
     encoder = Encoder.load(model_source(job), encoder_options(job), spec_options(job))
-    column = job.output.column
-    vector = encoder.encode([query])[0]
-    vector /= np.linalg.norm(vector)
-    best: list[tuple[float, int, Hit]] = []  # a heap; the counter settles ties
-    count = 0
-    for entry in output.list():
-        if not entry.name.endswith(".parquet"):
-            continue
-        with output.open(entry.name) as file:
-            for batch in pq.ParquetFile(file).iter_batches():
-                scores = _cosines(batch.column(column), vector)
-                for index in np.argsort(-scores, kind="stable")[:top]:
-                    count += 1
-                    hit = Hit(float(scores[index]), entry.name, _kept(batch, column, int(index)))
-                    heapq.heappush(best, (hit.score, -count, hit))
-                    if len(best) > top:
-                        heapq.heappop(best)
-    return [hit for _, _, hit in sorted(best, reverse=True, key=lambda item: item[:2])]
-
-
-def _cosines(vectors: pa.Array, vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    matrix = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, len(vector))
-    lengths = np.linalg.norm(matrix, axis=1)
-    scores: npt.NDArray[np.float32] = (matrix @ vector) / np.where(lengths == 0, 1, lengths)
-    return scores
-
-
-def _kept(batch: pa.RecordBatch, column: str, index: int) -> dict[str, Any]:
-    return {name: batch.column(name)[index].as_py() for name in batch.schema.names if name != column}
+    vectors = encoder.encode(list(queries))
+    threads = REMOTE_THREADS if output.remote else usable_cores()
+    found = nearest(output, names, job.output.column, vectors, top_k, similarity, threads)
+    columns: dict[tuple[int, int], dict[str, Any]] = {}
+    for shard in sorted({*found.shard.ravel().tolist()}):
+        rows = sorted({*found.row[found.shard == shard].tolist()})
+        kept = rows_of(output, names[shard], rows, job.input.keep)
+        columns |= {(shard, row): values for row, values in zip(rows, kept, strict=True)}
+    hits = []
+    for query, scores, shards, rows in zip(
+        queries, found.score.tolist(), found.shard.tolist(), found.row.tolist(), strict=True
+    ):
+        for rank, (score, shard, row) in enumerate(zip(scores, shards, rows, strict=True), 1):
+            hits.append(Hit(query, rank, score, names[shard], row, columns[shard, row]))
+    return hits

@@ -1,0 +1,66 @@
+"""``kosbert-ray search``: one query or many, in each form, on an output as the job makes it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from conftest import everyday
+
+from kosbert_ray.encoder import Encoder
+
+SENTENCES = everyday()
+FP32 = ["--set", "encoder.precision=fp32"]
+
+
+@pytest.fixture(scope="module")
+def output(cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("search") / "out"
+    cli("embed", "bundled:everyday", target, "--model", "bundled:placeholder", "--keep", "id,text", *FP32)
+    return target
+
+
+def test_many_queries_find_what_brute_force_finds(cli, output: Path, tmp_path: Path) -> None:
+    queries = [SENTENCES[7], "비가 오는 날에는 무엇을 먹을까?", SENTENCES[400]]
+    (tmp_path / "queries.txt").write_text("\ufeff" + "\r\n".join(queries) + "\n\n", "utf-8")
+    done = cli("search", output, "--queries", tmp_path / "queries.txt", "-k", "20", "--format", "jsonl", *FP32)
+    hits = [json.loads(line) for line in done.stdout.splitlines()]
+    table = ds.dataset(output, format="parquet").to_table()
+    vectors = np.stack(table["embedding"].to_numpy())
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    asked = Encoder.load("bundled:placeholder").encode(queries)
+    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+    for index, query in enumerate(queries):
+        found = [hit["id"] for hit in hits if hit["query"] == query]
+        best = np.argsort(-(asked @ vectors.T)[index], kind="stable")[:20]
+        assert len({*found} & {*table["id"].take(best).to_pylist()}) == 20
+    assert [hit["rank"] for hit in hits[:20]] == list(range(1, 21))
+    assert hits[0]["text"] == SENTENCES[7]
+    assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_parquet_and_tables_say_the_same(cli, output: Path, tmp_path: Path) -> None:
+    target = tmp_path / "hits.parquet"
+    cli("search", output, SENTENCES[3], SENTENCES[4], "-k", "2", "--format", "parquet", "--to", target, *FP32)
+    hits = pq.read_table(target).to_pylist()
+    assert [hit["text"] for hit in hits if hit["rank"] == 1] == SENTENCES[3:5]
+    shown = cli("search", output, SENTENCES[3], SENTENCES[4], "-k", "2", *FP32).stdout.splitlines()
+    assert shown[0] == SENTENCES[3] and shown[4] == SENTENCES[4]
+    assert [line.split()[0] for line in (shown[1], shown[2])] == [f"{hit['score']:.4f}" for hit in hits[:2]]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ([], 2, "QUERY: say what to look for, or --queries FILE"),
+        (["--queries", "/no/file"], 1, "/no/file: No such file or directory"),
+        (["뭐", "-k", "0"], 2, "--top-k: ask for at least one row"),
+        (["뭐", "--format", "parquet"], 2, "--to: say which file the Parquet goes to"),
+    ],
+)
+def test_wrong_options_are_told(cli, output: Path, options: list[str], code: int, message: str) -> None:
+    assert f"error: {message}" in cli("search", output, *options, code=code).stderr
