@@ -17,9 +17,10 @@ ROOMS = {
     "encoder": {"storage", "errors"},
     "shards": {"storage", "errors"},
     "settings": {"errors"},
+    "analysis": {"errors"},
     "evaluation": {"encoder", "shards", "storage", "errors"},
     "training": {"evaluation", "encoder", "settings", "storage", "errors"},
-    "job": {"corpus", "encoder", "shards", "settings", "storage", "errors"},
+    "job": {"analysis", "corpus", "encoder", "shards", "settings", "storage", "errors"},
     "cli": {"job", "evaluation", "training", "settings", "errors"},
 }
 OWNERS = {

@@ -1,2 +1,1 @@
-"""What people do with vectors besides searching them: clusters (``kmeans``), what they are about (``terms``), near-duplicates
-(``duplicates``)."""
+"""What vectors tell besides search: clusters (``kmeans``), their words (``terms``), near-duplicates (``duplicates``)."""

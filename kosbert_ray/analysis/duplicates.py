@@ -38,4 +38,4 @@ def communities(vectors: npt.NDArray[np.float32], threshold: float) -> npt.NDArr
     numbers = np.empty(count, np.int32)
     numbers[order] = np.arange(count, dtype=np.int32)
     numbers[sizes < 2] = -1
-    return numbers[groups]
+    return np.asarray(numbers[groups], np.int32)

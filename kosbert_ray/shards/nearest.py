@@ -34,7 +34,8 @@ class Nearest:
     def best(self, k: int) -> Nearest:
         """The ``k`` best; of equal ones the earlier shard's, then the earlier row."""
         order = np.lexsort((self.row, self.shard, -self.score), axis=1)[:, :k]
-        return Nearest(*(np.take_along_axis(values, order, 1) for values in (self.score, self.shard, self.row)))
+        score, shard, row = (np.take_along_axis(values, order, 1) for values in (self.score, self.shard, self.row))
+        return Nearest(np.asarray(score, np.float32), np.asarray(shard, np.int64), np.asarray(row, np.int64))
 
 
 def nearest(
@@ -64,13 +65,13 @@ def nearest(
     """
     if similarity == "cosine":
         lengths = np.linalg.norm(queries, axis=1, keepdims=True)
-        queries = queries / np.where(lengths == 0, 1, lengths)
+        queries = np.asarray(queries / np.where(lengths == 0, 1, lengths), np.float32)
     found = _none(len(queries))
     with ThreadPoolExecutor(threads) as pool:
-        jobs = (
+        jobs = [
             pool.submit(_of_shard, storage, name, index, column, queries, k, similarity) for index, name in enumerate(names)
-        )
-        for job in list(jobs):
+        ]
+        for job in jobs:
             found = _joined(found, job.result()).best(k)
     return found
 
