@@ -20,6 +20,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("$ ")
 ]
+RECIPES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BIN = Path(sys.executable).parent
 
@@ -35,10 +36,17 @@ def reader(s3, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     (folder / "corpus").mkdir()
     rows = [json.dumps({"id": number, "text": text}) for number, text in enumerate(everyday()[:60])]
     (folder / "corpus" / "part.jsonl").write_text("\n".join(rows), "utf-8")
-    hub = folder / "hf" / "hub" / "models--jhgan--ko-sbert-sts"
-    shutil.copytree(tiny_model, hub / "snapshots" / COMMIT)
-    (hub / "refs").mkdir()
-    (hub / "refs" / "main").write_text(COMMIT)
+    for name in ("jhgan--ko-sbert-sts", "klue--bert-base"):
+        hub = folder / "hf" / "hub" / f"models--{name}"
+        shutil.copytree(tiny_model, hub / "snapshots" / COMMIT)
+        (hub / "refs").mkdir()
+        (hub / "refs" / "main").write_text(COMMIT)
+    (folder / "questions.txt").write_text("\n".join(everyday()[60:63]), "utf-8")
+    (folder / "korsts").mkdir()
+    for name, start in (("train", 0), ("dev", 40), ("test", 80)):
+        texts = everyday()[start : start + 40]
+        pairs = [f"{a}\t{b}\t{(start + i) % 6}" for i, (a, b) in enumerate(zip(texts[::2], texts[1::2], strict=True))]
+        (folder / "korsts" / f"sts-{name}.tsv").write_text("sentence1\tsentence2\tscore\n" + "\n".join(pairs), "utf-8")
     files = s3.filesystem()
     if not files.exists("my-bucket"):
         files.mkdir("my-bucket")
@@ -63,3 +71,19 @@ def test_a_command_in_the_readme_runs(command: str, reader: tuple[Path, dict[str
         assert "done: 520 rows in 8 shards" in done.stdout
         assert "placeholder with random weights" in done.stderr
         assert len(re.findall(r"^ *\d\.\d{4}  \S+", done.stdout, re.MULTILINE)) == 5
+
+
+@pytest.mark.parametrize("number", range(len(RECIPES)))
+def test_a_recipe_in_the_readme_runs_on_the_demos_output(number: int, reader: tuple[Path, dict[str, str]]) -> None:
+    folder, env = reader
+    if not (folder / "demo-out" / "_SUCCESS").exists():
+        demo = [BIN / "kosbert-ray", "embed", "--config", "configs/quickstart.yaml"]
+        subprocess.run(demo, cwd=folder, env=env, check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", RECIPES[number]], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if "vectors.tsv" in RECIPES[number]:
+        rows = [line.split("\t") for line in (folder / "vectors.tsv").read_text("utf-8").splitlines()]
+        assert len(rows) == 520
+        assert {len(json.loads(row[2])) for row in rows} == {128}
+    else:
+        assert done.stdout.strip()

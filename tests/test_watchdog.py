@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,10 @@ RESOURCES = "1 asked for, each with 1 GPU"
         (None, "the cluster does not answer"),
         (View(), f"resources for the encoders were never granted: {RESOURCES}"),
         (View(encoders_starting=2), "waiting for 2 encoders to load the model"),
-        (View(encoders_ready=1), f"no worker is at anything: Ray has not started the next task ({RESOURCES})"),
+        (
+            View(encoders_ready=1),
+            f"no worker is at anything: Ray has not started the next task, or its process hangs ({RESOURCES})",
+        ),
         (
             View((Doing("encode", "a.jsonl, slice 0-3", "n1", 61), Doing("encode", "b", "n2", 5)), 0, 2),
             "waiting for an encoder: a.jsonl, slice 0-3 on n1 for 1 min 1 s (and 1 more)",
@@ -53,9 +57,20 @@ def test_an_encoder_that_hangs_is_named_with_its_slice_and_the_run_goes_on_when_
         wait_for(lambda: len(list((tmp_path / "out").glob("*.parquet"))) >= 3, 120, "no shard was committed")
         family = psutil.Process(process.pid).children(recursive=True)
         (encoder,) = [child for child in family if "EncodeSlices" in " ".join(child.cmdline())]
-        encoder.send_signal(signal.SIGSTOP)
-        wait_for(lambda: "waiting for an encoder: " in (tmp_path / "log").read_text(), 60, "nothing was said")
-        encoder.send_signal(signal.SIGCONT)
+
+        def caught_at_work() -> bool:
+            """Stops the encoder; between two slices it is at nothing that could be told, and is let go again."""
+            encoder.send_signal(signal.SIGSTOP)
+            deadline = time.monotonic() + 8
+            while time.monotonic() < deadline and not said():
+                time.sleep(0.2)
+            encoder.send_signal(signal.SIGCONT)
+            return said()
+
+        def said() -> bool:
+            return "waiting for an encoder: " in (tmp_path / "log").read_text()
+
+        wait_for(caught_at_work, 60, "nothing was said")
         assert process.wait(120) == 0
     finally:
         process.kill()

@@ -102,5 +102,5 @@ def describe(view: View | None, resources: str) -> str:
     elif not view.encoders_ready:
         parts.append(f"waiting for {view.encoders_starting} encoders to load the model")
     elif not stages:
-        parts.append(f"no worker is at anything: Ray has not started the next task ({resources})")
+        parts.append(f"no worker is at anything: Ray has not started the next task, or its process hangs ({resources})")
     return "; ".join(parts + trouble[-2:])

@@ -43,9 +43,10 @@ class DataConfig(Section):
 class TeacherConfig(Section):
     """A model whose vectors are learnt, and what is done to them first.
 
-    ``whitening``: None takes them as they are, which needs a student of the same dimension. Else they are centred, rotated
-    to their principal axes, cut to the student's dimension, and axis ``i`` divided by ``std_i ** whitening``: 0 only
-    rotates, 1 makes all axes count the same (Su et al. 2021, arXiv:2103.15316).
+    ``whitening``: None takes them as they are, which needs a student of the same dimension. Else they are centred (unless
+    ``centre`` is false), turned to their principal axes, cut to the student's dimension, and axis ``i`` divided by
+    ``std_i ** whitening``: 0 only turns, 1 makes all axes count the same (Su et al. 2021, arXiv:2103.15316). A model that
+    was trained for likeness by cosine loses by either; one that was not gains.
     ``sides`` of parallel data, whose teacher text is always the second column: "first" is the student's language alone,
     "both" also teaches it the teacher's language (Reimers and Gurevych 2020, arXiv:2004.09813).
     ``own_language``: of parallel data, the teacher reads the first column, not the second.
@@ -54,6 +55,7 @@ class TeacherConfig(Section):
     model: str
     prompt: str | None = None
     whitening: Annotated[float, Field(ge=0, le=1)] | None = None
+    centre: bool = True
     sides: Literal["first", "both"] = "first"
     own_language: bool = False
     contrastive: Annotated[float, Field(ge=0)] = 1.0

@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from kosbert_ray.encoder.model import pick_device, pick_precision
@@ -90,6 +90,13 @@ class _Report(TrainerCallback):
         else:
             return
         self.say(f"{self.name}: step {state.global_step:,} of {state.max_steps:,}: {told}")
+
+
+class _Trainer(SentenceTransformerTrainer):
+    """sentence-transformers' trainer, without its model card: ours is written at the end of all stages."""
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Adds none."""
 
 
 def run_stage(job: StageJob, say: Callable[[str], None]) -> None:
@@ -170,7 +177,7 @@ def _trainer(
         dataloader_pin_memory=device == "cuda",
     )
     single = len(datasets) == 1
-    trainer = SentenceTransformerTrainer(
+    trainer = _Trainer(
         model=model,
         args=arguments,
         train_dataset=datasets["0"] if single else datasets,
@@ -178,9 +185,7 @@ def _trainer(
         evaluator=_evaluator(job.dev) if job.dev else None,
         callbacks=[_Report(stage.name, say)],
     )
-    for callback in list(trainer.callback_handler.callbacks):
-        if type(callback).__name__ in ("PrinterCallback", "ModelCardCallback", "SentenceTransformerModelCardCallback"):
-            trainer.remove_callback(callback)
+    trainer.remove_callback(PrinterCallback)
     return trainer
 
 

@@ -52,12 +52,12 @@ def teacher_vectors(
     said = [sha256(source, spec.weight_files), spec.prompt, PART]
     key = hashlib.sha256("\0".join([json.dumps(said), *texts]).encode("utf-8", "replace")).hexdigest()[:16]
     parts = folder / key
-    turned = folder / f"{key}-{dimension}-{teacher.whitening}.npy"
+    turned = folder / f"{key}-{dimension}-{teacher.whitening}-{'centred' if teacher.centre else 'as-is'}.npy"
     if turned.exists():
         return turned
     parts.mkdir(parents=True, exist_ok=True)
     raw = _encode(spec, texts, parts, threads, say)
-    vectors = raw if teacher.whitening is None else whiten(raw, dimension, teacher.whitening)
+    vectors = raw if teacher.whitening is None else turn(raw, dimension, teacher.whitening, teacher.centre)
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), EPSILON)
     partial = turned.with_suffix(".partial.npy")
     np.save(partial, vectors.astype(np.float32))
@@ -82,22 +82,23 @@ def _encode(
     return np.concatenate(found).astype(np.float32)
 
 
-def whiten(vectors: npt.NDArray[np.float32], dimension: int, power: float) -> npt.NDArray[np.float32]:
-    """Centres vectors, turns them to their principal axes and divides axis ``i`` by ``std_i ** power``.
+def turn(vectors: npt.NDArray[np.float32], dimension: int, power: float, centre: bool) -> npt.NDArray[np.float32]:
+    """Turns vectors to their principal axes, keeps the first and divides axis ``i`` by ``std_i ** power``.
 
     Args:
         vectors: ``[n, d]``.
         dimension: how many axes to keep, those of the largest spread.
         power: 0 keeps the spread of the axes, 1 makes it the same for all.
+        centre: whether to move their mean to the origin first.
 
     Returns:
         float32 ``[n, dimension]``.
 
     Source: Su et al. 2021, "Whitening Sentence Representations" (arXiv:2103.15316).
     """
-    centred = vectors - vectors.mean(0)
-    variances, axes = np.linalg.eigh(centred.T @ centred / max(1, len(vectors)))
+    moved = vectors - vectors.mean(0) if centre else vectors
+    variances, axes = np.linalg.eigh(moved.T @ moved / max(1, len(vectors)))
     order = np.argsort(variances)[::-1][:dimension]
     scale = np.sqrt(np.maximum(variances[order], EPSILON)) ** power
-    turned: npt.NDArray[np.float32] = (centred @ (axes[:, order] / scale)).astype(np.float32)
+    turned: npt.NDArray[np.float32] = (moved @ (axes[:, order] / scale)).astype(np.float32)
     return turned

@@ -114,7 +114,8 @@ def _base(config: TrainConfig, work: Path, held_out: set[str], say: Callable[[st
         say(f"base: a vocabulary of {base.new.vocabulary:,} from {sum(map(len, texts)):,} texts")
         make_base(base, base.new, chain.from_iterable(texts), raw, config.seed)
         base = base.model_copy(update={"base": str(raw)})
-    load_base(base, "cpu").save_pretrained(str(partial), create_model_card=False)
+    # Optimizers want float32, whatever the base was saved in.
+    load_base(base, "cpu").float().save_pretrained(str(partial), create_model_card=False)
     partial.rename(folder)
     return folder
 
