@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import psutil
 import pytest
 
 from kosbert_ray.bundled.make_placeholder import make
+from kosbert_ray.cli import main
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A process settles once and for all whether its Ray asks for a token; the clusters of some tests do.
@@ -74,6 +76,29 @@ def cli() -> Run:
         if code is not None:
             assert done.returncode == code, done.stderr
         return done
+
+    return run
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """The command takes over signals; in this process they are pytest's."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def told(own_signals: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must fail, in this process, and gives its one error line."""
+
+    def run(*arguments: object, code: int) -> str:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == code
+        errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert len(errors) == 1, errors
+        return errors[0].partition("error: ")[2]
 
     return run
 

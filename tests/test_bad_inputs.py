@@ -5,8 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -199,15 +198,6 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
     ("verify of no output", nothing, ["verify", IN], "in: not an output of kosbert-ray"),
     ("a sample of less than nothing", nothing, ["verify", IN, "--sample", "-1"], "--sample: a number of rows, 0 or more"),
 ]
-
-
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """The command takes over signals; in this process they are pytest's."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("name", "spoil", "arguments", "line"), TABLE, ids=[row[0] for row in TABLE])

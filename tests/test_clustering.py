@@ -73,5 +73,5 @@ def test_a_threshold_finds_the_copies_and_leaves_the_others_alone(cli, output: P
         (["--text", "title"], 1, "--text title: not among the kept columns (id, text)"),
     ],
 )
-def test_wrong_options_are_told(cli, output: Path, options: list[str], code: int, message: str) -> None:
-    assert f"error: {message}" in cli("cluster", output, *options, code=code).stderr
+def test_wrong_options_are_told(told, output: Path, options: list[str], code: int, message: str) -> None:
+    assert told("cluster", output, *options, code=code) == message

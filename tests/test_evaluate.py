@@ -95,8 +95,8 @@ def test_the_gate_fails_the_command_and_names_the_row(cli, sts: Path, tiny_model
         (["--dimension", "129"], "--dimension 129: the model's vectors have 128"),
     ],
 )
-def test_wrong_options_are_told(cli, sts: Path, tiny_model: Path, options: list[str], message: str) -> None:
-    assert f"error: {message}" in cli("evaluate", tiny_model, sts, *options, code=2).stderr
+def test_wrong_options_are_told(told, sts: Path, tiny_model: Path, options: list[str], message: str) -> None:
+    assert told("evaluate", tiny_model, sts, *options, code=2) == message
 
 
 def test_what_is_published_of_a_known_model_stands_below_its_rows() -> None:

@@ -37,7 +37,7 @@ def load_base(config: BaseConfig, device: str | None = None) -> SentenceTransfor
             model.max_seq_length = min(config.max_seq_length, model.max_seq_length or config.max_seq_length)
             return model
         transformer = Transformer(str(folder), max_seq_length=config.max_seq_length)
-        pooling = Pooling(transformer.get_word_embedding_dimension(), pooling_mode=config.pooling)
+        pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=config.pooling)
         return SentenceTransformer(modules=[transformer, pooling], device=device)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{config.base}: cannot be loaded to train it ({first_line(error)})") from error
