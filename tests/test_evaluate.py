@@ -80,12 +80,13 @@ def test_ubinary_is_compared_bit_by_bit(rows: list[dict], sts: Path, tiny_model:
 
 
 def test_the_gate_fails_the_command_and_names_the_row(cli, sts: Path, tiny_model: Path) -> None:
-    done = cli("evaluate", tiny_model, sts, "--types", "ubinary", "--max-drop", "0.5", *FP32, code=1)
-    assert "error: pairs: ubinary of 128 dimensions loses" in done.stderr
-    header, whole, bits = done.stdout.splitlines()
+    done = cli("evaluate", tiny_model, sts, "--types", "ubinary", "--dimension", "8", "--max-drop", "0.5", *FP32, code=1)
+    assert "error: pairs: ubinary of 8 dimensions loses" in done.stderr
+    header, whole, bits, few = done.stdout.splitlines()
     assert header.split()[:4] == ["data", "type", "dim", "bytes"]
     assert whole.split()[:4] == ["pairs", "float32", "128", "512"]
     assert bits.split()[:4] == ["pairs", "ubinary", "128", "16"]
+    assert few.split()[:4] == ["pairs", "ubinary", "8", "1"]
 
 
 @pytest.mark.parametrize(
