@@ -30,4 +30,5 @@ def test_two_workers_train_one_model(cli, tiny_model: Path, tmp_path: Path) -> N
     log = (tmp_path / "model" / "_training" / "0-sts" / "log.json").read_text("utf-8")
     assert '"step": 8' in log  # 64 pairs over 2 workers of 4 at a time
     assert SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(["가"]).shape == (1, 128)
+    assert "sts: step 8 of 8: dev cosine Spearman" in done.stderr
     assert "done: 1 stages, 64 examples" in done.stdout

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Queue
 
 from kosbert_ray.errors import JobFailed, UsageError, described
 from kosbert_ray.training.stage import StageJob, run_stage
@@ -27,28 +29,40 @@ def run_on_workers(job: StageJob, workers: int, say: Callable[[str], None]) -> N
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     ours = not ray.is_initialized()
     if ours:
-        ray.init(os.environ.get("RAY_ADDRESS") or "local", include_dashboard=False, logging_level=logging.ERROR)
+        # What the workers have to say comes through a queue; the libraries' remarks are not the user's business.
+        quiet: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
+        ray.init(os.environ.get("RAY_ADDRESS") or "local", **quiet)
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         if 0 < gpus < workers:
             raise UsageError(f"workers: {workers} asked for, but the cluster has {gpus} GPUs")
+        lines = Queue(actor_options={"num_cpus": 0})
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"job": job},
+            train_loop_config={"job": job, "lines": lines},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0),
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             run_config=RunConfig(name=job.stage.name, storage_path=str((job.folder / "ray").resolve())),
         )
         say(f"{job.stage.name}: {workers} workers on {'GPUs' if gpus else 'CPUs'}")
+        listener = threading.Thread(target=_pass_on, args=(lines, say), daemon=True)
+        listener.start()
         try:
             trainer.fit()
         except Exception as error:
             raise JobFailed(f"stage {job.stage.name}: a worker failed ({described(error)})") from error
+        finally:
+            lines.put(None)
+            listener.join()
     finally:
         if ours:
             ray.shutdown()
 
 
+def _pass_on(lines: Queue, say: Callable[[str], None]) -> None:
+    while (line := lines.get()) is not None:
+        say(line)
+
+
 def _worker(config: dict[str, Any]) -> None:
-    job: StageJob = config["job"]
-    run_stage(job, lambda line: print(line, flush=True))
+    run_stage(config["job"], config["lines"].put)
