@@ -12,8 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kosbert_ray.corpus.plan import Fragment, plan
-from kosbert_ray.corpus.slices import FragmentReader
+from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.encoder.source import PLACEHOLDER, PLACEHOLDER_NOTICE, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, read_spec, sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
@@ -24,6 +23,8 @@ from kosbert_ray.job.progress import Progress, Totals, duration
 from kosbert_ray.job.resolve import (
     embedding_format,
     fingerprint_of,
+    fragment_reader,
+    fragments_of,
     list_input,
     model_source,
     open_corpus,
@@ -143,7 +144,7 @@ class _Run:
         self.fingerprint: Fingerprint = fingerprint_of(self.config, self.columns, self.spec, self.weights)
         self.ledger.open_job(self.fingerprint, self.config.public())
         self.committed: Committed = self.ledger.committed(self.fingerprint)
-        fragments = self._plan()
+        fragments = fragments_of(self.config, self.corpus)
         self.progress = Progress(self.corpus.size, Totals.of(self.committed.receipts(item.id for item in fragments)))
         self.say(
             f"{self.corpus.storage.url()}: {len(self.corpus.files):,} files, {self.corpus.size:,} bytes; "
@@ -163,17 +164,13 @@ class _Run:
                 finish(self.ledger, self.committed, self.corpus, fragments, leftover, self.progress.seconds, self.say)
                 return self._summary(fragments, removed=sum(bool(receipt.shard) for receipt in leftover.delete))
             self.say(f"{changed[0]}: changed or removed while the run went on ({len(changed):,} files); planning again")
-            fragments = self._plan()
+            fragments = fragments_of(self.config, self.corpus)
         raise JobFailed(
             f"{self.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
             "run the same command again when it is written"
         )
 
     # -- planning --------------------------------------------------------------------------------------------------
-
-    def _plan(self) -> list[Fragment]:
-        config = self.config
-        return list(plan(self.corpus.files, config.slice.limits(), config.input.newlines_in_values))
 
     def _is_done(self, fragments: list[Fragment]) -> bool:
         return all(self.committed.complete(fragment.id) for fragment in fragments)
@@ -241,7 +238,7 @@ class _Run:
         board = Board.put_up()
         storage = self.corpus.storage.patient(config.storage.retry_seconds)
         work = Work(
-            reader=FragmentReader(storage, self.columns, config.input.line_options(), config.slice.limits()),
+            reader=fragment_reader(config, storage, self.columns),
             model=ModelAsk(self.source, spec_options(config)),
             weights_sha256=self.weights,
             encoder=EncoderOptions(

@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from kosbert_ray.corpus.columns import Columns, inspect
 from kosbert_ray.corpus.listing import Corpus, list_corpus
+from kosbert_ray.corpus.plan import Fragment, plan
+from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, sha256
@@ -52,6 +54,16 @@ def open_output(config: JobConfig, patient: bool = False) -> Storage:
     if not config.output.path:
         raise UsageError("output.path: say where (kosbert-ray embed INPUT OUTPUT, or output.path in the job file)")
     return Storage(config.output.path, config.storage.options(patient))
+
+
+def fragments_of(config: JobConfig, corpus: Corpus) -> list[Fragment]:
+    """The job's plan: what is read in one pass each."""
+    return list(plan(corpus.files, config.slice.limits(), config.input.newlines_in_values))
+
+
+def fragment_reader(config: JobConfig, storage: Storage, columns: Columns) -> FragmentReader:
+    """What reads the job's fragments and cuts them into slices."""
+    return FragmentReader(storage, columns, config.input.line_options(), config.slice.limits())
 
 
 def require_apart(config: JobConfig, corpus: Corpus, output: Storage) -> None:

@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from kosbert_ray.corpus.plan import Fragment, plan
+from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.options import usable_cores
 from kosbert_ray.errors import KosbertError, UsageError
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.resample import Reading, resample
-from kosbert_ray.job.resolve import job_of_output, open_corpus, open_output
+from kosbert_ray.job.resolve import fragment_reader, fragments_of, job_of_output, open_corpus, open_output
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.verify import Promise, ShardCheck, check_cover, check_rejected, check_shard
@@ -163,9 +163,8 @@ class _Workers:
 def _reader(config: JobConfig, job: JobConfig) -> Reading:
     asked = job.model_copy(update={"input": job.input.model_copy(update={"path": config.input.path})})
     corpus, columns = open_corpus(asked, patient=True)
-    reader = FragmentReader(corpus.storage, columns, job.input.line_options(), job.slice.limits())
-    fragments = tuple(plan(corpus.files, job.slice.limits(), job.input.newlines_in_values))
-    return Reading(reader, fragments, frozenset(file.name for file in corpus.files))
+    reader = fragment_reader(job, corpus.storage, columns)
+    return Reading(reader, tuple(fragments_of(job, corpus)), frozenset(file.name for file in corpus.files))
 
 
 def _against_input(

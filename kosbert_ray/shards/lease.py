@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from kosbert_ray.errors import StorageError
-from kosbert_ray.storage import Storage
+from kosbert_ray.storage import Storage, process_alive
 
 LEASES_FOLDER = "_kosbert/leases"
 HEARTBEAT_SECONDS = 10.0
@@ -36,13 +36,8 @@ class Holder:
     @property
     def alive(self) -> bool:
         """Whether it is still at work, as far as one can tell: by its process on this host, else by its heartbeat."""
-        if self.host == socket.gethostname():
-            try:
-                os.kill(self.pid, 0)
-            except ProcessLookupError:
-                return False
-            except PermissionError:
-                return True
+        if self.host == socket.gethostname() and not process_alive(self.pid):
+            return False
         return time.time() - self.heartbeat < EXPIRY_SECONDS
 
 

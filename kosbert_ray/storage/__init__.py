@@ -6,6 +6,6 @@ one can list, read from, and write to atomically; whatever goes wrong there surf
 
 from kosbert_ray.storage.failures import storage_errors
 from kosbert_ray.storage.options import StorageOptions, is_url
-from kosbert_ray.storage.store import TMP_FOLDER, FileEntry, Storage
+from kosbert_ray.storage.store import TMP_FOLDER, FileEntry, Storage, process_alive
 
-__all__ = ["TMP_FOLDER", "FileEntry", "Storage", "StorageOptions", "is_url", "storage_errors"]
+__all__ = ["TMP_FOLDER", "FileEntry", "Storage", "StorageOptions", "is_url", "process_alive", "storage_errors"]

@@ -280,7 +280,7 @@ class Storage:
             host, pid, *_ = path.name.split("~")
             with contextlib.suppress(FileNotFoundError):
                 ours = host == socket.gethostname()
-                gone = not _alive(int(pid)) if ours else time.time() - path.stat().st_mtime > STALE_TMP_SECONDS
+                gone = not process_alive(int(pid)) if ours else time.time() - path.stat().st_mtime > STALE_TMP_SECONDS
                 if gone:
                     path.unlink()
                     swept += 1
@@ -292,7 +292,8 @@ def _version(info: dict[str, Any]) -> str:
     return str(info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or "").strip('"')
 
 
-def _alive(pid: int) -> bool:
+def process_alive(pid: int) -> bool:
+    """Whether a process of this host runs, be it another user's."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
