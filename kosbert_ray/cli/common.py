@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from kosbert_ray.job.config import JobConfig
+
+NUMBER = re.compile(r"-?[\d,]+(\.\d+)?")
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -37,10 +40,13 @@ def given(arguments: argparse.Namespace, names: dict[str, str]) -> dict[str, Any
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows of cells in aligned columns, text to the left and numbers to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    """Prints rows of cells in aligned columns, a header first: columns of numbers to the right, others to the left."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [all(NUMBER.fullmatch(cell) for cell in column[1:] if cell) for column in columns]
     for row in rows:
         cells = [
-            cell.rjust(width) if cell[-1:].isdigit() else cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
         ]
         print("  ".join(cells).rstrip())
