@@ -26,6 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["RAY_AUTH_MODE"] = "token"
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("KOSBERT_DATA", ROOT.parent / "shared" / "data"))
+TINY = "bundled:placeholder"  # the model of tests that ask for some vectors, quickly, and not for their meaning
 EVERYDAY = ROOT / "kosbert_ray" / "bundled" / "everyday"
 
 

@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import everyday
+from conftest import TINY, everyday
 from models import save_fragile, save_model
 
 from kosbert_ray.cli import main
 
-MODEL = "bundled:placeholder"
 Spoil = Callable[[Path], None]
 
 
@@ -77,7 +76,7 @@ def pickled(folder: Path) -> None:
 
 
 IN, OUT = "{folder}/in", "{folder}/out"
-EMBED = ["embed", IN, OUT, "--model", MODEL]
+EMBED = ["embed", IN, OUT, "--model", TINY]
 OWN = ["embed", IN, OUT, "--model", "{folder}/model"]
 
 # what is spoiled, how, the command, and what its last line says
@@ -130,9 +129,9 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
     ("encoding without lines", nothing, [*EMBED, "--set", "input.encoding=utf-16"], "utf-16 cannot be cut at line ends"),
     ("long delimiter", nothing, [*EMBED, "--set", "input.delimiter=ab"], "input.delimiter: string should have at most 1"),
     ("unknown format", nothing, [*EMBED, "--set", "input.format=xml"], "input.format: input should be 'parquet', 'jsonl'"),
-    ("output is the input", nothing, ["embed", IN, IN, "--model", MODEL], "output.path: {folder}/in holds input files"),
-    ("output in the input", nothing, ["embed", IN, IN + "/out", "--model", MODEL], "in/out is inside the input"),
-    ("output below a file", also("file", ""), ["embed", IN, "{folder}/file/out", "--model", MODEL], "Not a directory"),
+    ("output is the input", nothing, ["embed", IN, IN, "--model", TINY], "output.path: {folder}/in holds input files"),
+    ("output in the input", nothing, ["embed", IN, IN + "/out", "--model", TINY], "in/out is inside the input"),
+    ("output below a file", also("file", ""), ["embed", IN, "{folder}/file/out", "--model", TINY], "Not a directory"),
     ("unknown option", nothing, [*EMBED, "--set", "encoder.precison=bf16"], "did you mean encoder.precision?"),
     ("wrong choice", nothing, [*EMBED, "--set", "encoder.precision=int3"], "not 'int3'"),
     ("setting without a value", nothing, [*EMBED, "--set", "encoder"], "--set encoder: write it as section.key=value"),
@@ -259,7 +258,7 @@ def test_bad_rows_and_bad_files_are_named_and_the_others_are_embedded(cli, tmp_p
     long = "\n".join(json.dumps({"text": f"{line} {number}"}) for number in range(60) for line in everyday()).encode()
     for name, (spoil, _) in FILES.items():
         (source / name).write_bytes(spoil(long))
-    settings = ["--model", MODEL, "--set", "max_rejected=40", "--set", "slice.max_rows=20000"]
+    settings = ["--model", TINY, "--set", "max_rejected=40", "--set", "slice.max_rows=20000"]
     done = cli("embed", source, target, *settings, code=1)
     failed = [line for line in done.stderr.splitlines() if "failed: " in line]
     for _, expected in FILES.values():

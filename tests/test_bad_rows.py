@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from conftest import everyday, leftovers
+from conftest import TINY, everyday, leftovers
 from models import BEYOND, UNKNOWN, save_fragile
 
 from kosbert_ray.encoder.model import Encoder
@@ -94,7 +94,7 @@ def test_null_vectors_keep_every_row_in_its_place(cli, fragile, spoiled, tmp_pat
 
 def test_on_bad_row_fail_ends_the_run_with_the_rows_address(cli, tmp_path: Path) -> None:
     put(tmp_path / "in" / "a.jsonl", [*everyday()[:50], None])
-    settings = ["--set", "on_bad_row=fail", "--model", "bundled:placeholder"]
+    settings = ["--set", "on_bad_row=fail", "--model", TINY]
     done = cli("embed", tmp_path / "in", tmp_path / "out", *settings, code=1)
     offset = (tmp_path / "in" / "a.jsonl").read_bytes().rfind(b"\n") + 1
     assert f"a.jsonl: byte {offset}: null text; mend it, or set on_bad_row=reject" in done.stderr.splitlines()[-1]
@@ -104,7 +104,7 @@ def test_on_bad_row_fail_ends_the_run_with_the_rows_address(cli, tmp_path: Path)
 def test_a_corpus_of_bad_rows_stops_the_run_early(cli, tmp_path: Path, limit: str) -> None:
     for number in range(30):
         put(tmp_path / "in" / f"{number:02}.jsonl", [*everyday()[:60], *[None] * 60])
-    settings = ["--model", "bundled:placeholder", "--set", f"max_rejected={limit}", "--set", "encoder.actors=1"]
+    settings = ["--model", TINY, "--set", f"max_rejected={limit}", "--set", "encoder.actors=1"]
     done = cli("embed", tmp_path / "in", tmp_path / "out", *settings, code=3)
     last = done.stderr.splitlines()[-1]
     assert f"too many for max_rejected={limit} even if no other is; the first of this run: " in last

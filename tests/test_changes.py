@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pyarrow.dataset as ds
 import pytest
-from conftest import alive, command, everyday, leftovers, wait_for
+from conftest import TINY, alive, command, everyday, leftovers, wait_for
 
 SENTENCES = everyday()
-SETTINGS = ["--model", "bundled:placeholder", "--keep", "text", "--set", "slice.max_rows=100", "--set", "encoder.actors=1"]
+SETTINGS = ["--model", TINY, "--keep", "text", "--set", "slice.max_rows=100", "--set", "encoder.actors=1"]
 
 
 def put(path: Path, texts: list[str]) -> list[str]:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-MODEL = "bundled:placeholder"
+from conftest import TINY
 
 
 def one_error(done) -> str:
@@ -27,7 +26,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_a_gpu_where_there_is_none_is_told_at_once(cli, corpus: Path, tmp_path: Path) -> None:
-    done = cli("embed", corpus, tmp_path / "out", "--model", MODEL, "--set", "encoder.device=cuda", code=1)
+    done = cli("embed", corpus, tmp_path / "out", "--model", TINY, "--set", "encoder.device=cuda", code=1)
     assert "no node of the Ray cluster has a GPU; use encoder.device=cpu" in one_error(done)
 
 
@@ -50,7 +49,7 @@ def test_a_wrong_bucket_path_secret_or_profile_is_named(cli, s3, tmp_path: Path,
     if not files.exists("cli-bucket"):
         files.mkdir("cli-bucket")
         files.pipe_file("cli-bucket/in/a.jsonl", json.dumps({"text": "가"}).encode())
-    done = cli("embed", address, tmp_path / "out", "--model", MODEL, code=1, env={**s3.env, **env})
+    done = cli("embed", address, tmp_path / "out", "--model", TINY, code=1, env={**s3.env, **env})
     line = one_error(done)
     assert message in line
     assert "wrong" not in line
@@ -60,7 +59,7 @@ def test_an_output_without_permission_is_named(cli, s3, corpus: Path) -> None:
     if not s3.filesystem().exists("locked"):
         s3.filesystem().mkdir("locked")
     env = {**s3.env, "AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "readonly"}
-    done = cli("embed", corpus, "s3://locked/out", "--model", MODEL, code=1, env=env)
+    done = cli("embed", corpus, "s3://locked/out", "--model", TINY, code=1, env=env)
     assert "permission denied" in one_error(done)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import everyday
+from conftest import TINY, everyday
 
 SENTENCES = everyday()
-SETTINGS = ["--model", "bundled:placeholder", "--set", "encoder.precision=fp32", "--set", "slice.max_rows=80"]
+SETTINGS = ["--model", TINY, "--set", "encoder.precision=fp32", "--set", "slice.max_rows=80"]
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from conftest import alive, command, everyday, leftovers, shards, wait_for
+from conftest import TINY, alive, command, everyday, leftovers, shards, wait_for
 
 from kosbert_ray.encoder.model import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 
-MODEL = "bundled:placeholder"
 SENTENCES = everyday()
 BAD = 3  # rows in the corpus below that cannot be embedded
 
@@ -45,7 +44,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-ARGUMENTS = ["--model", MODEL, "--keep", "id,text", "--set", "slice.max_rows=40", "--set", "encoder.precision=fp32"]
+ARGUMENTS = ["--model", TINY, "--keep", "id,text", "--set", "slice.max_rows=40", "--set", "encoder.precision=fp32"]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def test_every_row_is_embedded_exactly_once_and_carries_its_columns(output: Path
 
 
 def test_the_vectors_are_the_encoders_own(output: Path) -> None:
-    encoder = Encoder.load(MODEL, EncoderOptions("fp32", "cpu"))
+    encoder = Encoder.load(TINY, EncoderOptions("fp32", "cpu"))
     expected = encoder.encode(SENTENCES)
     table = ds.dataset(output, format="parquet").to_table()
     vectors = np.array(table["embedding"].to_pylist(), np.float32)
@@ -98,7 +97,7 @@ def test_the_books_add_up(output: Path) -> None:
     assert success["output_bytes"] == sum(len(content) for content in shards(output).values())
     assert manifest["input_bytes"].to_numpy().sum() == success["input_bytes"]
     job = json.loads((output / "_kosbert" / "job.json").read_text())
-    assert job["config"]["model"]["name"] == MODEL
+    assert job["config"]["model"]["name"] == TINY
     for name in names:
         footer = json.loads(pq.read_metadata(output / name).metadata[b"kosbert_ray"])
         assert (footer["fingerprint"], footer["shard"]) == (job["sha256"], name)
@@ -142,7 +141,7 @@ def test_new_files_are_added_and_a_changed_file_replaces_its_shards(cli, tmp_pat
     def texts() -> list[str]:
         return sorted(ds.dataset(target, format="parquet").to_table()["text"].to_pylist())
 
-    arguments = ["--model", MODEL, "--keep", "text"]
+    arguments = ["--model", TINY, "--keep", "text"]
     put("a.jsonl", SENTENCES[:20])
     put("b.jsonl", SENTENCES[20:40])
     cli("embed", source, target, *arguments)
@@ -171,7 +170,7 @@ def test_a_file_that_breaks_in_its_middle_fails_the_run_with_its_name_and_what_w
     lines = "\n".join(json.dumps({"text": f"{SENTENCES[number % 520]} {number}"}) for number in range(30_000))
     whole = gzip.compress(lines.encode())
     (source / "a.jsonl.gz").write_bytes(whole[: len(whole) * 3 // 4])
-    arguments = ["--model", MODEL, "--set", "slice.max_rows=5000"]
+    arguments = ["--model", TINY, "--set", "slice.max_rows=5000"]
     done = cli("embed", source, target, *arguments, code=1)
     assert "a.jsonl.gz: broken or cut-short gzip data" in done.stderr.splitlines()[-1]
     assert not (target / "_SUCCESS").exists()
@@ -195,7 +194,7 @@ def long_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-LONG = ["--model", MODEL, "--keep", "text", "--set", "slice.max_rows=300", "--set", "slice.max_bytes=200KiB"]
+LONG = ["--model", TINY, "--keep", "text", "--set", "slice.max_rows=300", "--set", "slice.max_bytes=200KiB"]
 
 
 @pytest.mark.parametrize(

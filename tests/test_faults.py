@@ -23,13 +23,13 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import FAULTS, ROOT, S3, alive, command, everyday, free_port, leftovers, shards, wait_for
+from conftest import FAULTS, ROOT, S3, TINY, alive, command, everyday, free_port, leftovers, shards, wait_for
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3000)]
 
 ROWS = 24_000
 SENTENCES = everyday()
-SETTINGS = ["--model", "bundled:placeholder", "--keep", "id", "--set", "slice.max_rows=300"]
+SETTINGS = ["--model", TINY, "--keep", "id", "--set", "slice.max_rows=300"]
 SETTINGS += ["--set", "slice.max_bytes=200KiB", "--set", "encoder.precision=fp32"]
 ENCODER = "EncodeSlices"
 MITMDUMP = shutil.which("mitmdump") or str(ROOT / ".venv-mitmproxy" / "bin" / "mitmdump")

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pyarrow.dataset as ds
 import pytest
-from conftest import command, everyday
+from conftest import TINY, command, everyday
 
 MEMBER_ROWS = 64
 SIZE = 2 * 10**9
@@ -37,7 +37,7 @@ def test_a_2_gb_gzip_is_embedded_in_under_2_gb_of_memory_above_the_encoders(tmp_
             file.write(member)
     assert (source / "a.jsonl.gz").stat().st_size > SIZE
 
-    process = subprocess.Popen(command("embed", source, target, "--model", "bundled:placeholder"))
+    process = subprocess.Popen(command("embed", source, target, "--model", TINY))
     peak = 0
     try:
         while process.poll() is None:

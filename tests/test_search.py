@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from conftest import everyday
+from conftest import TINY, everyday
 
 from kosbert_ray.encoder import Encoder
 
@@ -20,7 +20,7 @@ FP32 = ["--set", "encoder.precision=fp32"]
 @pytest.fixture(scope="module")
 def output(cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("search") / "out"
-    cli("embed", "bundled:everyday", target, "--model", "bundled:placeholder", "--keep", "id,text", *FP32)
+    cli("embed", "bundled:everyday", target, "--model", TINY, "--keep", "id,text", *FP32)
     return target
 
 
@@ -32,7 +32,7 @@ def test_many_queries_find_what_brute_force_finds(cli, output: Path, tmp_path: P
     table = ds.dataset(output, format="parquet").to_table()
     vectors = np.stack(table["embedding"].to_numpy())
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    asked = Encoder.load("bundled:placeholder").encode(queries)
+    asked = Encoder.load(TINY).encode(queries)
     asked /= np.linalg.norm(asked, axis=1, keepdims=True)
     for index, query in enumerate(queries):
         found = [hit["id"] for hit in hits if hit["query"] == query]

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, SECRET, alive, everyday, free_port, wait_for
+from conftest import ROOT, SECRET, TINY, alive, everyday, free_port, wait_for
 
 from kosbert_ray.encoder.model import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
@@ -30,7 +30,7 @@ def test_a_secret_is_nowhere_to_be_found_afterwards(cli, s3, tmp_path: Path) -> 
     files.mkdir("secrets")
     files.pipe_file("secrets/in/a.jsonl", "\n".join(json.dumps({"text": text}) for text in everyday()).encode())
     storage = {"endpoint_url": s3.endpoint, "region": "us-east-1", "access_key_id": "keeper", "secret_access_key": SECRET}
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump({"storage": storage, "model": {"name": "bundled:placeholder"}}))
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({"storage": storage, "model": {"name": TINY}}))
     ray_logs = Path(f"/tmp/kosbert-{os.getpid()}")  # Ray's sockets want a short path
     env = {"RAY_TMPDIR": str(ray_logs)}
     said = []

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from conftest import everyday
+from conftest import TINY, everyday
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_records import good, reasons, rows
@@ -159,7 +159,7 @@ def test_files_of_any_name_are_embedded_and_their_shards_stay_in_the_output(
         for name, content in contents.items():
             files.pipe_file(f"texts/in/{name}", content)
         source, target = "s3://texts/in", "s3://texts/out"
-    settings = ["--model", "bundled:placeholder", "--keep", "text,file", "--set", "encoder.actors=1"]
+    settings = ["--model", TINY, "--keep", "text,file", "--set", "encoder.actors=1"]
     cli("embed", source, target, *settings, env=env)
     assert f"all {len(expected)} rows" in cli("verify", target, "--input", source, env=env).stdout
     if where == "s3":

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import everyday
+from conftest import TINY, everyday
 
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.verify import check_cover
 
-SETTINGS = ["--model", "bundled:placeholder", "--keep", "id", "--set", "encoder.actors=1"]
+SETTINGS = ["--model", TINY, "--keep", "id", "--set", "encoder.actors=1"]
 
 
 def put(folder: Path, name: str, texts: list[str]) -> None:
