@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -58,14 +59,16 @@ def _abandon() -> NoReturn:
 
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
-    """Entry point of the installed command: :func:`main`, and then the end of the process."""
+    """Entry point of the installed command: :func:`main`, and then the end of the process, at once.
+
+    An interpreter that is torn down while Arrow's or Ray's threads still hold something of Python's can abort, or hang
+    when no timer of ours runs any more. By now all is written, so there is nothing left to tear down.
+    """
     code = main(argv)
-    if code == EXIT_INTERRUPTED:
-        # A Ray that was interrupted in its start can keep an interpreter from ending, when no timer of ours runs any more.
-        atexit._run_exitfuncs()
+    atexit._run_exitfuncs()
+    with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)
+    os._exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:

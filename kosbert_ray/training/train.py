@@ -20,6 +20,7 @@ from kosbert_ray.training.data import Examples, files, read_examples, read_texts
 
 WORK = "_training"
 RECIPE = "recipe.json"
+MODULES = "modules.json"
 # What may differ between the run that began a training and the one that goes on with it.
 FREE = {"output", "workers", "threads", "card", "test", "data_root", "dtype"}
 
@@ -53,7 +54,7 @@ def train(config: TrainConfig, say: Callable[[str], None]) -> Trained:
     if not config.output:
         raise UsageError("output: say where the model goes (kosbert-ray train OUTPUT --config FILE)")
     output = Path(config.output)
-    if (output / "modules.json").exists():
+    if (output / MODULES).exists():
         raise UsageError(f"output: {output} holds a model already; choose another folder")
     held_out = _held_out(config)
     work = output / WORK
@@ -177,7 +178,10 @@ def _finish(config: TrainConfig, folder: Path, output: Path, counts: dict[str, i
     rows = evaluate(ModelSource(str(final)), sets, ["float32"]) if sets else []
     figures = {row.data: row.figures for row in rows}
     write_card(final, config, figures, counts)
-    for path in final.iterdir():
-        path.rename(output / path.name)
+    for path in sorted(final.iterdir(), key=lambda path: path.name == MODULES):  # last what makes it a model
+        target = output / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.rename(target)
     final.rmdir()
     return Trained(output, figures, counts)
