@@ -73,6 +73,15 @@ def test_columns_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     assert [row["id"] for row in found] == [29, 3, 8]
 
 
+def test_float16_vectors_are_compared_as_numbers(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float16)
+    rows = pa.array(list(vectors), pa.list_(pa.float16()))
+    pq.write_table(pa.table({"embedding": rows}), tmp_path / "0.parquet")
+    found = nearest(Storage(str(tmp_path)), ["0.parquet"], "embedding", vectors[3:4].astype(np.float32), 5, "dot")
+    expected = np.argsort(-(vectors.astype(np.float32) @ vectors[3].astype(np.float32)), kind="stable")[:5]
+    assert found.row[0].tolist() == expected.tolist()
+
+
 def test_a_shard_of_another_dimension_is_named(tmp_path: Path) -> None:
     write(tmp_path, [np.zeros((3, 4), np.float32)])
     with pytest.raises(StorageError, match=r"0\.parquet: cannot be searched \(its vectors do not all have 5 numbers\)"):
