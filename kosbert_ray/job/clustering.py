@@ -107,8 +107,9 @@ def cluster(
     """
     started = time.monotonic()
     storage = open_output(config)
-    job, _ = job_of_output(config, Ledger(storage))
-    shards = _open(storage, job.output.column)
+    ledger = Ledger(storage)
+    job, _ = job_of_output(config, ledger)
+    shards = _open(storage, list(ledger.shards()), job.output.column)
     column: str | None = text or job.input.text
     if text and text not in job.input.keep:
         raise InputError(f"--text {text}: not among the kept columns ({', '.join(job.input.keep) or 'none'})")
@@ -129,8 +130,7 @@ def cluster(
     return Clustering(storage.url(FOLDER), found, sum(one.rows for one in found), time.monotonic() - started)
 
 
-def _open(storage: Storage, column: str) -> _Shards:
-    names = [entry.name for entry in storage.list() if entry.name.endswith(".parquet")]
+def _open(storage: Storage, names: list[str], column: str) -> _Shards:
     for name in names:
         with storage.open(name) as file:
             for batch in pq.ParquetFile(file).iter_batches(1, columns=[column]):

@@ -55,12 +55,13 @@ def search(
     if top_k < 1:
         raise UsageError("--top-k: ask for at least one row")
     output = Storage(config.output.path, config.storage.options())
-    job, _ = job_of_output(config, Ledger(output))
+    ledger = Ledger(output)
+    job, _ = job_of_output(config, ledger)
     if job.model.name == PLACEHOLDER:
         say(PLACEHOLDER_NOTICE)
     asked = {name: value for name in ("prompt", "prompt_name") if (value := getattr(config.model, name)) is not None}
     job = job.model_copy(update={"model": job.model.model_copy(update=asked)})
-    names = [entry.name for entry in output.list() if entry.name.endswith(".parquet")]
+    names = list(ledger.shards())
     if not names:
         raise InputError(f"{output.url()}: no shards in it yet")
     encoder = Encoder.load(model_source(job), encoder_options(job), spec_options(job))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kosbert_ray.encoder.model import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.source import ModelSource, fetch_model
-from kosbert_ray.encoder.spec import SpecOptions, read_spec, sha256
+from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
 from kosbert_ray.errors import UsageError
 from kosbert_ray.training.config import TeacherConfig
 
@@ -66,14 +66,14 @@ def teacher_vectors(
 
 
 def _encode(
-    spec: object, texts: list[str], folder: Path, threads: int | None, say: Callable[[str], None]
+    spec: ModelSpec, texts: list[str], folder: Path, threads: int | None, say: Callable[[str], None]
 ) -> npt.NDArray[np.float32]:
     encoder: Encoder | None = None
     found = []
     for start in range(0, len(texts), PART):
         path = folder / f"{start // PART:05d}.npy"
         if not path.exists():
-            encoder = encoder or Encoder(spec, EncoderOptions(threads=threads))  # type: ignore[arg-type]
+            encoder = encoder or Encoder(spec, EncoderOptions(threads=threads))
             partial = path.with_suffix(".partial.npy")
             np.save(partial, encoder.encode(texts[start : start + PART]).astype(np.float16))
             partial.rename(path)
