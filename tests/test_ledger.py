@@ -11,9 +11,10 @@ import pytest
 
 from kosbert_ray.errors import FingerprintMismatch, StorageError
 from kosbert_ray.shards.fingerprint import Fingerprint
+from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Committed, Ledger
 from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.shard import EmbeddingFormat, write_shard
+from kosbert_ray.shards.shard import write_shard
 from kosbert_ray.storage import Storage
 
 FINGERPRINT = Fingerprint(

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kosbert_ray.errors import StorageError
-from kosbert_ray.shards import nearest as module
-from kosbert_ray.shards.nearest import nearest, rows_of
+from kosbert_ray.shards import vectors as module
+from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.nearest import nearest
+from kosbert_ray.shards.quantize import ranges_of
 from kosbert_ray.storage import Storage
 
 
@@ -60,29 +62,34 @@ def test_recall_against_brute_force_is_1(tmp_path_factory, sizes, queries, k, si
     names = [f"{index}.parquet" for index in range(len(sizes))]
     module_rows, module.BLOCK_ROWS = module.BLOCK_ROWS, 6
     try:
-        found = nearest(Storage(str(folder)), names, "embedding", asked, k, similarity, threads=2)
+        found = nearest(Storage(str(folder)), names, EmbeddingFormat(5), asked, k, similarity, threads=2)
     finally:
         module.BLOCK_ROWS = module_rows
     got = [list(zip(*pair, strict=True)) for pair in zip(found.shard.tolist(), found.row.tolist(), strict=True)]
     assert got == brute(shards, asked, k, similarity, nulls)
 
 
-def test_columns_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
-    write(tmp_path, [np.zeros((30, 2), np.float32)])
-    found = rows_of(Storage(str(tmp_path)), "0.parquet", [29, 3, 8], ["id"])
-    assert [row["id"] for row in found] == [29, 3, 8]
-
-
-def test_float16_vectors_are_compared_as_numbers(tmp_path: Path) -> None:
-    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float16)
-    rows = pa.array(list(vectors), pa.list_(pa.float16()))
-    pq.write_table(pa.table({"embedding": rows}), tmp_path / "0.parquet")
-    found = nearest(Storage(str(tmp_path)), ["0.parquet"], "embedding", vectors[3:4].astype(np.float32), 5, "dot")
-    expected = np.argsort(-(vectors.astype(np.float32) @ vectors[3].astype(np.float32)), kind="stable")[:5]
-    assert found.row[0].tolist() == expected.tolist()
+@pytest.mark.parametrize("dtype", ["float16", "int8", "ubinary"])
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_fewer_bits_are_compared_as_the_numbers_they_stand_for(tmp_path: Path, dtype: str, similarity: str) -> None:
+    vectors = np.random.default_rng(0).normal(size=(300, 20)).astype(np.float32)
+    queries = vectors[3:5] + 0.1
+    ranges = ranges_of(vectors)
+    format = EmbeddingFormat(20, dtype=dtype, ranges=ranges if dtype == "int8" else ())
+    pq.write_table(pa.table({"embedding": format.array(vectors)}), tmp_path / "0.parquet")
+    found = nearest(Storage(str(tmp_path)), ["0.parquet"], format, queries, 10, similarity)
+    low, high = np.array(ranges)
+    step = (high - low) / 255
+    stood_for = {
+        "float16": vectors.astype(np.float16).astype(np.float32),
+        "int8": low + step * (np.clip(np.floor((vectors - low) / step.astype(np.float32)), 0, 255) + 0.5),
+        "ubinary": np.sign(vectors),
+    }[dtype].astype(np.float32)
+    expected = brute([stood_for], queries, 10, similarity, set())
+    assert [[(0, row) for row in rows] for rows in found.row.tolist()] == expected
 
 
 def test_a_shard_of_another_dimension_is_named(tmp_path: Path) -> None:
     write(tmp_path, [np.zeros((3, 4), np.float32)])
-    with pytest.raises(StorageError, match=r"0\.parquet: cannot be searched \(its vectors do not all have 5 numbers\)"):
-        nearest(Storage(str(tmp_path)), ["0.parquet"], "embedding", np.zeros((1, 5), np.float32), 1)
+    with pytest.raises(StorageError, match=r"0\.parquet: cannot be read \(its vectors do not all have 5 numbers\); see"):
+        nearest(Storage(str(tmp_path)), ["0.parquet"], EmbeddingFormat(5), np.zeros((1, 5), np.float32), 1)

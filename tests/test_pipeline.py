@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ray.exceptions import RayTaskError
 
 from kosbert_ray.errors import InputError, JobFailed
-from kosbert_ray.job.pipeline import READ_CPUS, TOKENIZE_CPUS, _ours
+from kosbert_ray.job.pipeline import READ_CPUS, TOKENIZE_CPUS, error_of
 from kosbert_ray.job.rows import nest, unnest
 
 
@@ -36,10 +36,10 @@ def test_an_error_of_ours_comes_back_as_itself_from_under_rays_wrapping() -> Non
     ours = InputError("a.gz: broken")
     wrapped = RayTaskError("f", "Traceback …", ours).as_instanceof_cause()
     wrapped.__cause__ = None
-    error = _ours(wrapped)
+    error = error_of(wrapped)
     assert type(error) is InputError
     assert str(error) == "a.gz: broken"
-    foreign = _ours(RayTaskError("f", "Traceback …", ValueError("no such thing\nand more")).as_instanceof_cause())
+    foreign = error_of(RayTaskError("f", "Traceback …", ValueError("no such thing\nand more")).as_instanceof_cause())
     assert type(foreign) is JobFailed
     assert "ValueError: no such thing" in str(foreign)
     assert "\n" not in str(foreign)

@@ -11,7 +11,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from kosbert_ray.shards.shard import REJECTED_SCHEMA, EmbeddingFormat, read_metadata, write_rejected, write_shard
+from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.quantize import ranges_of
+from kosbert_ray.shards.shard import REJECTED_SCHEMA, read_metadata, write_rejected, write_shard
 from kosbert_ray.storage import Storage
 
 VECTORS = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
@@ -42,6 +44,17 @@ def test_vectors_are_byte_stream_split_without_a_dictionary(tmp_path: Path) -> N
     assert "BYTE_STREAM_SPLIT" in column.encodings
     assert not column.has_dictionary_page
     assert column.compression == "ZSTD"
+
+
+def test_bytes_take_a_byte_each_and_the_footer_says_how_to_read_them(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(1).normal(size=(20_000, 32)).astype(np.float32)
+    for dtype, most in (("int8", 32 * 20_000 * 1.05), ("ubinary", 4 * 20_000 * 1.1)):
+        format = EmbeddingFormat(32, dtype=dtype, ranges=ranges_of(vectors) if dtype == "int8" else ())
+        write_shard(Storage(str(tmp_path)), dtype, {}, format.array(vectors), format, {})
+        assert (tmp_path / dtype).stat().st_size < most
+        said = json.loads(pq.read_metadata(tmp_path / dtype).metadata[b"kosbert_ray.vectors"])
+        assert said["dtype"] == dtype and said["dimension"] == 32
+        assert np.array_equal(said.get("ranges", []), format.ranges)
 
 
 def test_the_same_content_is_the_same_file(tmp_path: Path) -> None:

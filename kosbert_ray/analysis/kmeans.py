@@ -13,8 +13,9 @@ INITIAL_ROWS = 50  # vectors a cluster that its first centres are drawn from
 
 def unit(vectors: Vectors) -> Vectors:
     """Vectors of length 1; zeros stay zeros."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), np.float32)
+    from sklearn.preprocessing import normalize
+
+    return np.asarray(normalize(vectors), np.float32) if len(vectors) else vectors
 
 
 def fit(blocks: Callable[[int], Iterable[Vectors]], clusters: int, passes: int, seed: int) -> Vectors:

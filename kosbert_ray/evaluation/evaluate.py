@@ -89,7 +89,7 @@ def evaluate(
         vectors = encoder.encode(pairs.first + pairs.second)
         for dtype, dimension in dict.fromkeys(ways):
             cut = truncate(vectors, dimension, encoder.spec.normalized)
-            stored = quantize(cut, dtype, ranges_of(cut) if dtype == "int8" else None)
+            stored = quantize(cut, dtype, ranges_of(cut) if dtype == "int8" else ())
             values = as_numbers(stored, dtype, dimension)
             half = len(pairs.first)
             figures = correlations(values[:half], values[half:], pairs.scores)

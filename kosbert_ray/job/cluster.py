@@ -8,13 +8,13 @@ import signal
 import socket
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.data import DataContext
 
-from kosbert_ray.encoder.options import usable_cores
+from kosbert_ray.encoder.options import EncoderOptions, usable_cores
 from kosbert_ray.errors import JobFailed, first_line
 from kosbert_ray.job.config import EncoderConfig, RayConfig
 
@@ -42,6 +42,10 @@ class EncoderPool:
     cpus: int
     gpus: int
     threads: int
+
+    def encoder_options(self, options: EncoderOptions) -> EncoderOptions:
+        """How one of its actors computes."""
+        return replace(options, device="cuda" if self.gpus else options.device, threads=self.threads)
 
 
 def start(config: RayConfig) -> None:

@@ -18,8 +18,9 @@ from kosbert_ray.analysis.terms import top_terms
 from kosbert_ray.errors import InputError, StorageError, UsageError, first_line
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.resolve import job_of_output, open_output
+from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
-from kosbert_ray.shards.nearest import BLOCK_ROWS, matrix, rows_of
+from kosbert_ray.shards.vectors import read_vectors, rows_of
 from kosbert_ray.storage import Storage
 
 FOLDER = "_clusters"
@@ -60,24 +61,15 @@ class _Shards:
 
     storage: Storage
     names: list[str]
-    column: str
-    dimension: int
+    format: EmbeddingFormat
 
-    def read(self, name: str) -> tuple[Vectors, npt.NDArray[np.int64], int]:
-        """A shard's vectors, which rows they are of, and how many rows it has."""
-        found, rows, total = [], [], 0
-        try:
-            with self.storage.open(name) as file:
-                for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS, columns=[self.column]):
-                    vectors, valid = matrix(batch.column(0), self.dimension)
-                    found.append(vectors)
-                    rows.append(valid + total)
-                    total += len(batch)
-        except (pa.ArrowException, KeyError, ValueError) as error:
-            raise StorageError(f"{self.storage.url(name)}: cannot be read ({first_line(error)})") from error
-        if not found:
-            return np.empty((0, self.dimension), np.float32), np.empty(0, np.int64), 0
-        return np.concatenate(found), np.concatenate(rows), total
+    def read(self, name: str) -> tuple[Vectors, npt.NDArray[np.int64]]:
+        """A shard's vectors, and which rows they are of."""
+        blocks = list(read_vectors(self.storage, name, self.format))
+        if not blocks:
+            return np.empty((0, self.format.dimension), np.float32), np.empty(0, np.int64)
+        vectors, rows = zip(*blocks, strict=True)
+        return np.concatenate(vectors), np.concatenate(rows)
 
     def blocks(self, seed: int) -> Iterator[Vectors]:
         """All vectors, shard by shard in an order that ``seed`` shuffles."""
@@ -108,21 +100,24 @@ def cluster(
     started = time.monotonic()
     storage = open_output(config)
     ledger = Ledger(storage)
-    job, _ = job_of_output(config, ledger)
-    shards = _open(storage, list(ledger.shards()), job.output.column)
+    job, said = job_of_output(config, ledger)
+    shards = _Shards(storage, list(ledger.shards()), EmbeddingFormat.of(said["fingerprint"]))
+    rows = _rows(shards)
     column: str | None = text or job.input.text
     if text and text not in job.input.keep:
         raise InputError(f"--text {text}: not among the kept columns ({', '.join(job.input.keep) or 'none'})")
     if column not in job.input.keep:
         say(f"the texts are not in the output (keep {column} to have words and examples)")
         column = None
+    if clusters is None:
+        clusters = max(2, round((rows / 2) ** 0.5))
     label = _by_threshold(shards, threshold, say) if threshold is not None else _by_kmeans(shards, clusters, seed, say)
     central = _Central()
     for index, name in enumerate(shards.names):
-        vectors, rows, total = shards.read(name)
+        vectors, places = shards.read(name)
         labels, distances = label(index, vectors)
-        _write_labels(storage, name, list(job.input.keep), labels, distances, rows, total)
-        central.add(labels, distances, index, rows)
+        _write_labels(storage, name, list(job.input.keep), labels, distances, places)
+        central.add(labels, distances, index, places)
     found = _describe(storage, shards.names, central, column)
     _write_summary(storage, found)
     written = {SUMMARY, *(f"{FOLDER}/{name}" for name in shards.names)}
@@ -130,22 +125,25 @@ def cluster(
     return Clustering(storage.url(FOLDER), found, sum(one.rows for one in found), time.monotonic() - started)
 
 
-def _open(storage: Storage, names: list[str], column: str) -> _Shards:
-    for name in names:
-        with storage.open(name) as file:
-            for batch in pq.ParquetFile(file).iter_batches(1, columns=[column]):
-                if batch.column(0)[0].is_valid:
-                    return _Shards(storage, names, column, len(batch.column(0)[0]))
-    raise InputError(f"{storage.url()}: no vectors in it yet")
+def _rows(shards: _Shards) -> int:
+    """How many rows the output has, those without a vector among them; raises InputError if there is none."""
+    rows = 0
+    for name in shards.names:
+        with shards.storage.open(name) as file:
+            try:
+                rows += pq.read_metadata(file).num_rows
+            except pa.ArrowException as error:
+                where = shards.storage.url(name)
+                raise StorageError(f"{where}: cannot be read ({first_line(error)}); see kosbert-ray verify") from error
+    if not rows:
+        raise InputError(f"{shards.storage.url()}: no vectors in it yet")
+    return rows
 
 
 Label = Callable[[int, Vectors], tuple[npt.NDArray[np.int32], Vectors]]
 
 
-def _by_kmeans(shards: _Shards, clusters: int | None, seed: int, say: Say) -> Label:
-    if clusters is None:
-        rows = sum(len(block) for block in shards.blocks(0))
-        clusters = max(2, round((rows / 2) ** 0.5))
+def _by_kmeans(shards: _Shards, clusters: int, seed: int, say: Say) -> Label:
     if clusters < 2:
         raise UsageError("--clusters: ask for two or more")
     say(f"k-means: {clusters:,} clusters, {PASSES} passes over {len(shards.names):,} shards")
@@ -166,7 +164,7 @@ def _by_threshold(shards: _Shards, threshold: float, say: Say) -> Label:
     vectors = unit(np.concatenate(parts))
     groups = communities(vectors, threshold)
     ends = np.cumsum([0, *map(len, parts)])
-    centres = np.zeros((groups.max() + 1, shards.dimension), np.float32)
+    centres = np.zeros((groups.max() + 1, shards.format.dimension), np.float32)
     np.add.at(centres, groups[groups >= 0], vectors[groups >= 0])
     centres = unit(centres)
 
@@ -237,15 +235,16 @@ def _write_labels(
     labels: npt.NDArray[np.int32],
     distances: Vectors,
     rows: npt.NDArray[np.int64],
-    total: int,
 ) -> None:
     """A file row by row as the shard; rows without a vector, and those in no cluster, have nulls."""
+    with storage.open(name) as file:
+        shard = pq.ParquetFile(file)
+        total = shard.metadata.num_rows
+        table = shard.read(columns=keep)
     has = np.zeros(total, bool)
     has[rows[labels >= 0]] = True
     all_labels, all_distances = np.zeros(total, np.int32), np.zeros(total, np.float32)
     all_labels[rows], all_distances[rows] = labels, distances
-    with storage.open(name) as file:
-        table = pq.read_table(file, columns=keep)
     table = table.append_column("cluster", pa.array(all_labels, mask=~has))
     _write(storage, f"{FOLDER}/{name}", table.append_column("distance", pa.array(all_distances, mask=~has)))
 

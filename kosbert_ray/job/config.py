@@ -18,6 +18,7 @@ from kosbert_ray.corpus.listing import Format
 from kosbert_ray.corpus.plan import MAX_BYTES, MAX_ROWS, Limits
 from kosbert_ray.encoder.options import Device, Precision
 from kosbert_ray.settings import Section, load_settings, shown_value
+from kosbert_ray.shards.quantize import VectorType
 from kosbert_ray.storage import StorageOptions
 
 OnBadRow = Literal["reject", "fail", "null_vector"]
@@ -100,7 +101,7 @@ class OutputConfig(Section):
 
     path: str = ""
     column: str = "embedding"
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: VectorType = "float32"
     list_type: Literal["list", "fixed_size_list"] = "list"
     compression: Literal["zstd", "snappy", "none"] = "zstd"
     removed_inputs: Literal["keep", "delete"] = "keep"

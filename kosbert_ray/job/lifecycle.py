@@ -10,31 +10,36 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from kosbert_ray.corpus.plan import Fragment
-from kosbert_ray.encoder.source import PLACEHOLDER, PLACEHOLDER_NOTICE, fetch_model
-from kosbert_ray.encoder.spec import ModelSpec, read_spec, sha256
+from kosbert_ray.corpus.slices import FragmentReader
+from kosbert_ray.encoder.source import PLACEHOLDER, PLACEHOLDER_NOTICE
+from kosbert_ray.encoder.spec import ModelSpec, sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.errors import InputError, JobFailed, StorageError, TooManyRejected
+from kosbert_ray.errors import FingerprintMismatch, InputError, JobFailed, StorageError, TooManyRejected
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.finish import Leftover, finish, leftover
 from kosbert_ray.job.progress import Progress, Totals, duration
 from kosbert_ray.job.resolve import (
     embedding_format,
+    encoder_options,
     fingerprint_of,
     fragment_reader,
     fragments_of,
     list_input,
-    model_source,
+    model_ask,
     open_corpus,
     open_output,
     require_apart,
-    spec_options,
 )
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import Committed, Ledger
+from kosbert_ray.shards.quantize import Ranges
+
+if TYPE_CHECKING:
+    from kosbert_ray.job.cluster import EncoderPool
 
 MAX_PASSES = 3  # over a corpus that changes while it is read
 REPEAT_SECONDS = 60.0  # the same trouble with a store is told no more often
@@ -109,8 +114,8 @@ class _Run:
         self.config, self.say, self.stack = config, say, stack
         self.corpus, self.columns = open_corpus(config)
         require_apart(config, self.corpus, open_output(config))
-        self.source = model_source(config)
-        self.spec: ModelSpec = read_spec(fetch_model(self.source), spec_options(config))
+        self.model = model_ask(config)
+        self.spec: ModelSpec = self.model.spec()
         self.told: set[str] = set()
         if config.model.name == PLACEHOLDER:
             say(PLACEHOLDER_NOTICE)
@@ -141,10 +146,9 @@ class _Run:
                 self.loading = background.submit(Tokenizer.load, self.spec)
                 self._start_ray()
             self.weights = hashing.result()
-        self.fingerprint: Fingerprint = fingerprint_of(self.config, self.columns, self.spec, self.weights)
-        self.ledger.open_job(self.fingerprint, self.config.public())
-        self.committed: Committed = self.ledger.committed(self.fingerprint)
         fragments = fragments_of(self.config, self.corpus)
+        self.fingerprint = self._open_job(fragments)
+        self.committed: Committed = self.ledger.committed(self.fingerprint)
         self.progress = Progress(self.corpus.size, Totals.of(self.committed.receipts(item.id for item in fragments)))
         self.say(
             f"{self.corpus.storage.url()}: {len(self.corpus.files):,} files, {self.corpus.size:,} bytes; "
@@ -172,6 +176,29 @@ class _Run:
 
     # -- planning --------------------------------------------------------------------------------------------------
 
+    def _open_job(self, fragments: list[Fragment]) -> Fingerprint:
+        """Claims the output, or joins it; raises FingerprintMismatch if it is another job's."""
+        for last in (False, True):
+            self.ranges = self._ranges(fragments) if self.config.output.dtype == "int8" else ()
+            fingerprint = fingerprint_of(self.config, self.columns, self.spec, self.weights, self.ranges)
+            try:
+                self.ledger.open_job(fingerprint, self.config.public())
+                return fingerprint
+            except FingerprintMismatch:
+                if last or not self.ranges:
+                    raise  # else another run claimed it while this one measured: its ranges count
+        raise AssertionError
+
+    def _ranges(self, fragments: list[Fragment]) -> Ranges:
+        """Of int8: those of the output's job, or, for a new output, measured on a sample of the texts."""
+        theirs = self.ledger.job()
+        if theirs:
+            return tuple(tuple(values) for values in theirs.get("fingerprint", {}).get("ranges", ()))
+        from kosbert_ray.job.calibrate import calibrate
+
+        pool = self._start_ray()
+        return calibrate(self._reader(), fragments, self.model, encoder_options(self.config), pool)
+
     def _is_done(self, fragments: list[Fragment]) -> bool:
         return all(self.committed.complete(fragment.id) for fragment in fragments)
 
@@ -196,14 +223,23 @@ class _Run:
 
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def _start_ray(self) -> None:
-        """Starts or joins Ray, if that is not done yet; the stack leaves it when the run ends, and clears up after it."""
+    def _reader(self) -> FragmentReader:
+        storage = self.corpus.storage.patient(self.config.storage.retry_seconds)
+        return fragment_reader(self.config, storage, self.columns)
+
+    def _start_ray(self) -> EncoderPool:
+        """Starts or joins Ray, if that is not done yet; the stack leaves it when the run ends, and clears up after it.
+
+        Returns:
+            The encoders that fit on it.
+        """
         from kosbert_ray.job import cluster
 
         self.stack.callback(self._sweep)
         self.stack.callback(cluster.stop)
         cluster.start(self.config.ray)
         cluster.configure_data()
+        return cluster.encoder_pool(self.config.encoder, input_bytes=self.corpus.size)
 
     def _sweep(self) -> None:
         with contextlib.suppress(StorageError, OSError):
@@ -226,30 +262,22 @@ class _Run:
             JobFailed: some failed; all others are committed.
             TooManyRejected: more rows were rejected than may be.
         """
-        from kosbert_ray.encoder.options import EncoderOptions
-        from kosbert_ray.job import cluster, pipeline
+        from kosbert_ray.job import pipeline
         from kosbert_ray.job.board import Board
-        from kosbert_ray.job.stages import ModelAsk, Work
+        from kosbert_ray.job.stages import Work
         from kosbert_ray.job.watchdog import Watchdog
 
         config, committed = self.config, self.committed
-        self._start_ray()
-        pool = cluster.encoder_pool(config.encoder, input_bytes=self.corpus.size)
+        pool = self._start_ray()
         board = Board.put_up()
-        storage = self.corpus.storage.patient(config.storage.retry_seconds)
         work = Work(
-            reader=fragment_reader(config, storage, self.columns),
-            model=ModelAsk(self.source, spec_options(config)),
+            reader=self._reader(),
+            model=self.model,
             weights_sha256=self.weights,
-            encoder=EncoderOptions(
-                precision=config.encoder.precision,
-                device="cuda" if pool.gpus else config.encoder.device,
-                threads=pool.threads,
-                token_budget=config.encoder.token_budget,
-            ),
+            encoder=pool.encoder_options(encoder_options(config)),
             encoders=pool.maximum,
             output=self.ledger.storage,
-            format=embedding_format(config, self.spec),
+            format=embedding_format(config, self.spec, self.ranges),
             on_bad_row=config.on_bad_row,
             fingerprint=self.fingerprint.sha256,
             driver_host=socket.gethostname(),

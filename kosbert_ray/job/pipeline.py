@@ -102,7 +102,7 @@ def run(
         for table in batches:
             yield from map(Outcome.of, table["outcome"].to_pylist())
     except Exception as error:
-        raise _ours(error) from error
+        raise error_of(error) from error
     finally:
         # Ray ends the execution when its iterator is collected, which an error's traceback can put off until Ray itself
         # is shut down; then Ray's core ends the process, without a word.
@@ -111,7 +111,7 @@ def run(
         gc.collect()
 
 
-def _ours(error: Exception) -> KosbertError:
+def error_of(error: Exception) -> KosbertError:
     """The error of ours that Ray wrapped, or one that says in a line what broke."""
     chain: list[BaseException] = []
     link: BaseException | None = error

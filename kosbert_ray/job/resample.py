@@ -16,11 +16,14 @@ from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.errors import InputError
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.resolve import encoder_options, model_source, spec_options
+from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import REJECTED_FOLDER
 from kosbert_ray.storage import Storage
 
 AGREEMENT = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999}
+# Rounding moves a number to the next step now and then; in ubinary that turns a sign.
+TYPE_AGREEMENT = {"float32": 1.0, "float16": 0.9999, "int8": 0.999, "ubinary": 0.9}
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ def resample(
     job: JobConfig,
     output: Storage,
     receipts: list[Receipt],
+    format: EmbeddingFormat,
     reading: Reading | None,
     sample: int,
     say: Callable[[str], None],
@@ -46,6 +50,7 @@ def resample(
         job: the output's job.
         output: the output directory.
         receipts: of its shards that are whole.
+        format: how its vectors are stored.
         reading: the input; needed if the texts are not among the output's columns.
         sample: how many rows.
         say: takes a line for the user.
@@ -75,17 +80,17 @@ def resample(
         if not rows:
             continue
         table = pq.read_table(pa.BufferReader(output.read(receipt.shard)))
-        table = table.filter(table[job.output.column].is_valid())
+        table = table.filter(table[format.column].is_valid())
         texts = table[job.input.text] if kept else _texts(reading, receipt, output)
         if texts is None:
             problems.append(f"{receipt.shard}: its texts are not in the input")
             continue
-        stored = np.array(table[job.output.column].take(rows).to_pylist(), np.float32)
-        anew = encoder.encode(pa.array(texts.take(rows).to_pylist(), pa.large_string()))
+        stored, _ = format.matrix(table[format.column].take(rows).combine_chunks())
+        anew, _ = format.matrix(format.array(encoder.encode(pa.array(texts.take(rows).to_pylist(), pa.large_string()))))
         lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(anew, axis=1)
         cosines = (stored * anew).sum(axis=1) / np.where(lengths == 0, 1, lengths)
         least = min(least, float(cosines.min()))
-        limit = min(AGREEMENT[receipt.precision], AGREEMENT[encoder.precision])
+        limit = min(AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], TYPE_AGREEMENT[format.dtype])
         off = int((cosines < limit).sum())
         if off:
             problems.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,17 +11,19 @@ from kosbert_ray.corpus.columns import Columns, inspect
 from kosbert_ray.corpus.listing import Corpus, list_corpus
 from kosbert_ray.corpus.plan import Fragment, plan
 from kosbert_ray.corpus.slices import FragmentReader
-from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path
-from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, sha256
+from kosbert_ray.encoder.options import EncoderOptions, usable_cores
+from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
+from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
 from kosbert_ray.errors import InputError, UsageError, first_line
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.shards.fingerprint import Fingerprint
+from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
-from kosbert_ray.shards.shard import EmbeddingFormat
+from kosbert_ray.shards.quantize import Ranges
 from kosbert_ray.storage import Storage
 
 LONG_TEXT = "truncate"  # the policy for texts over max_seq_length; part of the fingerprint
+REMOTE_THREADS = 16
 
 
 def list_input(config: JobConfig, patient: bool = False) -> Corpus:
@@ -107,6 +110,23 @@ def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[st
     return theirs.model_copy(update=mine), job
 
 
+@dataclass(frozen=True)
+class ModelAsk:
+    """The model and the options under which every worker reads its folder."""
+
+    source: ModelSource
+    options: SpecOptions
+
+    def spec(self) -> ModelSpec:
+        """What this machine's copy of the folder says; raises ModelError if it cannot be had."""
+        return read_spec(fetch_model(self.source), self.options)
+
+
+def model_ask(config: JobConfig) -> ModelAsk:
+    """The job's model, to be read on any machine."""
+    return ModelAsk(model_source(config), spec_options(config))
+
+
 def model_source(config: JobConfig) -> ModelSource:
     """Where the job's model comes from."""
     model = config.model
@@ -127,16 +147,20 @@ def encoder_options(config: JobConfig) -> EncoderOptions:
     return EncoderOptions(encoder.precision, encoder.device, encoder.threads, encoder.token_budget)
 
 
-def embedding_format(config: JobConfig, spec: ModelSpec) -> EmbeddingFormat:
-    """How the job stores its vectors."""
+def embedding_format(config: JobConfig, spec: ModelSpec, ranges: Ranges = ()) -> EmbeddingFormat:
+    """How the job stores its vectors; ``ranges`` are int8's."""
     out = config.output
-    return EmbeddingFormat(
-        spec.dimension, out.column, out.dtype, out.list_type, out.compression, config.on_bad_row == "null_vector"
-    )
+    nullable = config.on_bad_row == "null_vector"
+    return EmbeddingFormat(spec.dimension, out.column, out.dtype, out.list_type, out.compression, nullable, ranges)
 
 
-def fingerprint_of(config: JobConfig, columns: Columns, spec: ModelSpec, weights: str) -> Fingerprint:
-    """What makes it this job; ``weights`` is the sha256 of the model's weight files."""
+def reader_threads(storage: Storage) -> int:
+    """How many shards to read at the same time: more than there are cores where each waits for a network."""
+    return REMOTE_THREADS if storage.remote else usable_cores()
+
+
+def fingerprint_of(config: JobConfig, columns: Columns, spec: ModelSpec, weights: str, ranges: Ranges = ()) -> Fingerprint:
+    """What makes it this job; ``weights`` is the sha256 of the model's weight files, ``ranges`` are int8's."""
     return Fingerprint(
         weights=weights,
         tokenizer=sha256(spec.folder, spec.tokenizer_files),
@@ -148,6 +172,7 @@ def fingerprint_of(config: JobConfig, columns: Columns, spec: ModelSpec, weights
         long_text=LONG_TEXT,
         precision=config.encoder.precision,
         dtype=config.output.dtype,
+        ranges=ranges,
         list_type=config.output.list_type,
         dimension=spec.dimension,
         column=config.output.column,

@@ -6,16 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kosbert_ray.encoder.options import usable_cores
 from kosbert_ray.encoder.source import PLACEHOLDER, PLACEHOLDER_NOTICE
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job.config import JobConfig
-from kosbert_ray.job.resolve import encoder_options, job_of_output, model_source, spec_options
+from kosbert_ray.job.resolve import encoder_options, job_of_output, model_source, reader_threads, spec_options
+from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
-from kosbert_ray.shards.nearest import Similarity, nearest, rows_of
+from kosbert_ray.shards.nearest import Similarity, nearest
+from kosbert_ray.shards.vectors import rows_of
 from kosbert_ray.storage import Storage
-
-REMOTE_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def search(
         raise UsageError("--top-k: ask for at least one row")
     output = Storage(config.output.path, config.storage.options())
     ledger = Ledger(output)
-    job, _ = job_of_output(config, ledger)
+    job, said = job_of_output(config, ledger)
     if job.model.name == PLACEHOLDER:
         say(PLACEHOLDER_NOTICE)
     asked = {name: value for name in ("prompt", "prompt_name") if (value := getattr(config.model, name)) is not None}
@@ -66,8 +65,8 @@ def search(
         raise InputError(f"{output.url()}: no shards in it yet")
     encoder = Encoder.load(model_source(job), encoder_options(job), spec_options(job))
     vectors = encoder.encode(list(queries))
-    threads = REMOTE_THREADS if output.remote else usable_cores()
-    found = nearest(output, names, job.output.column, vectors, top_k, similarity, threads)
+    format = EmbeddingFormat.of(said["fingerprint"])
+    found = nearest(output, names, format, vectors, top_k, similarity, reader_threads(output))
     columns: dict[tuple[int, int], dict[str, Any]] = {}
     for shard in sorted({*found.shard.ravel().tolist()}):
         rows = sorted({*found.row[found.shard == shard].tolist()})

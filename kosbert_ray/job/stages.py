@@ -25,33 +25,22 @@ from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.packing import Tokens
-from kosbert_ray.encoder.source import ModelSource, fetch_model
-from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
+from kosbert_ray.encoder.spec import sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import InputChanged, InputError, KosbertError, ModelError, StorageError, described
 from kosbert_ray.job.board import MAX_ATTEMPTS, Board
 from kosbert_ray.job.config import OnBadRow
+from kosbert_ray.job.resolve import ModelAsk
 from kosbert_ray.job.rows import nest, notes_of, replace_columns, unnest, with_notes, without_slice
+from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.shard import REJECTED_SCHEMA, EmbeddingFormat, checksum, write_rejected, write_shard
+from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, write_shard
 from kosbert_ray.storage import Storage
 
 TOKENS = ("ids", "lengths", "rows", "dropped")
 KEEP = "keep."
 VECTORS = "vectors"
 FRAGMENT = "fragment"
-
-
-@dataclass(frozen=True)
-class ModelAsk:
-    """The model and the options under which every worker reads its folder."""
-
-    source: ModelSource
-    options: SpecOptions
-
-    def spec(self) -> ModelSpec:
-        """What this machine's copy of the folder says."""
-        return read_spec(fetch_model(self.source), self.options)
 
 
 @dataclass(frozen=True)

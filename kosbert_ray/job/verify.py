@@ -13,17 +13,15 @@ from typing import Any, TypeVar
 
 from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.slices import FragmentReader
-from kosbert_ray.encoder.options import usable_cores
 from kosbert_ray.errors import KosbertError, UsageError
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.resample import Reading, resample
-from kosbert_ray.job.resolve import fragment_reader, fragments_of, job_of_output, open_corpus, open_output
+from kosbert_ray.job.resolve import fragment_reader, fragments_of, job_of_output, open_corpus, open_output, reader_threads
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.verify import Promise, ShardCheck, check_cover, check_rejected, check_shard
 
 LARGE_BYTES = 8 * 2**30  # from here on Ray reads
-REMOTE_THREADS = 16
 CHUNK = 16  # shards or fragments a Ray task
 
 Item = TypeVar("Item")
@@ -95,7 +93,7 @@ def verify(config: JobConfig, sample: int, say: Say) -> Verification:
 
     reader = _reader(config, job) if config.input.path else None
     large = sum(shards.values()) > LARGE_BYTES or config.ray.address is not None
-    with _Workers(config, large, output.remote) as workers:
+    with _Workers(config, large, reader_threads(output)) as workers:
         checks = workers.map(lambda name: check_shard(output, name, promise, receipts.get(name)), list(shards))
         problems += [f"{check.name}: {problem}" for check in checks for problem in check.problems]
         own = [check.receipt for check in checks if check.receipt and not check.problems]
@@ -109,7 +107,7 @@ def verify(config: JobConfig, sample: int, say: Say) -> Verification:
             problems += found
     agreement = 1.0
     if sample and own:
-        found, agreement, sample = resample(job, output, own, reader, sample, say)
+        found, agreement, sample = resample(job, output, own, promise.format, reader, sample, say)
         problems += found
     return Verification(
         output=output.address,
@@ -128,9 +126,9 @@ def verify(config: JobConfig, sample: int, say: Say) -> Verification:
 class _Workers:
     """Threads of this process, or Ray tasks for what is large."""
 
-    def __init__(self, config: JobConfig, ray: bool, remote: bool) -> None:
+    def __init__(self, config: JobConfig, ray: bool, threads: int) -> None:
         self._config, self._ray = config, ray
-        self._threads = ThreadPoolExecutor(REMOTE_THREADS if remote else usable_cores())
+        self._threads = ThreadPoolExecutor(threads)
 
     def __enter__(self) -> _Workers:
         if self._ray:

@@ -13,8 +13,8 @@ class Fingerprint:
     """Stands in ``_kosbert/job.json`` and, as its digest, in every shard's footer and every shard's name.
 
     ``weights`` and ``tokenizer`` are sha256 of the model's files; ``keep`` is ``name: type`` of the columns carried
-    through; ``precision`` is the one asked for ("auto" may come to another on other hardware); ``on_bad_row`` is
-    "null_vector" or "reject", whose shards are those of "fail".
+    through; ``precision`` is the one asked for ("auto" may come to another on other hardware); ``ranges`` are int8's;
+    ``on_bad_row`` is "null_vector" or "reject", whose shards are those of "fail".
     """
 
     weights: str
@@ -27,6 +27,7 @@ class Fingerprint:
     long_text: str
     precision: str
     dtype: str
+    ranges: tuple[tuple[float, ...], ...]
     list_type: str
     dimension: int
     column: str

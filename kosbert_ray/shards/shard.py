@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kosbert_ray.errors import UsageError
+from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.storage import Storage
 
 REJECTED_FOLDER = "_kosbert/rejected"
 METADATA_KEY = b"kosbert_ray"
+VECTORS_KEY = b"kosbert_ray.vectors"
 ROW_GROUP_BYTES = 64 * 2**20
-ARROW_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
-INT32_MAX = 2**31 - 1
 
 REJECTED_SCHEMA = pa.schema(
     [
@@ -34,50 +31,6 @@ REJECTED_SCHEMA = pa.schema(
         pa.field("text", pa.large_string()),
     ]
 )
-
-
-@dataclass(frozen=True)
-class EmbeddingFormat:
-    """How vectors are stored: column name, length, number type, and the Arrow list type that holds them.
-
-    ``nullable``: rows that could not be embedded are there too, with a null.
-    """
-
-    dimension: int
-    column: str = "embedding"
-    dtype: Literal["float32", "float16"] = "float32"
-    list_type: Literal["list", "fixed_size_list"] = "list"
-    compression: Literal["zstd", "snappy", "none"] = "zstd"
-    nullable: bool = False
-
-    def field(self) -> pa.Field:
-        """The Arrow field of the vectors."""
-        value = ARROW_TYPES[self.dtype]
-        fixed = self.list_type == "fixed_size_list"
-        return pa.field(self.column, pa.list_(value, self.dimension) if fixed else pa.list_(value), self.nullable)
-
-    def array(self, vectors: npt.NDArray[np.float32], valid: pa.Array | None = None) -> pa.Array:
-        """float32 ``[n, dimension]`` as an Arrow array; float32 is not copied.
-
-        Args:
-            vectors: of the rows that have one.
-            valid: bool ``[rows]``, which rows these are; the others get a null. None: all.
-        """
-        if len(vectors) * self.dimension > INT32_MAX:
-            raise UsageError(f"slice.max_rows: {len(vectors)} vectors of {self.dimension} are too many for one file")
-        has = np.ones(len(vectors), bool) if valid is None else valid.to_numpy(zero_copy_only=False)
-        mask = None if has.all() else pa.array(~has)
-        if self.list_type == "fixed_size_list":
-            if mask is not None:  # a null takes its place among the values
-                all_rows = np.zeros((len(has), self.dimension), vectors.dtype)
-                all_rows[has] = vectors
-                vectors = all_rows
-            return pa.FixedSizeListArray.from_arrays(self._values(vectors), self.dimension, mask=mask)
-        offsets = np.concatenate(([0], np.cumsum(has))).astype(np.int32) * self.dimension
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), self._values(vectors), mask=mask)
-
-    def _values(self, vectors: npt.NDArray[np.float32]) -> pa.Array:
-        return pa.array(np.ascontiguousarray(vectors, self.dtype).reshape(-1))
 
 
 def checksum(*vectors: pa.Array) -> str:
@@ -117,7 +70,10 @@ def write_shard(
         [*keep.values(), vectors],
         schema=pa.schema(
             [*(pa.field(column, array.type) for column, array in keep.items()), format.field()],
-            metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True, ensure_ascii=False)},
+            metadata={
+                METADATA_KEY: json.dumps(metadata, sort_keys=True, ensure_ascii=False),
+                VECTORS_KEY: json.dumps(format.described()),
+            },
         ),
     )
     content = parquet_bytes(table, format)
@@ -126,16 +82,21 @@ def write_shard(
 
 
 def parquet_bytes(table: pa.Table, format: EmbeddingFormat) -> pa.Buffer:
-    """The Parquet file of ``table``: vectors byte-stream-split (their exponents compress, their mantissas do not)."""
+    """The Parquet file of ``table``.
+
+    Floats are byte-stream-split: their exponents compress, their mantissas do not. Bytes, which Parquet has only as 32-bit
+    numbers, go through a dictionary, whose indices are as wide as they are.
+    """
     sink = pa.BufferOutputStream()
     values = f"{format.column}.list.element"
+    floats = format.dtype in ("float32", "float16")
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
     pq.write_table(
         table,
         sink,
         compression=format.compression,
-        use_dictionary=[name for name in table.column_names if name != format.column],
-        column_encoding={values: "BYTE_STREAM_SPLIT"},
+        use_dictionary=[name for name in table.column_names if name != format.column] + ([] if floats else [values]),
+        column_encoding={values: "BYTE_STREAM_SPLIT"} if floats else None,
         write_statistics=[name for name in table.column_names if name != format.column],
         write_page_checksum=True,
         row_group_size=max(1024, ROW_GROUP_BYTES // row_bytes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kosbert_ray.errors import StorageError, first_line
+from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.shard import REJECTED_FOLDER, EmbeddingFormat, checksum, footer_of
+from kosbert_ray.shards.shard import REJECTED_FOLDER, VECTORS_KEY, checksum, footer_of
 from kosbert_ray.storage import Storage
 
 NORM_TOLERANCE = {"float32": 1e-3, "float16": 5e-3}
@@ -39,14 +41,9 @@ class Promise:
     def of(job: Mapping[str, Any]) -> Promise:
         """From the content of job.json; raises KeyError if it is not one."""
         said = job["fingerprint"]
-        format = EmbeddingFormat(
-            said["dimension"],
-            said["column"],
-            said["dtype"],
-            said["list_type"],
-            nullable=said["on_bad_row"] == "null_vector",
+        return Promise(
+            job["sha256"], EmbeddingFormat.of(said), tuple(said["keep"]), list(said["head"])[-1:] == ["Normalize"]
         )
-        return Promise(job["sha256"], format, tuple(said["keep"]), list(said["head"])[-1:] == ["Normalize"])
 
 
 @dataclass(frozen=True)
@@ -91,6 +88,8 @@ def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt 
         if receipt and receipt.footer() != own.footer():
             fields = [key for key, value in own.footer().items() if receipt.footer()[key] != value]
             problems.append(f"its footer is not its receipt's ({', '.join(fields)} differ)")
+    if (file.metadata.metadata or {}).get(VECTORS_KEY) != json.dumps(promise.format.described()).encode():
+        problems.append("its footer says otherwise than job.json how vectors are stored")
     found = _columns(f"{part.name}: {part.type}" for part in file.schema_arrow)
     expected = _columns([*promise.keep, f"{promise.format.column}: {promise.format.field().type}"])
     if found != expected:
@@ -123,14 +122,14 @@ def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Ite
     if checksum(*vectors) != receipt.embedding_sha256:
         problems.append("its vectors are not those that were written (sha256)")
     for array in vectors:
-        values = array.drop_null().flatten().to_numpy(zero_copy_only=False)
-        if len(values) != (len(array) - array.null_count) * format.dimension:
-            return [*problems, f"not all vectors have length {format.dimension}"]
-        matrix = values.reshape(-1, format.dimension).astype(np.float32)
+        try:
+            matrix, _ = format.matrix(array)
+        except ValueError as error:
+            return [*problems, first_line(error)]
         broken = int((~np.isfinite(matrix)).any(axis=1).sum())
         if broken:
             return [*problems, f"{broken:,} vectors hold NaN or Inf"]
-        if promise.normalized:
+        if promise.normalized and format.dtype in NORM_TOLERANCE:
             off = int((np.abs(np.linalg.norm(matrix, axis=1) - 1) > NORM_TOLERANCE[format.dtype]).sum())
             if off:
                 return [*problems, f"{off:,} vectors do not have length 1, as the model promises"]
