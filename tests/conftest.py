@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import Any
 
 import psutil
 import pytest
+from tiny import EVERYDAY, make
 
-from kosbert_ray.bundled.make_placeholder import make
 from kosbert_ray.cli import main
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,8 +27,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["RAY_AUTH_MODE"] = "token"
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("KOSBERT_DATA", ROOT.parent / "shared" / "data"))
-TINY = "bundled:placeholder"  # the model of tests that ask for some vectors, quickly, and not for their meaning
-EVERYDAY = ROOT / "kosbert_ray" / "bundled" / "everyday"
+# The model of tests that ask for some vectors, quickly, and not for their meaning.
+TINY = str(Path(tempfile.mkdtemp(prefix="kosbert-tiny-")) / "tiny")
+
+
+def pytest_sessionstart() -> None:
+    """Makes the model that the tests share."""
+    make(Path(TINY))
+
+
+def pytest_unconfigure() -> None:
+    """Leaves nothing behind."""
+    shutil.rmtree(Path(TINY).parent, ignore_errors=True)
 
 
 def everyday() -> list[str]:
@@ -45,11 +56,9 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sentence-transformers folder of a tiny BERT, made anew: the bundled one could hide a broken recipe."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    make(folder)
-    return folder
+def tiny_model() -> Path:
+    """The folder of ``TINY``."""
+    return Path(TINY)
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -25,8 +25,8 @@ ROOMS = {
 }
 OWNERS = {
     "ray": {"job", "training"},
-    "torch": {"encoder", "training", "bundled"},
-    "transformers": {"encoder", "training", "bundled"},
+    "torch": {"encoder", "training"},
+    "transformers": {"encoder", "training"},
     "sentence_transformers": {"training"},
 }
 

@@ -28,6 +28,7 @@ FINGERPRINT = Fingerprint(
     long_text="truncate",
     precision="auto",
     dtype="float32",
+    ranges=(),
     list_type="list",
     dimension=4,
     column="embedding",

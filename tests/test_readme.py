@@ -69,7 +69,6 @@ def test_a_command_in_the_readme_runs(command: str, reader: tuple[Path, dict[str
     assert done.returncode == 0, done.stdout + done.stderr
     if "demo" in command:
         assert "done: 520 rows in 8 shards" in done.stdout
-        assert "placeholder with random weights" in done.stderr
         assert len(re.findall(r"^ *\d\.\d{4}  \S+", done.stdout, re.MULTILINE)) == 5
 
 
@@ -84,6 +83,6 @@ def test_a_recipe_in_the_readme_runs_on_the_demos_output(number: int, reader: tu
     if "vectors.tsv" in RECIPES[number]:
         rows = [line.split("\t") for line in (folder / "vectors.tsv").read_text("utf-8").splitlines()]
         assert len(rows) == 520
-        assert {len(json.loads(row[2])) for row in rows} == {128}
+        assert {len(json.loads(row[2])) for row in rows} == {256}
     else:
         assert done.stdout.strip()

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from test_records import good, reasons, rows
 
 from kosbert_ray.corpus.plan import Limits
+from kosbert_ray.encoder.source import bundled_path
 from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
 
@@ -80,9 +81,7 @@ def test_plain_text_has_every_line_whatever_it_ends_with(
 @given(texts)
 @example(WEIRD)
 def test_any_text_is_tokenised(texts) -> None:
-    from kosbert_ray.bundled import __file__ as bundled
-
-    tokenizer = Tokenizer.load(read_spec(Path(bundled).parent / "placeholder"))
+    tokenizer = Tokenizer.load(read_spec(bundled_path("bundled:kosbert-mini")))
     tokens = tokenizer(texts)
     assert not tokens.failed
     assert len(tokens.rows) == len(texts)

@@ -14,10 +14,6 @@ from kosbert_ray.storage import Storage, StorageOptions, is_url
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 BUNDLED_PREFIX = "bundled:"
-PLACEHOLDER = "bundled:placeholder"
-PLACEHOLDER_NOTICE = (
-    f"{PLACEHOLDER} is a placeholder with random weights: its vectors show that the job works, not what the texts mean"
-)
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 PICKLE_PATTERNS = ("*.bin", "*.bin.index.json")
 CODE_PATTERNS = ("*.py",)

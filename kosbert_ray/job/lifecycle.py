@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.slices import FragmentReader
-from kosbert_ray.encoder.source import PLACEHOLDER, PLACEHOLDER_NOTICE
 from kosbert_ray.encoder.spec import ModelSpec, sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import FingerprintMismatch, InputError, JobFailed, StorageError, TooManyRejected
@@ -117,8 +116,6 @@ class _Run:
         self.model = model_ask(config)
         self.spec: ModelSpec = self.model.spec()
         self.told: set[str] = set()
-        if config.model.name == PLACEHOLDER:
-            say(PLACEHOLDER_NOTICE)
         self.tell(*self.spec.notices)
         if self.corpus.ignored:
             say(f"{self.corpus.storage.url()}: {self.corpus.ignored:,} files are no text shards and are left out")

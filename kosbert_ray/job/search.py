@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kosbert_ray.encoder.source import PLACEHOLDER, PLACEHOLDER_NOTICE
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.resolve import encoder_options, job_of_output, model_source, reader_threads, spec_options
@@ -29,9 +28,7 @@ class Hit:
     columns: dict[str, Any]
 
 
-def search(
-    config: JobConfig, queries: Sequence[str], top_k: int, similarity: Similarity, say: Callable[[str], None]
-) -> list[Hit]:
+def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Similarity) -> list[Hit]:
     """Encodes the queries with the output's own model and finds the nearest rows to each.
 
     Args:
@@ -40,7 +37,6 @@ def search(
         queries: any texts.
         top_k: how many rows a query.
         similarity: "cosine" or "dot".
-        say: takes a line for the user.
 
     Returns:
         The hits of each query, best first, query after query.
@@ -56,8 +52,6 @@ def search(
     output = Storage(config.output.path, config.storage.options())
     ledger = Ledger(output)
     job, said = job_of_output(config, ledger)
-    if job.model.name == PLACEHOLDER:
-        say(PLACEHOLDER_NOTICE)
     asked = {name: value for name in ("prompt", "prompt_name") if (value := getattr(config.model, name)) is not None}
     job = job.model_copy(update={"model": job.model.model_copy(update=asked)})
     names = list(ledger.shards())

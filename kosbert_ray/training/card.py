@@ -73,7 +73,7 @@ def _training(config: TrainConfig, counts: dict[str, int]) -> list[str]:
     if base.new:
         start = f"a new BERT, {base.new.layers} layers, {base.new.width} wide, WordPiece {base.new.vocabulary:,}"
     else:
-        start = base.base
+        start = _model(base.base)
     lines = [
         "## Training",
         "",
@@ -90,7 +90,12 @@ def _training(config: TrainConfig, counts: dict[str, int]) -> list[str]:
 
 
 def _losses(stage: StageConfig) -> str:
-    return ", ".join(f"{task.loss} of {task.teacher.model}" if task.teacher else task.loss for task in stage.tasks)
+    return ", ".join(f"{task.loss} of {_model(task.teacher.model)}" if task.teacher else task.loss for task in stage.tasks)
+
+
+def _model(name: str) -> str:
+    """A folder by its own name: where it lay on this machine is nobody's business."""
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def _data(config: TrainConfig) -> list[str]:

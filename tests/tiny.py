@@ -1,7 +1,6 @@
-"""Makes ``bundled:placeholder``: a tiny BERT with random weights from a fixed seed, in sentence-transformers' format.
+"""Makes a tiny BERT with random weights from a fixed seed, in sentence-transformers' format.
 
-It stands in until a trained model is bundled. Its vectors know which word pieces two sentences share, and nothing of what
-they mean. Run ``python -m kosbert_ray.bundled.make_placeholder`` to make it again.
+Its vectors know which word pieces two sentences share, and nothing of what they mean.
 """
 
 from __future__ import annotations
@@ -14,23 +13,19 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel, BertTokenizer
 
-HERE = Path(__file__).parent
+EVERYDAY = Path(__file__).parent.parent / "kosbert_ray" / "bundled" / "everyday"
 VOCABULARY = 3000
 WIDTH = 128
 LAYERS = 2
 MAX_SEQ_LENGTH = 128
 SPECIAL_TOKENS = 5  # [PAD] [UNK] [CLS] [SEP] [MASK] come first in the vocabulary
-README = """\
-A placeholder: random weights from seed 0, not trained. Vectors of it show that a pipeline works, and no meaning.
-Made by kosbert_ray/bundled/make_placeholder.py from the sentences in kosbert_ray/bundled/everyday. Apache-2.0.
-"""
 
 
 def make(folder: Path) -> None:
     """Writes the model into ``folder``, replacing what is there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    lines = [line for path in sorted((HERE / "everyday").glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
+    lines = [line for path in sorted(EVERYDAY.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
     trainer = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
     trainer.train_from_iterator([json.loads(line)["text"] for line in lines], vocab_size=VOCABULARY, show_progress=False)
     trainer.save_model(str(folder))
@@ -70,8 +65,3 @@ def make(folder: Path) -> None:
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(README, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    make(HERE / "placeholder")
