@@ -202,7 +202,7 @@ def test_vectors_of_other_texts_are_found_by_a_sample(cli, planted: Path) -> Non
 
     footer["embedding_sha256"] = checksum(*rolled.chunks)
     lied = table.set_column(1, table.schema.field("embedding"), rolled)
-    pq.write_table(lied.replace_schema_metadata({b"kosbert_ray": json.dumps(footer)}), path)
+    pq.write_table(lied.replace_schema_metadata(table.schema.metadata | {b"kosbert_ray": json.dumps(footer)}), path)
     shutil.rmtree(out / "_kosbert" / "receipts")
     (manifest,) = (out / "_kosbert" / "manifests").iterdir()
     rows = pq.read_table(manifest)
