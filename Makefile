@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # transformers, numpy and pandas have left Python 3.10: it has pins of its own.
 PINS := $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if sys.version_info < (3, 11) else "constraints.txt")')
 
-.PHONY: demo test test-slow test-faults audit lint format constraints clean
+.PHONY: bench demo test test-slow test-faults audit lint format constraints clean
 
 $(VENV)/.installed: pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,10 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -m "not faults"
+
+# All competitors, in environments of their own under bench-out/: the better part of an hour. BENCH="--data FOLDER" names other texts.
+bench: $(VENV)/.installed
+	$(BIN)/python jobs/benchmark.py $(BENCH)
 
 # mitmproxy pins what we do not: it has an environment of its own.
 $(MITMPROXY)/.installed:

@@ -18,7 +18,7 @@ from test_packing import tokens
 from kosbert_ray.encoder.bisection import DeviceBroken, encode_all
 from kosbert_ray.encoder.model import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.packing import Batch
+from kosbert_ray.encoder.packing import Batch, Pack, pack, pack_one_length
 from kosbert_ray.encoder.spec import SpecOptions
 from kosbert_ray.errors import ModelError
 
@@ -26,9 +26,9 @@ lengths = st.lists(st.integers(0, 30), max_size=40)
 some = st.sets(st.integers(0, 39))
 
 
-@given(lengths, some, some, st.integers(1, 60), st.integers(1, 100))
+@given(lengths, some, some, st.integers(1, 60), st.integers(1, 100), st.sampled_from([(pack, 1), (pack_one_length, 3)]))
 def test_exactly_the_texts_that_fail_alone_are_named_and_all_others_get_their_vector(
-    lengths: list[int], raising: set[int], nan: set[int], memory: int, budget: int
+    lengths: list[int], raising: set[int], nan: set[int], memory: int, budget: int, way: tuple[Pack, int]
 ) -> None:
     calls = 0
 
@@ -45,7 +45,7 @@ def test_exactly_the_texts_that_fail_alone_are_named_and_all_others_get_their_ve
             found[:] = np.nan
         return found
 
-    vectors, failed, left = encode_all(tokens(lengths), {}, budget, forward, 2)
+    vectors, failed, left = encode_all(tokens(lengths), {}, budget, forward, 2, *way)
     hopeless = {text for text, length in enumerate(lengths) if length > memory or length == 0 or text in raising | nan}
     assert failed.keys() == hopeless
     assert [int(vectors[text, 0]) for text in range(len(lengths)) if text not in hopeless] == [
@@ -102,7 +102,7 @@ def test_a_real_model_loses_only_the_texts_it_fails_on(tiny_model: Path, tmp_pat
         "the model fails on it",
         "its vector holds NaN or Inf",
         "the tokenizer fails on it",
-        f"token {encoder._model.config.vocab_size} is beyond the model's {encoder._model.config.vocab_size}",
+        f"token {encoder._engine.vocabulary} is beyond the model's {encoder._engine.vocabulary}",
     ]
     assert "this one I cannot read" in encoded.failed[34]
     assert any("out of memory: batches of" in notice for notice in encoder.notices)

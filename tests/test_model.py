@@ -12,7 +12,7 @@ from conftest import everyday
 from models import ARCHITECTURES, WIDTH, save_model, save_transformer
 from sentence_transformers import SentenceTransformer
 
-from kosbert_ray.encoder import model as encoder_model
+from kosbert_ray.encoder import attention
 from kosbert_ray.encoder.model import Encoder, pick_device, pick_precision
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.spec import SpecOptions
@@ -137,7 +137,7 @@ def test_where_packed_disagrees_with_padded_the_encoder_falls_back_and_says_so(
     def broken(module, query, key, value, *_, **__):
         return value.transpose(1, 2), None
 
-    monkeypatch.setattr(encoder_model.attention, "packed_attention", broken)
+    monkeypatch.setattr(attention, "packed_attention", broken)
     encoder = Encoder.load(str(tiny_model), FP32)
     assert encoder.attention == "padded"
     assert "self-check" in encoder.notices[-1]

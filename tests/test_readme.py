@@ -64,7 +64,7 @@ def test_a_command_in_the_readme_runs(command: str, reader: tuple[Path, dict[str
     folder, env = reader
     if command.startswith("make "):
         # With the packages installed here; and the tests do not run themselves.
-        command += f" BIN={BIN} -o .venv/.installed" + (" --dry-run" if "test" in command else "")
+        command += f" BIN={BIN} -o .venv/.installed" + (" --dry-run" if "test" in command or "bench" in command else "")
     done = subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     if "demo" in command:

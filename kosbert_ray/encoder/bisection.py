@@ -6,17 +6,18 @@ memory is another matter: it says that batches are too large, so the token budge
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from kosbert_ray.encoder.packing import Batch, Tokens, pack
+from kosbert_ray.encoder.packing import Batch, Pack, Tokens, pack
 from kosbert_ray.errors import described, first_line
 
-CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
+CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
 
 Forward = Callable[[Batch], npt.NDArray[np.float32]]
 
@@ -26,7 +27,13 @@ class DeviceBroken(RuntimeError):
 
 
 def encode_all(
-    tokens: Tokens, unfit: Mapping[int, str], token_budget: int, forward: Forward, dimension: int
+    tokens: Tokens,
+    unfit: Mapping[int, str],
+    token_budget: int,
+    forward: Forward,
+    dimension: int,
+    pack: Pack = pack,
+    streams: int = 1,
 ) -> tuple[npt.NDArray[np.float32], dict[int, str], int]:
     """Runs ``forward`` over all texts of a slice that it can take.
 
@@ -38,6 +45,8 @@ def encode_all(
         token_budget: the most tokens in a batch.
         forward: gives the vectors of a batch, float32 ``[texts, dimension]``; may raise.
         dimension: length of a vector.
+        pack: cuts the slice into batches.
+        streams: how many batches ``forward`` takes at the same time, each from a thread of its own.
 
     Returns:
         Vectors of the distinct texts, float32 ``[u, dimension]`` (zeros for those that failed); the reason by index of
@@ -49,37 +58,60 @@ def encode_all(
     vectors = np.zeros((len(tokens.lengths), dimension), np.float32)
     failed = dict.fromkeys(np.flatnonzero(tokens.lengths == 0).tolist(), "no tokens are left of it") | dict(unfit)
     texts = np.arange(len(tokens.lengths))
-    todo = deque(pack(tokens, token_budget, texts[~np.isin(texts, list(failed))] if failed else None))
+    todo = list(pack(tokens, token_budget, texts[~np.isin(texts, list(failed))] if failed else None))
     while todo:
-        batch = todo.popleft()
-        try:
-            found = forward(batch)
-        except Exception as error:
-            if is_device_broken(error):
-                raise DeviceBroken(first_line(error)) from error
-            if is_out_of_memory(error) and len(batch.texts) > 1:
-                token_budget = max(1, min(token_budget, len(batch.ids)) // 2)
-                left = np.concatenate([batch.texts, *(later.texts for later in todo)])
-                todo = deque(pack(tokens, token_budget, left))
-            elif len(batch.texts) > 1:
-                todo.extendleft(reversed(_halves(tokens, batch.texts)))
-            elif is_out_of_memory(error):
-                failed[int(batch.texts[0])] = f"out of memory on its {len(batch.ids)} tokens alone"
-            else:
-                failed[int(batch.texts[0])] = f"the model fails on it ({described(error)})"
-            continue
-        good = np.isfinite(found).all(axis=1)
-        vectors[batch.texts[good]] = found[good]
-        suspects = batch.texts[~good]
-        if len(batch.texts) == 1 and len(suspects):
-            failed[int(suspects[0])] = "its vector holds NaN or Inf"
-        elif len(suspects):  # alone, each shows whether it was its own fault or a neighbour's
-            todo.extendleft(reversed(_halves(tokens, suspects)))
+        batches, todo = todo, []
+        with contextlib.closing(_in_turn(forward, batches, streams)) as tried:
+            for number, found in enumerate(tried):
+                batch = batches[number]
+                if isinstance(found, Exception):
+                    if is_device_broken(found):
+                        raise DeviceBroken(first_line(found)) from found
+                    if is_out_of_memory(found) and len(batch.texts) > 1:
+                        token_budget = max(1, min(token_budget, len(batch.ids)) // 2)
+                        left = np.concatenate([later.texts for later in batches[number:]])
+                        todo.extend(pack(tokens, token_budget, left))
+                        break
+                    if len(batch.texts) > 1:
+                        todo.extend(_halves(tokens, batch.texts, pack))
+                    elif is_out_of_memory(found):
+                        failed[int(batch.texts[0])] = f"out of memory on its {len(batch.ids)} tokens alone"
+                    else:
+                        failed[int(batch.texts[0])] = f"the model fails on it ({described(found)})"
+                    continue
+                good = np.isfinite(found).all(axis=1)
+                vectors[batch.texts[good]] = found[good]
+                suspects = batch.texts[~good]
+                if len(batch.texts) == 1 and len(suspects):
+                    failed[int(suspects[0])] = "its vector holds NaN or Inf"
+                elif len(suspects):  # alone, each shows whether it was its own fault or a neighbour's
+                    todo.extend(_halves(tokens, suspects, pack))
     return vectors, failed, token_budget
 
 
-def _halves(tokens: Tokens, texts: npt.NDArray[np.int64]) -> list[Batch]:
-    """One batch of each half of ``texts`` (of one text: that one)."""
+def _in_turn(
+    forward: Forward, batches: list[Batch], streams: int
+) -> Generator[npt.NDArray[np.float32] | Exception, None, None]:
+    """What comes of each batch, in order: vectors, or an exception. ``streams`` of them are tried at the same time."""
+
+    def attempt(batch: Batch) -> npt.NDArray[np.float32] | Exception:
+        try:
+            return forward(batch)
+        except Exception as error:
+            return error
+
+    if streams == 1:  # in this thread, whose number of OpenMP threads is settled
+        yield from map(attempt, batches)
+        return
+    with ThreadPoolExecutor(streams) as pool:
+        try:
+            yield from pool.map(attempt, batches)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _halves(tokens: Tokens, texts: npt.NDArray[np.int64], pack: Pack) -> list[Batch]:
+    """Batches of each half of ``texts`` (of one text: that one)."""
     middle = (len(texts) + 1) // 2
     whole = int(tokens.lengths[texts].sum())
     return [batch for half in (texts[:middle], texts[middle:]) for batch in pack(tokens, whole, half)]

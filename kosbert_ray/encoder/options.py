@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Engine = Literal["torch", "openvino", "auto"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
 
@@ -14,13 +15,15 @@ Device = Literal["auto", "cuda", "mps", "cpu"]
 class EncoderOptions:
     """How to compute, which never changes what is computed beyond rounding.
 
-    ``threads`` (CPU) and ``token_budget`` (tokens in a batch): None for the machine's own.
+    ``threads`` (CPU) and ``token_budget`` (tokens in a batch): None for the machine's own. ``engine`` "auto" is the faster
+    one on this machine, at the precision asked for.
     """
 
     precision: Precision = "auto"
     device: Device = "auto"
     threads: int | None = None
     token_budget: int | None = None
+    engine: Engine = "torch"
 
 
 def usable_cores() -> int:

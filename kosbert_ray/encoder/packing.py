@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,14 @@ class Batch:
         return np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
 
 
+class Pack(Protocol):
+    """A way to cut a slice into batches: :func:`pack` or :func:`pack_one_length`."""
+
+    def __call__(self, tokens: Tokens, token_budget: int, texts: Int64 | None = None) -> Iterator[Batch]:
+        """Batches of at most ``token_budget`` tokens."""
+        ...
+
+
 def pack(tokens: Tokens, token_budget: int, texts: Int64 | None = None) -> Iterator[Batch]:
     """Cuts a slice's sequences into batches of at most ``token_budget`` tokens (a longer sequence goes alone).
 
@@ -68,16 +77,37 @@ def pack(tokens: Tokens, token_budget: int, texts: Int64 | None = None) -> Itera
         token_budget: the most tokens in a batch.
         texts: the texts to pack, none of them of length 0; None for all.
     """
-    chosen = np.arange(len(tokens.lengths)) if texts is None else texts
-    order = chosen[np.argsort(tokens.lengths[chosen], kind="stable")]
-    lengths = tokens.lengths[order].astype(np.int64)
-    starts = np.concatenate(([0], np.cumsum(tokens.lengths, dtype=np.int64)))[:-1][order]
+    order, lengths, starts = _by_length(tokens, texts)
     ends = np.concatenate(([0], np.cumsum(lengths)))
     first = 0
     while first < len(order):
         last = max(first + 1, int(np.searchsorted(ends, ends[first] + token_budget, side="right")) - 1)
         yield _batch(tokens.ids, starts[first:last], lengths[first:last], order[first:last])
         first = last
+
+
+def pack_one_length(tokens: Tokens, token_budget: int, texts: Int64 | None = None) -> Iterator[Batch]:
+    """As :func:`pack`, but a batch's sequences are of one length, and their number is a power of two.
+
+    So there are few shapes, and what an engine prepares for a shape is soon prepared for all.
+    """
+    order, lengths, starts = _by_length(tokens, texts)
+    distinct, firsts, counts = np.unique(lengths, return_index=True, return_counts=True)
+    for length, first, count in zip(distinct.tolist(), firsts.tolist(), counts.tolist(), strict=True):
+        most = 1 << (max(1, token_budget // length).bit_length() - 1)
+        end = first + count
+        while first < end:
+            last = first + min(most, 1 << ((end - first).bit_length() - 1))
+            yield _batch(tokens.ids, starts[first:last], lengths[first:last], order[first:last])
+            first = last
+
+
+def _by_length(tokens: Tokens, texts: Int64 | None) -> tuple[Int64, Int64, Int64]:
+    """The texts, shortest first, their lengths, and where their tokens begin."""
+    chosen = np.arange(len(tokens.lengths)) if texts is None else texts
+    order = chosen[np.argsort(tokens.lengths[chosen], kind="stable")]
+    starts = np.concatenate(([0], np.cumsum(tokens.lengths, dtype=np.int64)))[:-1]
+    return order, tokens.lengths[order].astype(np.int64), starts[order]
 
 
 def _batch(

@@ -54,6 +54,11 @@ def bundled_path(name: str) -> Path:
     return path
 
 
+def cache_folder(name: str) -> Path:
+    """Where this machine keeps what it would otherwise fetch or make again; not yet made."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kosbert-ray" / name
+
+
 def fetch_model(source: ModelSource) -> Path:
     """The model's folder on this machine, downloaded first if need be.
 
@@ -102,7 +107,7 @@ def _fetch_store(source: ModelSource) -> Path:
     if not entries:
         raise ModelError(f"{source.name}: no model there (neither *.json nor *.safetensors)")
     content = "\n".join(f"{entry.name} {entry.size} {entry.version}" for entry in entries)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kosbert-ray" / "models"
+    cache = cache_folder("models")
     folder = cache / hashlib.sha256(f"{store.address}\n{content}".encode()).hexdigest()[:16]
     if folder.is_dir():
         return folder

@@ -16,7 +16,7 @@ from pydantic import (
 from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import Format
 from kosbert_ray.corpus.plan import MAX_BYTES, MAX_ROWS, Limits
-from kosbert_ray.encoder.options import Device, Precision
+from kosbert_ray.encoder.options import Device, Engine, Precision
 from kosbert_ray.settings import Section, load_settings, shown_value
 from kosbert_ray.shards.quantize import VectorType
 from kosbert_ray.storage import StorageOptions
@@ -126,6 +126,7 @@ class EncoderConfig(Section):
     actors: Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
     threads: int | None = Field(default=None, gt=0)
     token_budget: int | None = Field(default=None, gt=0)
+    engine: Engine = "torch"
 
     @model_validator(mode="after")
     def _check(self) -> EncoderConfig:

@@ -21,7 +21,7 @@ from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import REJECTED_FOLDER
 from kosbert_ray.storage import Storage
 
-AGREEMENT = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999}
+AGREEMENT = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99}
 # Rounding moves a number to the next step now and then; in ubinary that turns a sign.
 TYPE_AGREEMENT = {"float32": 1.0, "float16": 0.9999, "int8": 0.999, "ubinary": 0.9}
 

@@ -144,7 +144,7 @@ def spec_options(config: JobConfig) -> SpecOptions:
 def encoder_options(config: JobConfig) -> EncoderOptions:
     """How the job computes."""
     encoder = config.encoder
-    return EncoderOptions(encoder.precision, encoder.device, encoder.threads, encoder.token_budget)
+    return EncoderOptions(encoder.precision, encoder.device, encoder.threads, encoder.token_budget, encoder.engine)
 
 
 def embedding_format(config: JobConfig, spec: ModelSpec, ranges: Ranges = ()) -> EmbeddingFormat:

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from kosbert_ray.encoder.options import Precision
 from kosbert_ray.settings import Section
 
 Kind = Literal["sts", "nli", "pairs", "parallel", "texts"]
@@ -100,7 +99,7 @@ class StageConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     evaluation_steps: Positive = 1000
-    precision: Precision = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     group_by_length: bool = False
     frozen: tuple[Literal["embeddings"], ...] = ()
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
