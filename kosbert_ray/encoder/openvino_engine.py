@@ -42,6 +42,9 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
 INT8_AGREEMENT = 0.95
 CALIBRATION_TEXTS = 300
 JOINED = 12  # every sixth calibration text is so many sentences: long texts have other activations
+# Every third ends as people's comments do: runs of one token have activations like nothing else.
+TAILS = (".", "!", "?", "~", ",", "ㅋ", "ㅠ", "ㅎ", ";", "^", "1", "a", "ㅡ", "♥", "=")
+TAIL_LENGTHS = (3, 8, 20)
 GRAPH, ACCOUNT = "model.xml", "account.json"
 
 
@@ -273,10 +276,14 @@ def _quantize(spec: ModelSpec, graph: Any, offset: int, folder: Path) -> str:
 def _calibration_texts() -> list[str]:
     paths = sorted((BUNDLED / "everyday").glob("*.jsonl"))
     sentences = [json.loads(line)["text"] for path in paths for line in path.read_text("utf-8").splitlines()]
-    return [
-        " ".join(sentences[number : number + JOINED]) if number % 6 == 5 else sentences[number]
-        for number in range(min(CALIBRATION_TEXTS, len(sentences)))
-    ]
+    texts = []
+    for number in range(CALIBRATION_TEXTS):
+        text = " ".join(sentences[number : number + (JOINED if number % 6 == 5 else 1)])
+        if number % 3 == 0:
+            turn = number // 3
+            text += TAILS[turn % len(TAILS)] * TAIL_LENGTHS[turn // len(TAILS) % len(TAIL_LENGTHS)]
+        texts.append(text)
+    return texts
 
 
 # -- which engine is faster ----------------------------------------------------------------------------------------

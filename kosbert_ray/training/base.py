@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
@@ -12,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from kosbert_ray.encoder.source import ModelSource, fetch_model
+from kosbert_ray.encoder.spec import POOLING_FLAGS
 from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.training.config import BaseConfig, NewModelConfig
 
@@ -98,3 +100,29 @@ def make_base(config: BaseConfig, new: NewModelConfig, texts: Iterable[str], fol
         max_position_embeddings=config.max_seq_length,
     )
     BertModel(shape, add_pooling_layer=False).save_pretrained(folder)
+
+
+def write_classic(folder: Path, max_seq_length: int) -> None:
+    """Rewrites a saved folder's configs in the form before sentence-transformers 5.5, which every version reads."""
+    modules = json.loads((folder / "modules.json").read_text("utf-8"))
+    for module in modules:
+        kind = module["type"].rpartition(".")[2]
+        module["type"] = f"sentence_transformers.models.{kind}"
+        part = folder / module["path"]
+        if kind == "Pooling":
+            said = json.loads((part / "config.json").read_text("utf-8"))
+            if "pooling_mode" in said:
+                modes = said["pooling_mode"]
+                modes = {modes} if isinstance(modes, str) else set(modes)
+                classic = {"word_embedding_dimension": said["embedding_dimension"]}
+                classic |= {flag: mode in modes for flag, mode in POOLING_FLAGS.items()}
+                _write(part / "config.json", classic | {"include_prompt": said.get("include_prompt", True)})
+        if kind == "Transformer":
+            said = json.loads((part / "sentence_bert_config.json").read_text("utf-8"))
+            lower = bool(said.get("do_lower_case"))
+            _write(part / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": lower})
+    _write(folder / "modules.json", modules)
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")

@@ -164,7 +164,7 @@ def _targets(
 def _finish(config: TrainConfig, folder: Path, output: Path, counts: dict[str, int]) -> Trained:
     from kosbert_ray.encoder.source import ModelSource
     from kosbert_ray.evaluation.evaluate import evaluate
-    from kosbert_ray.training.base import open_model
+    from kosbert_ray.training.base import open_model, write_classic
     from kosbert_ray.training.card import write_card
 
     final = output / WORK / "final"
@@ -173,6 +173,9 @@ def _finish(config: TrainConfig, folder: Path, output: Path, counts: dict[str, i
     if config.dtype == "fp16":
         model = model.half()
     model.save_pretrained(str(final), create_model_card=False)
+    write_classic(final, int(model.max_seq_length))
+    for path in final.rglob("*.safetensors"):
+        path.chmod(0o644)  # the library makes them the owner's only
     names = [*([config.dev] if config.dev else []), *config.test]
     sets = [read_sts(files(config.data_root, name)[0]) for name in names]
     rows = evaluate(ModelSource(str(final)), sets, ["float32"]) if sets else []
