@@ -70,14 +70,25 @@ def test_int8_tells_how_near_it_comes(capfd: pytest.CaptureFixture[str]) -> None
     assert not capfd.readouterr().out
 
 
-def test_auto_measures_once_and_remembers(cache: Path) -> None:
-    first = Encoder.load(MINI, options("fp32", "auto"))
+def test_auto_measures_once_and_remembers(cache: Path, tiny_model: Path) -> None:
+    first = Encoder.load(str(tiny_model), options("fp32", "auto"))
     (memory,) = (cache / "engines").iterdir()
     assert memory.read_text() == first.engine
-    other = {"torch": "openvino", "openvino": "torch"}[first.engine]
-    memory.write_text(other)
-    assert Encoder.load(MINI, options("fp32", "auto")).engine == other
-    assert Encoder.load(MINI, options("int8", "auto")).engine == "openvino"
+    for engine in ("torch", "openvino"):
+        memory.write_text(engine)
+        assert Encoder.load(str(tiny_model), options("fp32", "auto")).engine == engine
+
+
+@pytest.mark.slow
+def test_a_job_runs_on_it_and_is_verified_by_pytorch(cli, cache: Path, tmp_path: Path) -> None:
+    env = {"XDG_CACHE_HOME": str(cache.parent)}
+    engine = ["--set", "encoder.engine=openvino"]
+    done = cli("embed", "bundled:everyday", tmp_path / "out", "--model", MINI, "--keep", "text", *engine, env=env)
+    assert "520 rows in" in done.stdout
+    assert "cosine at least 0.99" in cli("verify", tmp_path / "out", "--sample", "100", env=env).stdout
+    int8 = [*engine, "--set", "encoder.precision=int8"]
+    done = cli("embed", "bundled:everyday", tmp_path / "int8", "--model", MINI, "--keep", "text", *int8, env=env)
+    assert "int8: cosine to float32 0.99" in done.stderr
 
 
 def test_where_it_is_not_installed_auto_is_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

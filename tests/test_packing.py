@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kosbert_ray.encoder.packing import Tokens, pack
+from kosbert_ray.encoder.packing import Pack, Tokens, pack, pack_one_length
 
 lengths = st.lists(st.integers(1, 40), max_size=60)
 
@@ -20,8 +20,8 @@ def tokens(lengths: list[int]) -> Tokens:
     return Tokens(ids, np.array(lengths, np.int32), rows, np.zeros(len(lengths), np.int32))
 
 
-@given(lengths, st.integers(1, 100))
-def test_every_sequence_is_in_exactly_one_batch_whole(lengths: list[int], budget: int) -> None:
+@given(lengths, st.integers(1, 100), st.sampled_from([pack, pack_one_length]))
+def test_every_sequence_is_in_exactly_one_batch_whole(lengths: list[int], budget: int, pack: Pack) -> None:
     seen = []
     for batch in pack(tokens(lengths), budget):
         assert len(batch.ids) == len(batch.positions) == batch.offsets[-1]
@@ -49,3 +49,16 @@ def test_groups_are_runs_of_one_length_that_cover_the_batch(lengths: list[int], 
             at += count * length
         assert at == len(batch.ids)
         assert len({length for _, _, length in batch.groups}) == len(batch.groups)
+
+
+@given(lengths, st.integers(1, 100))
+def test_batches_of_one_length_have_few_shapes(lengths: list[int], budget: int) -> None:
+    batches = list(pack_one_length(tokens(lengths), budget))
+    assert all(len(batch.groups) == 1 for batch in batches)
+    assert all(len(batch.ids) <= budget or len(batch.texts) == 1 for batch in batches)
+    assert all(len(batch.texts).bit_count() == 1 for batch in batches)
+    # All full ones first: so many as would be full whatever their number, then each power of two once.
+    for length in {*lengths}:
+        counts = [len(batch.texts) for batch in batches if batch.groups[0][2] == length]
+        assert counts == sorted(counts, reverse=True)
+        assert all(counts.count(count) == 1 for count in counts if count < max(counts))

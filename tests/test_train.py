@@ -88,6 +88,11 @@ def test_a_recipe_ends_in_a_sentence_transformers_folder_whose_card_has_the_figu
     vectors = SentenceTransformer(str(output), device="cpu").encode(SENTENCES[:4])
     assert vectors.shape == (4, 64)
     assert np.isfinite(vectors).all()
+    modules = json.loads((output / "modules.json").read_text("utf-8"))
+    assert [one["type"] for one in modules] == [
+        f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling")
+    ]
+    assert json.loads((output / "sentence_bert_config.json").read_text("utf-8"))["max_seq_length"] == 64
     card = (output / "README.md").read_text("utf-8")
     front = yaml.safe_load(card.split("---")[1])
     assert front["license"] == "cc0-1.0"

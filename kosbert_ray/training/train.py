@@ -173,7 +173,7 @@ def _finish(config: TrainConfig, folder: Path, output: Path, counts: dict[str, i
     if config.dtype == "fp16":
         model = model.half()
     model.save_pretrained(str(final), create_model_card=False)
-    write_classic(final, int(model.max_seq_length))
+    write_classic(final, model.max_seq_length or config.model.max_seq_length)
     for path in final.rglob("*.safetensors"):
         path.chmod(0o644)  # the library makes them the owner's only
     names = [*([config.dev] if config.dev else []), *config.test]
