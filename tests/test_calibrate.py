@@ -52,6 +52,7 @@ def test_the_numbers_are_those_of_sentence_transformers(output: Path) -> None:
         assert ((vectors < ranges[0]) | (vectors > ranges[1])).mean() < 0.02
 
 
+@pytest.mark.slow
 def test_search_and_verify_read_it(cli, output: Path) -> None:
     done = cli("search", output, SENTENCES[7], "-k", "1", "--format", "jsonl", "--set", "encoder.precision=fp32")
     assert json.loads(done.stdout)["text"] == SENTENCES[7]

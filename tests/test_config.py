@@ -34,7 +34,10 @@ def test_later_settings_overrule_earlier_ones(tmp_path: Path) -> None:
         ("encoder.precison=bf16", r"unknown option encoder.precison; did you mean encoder.precision\?"),
         ("modle.name=x", r"unknown option modle; did you mean model\?"),
         ("encoder.zzz=1", "unknown option encoder.zzz; known are precision, device, actors, threads, token_budget"),
-        ("encoder.precision=int3", "encoder.precision: input should be 'auto', 'fp32', 'bf16' or 'fp16', not 'int3'"),
+        (
+            "encoder.precision=int3",
+            "encoder.precision: input should be 'auto', 'fp32', 'bf16', 'fp16' or 'int8', not 'int3'",
+        ),
         ("encoder.actors=0", "encoder.actors: input should be greater than 0, not 0"),
         ("encoder.actors=[4, 2]", "encoder.actors: the minimum is above the maximum"),
         ("slice.max_bytes=lots", "slice.max_bytes: 'lots' is no size; write it like 32MiB"),
