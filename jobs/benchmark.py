@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,8 +25,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-BUNDLED = HERE.parent / "kosbert_ray" / "bundled"
-MINI = BUNDLED / "kosbert-mini"
+MINI = HERE.parent / "kosbert_ray" / "bundled" / "kosbert-mini"
 TORCH = "torch==2.13.0"
 ENVIRONMENTS = {
     "sentence-transformers": [TORCH, "sentence-transformers==6.2.0"],
@@ -67,9 +67,7 @@ def competitors(work: Path, dimension: int) -> list[Competitor]:
         Competitor(f"{st} fp32, best batch", st, {"batch_size": "best"}),
         Competitor(f"{st} bf16, best batch", st, {"batch_size": "best", "dtype": "bfloat16"}),
         Competitor(f"{st} onnx", st, {"backend": "onnx", "save": str(work / "onnx")}),
-        Competitor(
-            f"{st} onnx int8", st, {"backend": "onnx", "int8": "onnx/model_qint8_avx512_vnni.onnx", "calibration": sample}
-        ),
+        Competitor(f"{st} onnx int8", st, {"backend": "onnx", "int8": "onnx/model_qint8_avx512_vnni.onnx"} | sample),
         Competitor(f"{st} openvino", st, {"backend": "openvino"}),
         Competitor(f"{st} openvino int8", st, {"backend": "openvino", "int8": "openvino_model_qint8.xml"} | sample),
         Competitor("fastembed (onnx)", "fastembed", {"dimension": dimension, "onnx": str(work / "onnx")}),
@@ -119,13 +117,8 @@ def base_model(folder: Path) -> Path:
         (folder / "1_Pooling").mkdir(exist_ok=True)
         pooling = {"word_embedding_dimension": 768, "pooling_mode_mean_tokens": True}
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-        (folder / "sentence_bert_config.json").write_text((MINI / "sentence_bert_config.json").read_text())
-        package = "sentence_transformers.models"
-        modules = [
-            {"idx": 0, "name": "0", "path": "", "type": f"{package}.Transformer"},
-            {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{package}.Pooling"},
-        ]
-        (folder / "modules.json").write_text(json.dumps(modules))
+        for name in ("sentence_bert_config.json", "modules.json"):  # the last makes it a model
+            shutil.copy(MINI / name, folder)
     return folder
 
 
@@ -134,10 +127,9 @@ def text_sets(data: Path | None, count: int) -> dict[str, list[str]]:
     import pyarrow.parquet as pq
 
     if data is None:
-        lines = [
-            line for path in sorted((BUNDLED / "everyday").glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()
-        ]
-        texts = [json.loads(line)["text"] for line in lines]
+        from kosbert_ray.encoder.source import bundled_sentences
+
+        texts = bundled_sentences()
         return {"short": texts, "mixed": texts[::4] + [" ".join(texts[i : i + 30]) for i in range(0, len(texts) - 30, 4)]}
     found = {}
     for name, number in (("korpus_short", count), ("korpus_long", count // 20)):

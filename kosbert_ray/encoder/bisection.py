@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from kosbert_ray.errors import described, first_line
 
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
 
+Found = TypeVar("Found")
 Forward = Callable[[Batch], npt.NDArray[np.float32]]
 
 
@@ -61,7 +64,7 @@ def encode_all(
     todo = list(pack(tokens, token_budget, texts[~np.isin(texts, list(failed))] if failed else None))
     while todo:
         batches, todo = todo, []
-        with contextlib.closing(_in_turn(forward, batches, streams)) as tried:
+        with contextlib.closing(in_streams(partial(_attempt, forward), batches, streams)) as tried:
             for number, found in enumerate(tried):
                 batch = batches[number]
                 if isinstance(found, Exception):
@@ -89,23 +92,21 @@ def encode_all(
     return vectors, failed, token_budget
 
 
-def _in_turn(
-    forward: Forward, batches: list[Batch], streams: int
-) -> Generator[npt.NDArray[np.float32] | Exception, None, None]:
-    """What comes of each batch, in order: vectors, or an exception. ``streams`` of them are tried at the same time."""
+def _attempt(forward: Forward, batch: Batch) -> npt.NDArray[np.float32] | Exception:
+    try:
+        return forward(batch)
+    except Exception as error:
+        return error
 
-    def attempt(batch: Batch) -> npt.NDArray[np.float32] | Exception:
-        try:
-            return forward(batch)
-        except Exception as error:
-            return error
 
+def in_streams(run: Callable[[Batch], Found], batches: list[Batch], streams: int) -> Generator[Found, None, None]:
+    """What ``run`` gives for each batch, in order; ``streams`` of them at the same time, each in a thread of its own."""
     if streams == 1:  # in this thread, whose number of OpenMP threads is settled
-        yield from map(attempt, batches)
+        yield from map(run, batches)
         return
     with ThreadPoolExecutor(streams) as pool:
         try:
-            yield from pool.map(attempt, batches)
+            yield from pool.map(run, batches)
         finally:
             pool.shutdown(cancel_futures=True)
 

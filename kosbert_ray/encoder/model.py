@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from kosbert_ray.encoder import openvino_engine
-from kosbert_ray.encoder.bisection import encode_all
+from kosbert_ray.encoder.bisection import encode_all, in_streams
 from kosbert_ray.encoder.options import Device, EncoderOptions, Precision, usable_cores
 from kosbert_ray.encoder.packing import Batch, Pack, Tokens
 from kosbert_ray.encoder.pooling import Head
@@ -130,12 +129,8 @@ class Encoder:
         seconds = []
         for _ in range(3):
             started = time.perf_counter()
-            if engine.streams == 1:
-                for batch in batches:
-                    engine.pooled(batch)
-            else:
-                with ThreadPoolExecutor(engine.streams) as pool:
-                    list(pool.map(engine.pooled, batches))
+            for _ in in_streams(engine.pooled, batches, engine.streams):
+                pass
             seconds.append(time.perf_counter() - started)
         return min(seconds)
 

@@ -14,9 +14,7 @@ import logging
 import os
 import platform
 import queue
-import shutil
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -31,7 +29,7 @@ import torch.nn.functional as F
 
 from kosbert_ray.encoder.packing import Batch, pack_one_length
 from kosbert_ray.encoder.pooling import pool
-from kosbert_ray.encoder.source import BUNDLED, cache_folder
+from kosbert_ray.encoder.source import bundled_sentences, cache_folder, filled_once
 from kosbert_ray.encoder.spec import ModelSpec, sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.encoder.torch_engine import AGREEMENT, agreement_of, load_transformer, position_offset, probe
@@ -137,17 +135,8 @@ def converted(spec: ModelSpec, precision: str) -> Path:
     if (folder / ACCOUNT).exists():
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
-        try:
+        with filled_once(folder) as partial:
             _convert(spec, precision, partial)
-            try:
-                partial.rename(folder)  # another process may have been faster: then theirs is as good
-            except OSError:
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise ModelError(f"{folder}: the converted model cannot be kept there ({first_line(error)})") from error
     return folder
@@ -274,8 +263,7 @@ def _quantize(spec: ModelSpec, graph: Any, offset: int, folder: Path) -> str:
 
 
 def _calibration_texts() -> list[str]:
-    paths = sorted((BUNDLED / "everyday").glob("*.jsonl"))
-    sentences = [json.loads(line)["text"] for path in paths for line in path.read_text("utf-8").splitlines()]
+    sentences = bundled_sentences()
     texts = []
     for number in range(CALIBRATION_TEXTS):
         text = " ".join(sentences[number : number + (JOINED if number % 6 == 5 else 1)])

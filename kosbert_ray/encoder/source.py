@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +60,28 @@ def bundled_path(name: str) -> Path:
 def cache_folder(name: str) -> Path:
     """Where this machine keeps what it would otherwise fetch or make again; not yet made."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kosbert-ray" / name
+
+
+@contextlib.contextmanager
+def filled_once(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which then stands at ``folder``, whole or not at all; raises OSError where it cannot."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+    try:
+        yield partial
+        try:
+            partial.rename(folder)  # another process may have been faster: then theirs is as good
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def bundled_sentences() -> list[str]:
+    """The texts of ``bundled:everyday``."""
+    paths = sorted((BUNDLED / "everyday").glob("*.jsonl"))
+    return [json.loads(line)["text"] for path in paths for line in path.read_text("utf-8").splitlines()]
 
 
 def fetch_model(source: ModelSource) -> Path:
@@ -112,21 +137,12 @@ def _fetch_store(source: ModelSource) -> Path:
     if folder.is_dir():
         return folder
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=cache))
-        try:
+        with filled_once(folder) as partial:
             for entry in entries:
                 target = partial / entry.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with store.open(entry.name) as reader, open(target, "wb") as writer:
                     shutil.copyfileobj(reader, writer, 8 * 2**20)
-            try:
-                partial.rename(folder)  # another process may have been faster: then theirs is as good
-            except OSError:
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except StorageError:
         raise
     except OSError as error:

@@ -102,15 +102,14 @@ def cluster(
     ledger = Ledger(storage)
     job, said = job_of_output(config, ledger)
     shards = _Shards(storage, list(ledger.shards()), EmbeddingFormat.of(said["fingerprint"]))
-    rows = _rows(shards)
+    if not any(len(vectors) for name in shards.names for vectors, _ in read_vectors(storage, name, shards.format)):
+        raise InputError(f"{storage.url()}: no vectors in it yet")
     column: str | None = text or job.input.text
     if text and text not in job.input.keep:
         raise InputError(f"--text {text}: not among the kept columns ({', '.join(job.input.keep) or 'none'})")
     if column not in job.input.keep:
         say(f"the texts are not in the output (keep {column} to have words and examples)")
         column = None
-    if clusters is None:
-        clusters = max(2, round((rows / 2) ** 0.5))
     label = _by_threshold(shards, threshold, say) if threshold is not None else _by_kmeans(shards, clusters, seed, say)
     central = _Central()
     for index, name in enumerate(shards.names):
@@ -126,7 +125,7 @@ def cluster(
 
 
 def _rows(shards: _Shards) -> int:
-    """How many rows the output has, those without a vector among them; raises InputError if there is none."""
+    """How many rows the output has, those without a vector among them, by its shards' footers."""
     rows = 0
     for name in shards.names:
         with shards.storage.open(name) as file:
@@ -135,15 +134,15 @@ def _rows(shards: _Shards) -> int:
             except pa.ArrowException as error:
                 where = shards.storage.url(name)
                 raise StorageError(f"{where}: cannot be read ({first_line(error)}); see kosbert-ray verify") from error
-    if not rows:
-        raise InputError(f"{shards.storage.url()}: no vectors in it yet")
     return rows
 
 
 Label = Callable[[int, Vectors], tuple[npt.NDArray[np.int32], Vectors]]
 
 
-def _by_kmeans(shards: _Shards, clusters: int, seed: int, say: Say) -> Label:
+def _by_kmeans(shards: _Shards, clusters: int | None, seed: int, say: Say) -> Label:
+    if clusters is None:
+        clusters = max(2, round((_rows(shards) / 2) ** 0.5))
     if clusters < 2:
         raise UsageError("--clusters: ask for two or more")
     say(f"k-means: {clusters:,} clusters, {PASSES} passes over {len(shards.names):,} shards")

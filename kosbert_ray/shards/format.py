@@ -89,8 +89,10 @@ class EmbeddingFormat:
         offsets = np.concatenate(([0], np.cumsum(has))).astype(np.int32) * self.width
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), _flat(values), mask=mask)
 
-    def stored(self, vectors: pa.Array) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        """The values of such an Arrow array ``[m, width]``, without those that are null, and which rows these are.
+    def matrix(self, vectors: pa.Array) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The numbers in such an Arrow array, float32 ``[m, dimension]``, and which rows these are: those not null.
+
+        They are as near to what was encoded as the type allows; float32 is not copied.
 
         Raises:
             ValueError: they are not vectors of that length.
@@ -99,12 +101,7 @@ class EmbeddingFormat:
         values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
         if len(values) != len(rows) * self.width:
             raise ValueError(f"its vectors do not all have {self.width} numbers")
-        return values.reshape(-1, self.width), rows
-
-    def matrix(self, vectors: pa.Array) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """As :meth:`stored`, as float32 ``[m, dimension]``: as near to what was encoded as the type allows."""
-        values, rows = self.stored(vectors)
-        return dequantize(values, self.dtype, self.dimension, self.ranges), rows
+        return dequantize(values.reshape(-1, self.width), self.dtype, self.dimension, self.ranges), rows
 
 
 def _flat(values: npt.NDArray[Any]) -> pa.Array:
