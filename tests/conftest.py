@@ -78,7 +78,7 @@ def cli() -> Run:
             command(*arguments),
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=more.get("timeout", 280),
             env={**os.environ, **(env or {})},
             cwd=more.get("cwd", ROOT),
         )

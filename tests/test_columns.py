@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kosbert_ray.corpus.columns import inspect
+from kosbert_ray.corpus.columns import FOOTER_BYTES, inspect
 from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import list_corpus
 from kosbert_ray.corpus.plan import Limits, plan
@@ -66,6 +66,30 @@ def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
         (tmp_path / "a.parquet").write_bytes(content)
         with pytest.raises(InputError, match=r"a\.parquet: broken Parquet"):
             look(tmp_path)
+
+
+def test_footers_in_an_object_store_are_read_from_the_files_ends(s3, tmp_path: Path, monkeypatch) -> None:
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    store = s3.filesystem()
+    store.mkdir("footers")
+    texts = [f"{number} " + "글" * 40 for number in range(3000)]
+    table = pa.table({"text": texts})
+    pq.write_table(table, tmp_path / "large.parquet", compression="none", use_dictionary=False, row_group_size=1500)
+    pq.write_table(table, tmp_path / "many.parquet", row_group_size=3)
+    pq.write_table(table.slice(0, 10), tmp_path / "small.parquet")
+    for path in tmp_path.iterdir():
+        store.put(str(path), f"footers/in/{path.name}")
+    assert (tmp_path / "large.parquet").stat().st_size > 2 * FOOTER_BYTES
+    assert pq.read_metadata(tmp_path / "many.parquet").serialized_size > FOOTER_BYTES
+    corpus, _ = inspect(list_corpus("s3://footers/in"), "text", [], LineOptions())
+    assert corpus.files[0].name == "large.parquet"
+    assert [len(file.row_groups) for file in corpus.files] == [2, 1000, 1]
+    here, _ = look(tmp_path)
+    assert [file.row_groups for file in corpus.files] == [file.row_groups for file in here.files]
+    store.pipe("footers/in/many.parquet", b"PAR1 nothing PAR1")
+    with pytest.raises(InputError, match=r"s3://footers/in/many\.parquet: broken Parquet"):
+        inspect(list_corpus("s3://footers/in"), "text", [], LineOptions())
 
 
 def test_files_whose_kept_columns_differ_in_type_are_refused(tmp_path: Path) -> None:

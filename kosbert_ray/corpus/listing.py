@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, get_args
 
 from fsspec.utils import glob_translate
@@ -61,7 +62,7 @@ class Corpus:
     files: tuple[InputFile, ...]
     ignored: int
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of all files, as stored."""
         return sum(file.size for file in self.files)

@@ -48,6 +48,13 @@ class Fragment:
     row_groups: tuple[int, int] | None = None
 
     @property
+    def input_bytes(self) -> int:
+        """Its share of the stored file's bytes."""
+        if self.row_groups is None:
+            return self.stop - self.start
+        return self.file.size * (self.stop - self.start) // max(1, sum(group.rows for group in self.file.row_groups))
+
+    @property
     def id(self) -> str:
         """Stable name of the fragment: it changes when the file or the cut does."""
         return _digest(self.file.name, self.file.size, self.file.version, self.start, self.stop)

@@ -25,6 +25,7 @@ NODE_SPARE_CORES = 1
 CONNECT_SECONDS = 10.0
 ENCODERS_PER_NODE = 8
 BYTES_PER_ENCODER = 64 * 2**10
+PARTS_OF_AN_ENCODER = 8  # of the input, at the least, where its files are small: so that encoders end at the same time
 
 CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
 
@@ -42,6 +43,10 @@ class EncoderPool:
     cpus: int
     gpus: int
     threads: int
+
+    def part(self, input_bytes: int) -> int:
+        """As much of so large an input as may stay together on its way to one encoder."""
+        return input_bytes // (PARTS_OF_AN_ENCODER * self.maximum)
 
     def encoder_options(self, options: EncoderOptions) -> EncoderOptions:
         """How one of its actors computes."""

@@ -41,12 +41,11 @@ def leftover(committed: Committed, corpus: Corpus, fragments: list[Fragment], de
         if fragment not in planned
         for receipt in slices.values()
     ]
-    delete = tuple(
-        receipt
-        for receipt in receipts
-        if delete_removed or receipt.file in files or not committed.complete(receipt.fragment)
+    goes = [delete_removed or item.file in files or not committed.complete(item.fragment) for item in receipts]
+    return Leftover(
+        delete=tuple(item for item, go in zip(receipts, goes, strict=True) if go),
+        keep=tuple(item for item, go in zip(receipts, goes, strict=True) if not go),
     )
-    return Leftover(delete, tuple(receipt for receipt in receipts if receipt not in delete))
 
 
 def finish(

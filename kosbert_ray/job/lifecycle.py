@@ -266,6 +266,7 @@ class _Run:
 
         config, committed = self.config, self.committed
         pool = self._start_ray()
+        left = [(item, committed.done(item.id)) for item in fragments if not committed.complete(item.id)]
         board = Board.put_up()
         work = Work(
             reader=self._reader(),
@@ -279,9 +280,9 @@ class _Run:
             fingerprint=self.fingerprint.sha256,
             driver_host=socket.gethostname(),
             board=board,
+            together_bytes=min(config.slice.max_bytes, pool.part(sum(item.input_bytes for item, _ in left))),
         )
         tokenizer = self.loading.result() if self.loading else Tokenizer.load(self.spec)
-        left = [(item, committed.done(item.id)) for item in fragments if not committed.complete(item.id)]
         failed: list[str] = []
         rejected = ""
         self._require_few_rejected(rejected)

@@ -1,7 +1,7 @@
 """The stages on Ray Data: the plan as a datasource, tasks and an actor pool, and outcomes back to the driver.
 
-A slice travels as one row (see ``rows``). What comes back to the driver is one outcome per slice; the vectors go from the
-encoder's process to the writer's through shared memory.
+A slice travels as one row, small ones together as one (see ``rows``). What comes back to the driver is one outcome per
+slice; the vectors go from the encoder's process to the writer's through shared memory.
 """
 
 from __future__ import annotations
@@ -21,23 +21,43 @@ from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import JobFailed, KosbertError, first_line
 from kosbert_ray.job.cluster import EncoderPool
-from kosbert_ray.job.stages import EncodeSlices, Outcome, Work, read_slices, tokenize, write
+from kosbert_ray.job.stages import MAX_TOGETHER, OUTCOMES, EncodeSlices, Outcome, Work, read_slices, tokenize, write
 
 # Ray Data fuses neighbouring stages that ask for the same resources: then one long file would be tokenised in the task that
 # reads it, and a CPU encoder would tokenise for itself. Shares of their own keep the stages apart.
 READ_CPUS = 0.5
 TOKENIZE_CPUS = 0.75
 WRITE_CPUS = 0.5
-TASKS_IN_FLIGHT = 2  # a slice is fetched while another is encoded
+# One slice is fetched while another is encoded; a GPU does more of them in the tenth of a second that Ray takes to notice.
+TASKS_IN_FLIGHT = {"cpu": 2, "gpu": 4}
+MAX_READ_TASKS = 4096  # the driver puts each into the object store before the first runs
+
+Pending = list[tuple[Fragment, frozenset[int]]]
+
+
+def shared_read_tasks(fragments: Pending, most_bytes: int) -> list[Pending]:
+    """Cuts a plan into read tasks: neighbours share one up to ``most_bytes`` of input, or more if there are too many."""
+    total = sum(fragment.input_bytes for fragment, _ in fragments)
+    most_bytes = max(most_bytes, total // MAX_READ_TASKS)
+    most = max(MAX_TOGETHER, -(-len(fragments) // MAX_READ_TASKS))
+    tasks: list[Pending] = []
+    size = 0
+    for item in fragments:
+        if not tasks or len(tasks[-1]) == most or size + item[0].input_bytes > most_bytes:
+            tasks.append([])
+            size = 0
+        tasks[-1].append(item)
+        size += item[0].input_bytes
+    return tasks
 
 
 class SliceDatasource(Datasource):
-    """Ray Data's view of the plan: one read task a fragment, which yields one row a slice that is not yet committed."""
+    """Ray Data's view of the plan: read tasks, which yield the slices that are not yet committed."""
 
-    def __init__(self, work: Work, fragments: list[tuple[Fragment, frozenset[int]]]) -> None:
+    def __init__(self, work: Work, tasks: list[Pending]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._work = work
-        self._fragments = fragments
+        self._tasks = tasks
 
     def get_name(self) -> str:
         """What Ray calls the stage."""
@@ -50,21 +70,19 @@ class SliceDatasource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """One task a fragment, however many Ray would like: the cut is the plan's."""
+        """The plan's, however many Ray would like."""
         del parallelism, per_task_row_limit, data_context
         size = self._work.reader.limits.max_bytes
         return [
             ReadTask(
-                partial(read_slices, self._work, fragment, done),
-                BlockMetadata(num_rows=None, size_bytes=size, input_files=(fragment.file.name,), exec_stats=None),
+                partial(read_slices, self._work, task),
+                BlockMetadata(num_rows=None, size_bytes=size, input_files=(task[0][0].file.name,), exec_stats=None),
             )
-            for fragment, done in self._fragments
+            for task in self._tasks
         ]
 
 
-def run(
-    work: Work, tokenizer: Tokenizer, fragments: list[tuple[Fragment, frozenset[int]]], pool: EncoderPool
-) -> Generator[Outcome, None, None]:
+def run(work: Work, tokenizer: Tokenizer, fragments: Pending, pool: EncoderPool) -> Generator[Outcome, None, None]:
     """Runs the fragments' remaining slices; yields each one's outcome as soon as it is known.
 
     Memory is bounded by Ray Data's backpressure: a stage waits while what it made is not taken.
@@ -78,9 +96,8 @@ def run(
     Raises:
         KosbertError: whatever a stage raised.
     """
-    dataset = ray.data.read_datasource(
-        SliceDatasource(work, fragments), override_num_blocks=len(fragments), num_cpus=READ_CPUS
-    )
+    tasks = shared_read_tasks(fragments, work.together_bytes)
+    dataset = ray.data.read_datasource(SliceDatasource(work, tasks), override_num_blocks=len(tasks), num_cpus=READ_CPUS)
     stage: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     dataset = dataset.map_batches(
         tokenize, fn_kwargs={"work": work, "tokenizer": ray.put(tokenizer)}, num_cpus=TOKENIZE_CPUS, **stage
@@ -89,7 +106,9 @@ def run(
         EncodeSlices,
         fn_constructor_kwargs={"work": work},
         compute=ray.data.ActorPoolStrategy(
-            min_size=pool.minimum, max_size=pool.maximum, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT
+            min_size=pool.minimum,
+            max_size=pool.maximum,
+            max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT["gpu" if pool.gpus else "cpu"],
         ),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
@@ -100,7 +119,8 @@ def run(
     batches: Any = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
     try:
         for table in batches:
-            yield from map(Outcome.of, table["outcome"].to_pylist())
+            for content in table[OUTCOMES].to_pylist():
+                yield from Outcome.of(content)
     except Exception as error:
         raise error_of(error) from error
     finally:

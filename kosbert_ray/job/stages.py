@@ -1,4 +1,4 @@
-"""What is done to a slice: read → tokenize → encode → write. Each stage takes the slice's row and gives it on.
+"""What is done to slices: read → tokenize → encode → write. A stage takes the rows that travel together and gives them on.
 
 A row that cannot be embedded gets a reason in its place and is passed by; a slice that cannot be done is passed on as notes
 only, so that the others are. Only what would spoil every slice (the output refuses, the model is not the job's) raises.
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,7 +31,7 @@ from kosbert_ray.errors import InputChanged, InputError, KosbertError, ModelErro
 from kosbert_ray.job.board import MAX_ATTEMPTS, Board
 from kosbert_ray.job.config import OnBadRow
 from kosbert_ray.job.resolve import ModelAsk
-from kosbert_ray.job.rows import nest, notes_of, replace_columns, unnest, with_notes, without_slice
+from kosbert_ray.job.rows import apart, nest, notes_of, replace_columns, together, unnest, with_notes, without_slice
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, write_shard
@@ -41,6 +41,8 @@ TOKENS = ("ids", "lengths", "rows", "dropped")
 KEEP = "keep."
 VECTORS = "vectors"
 FRAGMENT = "fragment"
+OUTCOMES = "outcomes"
+MAX_TOGETHER = 64  # small slices in a row: a store's answer to each is waited for in turn
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Work:
     fingerprint: str
     driver_host: str
     board: Board
+    together_bytes: int  # of the input: as much as small slices may share of a task, so that every encoder has its part
 
 
 @dataclass(frozen=True)
@@ -78,39 +81,89 @@ class Outcome:
     rejected: str = ""
     notices: tuple[str, ...] = ()
 
-    def row(self) -> pa.Table:
-        """As the last stage gives it to the driver."""
-        return pa.table({"outcome": [json.dumps(asdict(self))]})
+    @staticmethod
+    def table(outcomes: list[Outcome]) -> pa.Table:
+        """As the last stage gives them to the driver: one row."""
+        return pa.table({OUTCOMES: [json.dumps([asdict(outcome) for outcome in outcomes])]})
 
     @staticmethod
-    def of(content: str) -> Outcome:
-        """The outcome in such a row."""
-        values = json.loads(content)
-        receipt = Receipt(**values.pop("receipt")) if values["receipt"] else values.pop("receipt")
-        return Outcome(receipt, **(values | {"notices": tuple(values["notices"])}))
+    def of(content: str) -> list[Outcome]:
+        """The outcomes in such a row."""
+        return [
+            Outcome(**values | {"receipt": receipt and Receipt(**receipt), "notices": tuple(values["notices"])})
+            for values in json.loads(content)
+            for receipt in [values["receipt"]]
+        ]
 
 
-def _stage(name: str, row: pa.Table, work: Work, do: Callable[[pa.Table, dict[str, Any]], pa.Table]) -> pa.Table:
-    """Runs one stage on one slice, unless the slice has failed before or has taken too many workers with it."""
+Done = TypeVar("Done")
+Do = Callable[[pa.Table, dict[str, Any]], Done]
+
+
+def _stage(name: str, row: pa.Table, work: Work, do: Do[Done]) -> list[Done | pa.Table]:
+    """What one stage makes of slices that travel together; of those that fail, or have failed before, a row of notes."""
+    slices = apart(row)
+    if len(slices) == 1:
+        return [_marked(name, slices[0], work, do)]
+    first = next((notes["address"] for notes in map(notes_of, slices) if "address" in notes), "")
+    with work.board.at(name, f"{first} and {len(slices) - 1} more") as attempt:
+        # When they have taken a worker down, each is marked, so that the one at fault stands out.
+        one = _unmarked if attempt == 1 else _marked
+        return [one(name, piece, work, do) for piece in slices]
+
+
+def _unmarked(name: str, row: pa.Table, _work: Work, do: Do[Done]) -> Done | pa.Table:
     notes = notes_of(row)
     if "address" not in notes:
         return row
-    address = notes["address"]
+    try:
+        return do(row, notes)
+    except KosbertError:
+        raise
+    except Exception as error:
+        return without_slice({"failed": f"{notes['address']}: stage {name} failed ({described(error)})"})
+
+
+def _marked(name: str, row: pa.Table, work: Work, do: Do[Done]) -> Done | pa.Table:
+    """As :func:`_unmarked`, unless the slice has taken too many workers with it."""
+    address = notes_of(row).get("address")
+    if address is None:
+        return row
     with work.board.at(name, address) as attempt:
         if attempt > MAX_ATTEMPTS:
             return without_slice({"failed": f"{address}: took {MAX_ATTEMPTS} workers down in stage {name}"})
-        try:
-            return do(row, notes)
-        except KosbertError:
-            raise
-        except Exception as error:
-            return without_slice({"failed": f"{address}: stage {name} failed ({described(error)})"})
+        return _unmarked(name, row, work, do)
 
 
 # -- read ----------------------------------------------------------------------------------------------------------
 
 
-def read_slices(work: Work, fragment: Fragment, done: frozenset[int]) -> Iterator[pa.Table]:
+def read_slices(work: Work, fragments: list[tuple[Fragment, frozenset[int]]]) -> Iterator[pa.Table]:
+    """The slices of fragments that are not done, small ones together.
+
+    Args:
+        work: what to do.
+        fragments: each with the indices of its slices that are done.
+    """
+    limits = work.reader.limits
+    most = (MAX_TOGETHER, limits.max_rows, limits.max_bytes, work.together_bytes)
+    held: list[pa.Table] = []
+    sums = (0, 0, 0, 0)
+    for fragment, done in fragments:
+        for row in _fragment_slices(work, fragment, done):
+            of_slice = TEXT in row.column_names
+            input_bytes = notes_of(row)["input_bytes"] if of_slice else 0
+            sizes = (1, len(unnest(row, TEXT)) if of_slice else 0, row.nbytes, input_bytes)
+            if held and any(part + more > limit for part, more, limit in zip(sums, sizes, most, strict=True)):
+                yield together(held)
+                held, sums = [], (0, 0, 0, 0)
+            held.append(row)
+            sums = tuple(part + more for part, more in zip(sums, sizes, strict=True))
+    if held:
+        yield together(held)
+
+
+def _fragment_slices(work: Work, fragment: Fragment, done: frozenset[int]) -> Iterator[pa.Table]:
     """The slices of one fragment that are not in ``done``, as rows; a broken one ends the fragment, not the run."""
     pieces = work.reader.slices(fragment, done)
     address = f"{work.reader.storage.url(fragment.file.name)}, fragment {fragment.index}"
@@ -210,7 +263,7 @@ def tokenize(row: pa.Table, work: Work, tokenizer: ray.ObjectRef[Tokenizer]) -> 
         columns |= {REASON: reasons, TEXT: pc.if_else(pc.is_valid(reasons), texts, pa.scalar(None, pa.large_string()))}
         return with_notes(replace_columns(row, (TEXT, REASON), columns), notes)
 
-    return _stage("tokenize", row, work, do)
+    return together(_stage("tokenize", row, work, do))
 
 
 # -- encode --------------------------------------------------------------------------------------------------------
@@ -241,7 +294,7 @@ class EncodeSlices:
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """Token ids → vectors, float32 ``[n, dimension]`` as one flat list."""
-        return _stage("encode", row, self.work, self._encode)
+        return together(_stage("encode", row, self.work, self._encode))
 
     def _encode(self, row: pa.Table, notes: dict[str, Any]) -> pa.Table:
         from kosbert_ray.encoder.bisection import DeviceBroken
@@ -273,14 +326,12 @@ class EncodeSlices:
 
 
 def write(row: pa.Table, work: Work) -> pa.Table:
-    """Commits the slice and gives its outcome: first the rejected rows, then the shard, whose presence is the commit."""
+    """Commits slices and gives their outcomes: first the rejected rows, then the shard, whose presence is the commit."""
     done = _stage("write", row, work, lambda row, notes: _write(row, notes, work))
-    if "outcome" in done.column_names:
-        return done
-    return Outcome(**notes_of(done)).row()
+    return Outcome.table([item if isinstance(item, Outcome) else Outcome(**notes_of(item)) for item in done])
 
 
-def _write(row: pa.Table, notes: dict[str, Any], work: Work) -> pa.Table:
+def _write(row: pa.Table, notes: dict[str, Any], work: Work) -> Outcome:
     started = time.perf_counter()
     notices = tuple(notes.pop("notices"))
     del notes["address"]
@@ -306,7 +357,7 @@ def _write(row: pa.Table, notes: dict[str, Any], work: Work) -> pa.Table:
         size = write_shard(work.output, receipt.shard, keep, array, work.format, footer)
         receipt = replace(receipt, output_bytes=size)
     receipt = replace(receipt, write_seconds=time.perf_counter() - started)
-    return Outcome(receipt, rejected=first, notices=notices).row()
+    return Outcome(receipt, rejected=first, notices=notices)
 
 
 def _rejected(row: pa.Table, work: Work, reread_slice: int | None) -> pa.Table:

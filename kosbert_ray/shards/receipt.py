@@ -10,7 +10,7 @@ import pyarrow as pa
 ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a job has one for each of its slices, perhaps a million
 class Receipt:
     """One committed slice.
 
