@@ -11,135 +11,33 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import time
-import venv
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmark_jobs import measure_jobs, table_of_jobs
+from benchmark_setup import MINI, Competitor, base_model, competitors, python_of, text_sets, texts_of_length
 
 HERE = Path(__file__).parent
-MINI = HERE.parent / "kosbert_ray" / "bundled" / "kosbert-mini"
-TORCH = "torch==2.13.0"
-ENVIRONMENTS = {
-    "sentence-transformers": [TORCH, "sentence-transformers==6.2.0"],
-    "sentence-transformers-onnx": [TORCH, "sentence-transformers[onnx]"],  # version 6 does not go with it
-    "sentence-transformers-openvino": [
-        TORCH,
-        "sentence-transformers==6.2.0",
-        "optimum-intel",
-        "openvino",
-        "nncf",
-        "datasets",
-    ],
-    "fastembed": ["fastembed==0.9.1"],
-    "infinity-emb": [TORCH, "infinity-emb[torch,optimum]==0.0.78"],
-    "embed-anything": ["embed-anything==0.7.1"],
-}
+LENGTHS = (8, 16, 32, 64, 128, 256, 512)
+TOKENS_OF_A_LENGTH = 4096
+PLOTTED = (
+    "sentence-transformers fp32, batch 32",
+    "sentence-transformers bf16, best batch",
+    "sentence-transformers openvino int8",
+    "kosbert-ray torch bf16",
+    "kosbert-ray openvino bf16",
+    "kosbert-ray openvino int8",
+)
+JOB_TIMES = 4  # as many texts end to end, where starting takes its part
 SLOW_SECONDS = 60.0  # who takes longer for a set has one turn at it, which counts
-
-
-@dataclass
-class Competitor:
-    """Who, how, and what was measured of it: seconds of each round by text set."""
-
-    name: str
-    kind: str
-    options: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    peak_mb: int = 0
-    cosine: dict[str, float] = field(default_factory=dict)
-
-
-def competitors(work: Path, dimension: int) -> list[Competitor]:
-    """All of them, the usual one first: the others are told as multiples of it."""
-    sample = {"calibration": str(work / "calibration.json")}
-    st = "sentence-transformers"
-    found = [
-        Competitor(f"{st} fp32, batch 32", st),
-        Competitor(f"{st} fp32, best batch", st, {"batch_size": "best"}),
-        Competitor(f"{st} bf16, best batch", st, {"batch_size": "best", "dtype": "bfloat16"}),
-        Competitor(f"{st} onnx", st, {"backend": "onnx", "save": str(work / "onnx")}),
-        Competitor(f"{st} onnx int8", st, {"backend": "onnx", "int8": "onnx/model_qint8_avx512_vnni.onnx"} | sample),
-        Competitor(f"{st} openvino", st, {"backend": "openvino"}),
-        Competitor(f"{st} openvino int8", st, {"backend": "openvino", "int8": "openvino_model_qint8.xml"} | sample),
-        Competitor("fastembed (onnx)", "fastembed", {"dimension": dimension, "onnx": str(work / "onnx")}),
-        Competitor("infinity-emb (torch)", "infinity-emb"),
-        Competitor("embed-anything", "embed-anything"),
-    ]
-    for engine, precisions in (("torch", ("fp32", "bf16")), ("openvino", ("fp32", "bf16", "int8"))):
-        found += [
-            Competitor(f"kosbert-ray {engine} {precision}", "kosbert-ray", {"engine": engine, "precision": precision})
-            for precision in precisions
-        ]
-    return found
-
-
-# -- what they run on ----------------------------------------------------------------------------------------------
-
-
-def python_of(kind: str, environments: Path) -> str:
-    """The interpreter of a competitor's environment, made if it is not there; raises RuntimeError if it cannot be."""
-    if kind == "kosbert-ray":
-        return sys.executable
-    folder = environments / kind
-    python = folder / "bin" / "python"
-    if not (folder / "installed").exists():
-        print(f"installing {kind} …", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *ENVIRONMENTS[kind]]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"pip: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-        # torchvision comes along, and where it is of another build than torch, transformers cannot be imported.
-        subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], capture_output=True)
-        (folder / "installed").touch()
-    return str(python)
-
-
-def base_model(folder: Path) -> Path:
-    """A model of BERT-base's shape with random weights and kosbert-mini's tokenizer, in sentence-transformers' format."""
-    import torch
-    from transformers import AutoTokenizer, BertConfig, BertModel
-
-    if not (folder / "modules.json").exists():
-        torch.manual_seed(0)
-        tokenizer = AutoTokenizer.from_pretrained(str(MINI))
-        BertModel(BertConfig(vocab_size=len(tokenizer)), add_pooling_layer=False).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (folder / "1_Pooling").mkdir(exist_ok=True)
-        pooling = {"word_embedding_dimension": 768, "pooling_mode_mean_tokens": True}
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-        for name in ("sentence_bert_config.json", "modules.json"):  # the last makes it a model
-            shutil.copy(MINI / name, folder)
-    return folder
-
-
-def text_sets(data: Path | None, count: int) -> dict[str, list[str]]:
-    """ "short" and "mixed", the bundled sentences if there is no other text."""
-    import pyarrow.parquet as pq
-
-    if data is None:
-        from kosbert_ray.encoder.source import bundled_sentences
-
-        texts = bundled_sentences()
-        return {"short": texts, "mixed": texts[::4] + [" ".join(texts[i : i + 30]) for i in range(0, len(texts) - 30, 4)]}
-    found = {}
-    for name, number in (("korpus_short", count), ("korpus_long", count // 20)):
-        shards = sorted((data / name).glob("*.parquet"))
-        if not shards:
-            raise SystemExit(f"{data / name}: no *.parquet in it")
-        each = -(-number // len(shards))
-        found[name] = [text for path in shards for text in pq.read_table(path, columns=["text"])["text"].to_pylist()[:each]]
-    long = found["korpus_long"]
-    return {"short": found["korpus_short"], "mixed": found["korpus_short"][: len(long)] + long}
 
 
 def peak_flops(precision: str, threads: int) -> float:
@@ -223,13 +121,22 @@ class Worker:
         self.log.close()
 
 
-def measure(model: Path, sets: dict[str, list[str]], threads: int, rounds: int, only: str, work: Path) -> list[Competitor]:
-    """Runs all competitors in interleaved rounds, the first of which is not counted."""
+def measure(
+    model: Path,
+    sets: dict[str, list[str]],
+    calibration: list[str],
+    threads: int,
+    rounds: int,
+    takes_part: Callable[[str], bool],
+    work: Path,
+) -> list[Competitor]:
+    """Runs competitors in interleaved rounds, the first of which is not counted."""
     for name, texts in sets.items():
         (work / f"{name}.json").write_text(json.dumps(texts, ensure_ascii=False), "utf-8")
-    (work / "calibration.json").write_text(json.dumps(sets["mixed"][:: max(1, len(sets["mixed"]) // 300)]), "utf-8")
+    sample = calibration[:: max(1, len(calibration) // 300)]
+    (work / "calibration.json").write_text(json.dumps(sample, ensure_ascii=False), "utf-8")
     dimension = json.loads((model / "config.json").read_text())["hidden_size"]
-    everyone = [one for one in competitors(work, dimension) if only in one.name]
+    everyone = [one for one in competitors(work, dimension) if takes_part(one.name)]
     workers = []
     for competitor in everyone:
         print(f"loading {competitor.name} …", file=sys.stderr)
@@ -295,8 +202,6 @@ def report(
         rows.append(row)
     return {
         "date": date.today().isoformat(),
-        "machine": f"{_cpu()}, {threads} threads",
-        "model": model.name,
         "peak_gflops": {precision: peak / 1e9 for precision, peak in peaks.items()},
         "floor_tokens_per_second": floors,
         "texts": {name: {"texts": len(sets[name]), "tokens": int(tokens[name].sum())} for name in sets},
@@ -331,6 +236,34 @@ def table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def plot_lengths(model: Path, texts: list[str], tokenizer: Any, arguments: argparse.Namespace, folder: Path) -> None:
+    """Texts per second of some competitors at each length, drawn into ``lengths.svg``."""
+    most = json.loads((model / "config.json").read_text())["max_position_embeddings"]
+    sets = {
+        str(length): texts_of_length(tokenizer, texts, length, max(8, TOKENS_OF_A_LENGTH // length))
+        for length in LENGTHS
+        if length <= most
+    }
+    work = folder / "lengths"
+    work.mkdir(exist_ok=True)
+
+    def takes_part(name: str) -> bool:
+        return name in PLOTTED and arguments.only in name
+
+    everyone = measure(model, sets, texts, arguments.threads, 1, takes_part, work)
+    rates = {
+        one.name: {name: len(sets[name]) / statistics.median(seconds) for name, seconds in one.seconds.items()}
+        for one in everyone
+        if one.seconds
+    }
+    title = f"{model.name}, {_cpu()}, {arguments.threads} threads, {date.today().isoformat()}"
+    found = folder / "lengths.json"
+    found.write_text(json.dumps({"title": title, "texts_per_second": rates}, indent=1), "utf-8")
+    python = python_of("matplotlib", folder.parent / "environments")
+    subprocess.run([python, str(HERE / "benchmark_plot.py"), str(found), str(folder / "lengths.svg")], check=True)
+    print(f"\ntexts/s against length: {folder / 'lengths.svg'}", flush=True)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -340,27 +273,46 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", default="", help="competitors with this in their name")
+    parser.add_argument("--parts", default="rounds,lengths,jobs", help="which of these three, with commas between them")
     parser.add_argument("--work", type=Path, default=Path("bench-out"), help="environments, converted models and results")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
+    parts = arguments.parts.split(",")
     models = [Path(arguments.model)] if arguments.model else [base_model(work / "bert-base"), MINI]
     sets = text_sets(arguments.data, arguments.texts)
     from kosbert_ray.encoder.spec import read_spec
     from kosbert_ray.encoder.tokenizer import Tokenizer
 
+    def lengths_of(sets: dict[str, list[str]], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+        found = {name: tokenizer(texts) for name, texts in sets.items()}
+        return {name: tokens.lengths[tokens.rows] for name, tokens in found.items()}
+
     for model in models:
         folder = work / f"run-{model.name}"
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer = Tokenizer.load(read_spec(model))
-        tokens = {}
-        for name, texts in sets.items():
-            found = tokenizer(texts)
-            tokens[name] = found.lengths[found.rows]
-        everyone = measure(model, sets, arguments.threads, arguments.rounds, arguments.only, folder)
-        result = report(everyone, sets, tokens, model, arguments.threads)
+        result: dict[str, Any] = {"model": model.name, "machine": f"{_cpu()}, {arguments.threads} threads"}
+        print(f"\n## {result['model']}, {result['machine']}, {date.today().isoformat()}\n", flush=True)
+        if "rounds" in parts:
+            everyone = measure(
+                model,
+                sets,
+                sets["mixed"],
+                arguments.threads,
+                arguments.rounds,
+                lambda name: arguments.only in name,
+                folder,
+            )
+            result |= report(everyone, sets, lengths_of(sets, tokenizer), model, arguments.threads)
+            print("\n".join(table(result)), flush=True)
+        if "lengths" in parts:
+            plot_lengths(model, sets["short"], tokenizer, arguments, folder)
+        if "jobs" in parts:
+            larger = text_sets(arguments.data, JOB_TIMES * arguments.texts)
+            result["jobs"] = measure_jobs(larger, model, arguments.threads, arguments.only, folder)
+            tokens = {name: int(lengths.sum()) for name, lengths in lengths_of(larger, tokenizer).items()}
+            print("\n" + "\n".join(table_of_jobs(result["jobs"], larger, tokens)), flush=True)
         (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False, default=float), "utf-8")
-        print(f"\n## {result['model']}, {result['machine']}, {result['date']}\n")
-        print("\n".join(table(result)), flush=True)
 
 
 if __name__ == "__main__":
