@@ -37,6 +37,7 @@ def encode_all(
     dimension: int,
     pack: Pack = pack,
     streams: int = 1,
+    done: npt.NDArray[np.int64] | None = None,
 ) -> tuple[npt.NDArray[np.float32], dict[int, str], int]:
     """Runs ``forward`` over all texts of a slice that it can take.
 
@@ -50,10 +51,11 @@ def encode_all(
         dimension: length of a vector.
         pack: cuts the slice into batches.
         streams: how many batches ``forward`` takes at the same time, each from a thread of its own.
+        done: indices of texts to leave out.
 
     Returns:
-        Vectors of the distinct texts, float32 ``[u, dimension]`` (zeros for those that failed); the reason by index of
-        those that failed; and the token budget that was left.
+        Vectors of the distinct texts, float32 ``[u, dimension]`` (zeros for those that failed or were left
+        out); the reason by index of those that failed; and the token budget that was left.
 
     Raises:
         DeviceBroken: the device is lost (a CUDA error); none of its later answers would be true.
@@ -61,7 +63,8 @@ def encode_all(
     vectors = np.zeros((len(tokens.lengths), dimension), np.float32)
     failed = dict.fromkeys(np.flatnonzero(tokens.lengths == 0).tolist(), "no tokens are left of it") | dict(unfit)
     texts = np.arange(len(tokens.lengths))
-    todo = list(pack(tokens, token_budget, texts[~np.isin(texts, list(failed))] if failed else None))
+    skip = np.array([*failed, *(() if done is None else done)], np.int64)
+    todo = list(pack(tokens, token_budget, texts[~np.isin(texts, skip)] if len(skip) else None))
     while todo:
         batches, todo = todo, []
         with contextlib.closing(in_streams(partial(_attempt, forward), batches, streams)) as tried:

@@ -30,6 +30,7 @@ from kosbert_ray.errors import ModelError, UsageError
 # Measured on 2 CPU cores with BERT-base: 1,024 to 4,096 tokens a batch differ by less than the noise.
 TOKEN_BUDGET = {"cpu": 4096, "mps": 16_384, "cuda": 65_536}
 OPENVINO_BUDGET = 1024
+Vectors = npt.NDArray[np.float32]
 TRIAL_LENGTHS = (12, 16, 20, 24, 28, 40, 64, 128)  # of a trial that tells which engine is faster
 TRIAL_TOKENS = 512  # of each length
 
@@ -169,8 +170,12 @@ class Encoder:
             raise ModelError(f"text {row}: {reason}")
         return encoded.vectors
 
-    def encode_tokens(self, tokens: Tokens) -> Encoded:
+    def encode_tokens(self, tokens: Tokens, known: tuple[npt.NDArray[np.int64], Vectors] | None = None) -> Encoded:
         """Sentence vectors of a tokenised slice, in the order of its rows.
+
+        Args:
+            tokens: the slice.
+            known: indices of texts whose vectors are known, int64 ``[k]``, and these, float32 ``[k, dimension]``.
 
         Where memory runs out, ``token_budget`` is halved, which stays so and stands in ``notices``.
 
@@ -179,8 +184,17 @@ class Encoder:
         """
         unfit = {**tokens.failed, **self._unknown_ids(tokens)}
         vectors, failed, budget = encode_all(
-            tokens, unfit, self.token_budget, self._forward, self.spec.dimension, self._engine.pack, self._engine.streams
+            tokens,
+            unfit,
+            self.token_budget,
+            self._forward,
+            self.spec.dimension,
+            self._engine.pack,
+            self._engine.streams,
+            known[0] if known else None,
         )
+        if known:
+            vectors[known[0]] = known[1]
         if budget < self.token_budget:
             self.notices.append(f"out of memory: batches of {budget:,} tokens instead of {self.token_budget:,}")
             self.token_budget = budget

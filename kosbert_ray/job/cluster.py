@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +33,6 @@ CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 
 
 _local = False  # whether the Ray in use is one that this process started
 _hushed = False  # whether the core's noise is filtered already
-_joined = False  # whether it was us who connected this process to a Ray
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,18 @@ class EncoderPool:
         return replace(options, device="cuda" if self.gpus else options.device, threads=self.threads)
 
 
-def start(config: RayConfig) -> None:
+def start(config: RayConfig) -> bool:
     """Joins the cluster at ``ray.address`` or ``RAY_ADDRESS``, or starts a local one that dies with this process.
+
+    Returns:
+        Whether it was not joined before: then :func:`stop` is to be called at the end.
 
     Raises:
         JobFailed: there is no cluster at that address, or a local one does not start.
     """
-    global _local, _joined
+    global _local
     if ray.is_initialized():
-        return
+        return False
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     _require_listener(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -85,10 +89,10 @@ def start(config: RayConfig) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
-    _joined = True
     _hush_core()
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    return True
 
 
 def _require_listener(address: str) -> None:
@@ -127,11 +131,8 @@ def _hush_core() -> None:
 
 
 def stop() -> None:
-    """Leaves the cluster that :func:`start` joined; a local one ends. A Ray that was there before us stays."""
-    global _joined
-    if _joined:
-        ray.shutdown()
-    _joined = False
+    """Leaves the cluster that :func:`start` joined; a local one ends."""
+    ray.shutdown()
 
 
 def encoder_pool(config: EncoderConfig, input_bytes: int) -> EncoderPool:
@@ -176,3 +177,15 @@ def configure_data() -> None:
     context.raise_original_map_exception = True  # else an error of ours comes back without its type and its line
     context.log_internal_stack_trace_to_stdout = False
     context.execution_options.preserve_order = False
+
+
+@contextlib.contextmanager
+def row_blocks() -> Iterator[None]:
+    """For a pass over rows instead of slices: blocks of the size that Ray Data would choose."""
+    context = DataContext.get_current()
+    before = context.target_max_block_size, context.target_min_block_size
+    context.target_max_block_size, context.target_min_block_size = DataContext().target_max_block_size, 2**20
+    try:
+        yield
+    finally:
+        context.target_max_block_size, context.target_min_block_size = before

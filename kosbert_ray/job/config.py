@@ -189,6 +189,8 @@ class RayConfig(Section):
 class JobConfig(Section):
     """A whole job.
 
+    ``dedup`` is where a text that stands several times is embedded once: in each slice, or in the whole corpus, which takes
+    a pass over it first.
     ``max_rejected`` is how many rows may be rejected before the run counts as not done: a share if it has a point
     (``0.01``), a number of rows if it has none (``100``). ``stall_timeout`` is in seconds.
     """
@@ -200,6 +202,7 @@ class JobConfig(Section):
     encoder: EncoderConfig = EncoderConfig()
     storage: StorageConfig = StorageConfig()
     ray: RayConfig = RayConfig()
+    dedup: Literal["slice", "corpus"] = "slice"
     on_bad_row: OnBadRow = "reject"
     max_rejected: Annotated[int | float, BeforeValidator(_share_or_number)] = 0.01
     stall_timeout: float = Field(default=300.0, gt=0)

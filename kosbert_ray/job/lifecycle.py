@@ -39,6 +39,8 @@ from kosbert_ray.shards.quantize import Ranges
 
 if TYPE_CHECKING:
     from kosbert_ray.job.cluster import EncoderPool
+    from kosbert_ray.job.dedup import Shared
+    from kosbert_ray.job.pipeline import Pending
 
 MAX_PASSES = 3  # over a corpus that changes while it is read
 REPEAT_SECONDS = 60.0  # the same trouble with a store is told no more often
@@ -162,6 +164,7 @@ class _Run:
             changed = self._look_again()
             if not changed:
                 leftover = self._leftover(fragments)
+                self._clear()
                 finish(self.ledger, self.committed, self.corpus, fragments, leftover, self.progress.seconds, self.say)
                 return self._summary(fragments, removed=sum(bool(receipt.shard) for receipt in leftover.delete))
             self.say(f"{changed[0]}: changed or removed while the run went on ({len(changed):,} files); planning again")
@@ -233,14 +236,21 @@ class _Run:
         from kosbert_ray.job import cluster
 
         self.stack.callback(self._sweep)
-        self.stack.callback(cluster.stop)
-        cluster.start(self.config.ray)
+        if cluster.start(self.config.ray):
+            self.stack.callback(cluster.stop)
         cluster.configure_data()
         return cluster.encoder_pool(self.config.encoder, input_bytes=self.corpus.size)
 
     def _sweep(self) -> None:
         with contextlib.suppress(StorageError, OSError):
             self.ledger.storage.sweep()
+
+    def _clear(self) -> None:
+        """Every slice is committed: what only they needed goes."""
+        if self.config.dedup == "corpus":
+            from kosbert_ray.job import dedup
+
+            dedup.clear(self.ledger.storage)
 
     def _look_for_others(self) -> Lease:
         """Says who else is at work on the output; gives the lease by which this run can leave word that it is, too."""
@@ -267,9 +277,11 @@ class _Run:
         config, committed = self.config, self.committed
         pool = self._start_ray()
         left = [(item, committed.done(item.id)) for item in fragments if not committed.complete(item.id)]
+        reader = self._reader()
+        shared = self._shared(reader, left)
         board = Board.put_up()
         work = Work(
-            reader=self._reader(),
+            reader=reader,
             model=self.model,
             weights_sha256=self.weights,
             encoder=pool.encoder_options(encoder_options(config)),
@@ -280,6 +292,7 @@ class _Run:
             fingerprint=self.fingerprint.sha256,
             driver_host=socket.gethostname(),
             board=board,
+            known=shared.vectors if shared else None,
             together_bytes=min(config.slice.max_bytes, pool.part(sum(item.input_bytes for item, _ in left))),
         )
         tokenizer = self.loading.result() if self.loading else Tokenizer.load(self.spec)
@@ -290,7 +303,7 @@ class _Run:
             with (
                 self.progress,
                 Watchdog(board, pool, config.stall_timeout, self.say) as watchdog,
-                contextlib.closing(pipeline.run(work, tokenizer, left, pool)) as outcomes,
+                contextlib.closing(pipeline.run(work, tokenizer, shared.texts if shared else None, left, pool)) as outcomes,
             ):
                 for outcome in outcomes:
                     watchdog.headway()
@@ -314,6 +327,18 @@ class _Run:
         if failed:
             others = "the run was stopped" if len(failed) >= MAX_FAILED else "all others are committed"
             raise JobFailed(f"{failed[0]} ({len(failed):,} slices failed, {others}); run the same command again for them")
+
+    def _shared(self, reader: FragmentReader, left: Pending) -> Shared | None:
+        """What the slices that are left have in common, embedded, if the job asks for it."""
+        if self.config.dedup != "corpus":
+            return None
+        from kosbert_ray.job import dedup
+
+        output = self.ledger.storage
+        shared = dedup.prepare(self.config, reader, left, output, embed, self.say)
+        if shared:
+            self.stack.callback(shared.vectors.remove)
+        return shared
 
     def _require_few_rejected(self, first: str) -> None:
         """Stops a run whose rejected rows are too many already, even if there were no more of them."""

@@ -21,6 +21,7 @@ from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import JobFailed, KosbertError, first_line
 from kosbert_ray.job.cluster import EncoderPool
+from kosbert_ray.job.known import KnownTexts
 from kosbert_ray.job.stages import MAX_TOGETHER, OUTCOMES, EncodeSlices, Outcome, Work, read_slices, tokenize, write
 
 # Ray Data fuses neighbouring stages that ask for the same resources: then one long file would be tokenised in the task that
@@ -82,7 +83,9 @@ class SliceDatasource(Datasource):
         ]
 
 
-def run(work: Work, tokenizer: Tokenizer, fragments: Pending, pool: EncoderPool) -> Generator[Outcome, None, None]:
+def run(
+    work: Work, tokenizer: Tokenizer, known_texts: KnownTexts | None, fragments: Pending, pool: EncoderPool
+) -> Generator[Outcome, None, None]:
     """Runs the fragments' remaining slices; yields each one's outcome as soon as it is known.
 
     Memory is bounded by Ray Data's backpressure: a stage waits while what it made is not taken.
@@ -90,6 +93,7 @@ def run(work: Work, tokenizer: Tokenizer, fragments: Pending, pool: EncoderPool)
     Args:
         work: what to do.
         tokenizer: the model's.
+        known_texts: those whose vectors are ``work.known``.
         fragments: what to do it on, each with the indices of its slices that are committed already.
         pool: how many encoders, of which size.
 
@@ -99,8 +103,12 @@ def run(work: Work, tokenizer: Tokenizer, fragments: Pending, pool: EncoderPool)
     tasks = shared_read_tasks(fragments, work.together_bytes)
     dataset = ray.data.read_datasource(SliceDatasource(work, tasks), override_num_blocks=len(tasks), num_cpus=READ_CPUS)
     stage: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    known = None if known_texts is None else ray.put(known_texts)
     dataset = dataset.map_batches(
-        tokenize, fn_kwargs={"work": work, "tokenizer": ray.put(tokenizer)}, num_cpus=TOKENIZE_CPUS, **stage
+        tokenize,
+        fn_kwargs={"work": work, "tokenizer": ray.put(tokenizer), "known_texts": known},
+        num_cpus=TOKENIZE_CPUS,
+        **stage,
     )
     dataset = dataset.map_batches(
         EncodeSlices,

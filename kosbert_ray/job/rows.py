@@ -48,7 +48,7 @@ def without_slice(notes: dict[str, Any]) -> pa.Table:
     return pa.table({NOTES: pa.array([json.dumps(notes)], pa.large_string())})
 
 
-def replace_columns(row: pa.Table, drop: tuple[str, ...], add: dict[str, pa.Array]) -> pa.Table:
+def replace_columns(row: pa.Table, drop: Sequence[str], add: dict[str, pa.Array]) -> pa.Table:
     """The row without ``drop`` and with ``add``, nested."""
     row = row.drop_columns(list(drop))
     nested = nest(add)

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -30,6 +32,7 @@ from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import InputChanged, InputError, KosbertError, ModelError, StorageError, described
 from kosbert_ray.job.board import MAX_ATTEMPTS, Board
 from kosbert_ray.job.config import OnBadRow
+from kosbert_ray.job.known import KnownTexts, KnownVectors
 from kosbert_ray.job.resolve import ModelAsk
 from kosbert_ray.job.rows import apart, nest, notes_of, replace_columns, together, unnest, with_notes, without_slice
 from kosbert_ray.shards.format import EmbeddingFormat
@@ -38,6 +41,7 @@ from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, 
 from kosbert_ray.storage import Storage
 
 TOKENS = ("ids", "lengths", "rows", "dropped")
+KNOWN = "known"
 KEEP = "keep."
 VECTORS = "vectors"
 FRAGMENT = "fragment"
@@ -60,6 +64,7 @@ class Work:
     fingerprint: str
     driver_host: str
     board: Board
+    known: KnownVectors | None  # of texts that stand in several slices
     together_bytes: int  # of the input: as much as small slices may share of a task, so that every encoder has its part
 
 
@@ -238,27 +243,40 @@ def _tokenizer(reference: ray.ObjectRef[Tokenizer]) -> Tokenizer:
     return ray.get(reference)
 
 
-def tokenize(row: pa.Table, work: Work, tokenizer: ray.ObjectRef[Tokenizer]) -> pa.Table:
+@lru_cache(maxsize=1)
+def _known_texts(reference: ray.ObjectRef[KnownTexts]) -> KnownTexts:
+    return ray.get(reference)
+
+
+def tokenize(
+    row: pa.Table, work: Work, tokenizer: ray.ObjectRef[Tokenizer], known_texts: ray.ObjectRef[KnownTexts] | None
+) -> pa.Table:
     """Texts → token ids, each distinct text once; only the texts of rejected rows go on."""
 
     def do(row: pa.Table, notes: dict[str, Any]) -> pa.Table:
         started = time.perf_counter()
         texts = unnest(row, TEXT)
-        tokens = _tokenizer(tokenizer)(texts.filter(_good(row)) if unnest(row, REASON).null_count < len(texts) else texts)
+        good = texts.filter(_good(row)) if unnest(row, REASON).null_count < len(texts) else texts
+        tokens = _tokenizer(tokenizer)(good)
         rows = tokens.rows
+        known = np.full(len(tokens.lengths), -1, np.int64)
+        if known_texts:
+            known = _known_texts(known_texts).find(good.dictionary_encode().dictionary)
+        to_encode = known < 0
         failed: dict[int, str] = {}
         if tokens.failed:
             failed = {index: tokens.failed[text] for index, text in enumerate(rows.tolist()) if text in tokens.failed}
             rows = rows[[index not in failed for index in range(len(rows))]]
         notes |= {
-            "distinct": len(tokens.lengths) - len(tokens.failed),
+            "distinct": int(to_encode.sum()) - len(tokens.failed),
             "tokens": int(tokens.lengths[rows].sum()),
-            "encoded_tokens": int(tokens.lengths.sum()),
+            "encoded_tokens": int(tokens.lengths[to_encode].sum()),
             "truncated": int((tokens.dropped[rows] > 0).sum()),
             "dropped_tokens": int(tokens.dropped[rows].sum()),
             "tokenize_seconds": time.perf_counter() - started,
         }
         columns = {name: pa.array(getattr(tokens, name)) for name in TOKENS} | {"rows": pa.array(rows)}
+        columns |= {KNOWN: pa.array(known)} if known_texts else {}
         reasons = _reject(row, failed)
         columns |= {REASON: reasons, TEXT: pc.if_else(pc.is_valid(reasons), texts, pa.scalar(None, pa.large_string()))}
         return with_notes(replace_columns(row, (TEXT, REASON), columns), notes)
@@ -290,6 +308,7 @@ class EncodeSlices:
         except Exception as error:
             where = f"{work.model.source.name}: an encoder cannot start on {self.node}"
             raise ModelError(f"{where} ({described(error)})") from error
+        self.known = work.known.open() if work.known else None
         work.board.encoder_ready(name)
 
     def __call__(self, row: pa.Table) -> pa.Table:
@@ -302,7 +321,7 @@ class EncodeSlices:
         started = time.perf_counter()
         tokens = Tokens(*(unnest(row, name).to_numpy() for name in TOKENS))
         try:
-            encoded = self.encoder.encode_tokens(tokens)
+            encoded = self.encoder.encode_tokens(tokens, self._known(row))
         except DeviceBroken:
             os._exit(1)  # Ray starts another process, and the board counts the attempts
         vectors = encoded.vectors
@@ -319,7 +338,16 @@ class EncodeSlices:
         if encoded.failed:
             notes["reread"] = True
         columns = {REASON: _reject(row, encoded.failed), VECTORS: pa.array(vectors.reshape(-1))}
-        return with_notes(replace_columns(row, (*TOKENS, REASON), columns), notes)
+        drop = [name for name in (*TOKENS, KNOWN, REASON) if name in row.column_names]
+        return with_notes(replace_columns(row, drop, columns), notes)
+
+    def _known(self, row: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None:
+        """Which of the slice's texts have a vector already, and these."""
+        if self.known is None:
+            return None
+        known = unnest(row, KNOWN).to_numpy()
+        texts = np.flatnonzero(known >= 0)
+        return texts, self.known[known[texts]]
 
 
 # -- write ---------------------------------------------------------------------------------------------------------

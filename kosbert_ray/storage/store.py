@@ -254,6 +254,15 @@ class Storage:
         for name in names:
             self._insist(name, partial(self._delete, name))
 
+    def delete_folder(self, name: str) -> None:
+        """Removes a folder with all that is in it, if there is one."""
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm(self.path(name), recursive=True)
+
+        self._insist(name, remove)
+
     def _delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
