@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from benchmark_jobs import measure_jobs, table_of_jobs
 from benchmark_setup import MINI, Competitor, base_model, competitors, python_of, text_sets, texts_of_length
+from benchmark_stages import measure_stages, table_of_stages
 
 HERE = Path(__file__).parent
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
@@ -36,6 +37,8 @@ PLOTTED = (
     "kosbert-ray openvino bf16",
     "kosbert-ray openvino int8",
 )
+SLICE_ROWS = 16_384
+BASE_DIMENSION = 768
 JOB_TIMES = 4  # as many texts end to end, where starting takes its part
 SLOW_SECONDS = 60.0  # who takes longer for a set has one turn at it, which counts
 
@@ -273,7 +276,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", default="", help="competitors with this in their name")
-    parser.add_argument("--parts", default="rounds,lengths,jobs", help="which of these three, with commas between them")
+    parser.add_argument("--parts", default="rounds,lengths,jobs,stages", help="which of these, with commas between them")
     parser.add_argument("--work", type=Path, default=Path("bench-out"), help="environments, converted models and results")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
@@ -312,6 +315,14 @@ def main() -> None:
             result["jobs"] = measure_jobs(larger, model, arguments.threads, arguments.only, folder)
             tokens = {name: int(lengths.sum()) for name, lengths in lengths_of(larger, tokenizer).items()}
             print("\n" + "\n".join(table_of_jobs(result["jobs"], larger, tokens)), flush=True)
+        if "stages" in parts:
+            for name, texts in text_sets(arguments.data, SLICE_ROWS).items():
+                slice_texts = list(dict.fromkeys(texts))
+                stages = measure_stages(slice_texts, model, BASE_DIMENSION)
+                result.setdefault("stages", {})[name] = [asdict(stage) for stage in stages]
+                tokens_of_slice = int(lengths_of({name: slice_texts}, tokenizer)[name].sum())
+                print(f"\n{name}: {len(slice_texts):,} texts, {tokens_of_slice:,} tokens\n")
+                print("\n".join(table_of_stages(stages, len(slice_texts), tokens_of_slice)), flush=True)
         (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False, default=float), "utf-8")
 
 

@@ -200,14 +200,14 @@ def test_vectors_of_other_texts_are_found_by_a_sample(cli, planted: Path) -> Non
     footer = json.loads(table.schema.metadata[b"kosbert_ray"])
     from kosbert_ray.shards.shard import checksum
 
-    footer["embedding_sha256"] = checksum(*rolled.chunks)
+    footer["embedding_xxh128"] = checksum(*rolled.chunks)
     lied = table.set_column(1, table.schema.field("embedding"), rolled)
     pq.write_table(lied.replace_schema_metadata(table.schema.metadata | {b"kosbert_ray": json.dumps(footer)}), path)
     shutil.rmtree(out / "_kosbert" / "receipts")
     (manifest,) = (out / "_kosbert" / "manifests").iterdir()
     rows = pq.read_table(manifest)
     told = [
-        row | {"embedding_sha256": footer["embedding_sha256"]} if row["shard"] == name else row for row in rows.to_pylist()
+        row | {"embedding_xxh128": footer["embedding_xxh128"]} if row["shard"] == name else row for row in rows.to_pylist()
     ]
     pq.write_table(pa.Table.from_pylist(told, rows.schema), manifest)
     cli("verify", out)

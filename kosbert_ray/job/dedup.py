@@ -215,7 +215,7 @@ def _shared(storage: Storage) -> Shared | None:
     if len(texts) != sum(receipt.rows for receipt in receipts):
         raise JobFailed(f"{storage.url()}: its shards are not those of its manifest; delete {FOLDER} and run again")
     job = ledger.job()
-    key = hashlib.sha256(json.dumps([job["sha256"], *(receipt.embedding_sha256 for receipt in receipts)]).encode())
+    key = hashlib.sha256(json.dumps([job["sha256"], *(receipt.embedding_xxh128 for receipt in receipts)]).encode())
     vectors = KnownVectors(
         storage,
         tuple(receipt.shard for receipt in receipts),

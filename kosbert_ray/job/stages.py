@@ -370,7 +370,7 @@ def _write(row: pa.Table, notes: dict[str, Any], work: Work) -> Outcome:
     if first and work.on_bad_row == "fail":
         raise InputError(f"{work.reader.storage.url(first)}; mend it, or set on_bad_row=reject")
     receipt = Receipt(
-        **notes, rows=len(good) - rejected.num_rows, rejected=rejected.num_rows, output_bytes=0, embedding_sha256=""
+        **notes, rows=len(good) - rejected.num_rows, rejected=rejected.num_rows, output_bytes=0, embedding_xxh128=""
     )
     if rejected.num_rows:
         write_rejected(work.output, receipt.shard, rejected)
@@ -380,7 +380,7 @@ def _write(row: pa.Table, notes: dict[str, Any], work: Work) -> Outcome:
         if rejected.num_rows and not work.format.nullable:
             keep = {name: column.filter(good) for name, column in keep.items()}
         array = work.format.array(vectors, good if work.format.nullable else None)
-        receipt = replace(receipt, embedding_sha256=checksum(array))
+        receipt = replace(receipt, embedding_xxh128=checksum(array))
         footer = receipt.footer() | {"fingerprint": work.fingerprint}
         size = write_shard(work.output, receipt.shard, keep, array, work.format, footer)
         receipt = replace(receipt, output_bytes=size)

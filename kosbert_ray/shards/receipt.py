@@ -31,7 +31,7 @@ class Receipt:
         dropped_tokens: tokens cut off from them.
         input_bytes: bytes of the stored file it took to read the slice.
         output_bytes: bytes of the shard.
-        embedding_sha256: of the values of the shard's vectors, in its order, as stored; empty without a shard.
+        embedding_xxh128: of the values of the shard's vectors, in its order, as stored; empty without a shard.
         precision, attention, device: how it was computed.
         node: host of the encoder.
         tokenize_seconds, encode_seconds, write_seconds: wall time of each stage.
@@ -53,7 +53,7 @@ class Receipt:
     dropped_tokens: int
     input_bytes: int
     output_bytes: int
-    embedding_sha256: str
+    embedding_xxh128: str
     precision: str
     attention: str
     device: str

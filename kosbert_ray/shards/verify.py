@@ -119,7 +119,7 @@ def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Ite
     nulls = sum(array.null_count for array in vectors)
     if nulls != (receipt.rejected if format.nullable else 0):
         problems.append(f"{nulls:,} vectors are null")
-    if checksum(*vectors) != receipt.embedding_sha256:
+    if checksum(*vectors) != receipt.embedding_xxh128:
         problems.append("its vectors are not those that were written (sha256)")
     for array in vectors:
         try:
