@@ -12,15 +12,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kosbert_ray.encoder import cuda
+
 NAME = "packed"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the sequences of a packed batch lie: equal-length groups, and offsets (int32, on the device) on CUDA."""
+    """Where the sequences of a packed batch lie: as equal-length groups, or, for CUDA, by their offsets.
 
-    groups: tuple[tuple[int, int, int], ...]
+    Attributes:
+        groups: ``(start, count, length)`` of each run of equal-length sequences.
+        offsets: int32 ``[sequences + 1]``, on the device; None to go by the groups.
+        longest: as long as the longest sequence at the least, if there are offsets.
+    """
+
+    groups: tuple[tuple[int, int, int], ...] = ()
     offsets: torch.Tensor | None = None
+    longest: int = 0
 
 
 def register() -> None:
@@ -55,8 +64,10 @@ def packed_attention(
         ``[1, T, heads, head size]`` and no attention weights.
     """
     assert layout is not None and attention_mask is None
-    if layout.offsets is not None and query.dtype in (torch.float16, torch.bfloat16):
-        return _cuda_attention(query, key, value, scaling, sliding_window, layout), None
+    if layout.offsets is not None:
+        reach = (-1, -1) if sliding_window is None else (sliding_window - 1, sliding_window - 1)
+        q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+        return cuda.varlen_attention(q, k, v, layout.offsets, layout.longest, scaling, reach).unsqueeze(0), None
     heads, total, size = query.shape[1:]
     out = torch.empty(1, total, heads, size, dtype=query.dtype, device=query.device)
     for start, count, length in layout.groups:
@@ -73,25 +84,3 @@ def _window_mask(length: int, sliding_window: int | None, device: torch.device) 
         return None
     positions = torch.arange(length, device=device)
     return (positions[:, None] - positions[None, :]).abs() < sliding_window
-
-
-def _cuda_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scaling: float | None,
-    sliding_window: int | None,
-    layout: Layout,
-) -> torch.Tensor:
-    """Flash attention over variable lengths (torch.nn.attention.varlen), which exists for CUDA and half precision only."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    assert layout.offsets is not None
-    longest = layout.groups[-1][2]
-    reach = (-1, -1) if sliding_window is None else (sliding_window - 1, sliding_window - 1)
-    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    attended = varlen_attn(
-        q, k, v, layout.offsets, layout.offsets, longest, longest, scale=scaling, window_size=reach, num_splits=1
-    )
-    assert isinstance(attended, torch.Tensor)
-    return attended.unsqueeze(0)

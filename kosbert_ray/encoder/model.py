@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from kosbert_ray.encoder import openvino_engine
+from kosbert_ray.encoder import cuda, openvino_engine
 from kosbert_ray.encoder.bisection import encode_all, in_streams
 from kosbert_ray.encoder.options import Device, EncoderOptions, Precision, usable_cores
 from kosbert_ray.encoder.packing import Batch, Pack, Tokens
@@ -78,6 +78,9 @@ class Encoder:
         self.spec = spec
         self.device = pick_device(options.device)
         self.precision = pick_precision(options.precision, self.device)
+        if options.compile and self.device != "cuda":
+            raise UsageError(f"encoder.compile: torch.compile gains on GPUs only, and the device is {self.device}")
+        self._compile = options.compile
         threads = options.threads or usable_cores()
         self._tokenizer: Tokenizer | None = None
         self._skip = 0 if spec.include_prompt or not spec.prompt else self.tokenizer.prompt_length
@@ -87,12 +90,14 @@ class Encoder:
             torch.set_num_threads(threads if self.engine == "torch" else 1)
         self._engine = self._load(self.engine, threads)
         self.token_budget = options.token_budget or self._budget(self.engine)
+        if self.device == "cuda" and not options.token_budget and isinstance(self._engine, TorchEngine):
+            self.token_budget = self._engine.token_budget(self.token_budget)
         self.attention = self._engine.attention
         self.notices = [*spec.notices, *self._engine.notices]
 
     def _load(self, engine: str, threads: int) -> Engine:
         if engine == "torch":
-            return TorchEngine(self.spec, self.device, self.precision, self._skip)
+            return TorchEngine(self.spec, self.device, self.precision, self._skip, self._compile)
         return openvino_engine.OpenVinoEngine(self.spec, self.precision, threads, self._skip)
 
     def _budget(self, engine: str) -> int:
@@ -206,8 +211,9 @@ class Encoder:
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> npt.NDArray[np.float32]:
-        vectors: npt.NDArray[np.float32] = self._head(self._engine.pooled(batch)).cpu().numpy()
-        return vectors
+        vectors = self._head(self._engine.pooled(batch))
+        found: Vectors = cuda.to_host(vectors) if self.device == "cuda" else vectors.cpu().numpy()
+        return found
 
     def _unknown_ids(self, tokens: Tokens) -> dict[int, str]:
         """The texts with a token that the model has no embedding for; on a GPU such an id would kill the process."""

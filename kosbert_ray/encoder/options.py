@@ -16,7 +16,7 @@ class EncoderOptions:
     """How to compute, which never changes what is computed beyond rounding.
 
     ``threads`` (CPU) and ``token_budget`` (tokens in a batch): None for the machine's own. ``engine`` "auto" is the faster
-    one on this machine, at the precision asked for.
+    one on this machine, at the precision asked for. ``compile`` compiles the model with torch.compile, on a GPU.
     """
 
     precision: Precision = "auto"
@@ -24,6 +24,7 @@ class EncoderOptions:
     threads: int | None = None
     token_budget: int | None = None
     engine: Engine = "torch"
+    compile: bool = False
 
 
 def usable_cores() -> int:

@@ -59,6 +59,27 @@ class Batch:
         return np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
 
 
+def filled(batch: Batch, total: int, most: int) -> Batch:
+    """The batch with sequences of token 0 behind its own, so that it has ``total`` tokens.
+
+    Args:
+        batch: of at most ``total`` tokens.
+        total: how many there are to be.
+        most: length of a filling sequence, the last one aside.
+    """
+    left = total - len(batch.ids)
+    if not left:
+        return batch
+    groups = [(len(batch.ids), left // most, most), (total - left % most, 1, left % most)]
+    positions = np.arange(left, dtype=np.int64) % most
+    return Batch(
+        np.concatenate([batch.ids, np.zeros(left, np.int64)]),
+        np.concatenate([batch.positions, positions]),
+        (*batch.groups, *(group for group in groups if group[1] * group[2])),
+        batch.texts,
+    )
+
+
 class Pack(Protocol):
     """A way to cut a slice into batches: :func:`pack` or :func:`pack_one_length`."""
 

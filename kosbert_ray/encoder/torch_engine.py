@@ -9,20 +9,27 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from kosbert_ray.encoder import attention
-from kosbert_ray.encoder.packing import Batch, Tokens, pack
-from kosbert_ray.encoder.pooling import pool
+from kosbert_ray.encoder import attention, cuda
+from kosbert_ray.encoder.packing import Batch, Tokens, filled, pack
+from kosbert_ray.encoder.pooling import pool, pool_by_offsets
 from kosbert_ray.encoder.spec import OFFSET_POSITIONS, ModelSpec
 from kosbert_ray.errors import ModelError, first_line
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROBE_LENGTHS = (3, 3, 7, 24)
+BUDGET_TOKENS = 8192  # of the batch whose memory is measured
+BUDGET_LENGTH = 128
+MEMORY_SHARE = 0.8  # of what is free: the allocator's pieces do not fit together without loss
+COMPILED_TOKENS = 16_384  # a compiled model's batches are multiples of it
 # Packed and padded differ by rounding only: bf16 keeps 8 bits of each product, fp32 keeps 24.
 AGREEMENT = {"fp32": 0.99999, "bf16": 0.999, "fp16": 0.999}
 
 
 class TorchEngine:
     """A loaded transformer.
+
+    On a GPU in half precision a batch's sequences lie one after another for flash attention, two batches are under way at
+    a time, and with ``compile`` batches are filled up to a few sizes, for each of which the model is compiled.
 
     Attributes:
         attention: "packed", or "padded" where the architecture cannot be packed or the self-check failed.
@@ -32,17 +39,21 @@ class TorchEngine:
         pack: how it wants its batches.
     """
 
-    streams = 1
     pack = staticmethod(pack)
 
-    def __init__(self, spec: ModelSpec, device: str, precision: str, skip: int) -> None:
+    def __init__(self, spec: ModelSpec, device: str, precision: str, skip: int, compile: bool = False) -> None:
         self._spec, self._device, self._precision, self._skip = spec, device, precision, skip
+        self._by_offsets = device == "cuda" and precision != "fp32"
+        self.streams = 2 if device == "cuda" else 1
+        self._compiled: Any = None
         self.notices: list[str] = []
         self.model, self.attention = load_transformer(spec, DTYPES[precision], device, attention.NAME)
         self.vocabulary = int(self.model.config.vocab_size)
         self._position_offset = position_offset(spec, self.model)
         if self.attention == "packed":
             self._self_check()
+            if compile and self._by_offsets and self.attention == "packed":
+                self._compile()
         else:
             self.notices.append(f"{spec.model_type} has no pluggable attention: batches are padded, which is slower")
 
@@ -51,17 +62,65 @@ class TorchEngine:
         try:
             return self._packed(batch) if self.attention == "packed" else self._padded(batch)
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+            cuda.empty_cache()
             raise
 
+    @torch.inference_mode()
+    def token_budget(self, most: int) -> int:
+        """Tokens in a batch, up to ``most``, for which a GPU's free memory suffices."""
+        length = min(BUDGET_LENGTH, self._spec.max_seq_length)
+        batch = random_batch([length] * (BUDGET_TOKENS // length), self.vocabulary)
+        taken, free = cuda.memory_of(lambda: self.pooled(batch))
+        return budget_of(taken / len(batch.ids), free, self.streams, most)
+
     def _packed(self, batch: Batch) -> torch.Tensor:
-        offsets = torch.from_numpy(batch.offsets).to(self._device) if self._device == "cuda" else None
+        if self._by_offsets:
+            return self._packed_by_offsets(batch)
         hidden = self.model(
             input_ids=torch.from_numpy(batch.ids).to(self._device)[None],
             position_ids=torch.from_numpy(batch.positions + self._position_offset).to(self._device)[None],
-            layout=attention.Layout(batch.groups, offsets),
+            layout=attention.Layout(batch.groups),
         ).last_hidden_state[0]
         return pool(hidden, batch.groups, self._spec.pooling, self._skip)
+
+    def _packed_by_offsets(self, batch: Batch) -> torch.Tensor:
+        model, run = self.model, batch
+        if self._compiled is not None and len(batch.ids) >= COMPILED_TOKENS // 2:
+            model = self._compiled
+            whole = -(-len(batch.ids) // COMPILED_TOKENS) * COMPILED_TOKENS
+            run = filled(batch, whole, self._spec.max_seq_length)
+        offsets = cuda.to_device(run.offsets)
+        if model is self._compiled:  # the number of sequences differs from batch to batch, and costs no other kernel
+            torch._dynamo.mark_dynamic(offsets, 0)
+        longest = max(length for _, _, length in run.groups)
+        hidden = model(
+            input_ids=cuda.to_device(run.ids)[None],
+            position_ids=cuda.to_device(run.positions + self._position_offset)[None],
+            # A power of two, so that a compiled model meets few of them.
+            layout=attention.Layout((), offsets, 1 << (longest - 1).bit_length()),
+        ).last_hidden_state[0]
+        return pool_by_offsets(hidden, batch.offsets, self._spec.pooling, self._skip, cuda.to_device)
+
+    @torch.inference_mode()
+    def _compile(self) -> None:
+        """Compiles the model, if that can be done here and gives what the model gives."""
+        length = min(BUDGET_LENGTH, self._spec.max_seq_length)
+        batch = random_batch([length] * (COMPILED_TOKENS // length), self.vocabulary)
+        expected = self._packed(batch)
+        self._compiled = torch.compile(self.model, dynamic=False)
+        try:
+            agreement = agreement_of(self._packed(batch), expected, self._spec, self._precision)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the compiler's own, of many kinds
+            self._compiled = None
+            self.notices.append(f"encoder.compile: the model cannot be compiled here ({first_line(error)})")
+            return
+        if agreement < AGREEMENT[self._precision]:
+            self._compiled = None
+            self.notices.append(
+                f"encoder.compile: compiled, the model agrees to a cosine of {agreement:.6f} only; not used"
+            )
 
     def _padded(self, batch: Batch) -> torch.Tensor:
         sequences = torch.from_numpy(batch.ids).split(np.diff(batch.offsets).tolist())
@@ -74,7 +133,17 @@ class TorchEngine:
     def _self_check(self) -> None:
         """Packed must give what padded gives; if it does not for this model on this machine, padded it is."""
         batch = probe(self._spec, self.model)
-        packed = self._packed(batch)
+        try:
+            packed = self._packed(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if not self._by_offsets:
+                raise
+            # A GPU or a head size for which there is no flash attention; sequences of one length at a time always go.
+            self._by_offsets = False
+            self.notices.append(f"flash attention cannot be used here ({first_line(error)}): attention by lengths, slower")
+            packed = self._packed(batch)
         self.model.set_attn_implementation("sdpa")
         agreement = agreement_of(packed, self._padded(batch), self._spec, self._precision)
         if agreement >= AGREEMENT[self._precision]:
@@ -89,7 +158,11 @@ def probe(spec: ModelSpec, model: Any) -> Batch:
     window = int(getattr(model.config, "sliding_window", None) or 0)
     lengths = [*PROBE_LENGTHS, *([2 * window] if 0 < 2 * window <= spec.max_seq_length else [])]
     lengths = [min(length, spec.max_seq_length) for length in lengths]
-    vocabulary = int(model.config.vocab_size)
+    return random_batch(lengths, int(model.config.vocab_size))
+
+
+def random_batch(lengths: list[int], vocabulary: int) -> Batch:
+    """One batch of sequences of these lengths, of the same random tokens each time."""
     ids = np.random.default_rng(0).integers(vocabulary // 2, vocabulary, sum(lengths)).astype(np.int32)
     tokens = Tokens(ids, np.array(lengths, np.int32), np.arange(len(lengths), dtype=np.int32), np.zeros(0, np.int32))
     return next(pack(tokens, sum(lengths)))
@@ -101,6 +174,12 @@ def agreement_of(one: torch.Tensor, other: torch.Tensor, spec: ModelSpec, precis
     if not finite.any():
         raise ModelError(f"{spec.folder}: every vector is NaN or Inf in {precision}; use another precision")
     return float(torch.cosine_similarity(one[finite], other[finite]).min())
+
+
+def budget_of(bytes_a_token: float, free: int, streams: int, most: int) -> int:
+    """The largest power of two of tokens, up to ``most``, of which ``streams`` batches fit into ``free`` bytes."""
+    fit = MEMORY_SHARE * free / (streams * max(1.0, bytes_a_token))
+    return min(most, 1 << max(0, int(fit).bit_length() - 1))
 
 
 def position_offset(spec: ModelSpec, model: Any) -> int:

@@ -127,6 +127,7 @@ class EncoderConfig(Section):
     threads: int | None = Field(default=None, gt=0)
     token_budget: int | None = Field(default=None, gt=0)
     engine: Engine = "torch"
+    compile: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> EncoderConfig:

@@ -144,7 +144,9 @@ def spec_options(config: JobConfig) -> SpecOptions:
 def encoder_options(config: JobConfig) -> EncoderOptions:
     """How the job computes."""
     encoder = config.encoder
-    return EncoderOptions(encoder.precision, encoder.device, encoder.threads, encoder.token_budget, encoder.engine)
+    return EncoderOptions(
+        encoder.precision, encoder.device, encoder.threads, encoder.token_budget, encoder.engine, encoder.compile
+    )
 
 
 def embedding_format(config: JobConfig, spec: ModelSpec, ranges: Ranges = ()) -> EmbeddingFormat:
