@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +221,7 @@ def receipt(index: int, last: bool = False, shard: str = "") -> Receipt:
     from test_ledger import RECEIPT
 
     values = {"shard": shard or f"a.{index}", "slice_index": index, "last": last}
-    return Receipt(**{**vars(RECEIPT), **values})
+    return replace(RECEIPT, **values)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.data import DataContext
 
+from kosbert_ray.corpus.plan import Limits
 from kosbert_ray.encoder.options import EncoderOptions, usable_cores
 from kosbert_ray.errors import JobFailed, first_line
 from kosbert_ray.job.config import EncoderConfig, RayConfig
@@ -27,6 +28,7 @@ NODE_SPARE_CORES = 1
 CONNECT_SECONDS = 10.0
 ENCODERS_PER_NODE = 8
 BYTES_PER_ENCODER = 64 * 2**10
+WHOLE_SLICES_OF_A_GPU = 4  # of the default size and 768 numbers a row: 200 MB of vectors
 PARTS_OF_AN_ENCODER = 8  # of the input, at the least, where its files are small: so that encoders end at the same time
 
 CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
@@ -44,6 +46,11 @@ class EncoderPool:
     cpus: int
     gpus: int
     threads: int
+
+    def together(self, limits: Limits) -> Limits:
+        """How much of slices of these limits may stay together on its way: a GPU is done with a whole one soon."""
+        times = WHOLE_SLICES_OF_A_GPU if self.gpus else 1
+        return Limits(times * limits.max_rows, times * limits.max_bytes)
 
     def part(self, input_bytes: int) -> int:
         """As much of so large an input as may stay together on its way to one encoder."""

@@ -293,7 +293,8 @@ class _Run:
             driver_host=socket.gethostname(),
             board=board,
             known=shared.vectors if shared else None,
-            together_bytes=min(config.slice.max_bytes, pool.part(sum(item.input_bytes for item, _ in left))),
+            together=pool.together(config.slice.limits()),
+            together_input_bytes=pool.part(sum(item.input_bytes for item, _ in left)),
         )
         tokenizer = self.loading.result() if self.loading else Tokenizer.load(self.spec)
         failed: list[str] = []

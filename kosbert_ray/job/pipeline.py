@@ -100,7 +100,7 @@ def run(
     Raises:
         KosbertError: whatever a stage raised.
     """
-    tasks = shared_read_tasks(fragments, work.together_bytes)
+    tasks = shared_read_tasks(fragments, min(work.reader.limits.max_bytes, work.together_input_bytes))
     dataset = ray.data.read_datasource(SliceDatasource(work, tasks), override_num_blocks=len(tasks), num_cpus=READ_CPUS)
     stage: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     known = None if known_texts is None else ray.put(known_texts)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from kosbert_ray.corpus.plan import Fragment, Slice
+from kosbert_ray.corpus.plan import Fragment, Limits, Slice
 from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.options import EncoderOptions
@@ -65,7 +65,8 @@ class Work:
     driver_host: str
     board: Board
     known: KnownVectors | None  # of texts that stand in several slices
-    together_bytes: int  # of the input: as much as small slices may share of a task, so that every encoder has its part
+    together: Limits  # the most rows and bytes of text of slices that share their way
+    together_input_bytes: int  # and the most of the stored input, so that every encoder has its part
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,7 @@ def read_slices(work: Work, fragments: list[tuple[Fragment, frozenset[int]]]) ->
         work: what to do.
         fragments: each with the indices of its slices that are done.
     """
-    limits = work.reader.limits
-    most = (MAX_TOGETHER, limits.max_rows, limits.max_bytes, work.together_bytes)
+    most = (MAX_TOGETHER, work.together.max_rows, work.together.max_bytes, work.together_input_bytes)
     held: list[pa.Table] = []
     sums = (0, 0, 0, 0)
     for fragment, done in fragments:
