@@ -12,6 +12,7 @@ import pytest
 from conftest import TINY, everyday
 
 from kosbert_ray.encoder import Encoder
+from kosbert_ray.encoder.options import EncoderOptions
 
 SENTENCES = everyday()
 FP32 = ["--set", "encoder.precision=fp32"]
@@ -32,7 +33,7 @@ def test_many_queries_find_what_brute_force_finds(cli, output: Path, tmp_path: P
     table = ds.dataset(output, format="parquet").to_table()
     vectors = np.stack(table["embedding"].to_numpy())
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    asked = Encoder.load(TINY).encode(queries)
+    asked = Encoder.load(TINY, EncoderOptions("fp32")).encode(queries)
     asked /= np.linalg.norm(asked, axis=1, keepdims=True)
     for index, query in enumerate(queries):
         found = [hit["id"] for hit in hits if hit["query"] == query]

@@ -19,7 +19,7 @@ import torch
 from kosbert_ray.encoder import cuda, openvino_engine
 from kosbert_ray.encoder.bisection import encode_all, in_streams
 from kosbert_ray.encoder.options import Device, EncoderOptions, Precision, usable_cores
-from kosbert_ray.encoder.packing import Batch, Pack, Tokens
+from kosbert_ray.encoder.packing import Batch, Pack, Tokens, take_rows
 from kosbert_ray.encoder.pooling import Head
 from kosbert_ray.encoder.source import ModelSource, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
@@ -53,12 +53,20 @@ class Engine(Protocol):
 class Encoded:
     """Vectors of a slice's rows.
 
-    ``vectors`` is float32 ``[n, dimension]``; of the rows in ``failed``, which have no vector, it holds zeros and
-    ``failed`` the reason.
+    Attributes:
+        distinct: float32 ``[u, dimension]``, of each distinct text; zeros where it has none.
+        rows: int32 ``[n]``, for each row which of them is its own.
+        failed: of the rows that have no vector, the reason.
     """
 
-    vectors: npt.NDArray[np.float32]
+    distinct: Vectors
+    rows: npt.NDArray[np.int32]
     failed: dict[int, str]
+
+    @property
+    def vectors(self) -> Vectors:
+        """float32 ``[n, dimension]``, row by row."""
+        return take_rows(self.distinct, self.rows)
 
 
 class Encoder:
@@ -205,9 +213,7 @@ class Encoder:
             self.token_budget = budget
         hit = np.flatnonzero(np.isin(tokens.rows, list(failed))).tolist() if failed else []
         rows = {row: failed[int(tokens.rows[row])] for row in hit}
-        if len(tokens.rows) == len(tokens.lengths):  # no duplicates: rows are texts, in the order they first appear
-            return Encoded(vectors, rows)
-        return Encoded(vectors[tokens.rows], rows)
+        return Encoded(vectors, tokens.rows, rows)
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> npt.NDArray[np.float32]:

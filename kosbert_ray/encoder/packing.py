@@ -59,6 +59,11 @@ class Batch:
         return np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
 
 
+def take_rows(vectors: npt.NDArray[np.float32], rows: Int32) -> npt.NDArray[np.float32]:
+    """``vectors[rows]``, which is no copy where each row has a vector of its own."""
+    return vectors if np.array_equal(rows, np.arange(len(vectors))) else vectors[rows]
+
+
 def filled(batch: Batch, total: int, most: int) -> Batch:
     """The batch with sequences of token 0 behind its own, so that it has ``total`` tokens.
 

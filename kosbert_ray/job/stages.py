@@ -26,7 +26,7 @@ from kosbert_ray.corpus.plan import Fragment, Limits, Slice
 from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.packing import Tokens
+from kosbert_ray.encoder.packing import Tokens, take_rows
 from kosbert_ray.encoder.spec import sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import InputChanged, InputError, KosbertError, ModelError, StorageError, described
@@ -43,7 +43,8 @@ from kosbert_ray.storage import Storage
 TOKENS = ("ids", "lengths", "rows", "dropped")
 KNOWN = "known"
 KEEP = "keep."
-VECTORS = "vectors"
+VECTORS = "vectors"  # of the distinct texts
+VECTOR_ROWS = "vector_rows"  # which of them is each good row's
 FRAGMENT = "fragment"
 OUTCOMES = "outcomes"
 MAX_TOGETHER = 64  # small slices in a row: a store's answer to each is waited for in turn
@@ -312,7 +313,7 @@ class EncodeSlices:
         work.board.encoder_ready(name)
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        """Token ids → vectors, float32 ``[n, dimension]`` as one flat list."""
+        """Token ids → vectors of the distinct texts, float32 ``[u, dimension]`` as one flat list, and whose each is."""
         return together(_stage("encode", row, self.work, self._encode))
 
     def _encode(self, row: pa.Table, notes: dict[str, Any]) -> pa.Table:
@@ -324,9 +325,9 @@ class EncodeSlices:
             encoded = self.encoder.encode_tokens(tokens, self._known(row))
         except DeviceBroken:
             os._exit(1)  # Ray starts another process, and the board counts the attempts
-        vectors = encoded.vectors
+        rows = encoded.rows
         if encoded.failed:
-            vectors = vectors[[index not in encoded.failed for index in range(len(vectors))]]
+            rows = rows[[index not in encoded.failed for index in range(len(rows))]]
         notes |= {
             "precision": self.encoder.precision,
             "attention": self.encoder.attention,
@@ -337,7 +338,11 @@ class EncodeSlices:
         }
         if encoded.failed:
             notes["reread"] = True
-        columns = {REASON: _reject(row, encoded.failed), VECTORS: pa.array(vectors.reshape(-1))}
+        columns = {
+            REASON: _reject(row, encoded.failed),
+            VECTORS: pa.array(encoded.distinct.reshape(-1)),
+            VECTOR_ROWS: pa.array(rows),
+        }
         drop = [name for name in (*TOKENS, KNOWN, REASON) if name in row.column_names]
         return with_notes(replace_columns(row, drop, columns), notes)
 
@@ -376,7 +381,8 @@ def _write(row: pa.Table, notes: dict[str, Any], work: Work) -> Outcome:
         write_rejected(work.output, receipt.shard, rejected)
     if receipt.shard:
         keep = {field.name: unnest(row, KEEP + field.name) for field in work.reader.columns.keep}
-        vectors = unnest(row, VECTORS).to_numpy().reshape(-1, work.format.dimension)
+        distinct = unnest(row, VECTORS).to_numpy().reshape(-1, work.format.dimension)
+        vectors = take_rows(distinct, unnest(row, VECTOR_ROWS).to_numpy())
         if rejected.num_rows and not work.format.nullable:
             keep = {name: column.filter(good) for name, column in keep.items()}
         array = work.format.array(vectors, good if work.format.nullable else None)
