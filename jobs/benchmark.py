@@ -239,6 +239,11 @@ def table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def wanted(arguments: argparse.Namespace, name: str) -> bool:
+    """Whether a competitor is to take part."""
+    return not arguments.only or any(part in name for part in arguments.only)
+
+
 def plot_lengths(model: Path, texts: list[str], tokenizer: Any, arguments: argparse.Namespace, folder: Path) -> None:
     """Texts per second of some competitors at each length, drawn into ``lengths.svg``."""
     most = json.loads((model / "config.json").read_text())["max_position_embeddings"]
@@ -247,13 +252,11 @@ def plot_lengths(model: Path, texts: list[str], tokenizer: Any, arguments: argpa
         for length in LENGTHS
         if length <= most
     }
-    work = folder / "lengths"
-    work.mkdir(exist_ok=True)
 
     def takes_part(name: str) -> bool:
-        return name in PLOTTED and arguments.only in name
+        return name in PLOTTED and wanted(arguments, name)
 
-    everyone = measure(model, sets, texts, arguments.threads, 1, takes_part, work)
+    everyone = measure(model, sets, texts, arguments.threads, 1, takes_part, folder)
     rates = {
         one.name: {name: len(sets[name]) / statistics.median(seconds) for name, seconds in one.seconds.items()}
         for one in everyone
@@ -275,7 +278,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1600, help="short texts; a twentieth as many long ones")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", default="", help="competitors with this in their name")
+    parser.add_argument("--only", action="append", default=[], help="competitors with this in their name; may be repeated")
     parser.add_argument("--parts", default="rounds,lengths,jobs,stages", help="which of these, with commas between them")
     parser.add_argument("--work", type=Path, default=Path("bench-out"), help="environments, converted models and results")
     arguments = parser.parse_args()
@@ -303,7 +306,7 @@ def main() -> None:
                 sets["mixed"],
                 arguments.threads,
                 arguments.rounds,
-                lambda name: arguments.only in name,
+                lambda name: wanted(arguments, name),
                 folder,
             )
             result |= report(everyone, sets, lengths_of(sets, tokenizer), model, arguments.threads)
@@ -312,7 +315,7 @@ def main() -> None:
             plot_lengths(model, sets["short"], tokenizer, arguments, folder)
         if "jobs" in parts:
             larger = text_sets(arguments.data, JOB_TIMES * arguments.texts)
-            result["jobs"] = measure_jobs(larger, model, arguments.threads, arguments.only, folder)
+            result["jobs"] = measure_jobs(larger, model, arguments.threads, lambda name: wanted(arguments, name), folder)
             tokens = {name: int(lengths.sum()) for name, lengths in lengths_of(larger, tokenizer).items()}
             print("\n" + "\n".join(table_of_jobs(result["jobs"], larger, tokens)), flush=True)
         if "stages" in parts:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,16 @@ def loop(source: str, output: str, model: str, threads: int) -> None:
     dataset.map_batches(Embed, concurrency=1, num_cpus=threads, batch_size=1024).write_parquet(output)
 
 
-def measure_jobs(sets: dict[str, list[str]], model: Path, threads: int, only: str, work: Path) -> list[dict[str, Any]]:
+def measure_jobs(
+    sets: dict[str, list[str]], model: Path, threads: int, takes_part: Callable[[str], bool], work: Path
+) -> list[dict[str, Any]]:
     """Seconds of each command on each set.
 
     Args:
         sets: texts by name.
         model: its folder.
         threads: CPU threads of the loop's model; ours takes the machine's.
-        only: those with this in their name.
+        takes_part: tells by its name whether one is wanted.
         work: a folder for input and output.
     """
     commands = {LOOP: [__file__, str(model), str(threads)]}
@@ -55,7 +58,7 @@ def measure_jobs(sets: dict[str, list[str]], model: Path, threads: int, only: st
         commands[f"kosbert-ray embed, {engine} {precision}"] = ["--model", str(model), *settings]
     rows = []
     for name, command in commands.items():
-        if only not in name:
+        if not takes_part(name):
             continue
         row: dict[str, Any] = {"name": name, "seconds": {}, "error": ""}
         rows.append(row)

@@ -1,3 +1,38 @@
 """kosbert-ray: a distributed batch job that turns a large Korean text corpus into sentence embeddings."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kosbert_ray.job.lifecycle import Summary
+
 __version__ = "0.1.0"
+
+
+def embed(input: str, output: str, /, *, model: str | None = None, **options: Any) -> Summary:
+    """``kosbert-ray embed`` from Python, a notebook for one: progress on standard error, or below the cell.
+
+    Args:
+        input: file, folder, glob or URL.
+        output: folder or URL.
+        model: hub name, folder, URL or ``bundled:NAME``.
+        options: those of a job file: ``encoder={"precision": "bf16"}``, ``dedup="corpus"``.
+
+    Returns:
+        How the run ended: sums over all rows and over those of this run.
+
+    Raises:
+        KosbertError: as the command does, the message being its error line. What was committed stays.
+    """
+    # Imported late: the package itself is to load at once.
+    from kosbert_ray.cli.common import say
+    from kosbert_ray.job.config import JobConfig
+    from kosbert_ray.job.lifecycle import embed as run
+    from kosbert_ray.settings import checked
+
+    tree = {name: dict(value) if isinstance(value, dict) else value for name, value in options.items()}
+    given = {"input": {"path": input}, "output": {"path": output}} | ({"model": {"name": model}} if model else {})
+    for section, values in given.items():
+        tree[section] = {**tree.get(section, {}), **values}
+    return run(checked(JobConfig, tree), say)

@@ -67,10 +67,15 @@ def load_settings(
             raise UsageError(f"--set {name.strip()}: the value is not YAML") from error
     for name, value in (overrides or {}).items():
         _put(tree, name, value)
+    return checked(model, tree, path or "config")
+
+
+def checked(model: type[Settings], tree: dict[str, Any], where: str = "config") -> Settings:
+    """The options in ``tree``; raises UsageError, beginning with ``where``, if one is unknown or wrong."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise UsageError(f"{path or 'config'}: {_explain(model, error)}") from error
+        raise UsageError(f"{where}: {_explain(model, error)}") from error
 
 
 def _where(error: yaml.YAMLError) -> str:

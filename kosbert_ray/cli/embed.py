@@ -7,6 +7,14 @@ import argparse
 from kosbert_ray.cli.common import Commands, add_config, job_config, say
 
 EXIT_REJECTED = 3
+NAMES = {
+    "input": "input.path",
+    "output": "output.path",
+    "model": "model.name",
+    "text": "input.text",
+    "keep": "input.keep",
+    "prune": "output.removed_inputs",
+}
 
 
 def add(commands: Commands) -> None:
@@ -16,27 +24,36 @@ def add(commands: Commands) -> None:
         help="turn text shards into Parquet shards of vectors",
         description="Embeds every row of INPUT into OUTPUT. Run it again after a crash: it does what is left.",
     )
+    add_options(parser)
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done, embedded and removed")
+    parser.set_defaults(run=_run)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say what a job is."""
     parser.add_argument("input", nargs="?", metavar="INPUT", help="file, folder, glob or s3:// URL (input.path)")
     parser.add_argument("output", nargs="?", metavar="OUTPUT", help="folder or s3:// URL (output.path)")
     parser.add_argument("--model", metavar="NAME", help="hub name, folder, s3:// URL or bundled:NAME (model.name)")
     parser.add_argument("--text", metavar="COLUMN", help="the text column (input.text; default: text)")
     parser.add_argument("--keep", metavar="COLUMNS", help="columns to carry through, with commas (input.keep)")
+    parser.add_argument(
+        "--prune",
+        action="store_const",
+        const="delete",
+        help="delete the shards of files that are gone from the input (output.removed_inputs=delete)",
+    )
     add_config(parser)
-    parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    names = {
-        "input": "input.path",
-        "output": "output.path",
-        "model": "model.name",
-        "text": "input.text",
-        "keep": "input.keep",
-    }
-    config = job_config(arguments, names)
-    from kosbert_ray.job.lifecycle import embed
+    config = job_config(arguments, NAMES)
+    from kosbert_ray.job.lifecycle import embed, preview
     from kosbert_ray.job.progress import duration
 
+    if arguments.dry_run:
+        for line in preview(config, say).lines():
+            print(line)
+        return 0
     summary = embed(config, say)
     totals, new = summary.totals, summary.new
     if new.slices:

@@ -86,6 +86,47 @@ def embed(config: JobConfig, say: Say) -> Summary:
         return _Run(config, say, stack).run()
 
 
+@dataclass(frozen=True)
+class Preview:
+    """What a run would do.
+
+    Attributes:
+        output: the output directory.
+        files: in the input.
+        committed: slices that are committed and stay.
+        new: files of which nothing is committed, and their bytes.
+        changed: files that were committed in another version.
+        partial: files that a run has begun.
+        removed: shards that would be deleted, with the files they are of.
+        kept: shards that stay although their files are gone.
+    """
+
+    output: str
+    files: int
+    committed: int
+    new: tuple[int, int]
+    changed: tuple[str, ...]
+    partial: tuple[str, ...]
+    removed: dict[str, str]
+    kept: int
+
+    def lines(self) -> list[str]:
+        """For a person: what there is, then one line a shard that would go."""
+        count, size = self.new
+        lines = [
+            f"{self.output}: {self.files:,} files in the input, {self.committed:,} slices are committed already",
+            f"to embed: {count:,} new files ({size:,} bytes), {len(self.changed):,} changed, {len(self.partial):,} begun",
+            f"to delete: {len(self.removed):,} shards; {self.kept:,} shards of files that are gone would stay",
+        ]
+        return [*lines, *(f"delete {shard} (of {file})" for shard, file in sorted(self.removed.items()))]
+
+
+def preview(config: JobConfig, say: Say) -> Preview:
+    """What :func:`embed` would do, with nothing done; raises what it would raise before its first slice."""
+    with ExitStack() as stack:
+        return _Run(config, say, stack).preview()
+
+
 @contextlib.contextmanager
 def _storage_log(say: Say) -> Iterator[None]:
     """While a run goes on, the user is told what this process tries again."""
@@ -172,6 +213,36 @@ class _Run:
         raise JobFailed(
             f"{self.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
             "run the same command again when it is written"
+        )
+
+    def preview(self) -> Preview:
+        """What :meth:`run` would do."""
+        self.ledger = Ledger(open_output(self.config))
+        self.weights = sha256(self.spec.folder, self.spec.weight_files)
+        fragments = fragments_of(self.config, self.corpus)
+        job = self.ledger.job()
+        self.committed = Committed()
+        if job:
+            self.fingerprint = self._open_job(fragments)
+            self.committed = self.ledger.committed(self.fingerprint)
+        left = self._leftover(fragments)
+        seen = {receipt.file for receipt in [*left.delete, *left.keep]}
+        done: dict[str, list[bool]] = {}
+        for item in fragments:
+            done.setdefault(item.file.name, []).append(self.committed.complete(item.id))
+        begun = {item.file.name for item in fragments if self.committed.done(item.id)}
+        sizes = {file.name: file.size for file in self.corpus.files}
+        todo = [name for name, complete in done.items() if not all(complete)]
+        new = [name for name in todo if name not in begun and name not in seen]
+        return Preview(
+            output=self.ledger.storage.address,
+            files=len(self.corpus.files),
+            committed=len(self.committed.receipts(item.id for item in fragments)),
+            new=(len(new), sum(sizes[name] for name in new)),
+            changed=tuple(name for name in todo if name in seen),
+            partial=tuple(name for name in todo if name in begun and name not in seen),
+            removed={receipt.shard: receipt.file for receipt in left.delete if receipt.shard},
+            kept=sum(bool(receipt.shard) for receipt in left.keep),
         )
 
     # -- planning --------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Progress:
 
     total_bytes: int
     done: Totals
-    console: Console = field(default_factory=lambda: Console(file=sys.stderr))
+    console: Console = field(default_factory=lambda: _console())
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class Progress:
         self._live: Live | None = None
 
     def __enter__(self) -> Progress:
-        if self.console.is_terminal:
+        if self.console.is_terminal or self.console.is_jupyter:
             self._live = Live(
                 get_renderable=lambda: Text(self.line()), console=self.console, refresh_per_second=REFRESH_PER_SECOND
             )
@@ -117,6 +117,12 @@ class Progress:
         if rejected := self.done.rejected + self.new.rejected:
             parts.append(f"{rejected:,} rejected")
         return " · ".join(parts)
+
+
+def _console() -> Console:
+    """Standard error, or what stands below a notebook's cell."""
+    console = Console()
+    return console if console.is_jupyter else Console(file=sys.stderr)
 
 
 def duration(seconds: float) -> str:

@@ -146,9 +146,18 @@ class Ledger:
             StorageError: the manifest is gone or broken.
         """
         success = self.success()
-        if success is None:
-            return None
-        name = str(success.get("manifest"))
+        return None if success is None else self._read_manifest(str(success.get("manifest")))
+
+    def manifests(self) -> list[str]:
+        """Ids of the runs that have completed the output, the latest last."""
+        names = [entry.name.rpartition("/")[2] for entry in self.storage.list(MANIFEST_FOLDER)]
+        return sorted(name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
+
+    def manifest_of(self, run: str) -> list[Receipt]:
+        """Receipts of all that the output held when that run ended; raises StorageError as :meth:`manifest` does."""
+        return self._read_manifest(f"{MANIFEST_FOLDER}/{run}.parquet")
+
+    def _read_manifest(self, name: str) -> list[Receipt]:
         try:
             return self._read_table(name)
         except (FileNotFoundError, pa.ArrowException) as error:

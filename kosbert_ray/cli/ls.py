@@ -1,0 +1,51 @@
+"""``kosbert-ray ls``: the shards of an output, or those that came since a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from kosbert_ray.cli.common import Commands, add_config, job_config, print_table
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "ls",
+        help="list the shards of an output, or those that came since a run",
+        description="Lists the shards of the complete OUTPUT, with --since those that a run had not: "
+        "what a reader has to take of it since then.",
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    parser.add_argument("--since", metavar="RUN", help="only what came after that run, and what is gone since")
+    parser.add_argument("--runs", action="store_true", help="list the runs instead")
+    parser.add_argument("--format", choices=("names", "table", "jsonl"), default="names", help="default: names")
+    add_config(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = job_config(arguments, {"output": "output.path"})
+    from kosbert_ray.job.runs import runs, since
+
+    if arguments.runs:
+        rows = [
+            (run, f"{len(receipts):,}", f"{sum(receipt.rows for receipt in receipts):,}") for run, receipts in runs(config)
+        ]
+        print_table([("run", "shards", "rows"), *rows])
+        return 0
+    change = since(config, arguments.since)
+    if arguments.format == "jsonl":
+        for receipt in change.added:
+            print(json.dumps({"change": "added", **asdict(receipt)}, ensure_ascii=False))
+        for name in change.removed:
+            print(json.dumps({"change": "removed", "shard": name}, ensure_ascii=False))
+    elif arguments.format == "table":
+        added = [(receipt.shard, receipt.file, f"{receipt.rows:,}", "added") for receipt in change.added]
+        removed = [(name, "", "", "removed") for name in change.removed]
+        print_table([("shard", "file", "rows", "change"), *added, *removed])
+    else:
+        for receipt in change.added:
+            print(receipt.shard)
+    return 0

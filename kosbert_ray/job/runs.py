@@ -1,0 +1,51 @@
+"""The runs that have completed an output, and what each has added: told from their manifests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.job.config import JobConfig
+from kosbert_ray.job.resolve import open_output
+from kosbert_ray.shards.ledger import Ledger
+from kosbert_ray.shards.receipt import Receipt
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an output holds now and did not after an earlier run, and the names of the shards that are gone since."""
+
+    added: list[Receipt]
+    removed: list[str]
+
+
+def runs(config: JobConfig) -> list[tuple[str, list[Receipt]]]:
+    """Each run's id and the receipts of all that the output held when it ended, the latest last.
+
+    Raises:
+        InputError: no run has completed the output.
+    """
+    ledger = Ledger(open_output(config))
+    found = ledger.manifests()
+    if not found:
+        raise InputError(f"{ledger.storage.url()}: no run has completed it (it has no manifest); run kosbert-ray embed")
+    return [(run, [receipt for receipt in ledger.manifest_of(run) if receipt.shard]) for run in found]
+
+
+def since(config: JobConfig, run: str | None) -> Change:
+    """What the latest run's output holds beyond that of ``run``; all of it for None.
+
+    Raises:
+        InputError: no run has completed the output.
+        UsageError: none of its runs is called that.
+    """
+    ledger = Ledger(open_output(config))
+    found = ledger.manifests()
+    if not found:
+        raise InputError(f"{ledger.storage.url()}: no run has completed it (it has no manifest); run kosbert-ray embed")
+    if run is not None and run not in found:
+        raise UsageError(f"--since: no run {run!r}; there are {', '.join(found)}")
+    now = [receipt for receipt in ledger.manifest_of(found[-1]) if receipt.shard]
+    before = {receipt.shard for receipt in ledger.manifest_of(run) if receipt.shard} if run else set()
+    names = {receipt.shard for receipt in now}
+    return Change([receipt for receipt in now if receipt.shard not in before], sorted(before - names))
