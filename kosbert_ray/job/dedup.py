@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,17 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
-from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.rows import REASON, TEXT
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.errors import InputChanged, InputError, JobFailed, StorageError
 from kosbert_ray.job.cluster import row_blocks
 from kosbert_ray.job.config import InputConfig, JobConfig, OutputConfig
 from kosbert_ray.job.known import HASH, KnownTexts, KnownVectors, halves, hashes_of
-from kosbert_ray.job.pipeline import READ_CPUS, Pending, error_of, shared_read_tasks
+from kosbert_ray.job.pipeline import READ_CPUS, Pending, PlannedReads, error_of, shared_read_tasks
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.storage import Storage
@@ -55,36 +52,14 @@ class Shared:
     vectors: KnownVectors
 
 
-class DistinctTexts(Datasource):
-    """Each slice's distinct texts with their hash and its partition."""
+def distinct_texts(reader: FragmentReader, partitions: int, pending: Pending) -> Iterator[pa.Table]:
+    """Distinct texts with their hash and its partition: a table for each slice of these fragments.
 
-    def __init__(self, reader: FragmentReader, tasks: list[Pending], partitions: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._reader, self._tasks, self._partitions = reader, tasks, partitions
-
-    def get_name(self) -> str:
-        """What Ray calls the stage."""
-        return "DistinctTexts"
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown before the files are read."""
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        """The plan's, however many Ray would like."""
-        del parallelism, per_task_row_limit, data_context
-        metadata = BlockMetadata(num_rows=None, size_bytes=self._reader.limits.max_bytes, input_files=(), exec_stats=None)
-        fragments = [[fragment for fragment, _ in task] for task in self._tasks]
-        return [ReadTask(partial(distinct_texts, self._reader, part, self._partitions), metadata) for part in fragments]
-
-
-def distinct_texts(reader: FragmentReader, fragments: Sequence[Fragment], partitions: int) -> Iterator[pa.Table]:
-    """A table for each slice of these fragments. What cannot be read is left out: the run itself tells of it."""
+    What cannot be read is left out: the run itself tells of it.
+    """
     schema = pa.schema([(PARTITION, pa.int32()), (HASH, pa.binary(16)), (TEXT, pa.large_string())])
     yield schema.empty_table()
-    for fragment in fragments:
+    for fragment, _ in pending:
         try:
             for _, table in reader.slices(fragment):
                 texts = pc.unique(table.filter(table[REASON].is_null())[TEXT].combine_chunks())
@@ -179,10 +154,10 @@ def _find(config: JobConfig, reader: FragmentReader, pending: Pending, output: S
     partitions = min(MAX_PARTITIONS, 1 + size // PARTITION_BYTES)
     tasks = shared_read_tasks(pending, config.slice.max_bytes)
     say(f"dedup: looking for texts that stand in several slices ({partitions:,} partitions)")
-    source = DistinctTexts(reader, tasks, partitions)
+    reads = PlannedReads("DistinctTexts", partial(distinct_texts, reader, partitions), tasks, config.slice.max_bytes)
     try:
         with row_blocks():
-            dataset = ray.data.read_datasource(source, override_num_blocks=len(tasks), num_cpus=READ_CPUS)
+            dataset = ray.data.read_datasource(reads, override_num_blocks=len(tasks), num_cpus=READ_CPUS)
             groups = dataset.groupby(PARTITION, num_partitions=partitions)
             found = pa.concat_tables(
                 ray.get(

@@ -7,10 +7,11 @@ slice; the vectors go from the encoder's process to the writer's through shared 
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -52,17 +53,23 @@ def shared_read_tasks(fragments: Pending, most_bytes: int) -> list[Pending]:
     return tasks
 
 
-class SliceDatasource(Datasource):
-    """Ray Data's view of the plan: read tasks, which yield the slices that are not yet committed."""
+class PlannedReads(Datasource):
+    """Ray Data's view of the plan.
 
-    def __init__(self, work: Work, tasks: list[Pending]) -> None:
+    Args:
+        name: what Ray calls the stage.
+        read: gives the tables of one read task.
+        tasks: what each read task is given.
+        size: bytes that one gives, about.
+    """
+
+    def __init__(self, name: str, read: Callable[[Pending], Iterator[pa.Table]], tasks: list[Pending], size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._work = work
-        self._tasks = tasks
+        self._name, self._read, self._tasks, self._size = name, read, tasks, size
 
     def get_name(self) -> str:
         """What Ray calls the stage."""
-        return "Slices"
+        return self._name
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown before the files are read."""
@@ -73,11 +80,10 @@ class SliceDatasource(Datasource):
     ) -> list[ReadTask]:
         """The plan's, however many Ray would like."""
         del parallelism, per_task_row_limit, data_context
-        size = self._work.reader.limits.max_bytes
         return [
             ReadTask(
-                partial(read_slices, self._work, task),
-                BlockMetadata(num_rows=None, size_bytes=size, input_files=(task[0][0].file.name,), exec_stats=None),
+                partial(self._read, task),
+                BlockMetadata(num_rows=None, size_bytes=self._size, input_files=(task[0][0].file.name,), exec_stats=None),
             )
             for task in self._tasks
         ]
@@ -101,7 +107,8 @@ def run(
         KosbertError: whatever a stage raised.
     """
     tasks = shared_read_tasks(fragments, min(work.reader.limits.max_bytes, work.together_input_bytes))
-    dataset = ray.data.read_datasource(SliceDatasource(work, tasks), override_num_blocks=len(tasks), num_cpus=READ_CPUS)
+    reads = PlannedReads("Slices", partial(read_slices, work), tasks, work.reader.limits.max_bytes)
+    dataset = ray.data.read_datasource(reads, override_num_blocks=len(tasks), num_cpus=READ_CPUS)
     stage: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     known = None if known_texts is None else ray.put(known_texts)
     dataset = dataset.map_batches(
