@@ -107,7 +107,7 @@ def base_model(folder: Path) -> Path:
 
 
 def texts_of_length(tokenizer: Any, texts: list[str], length: int, count: int) -> list[str]:
-    """``count`` texts of about ``length`` tokens, special ones included: runs of whole sentences, the last one cut.
+    """``count`` texts of about ``length`` tokens, special ones included: runs of whole words.
 
     Args:
         tokenizer: kosbert-ray's.
@@ -116,7 +116,8 @@ def texts_of_length(tokenizer: Any, texts: list[str], length: int, count: int) -
         count: how many.
     """
     words = " ".join(texts).split()
-    sizes = tokenizer(words).lengths[tokenizer(words).rows] - tokenizer.special_tokens
+    tokens = tokenizer(words)
+    sizes = tokens.lengths[tokens.rows] - tokenizer.special_tokens
     found: list[str] = []
     start = 0
     while len(found) < count:

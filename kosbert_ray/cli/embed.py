@@ -24,13 +24,6 @@ def add(commands: Commands) -> None:
         help="turn text shards into Parquet shards of vectors",
         description="Embeds every row of INPUT into OUTPUT. Run it again after a crash: it does what is left.",
     )
-    add_options(parser)
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done, embedded and removed")
-    parser.set_defaults(run=_run)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say what a job is."""
     parser.add_argument("input", nargs="?", metavar="INPUT", help="file, folder, glob or s3:// URL (input.path)")
     parser.add_argument("output", nargs="?", metavar="OUTPUT", help="folder or s3:// URL (output.path)")
     parser.add_argument("--model", metavar="NAME", help="hub name, folder, s3:// URL or bundled:NAME (model.name)")
@@ -42,7 +35,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         const="delete",
         help="delete the shards of files that are gone from the input (output.removed_inputs=delete)",
     )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done, embedded and removed")
     add_config(parser)
+    parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -63,10 +64,8 @@ def inspect(corpus: Corpus, text: str, keep: Sequence[str], options: LineOptions
     each = min(FOOTERS_AT_ONCE, -(-len(parquet) // (4 * threads)) or 1)
     runs = [parquet[start : start + each] for start in range(0, len(parquet), each)]
     with ThreadPoolExecutor(threads) as pool:
-        looks = pool.map(lambda run: _inspect_parquets(corpus, run, text, keep), runs)
-        inspected = {
-            file.name: look for run, those in zip(runs, looks, strict=True) for file, look in zip(run, those, strict=True)
-        }
+        looks = chain.from_iterable(pool.map(lambda run: _inspect_parquets(corpus, run, text, keep), runs))
+        inspected = {file.name: look for file, look in zip(parquet, looks, strict=True)}
     schemas: list[tuple[InputFile, pa.Schema]] = [(file, inspected[file.name][1]) for file in parquet]
     for kind in dict.fromkeys(file.format for file in corpus.files if file.format != "parquet"):
         first = next(file for file in corpus.files if file.format == kind)

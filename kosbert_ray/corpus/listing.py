@@ -53,6 +53,11 @@ class InputFile:
     compression: str | None = None
     row_groups: tuple[RowGroup, ...] = field(default=(), repr=False)
 
+    @property
+    def rows(self) -> int:
+        """Rows of a Parquet file, once its footer has been read."""
+        return sum(group.rows for group in self.row_groups)
+
 
 @dataclass(frozen=True)
 class Corpus:

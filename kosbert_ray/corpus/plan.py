@@ -52,7 +52,7 @@ class Fragment:
         """Its share of the stored file's bytes."""
         if self.row_groups is None:
             return self.stop - self.start
-        return self.file.size * (self.stop - self.start) // max(1, sum(group.rows for group in self.file.row_groups))
+        return self.file.size * (self.stop - self.start) // max(1, self.file.rows)
 
     @property
     def id(self) -> str:
@@ -118,7 +118,7 @@ def _plan_parquet(file: InputFile, limits: Limits) -> Iterator[Fragment]:
     index = start = first = rows = size = 0
     groups = file.row_groups
     # A fragment travels to its reader, which needs the file's number of rows but not the list of its row groups.
-    file = replace(file, row_groups=(RowGroup(sum(group.rows for group in groups), sum(group.bytes for group in groups)),))
+    file = replace(file, row_groups=(RowGroup(file.rows, sum(group.bytes for group in groups)),))
     for number, group in enumerate(groups):
         if rows and (rows + group.rows > limits.max_rows or size + group.bytes > limits.max_bytes):
             yield Fragment(file, index, start, start + rows, (first, number))

@@ -74,7 +74,7 @@ class FragmentReader:
         where = self.storage.url(fragment.file.name)
         keep = self.columns.keep
         position = fragment.start
-        file_rows = sum(group.rows for group in fragment.file.row_groups)
+        file_rows = fragment.file.rows
         assert fragment.row_groups is not None
         with storage_errors(where), self.storage.open(fragment.file.name) as handle, _broken_parquet(where):
             batches = pq.ParquetFile(handle, pre_buffer=True).iter_batches(

@@ -68,10 +68,14 @@ class TorchEngine:
     @torch.inference_mode()
     def token_budget(self, most: int) -> int:
         """Tokens in a batch, up to ``most``, for which a GPU's free memory suffices."""
-        length = min(BUDGET_LENGTH, self._spec.max_seq_length)
-        batch = random_batch([length] * (BUDGET_TOKENS // length), self.vocabulary)
+        batch = self._even_batch(BUDGET_TOKENS)
         taken, free = cuda.memory_of(lambda: self.pooled(batch))
         return budget_of(taken / len(batch.ids), free, self.streams, most)
+
+    def _even_batch(self, tokens: int) -> Batch:
+        """Up to so many random tokens, in sequences of one length."""
+        length = min(BUDGET_LENGTH, self._spec.max_seq_length)
+        return random_batch([length] * (tokens // length), self.vocabulary)
 
     def _packed(self, batch: Batch) -> torch.Tensor:
         if self._by_offsets:
@@ -104,8 +108,7 @@ class TorchEngine:
     @torch.inference_mode()
     def _compile(self) -> None:
         """Compiles the model, if that can be done here and gives what the model gives."""
-        length = min(BUDGET_LENGTH, self._spec.max_seq_length)
-        batch = random_batch([length] * (COMPILED_TOKENS // length), self.vocabulary)
+        batch = self._even_batch(COMPILED_TOKENS)
         expected = self._packed(batch)
         self._compiled = torch.compile(self.model, dynamic=False)
         try:

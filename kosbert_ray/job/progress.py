@@ -47,6 +47,12 @@ class Totals:
             setattr(self, name, getattr(self, name) + getattr(receipt, name))
 
 
+def _console() -> Console:
+    """Standard error, or what stands below a notebook's cell."""
+    console = Console()
+    return console if console.is_jupyter else Console(file=sys.stderr)
+
+
 @dataclass
 class Progress:
     """Counts receipts as they come and shows how far the run is.
@@ -58,7 +64,7 @@ class Progress:
 
     total_bytes: int
     done: Totals
-    console: Console = field(default_factory=lambda: _console())
+    console: Console = field(default_factory=_console)
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -117,12 +123,6 @@ class Progress:
         if rejected := self.done.rejected + self.new.rejected:
             parts.append(f"{rejected:,} rejected")
         return " · ".join(parts)
-
-
-def _console() -> Console:
-    """Standard error, or what stands below a notebook's cell."""
-    console = Console()
-    return console if console.is_jupyter else Console(file=sys.stderr)
 
 
 def duration(seconds: float) -> str:

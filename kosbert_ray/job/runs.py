@@ -25,11 +25,8 @@ def runs(config: JobConfig) -> list[tuple[str, list[Receipt]]]:
     Raises:
         InputError: no run has completed the output.
     """
-    ledger = Ledger(open_output(config))
-    found = ledger.manifests()
-    if not found:
-        raise InputError(f"{ledger.storage.url()}: no run has completed it (it has no manifest); run kosbert-ray embed")
-    return [(run, [receipt for receipt in ledger.manifest_of(run) if receipt.shard]) for run in found]
+    ledger, found = _runs(config)
+    return [(run, _held(ledger, run)) for run in found]
 
 
 def since(config: JobConfig, run: str | None) -> Change:
@@ -39,13 +36,23 @@ def since(config: JobConfig, run: str | None) -> Change:
         InputError: no run has completed the output.
         UsageError: none of its runs is called that.
     """
+    ledger, found = _runs(config)
+    if run is not None and run not in found:
+        raise UsageError(f"--since: no run {run!r}; there are {', '.join(found)}")
+    now = _held(ledger, found[-1])
+    before = {receipt.shard for receipt in _held(ledger, run)} if run else set()
+    names = {receipt.shard for receipt in now}
+    return Change([receipt for receipt in now if receipt.shard not in before], sorted(before - names))
+
+
+def _runs(config: JobConfig) -> tuple[Ledger, list[str]]:
+    """The output's books, and the ids of its runs, the latest last."""
     ledger = Ledger(open_output(config))
     found = ledger.manifests()
     if not found:
         raise InputError(f"{ledger.storage.url()}: no run has completed it (it has no manifest); run kosbert-ray embed")
-    if run is not None and run not in found:
-        raise UsageError(f"--since: no run {run!r}; there are {', '.join(found)}")
-    now = [receipt for receipt in ledger.manifest_of(found[-1]) if receipt.shard]
-    before = {receipt.shard for receipt in ledger.manifest_of(run) if receipt.shard} if run else set()
-    names = {receipt.shard for receipt in now}
-    return Change([receipt for receipt in now if receipt.shard not in before], sorted(before - names))
+    return ledger, found
+
+
+def _held(ledger: Ledger, run: str) -> list[Receipt]:
+    return [receipt for receipt in ledger.manifest_of(run) if receipt.shard]
