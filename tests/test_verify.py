@@ -114,7 +114,7 @@ def rewrite(path: Path, spoil: Callable[[np.ndarray], None]) -> None:
 
 def other_vectors(out: Path, name: str) -> str:
     rewrite(out / name, lambda vectors: vectors.__setitem__(0, vectors[0] * 1.0001))
-    return f"{name}: its vectors are not those that were written (sha256)"
+    return f"{name}: its vectors are not those that were written (XXH128)"
 
 
 def not_a_number(out: Path, name: str) -> str:

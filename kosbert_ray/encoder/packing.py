@@ -113,19 +113,14 @@ def pack(tokens: Tokens, token_budget: int, texts: Int64 | None = None) -> Itera
 
 
 def pack_one_length(tokens: Tokens, token_budget: int, texts: Int64 | None = None) -> Iterator[Batch]:
-    """As :func:`pack`, but a batch's sequences are of one length, and their number is a power of two.
-
-    So there are few shapes, and what an engine prepares for a shape is soon prepared for all.
-    """
+    """As :func:`pack`, but a batch's sequences are of one length: one matrix without padding."""
     order, lengths, starts = _by_length(tokens, texts)
     distinct, firsts, counts = np.unique(lengths, return_index=True, return_counts=True)
     for length, first, count in zip(distinct.tolist(), firsts.tolist(), counts.tolist(), strict=True):
-        most = 1 << (max(1, token_budget // length).bit_length() - 1)
-        end = first + count
-        while first < end:
-            last = first + min(most, 1 << ((end - first).bit_length() - 1))
-            yield _batch(tokens.ids, starts[first:last], lengths[first:last], order[first:last])
-            first = last
+        most = max(1, token_budget // length)
+        for begin in range(first, first + count, most):
+            end = min(begin + most, first + count)
+            yield _batch(tokens.ids, starts[begin:end], lengths[begin:end], order[begin:end])
 
 
 def _by_length(tokens: Tokens, texts: Int64 | None) -> tuple[Int64, Int64, Int64]:

@@ -120,7 +120,7 @@ def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Ite
     if nulls != (receipt.rejected if format.nullable else 0):
         problems.append(f"{nulls:,} vectors are null")
     if checksum(*vectors) != receipt.embedding_xxh128:
-        problems.append("its vectors are not those that were written (sha256)")
+        problems.append("its vectors are not those that were written (XXH128)")
     for array in vectors:
         try:
             matrix, _ = format.matrix(array)
