@@ -77,14 +77,16 @@ def start(config: RayConfig) -> bool:
     _require_listener(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Workers' warnings and Ray's banners are not the user's business; errors reach us as exceptions.
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if config.runtime_env:
+        options["runtime_env"] = config.runtime_env
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _local = address == "local"
         if _local:
-            ray.init("local", num_cpus=usable_cores() + LOCAL_TASK_CORES, include_dashboard=False, **quiet)
+            ray.init("local", num_cpus=usable_cores() + LOCAL_TASK_CORES, include_dashboard=False, **options)
         else:
-            ray.init(address, **quiet)
+            ray.init(address, **options)
     except SystemExit:  # Ray's handler of SIGTERM, which it puts in place early, exits without a word
         if callable(on_sigterm):
             on_sigterm(signal.SIGTERM, None)
@@ -154,12 +156,15 @@ def encoder_pool(config: EncoderConfig, input_bytes: int) -> EncoderPool:
         input_bytes: size of the corpus; a small one does not repay the start of many encoders.
 
     Raises:
-        JobFailed: the config asks for GPUs and the cluster has none.
+        JobFailed: the config asks for GPUs, and the cluster has none and is not said to bring some.
     """
     gpus = int(ray.cluster_resources().get("GPU", 0))
     on_gpu = config.device == "cuda" or (config.device == "auto" and gpus > 0)
-    if on_gpu and not gpus:
-        raise JobFailed("encoder.device is cuda, but no node of the Ray cluster has a GPU; use encoder.device=cpu")
+    if on_gpu and not gpus and (_local or config.actors is None):
+        raise JobFailed(
+            "encoder.device is cuda, but no node of the Ray cluster has a GPU; use encoder.device=cpu, or say how many "
+            "encoders there are to be (encoder.actors=[1, 8]) where a cluster brings its GPU nodes on demand"
+        )
     if on_gpu:
         cpus, threads, fit = 1, 1, gpus
     else:

@@ -1,0 +1,75 @@
+"""``kosbert-ray submit``: the job on a cluster, by Ray's job API."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+from kosbert_ray.cli import embed
+from kosbert_ray.cli.common import EXIT_INTERRUPTED, Commands, say
+
+if TYPE_CHECKING:
+    from kosbert_ray.job.submission import Submissions
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "submit",
+        help="run a job on a Ray cluster that goes on without this machine",
+        description="Hands the job to the cluster and follows its log; Ctrl-C leaves it running. Submitted again, it "
+        "attaches to the run that is under way, or does what is left.",
+    )
+    embed.add_options(parser)
+    parser.add_argument("--address", required=True, metavar="URL", help="the cluster's job API: http://HEAD:8265")
+    parser.add_argument("--no-wait", action="store_true", help="do not follow the log")
+    parser.add_argument("--installed", action="store_true", help="run the kosbert-ray that the cluster has, not this one")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--status", action="store_true", help="only say how the job is")
+    instead.add_argument("--stop", action="store_true", help="end the job; what it has committed stays")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = embed.config_of(arguments)
+    from kosbert_ray.job.submission import ClusterJob, Submissions, exit_code_of
+
+    job = ClusterJob.of(config)
+    submissions = Submissions(arguments.address)
+    if arguments.stop:
+        running = submissions.running(job)
+        if running:
+            submissions.stop(running)
+        print(f"stopped: {running}" if running else "not running")
+        return 0
+    if arguments.status:
+        found = submissions.find(job)
+        for item in found:
+            print(f"{item.submission_id}: {item.status.value.lower()}{f' ({item.message})' if item.message else ''}")
+        if not found:
+            print("never submitted")
+        return 0
+    submission, new = submissions.submit(job, say, send_package=not arguments.installed)
+    say(f"{submission}: {'submitted' if new else 'runs already'}")
+    if arguments.no_wait:
+        return 0
+    try:
+        asyncio.run(_print_log(submissions, submission))
+    except KeyboardInterrupt:
+        say(f"{submission} goes on; submit the same again to follow it, with --stop to end it")
+        return EXIT_INTERRUPTED
+    ended = submissions.details(submission)
+    code = exit_code_of(ended)
+    if code:
+        say(f"error: {submission}: {ended.status.value.lower()} ({ended.message})")
+    return code
+
+
+async def _print_log(submissions: Submissions, submission: str) -> None:
+    async with contextlib.aclosing(submissions.follow(submission, say)) as pieces:
+        async for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
