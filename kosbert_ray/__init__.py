@@ -26,13 +26,11 @@ def embed(input: str, output: str, /, *, model: str | None = None, **options: An
         KosbertError: as the command does, the message being its error line. What was committed stays.
     """
     # Imported late: the package itself is to load at once.
-    from kosbert_ray.cli.common import say
-    from kosbert_ray.job.config import JobConfig
+    from kosbert_ray.cli.common import say, speak
+    from kosbert_ray.job.config import load_config
     from kosbert_ray.job.lifecycle import embed as run
-    from kosbert_ray.settings import checked
 
-    tree = {name: dict(value) if isinstance(value, dict) else value for name, value in options.items()}
-    given = {"input": {"path": input}, "output": {"path": output}} | ({"model": {"name": model}} if model else {})
-    for section, values in given.items():
-        tree[section] = {**tree.get(section, {}), **values}
-    return run(checked(JobConfig, tree), say)
+    given = {"input.path": input, "output.path": output} | ({"model.name": model} if model else {})
+    config = load_config(options, [], given)
+    speak(config.log_format)
+    return run(config, say)

@@ -10,7 +10,7 @@ KosbertError
 ├── JobFailed             the run itself broke (a worker, Ray, a resource)                    (exit 1)
 ├── TooManyRejected       more rows were rejected than max_rejected allows                    (exit 3)
 ├── VerifyFailed          an output is not what its job and its input say                     (exit 1)
-└── QualityLost           an output type costs more quality than --max-drop allows            (exit 1)
+└── QualityLost           less quality than --max-drop or --least allows                       (exit 1)
 
 They are raised where the cause is known and caught once, in ``cli.py``, which prints their single line.
 """
@@ -63,7 +63,7 @@ class VerifyFailed(KosbertError):
 
 
 class QualityLost(KosbertError):
-    """``evaluate`` measured a larger loss than ``--max-drop`` allows."""
+    """``evaluate`` measured a larger loss than ``--max-drop`` allows, or less than ``--least``."""
 
 
 def described(error: BaseException) -> str:

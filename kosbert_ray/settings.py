@@ -5,8 +5,10 @@ Everything is validated before anything runs; an unknown key is refused with the
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +19,7 @@ from pydantic.fields import FieldInfo
 from kosbert_ray.errors import UsageError
 
 # Options whose value is never shown: it is a secret, or may hold one.
-HIDDEN = ("access_key_id", "secret_access_key", "session_token", "endpoint_url")
+HIDDEN = ("access_key_id", "secret_access_key", "session_token", "endpoint_url", "on_finish")
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -29,33 +31,26 @@ class Section(BaseModel):
 
 
 def load_settings(
-    model: type[Settings], path: str | None, settings: list[str], overrides: dict[str, Any] | None = None
+    model: type[Settings],
+    source: str | Mapping[str, Any] | None,
+    settings: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """A YAML file, then ``--set`` settings, then options of the command line, each over the one before.
+    """A YAML file or its tree, then ``--set`` settings, then options of the command line, each over the one before.
 
     Args:
         model: what the options are.
-        path: a YAML file; None for the defaults.
+        source: a YAML file, or what one would hold; None for the defaults.
         settings: ``section.key=value``, the value read as YAML.
         overrides: values by dotted name.
+        defaults: a tree of what counts where none of these says anything.
 
     Raises:
         UsageError: the file cannot be read, or an option is unknown or wrong.
     """
-    tree: Any = {}
-    if path:
-        try:
-            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror or error}") from error
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: not UTF-8 text") from error
-        except yaml.YAMLError as error:
-            raise UsageError(f"{path}: not YAML ({_where(error)})") from error
-        if not isinstance(tree, dict):
-            raise UsageError(
-                f"{path}: a job file is a mapping of sections such as {', '.join(list(model.model_fields)[:3])}"
-            )
+    tree = _read(model, source) if isinstance(source, str) and source else copy.deepcopy(dict(source or {}))
+    tree = _over(defaults or {}, tree)
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
@@ -67,15 +62,34 @@ def load_settings(
             raise UsageError(f"--set {name.strip()}: the value is not YAML") from error
     for name, value in (overrides or {}).items():
         _put(tree, name, value)
-    return checked(model, tree, path or "config")
-
-
-def checked(model: type[Settings], tree: dict[str, Any], where: str = "config") -> Settings:
-    """The options in ``tree``; raises UsageError, beginning with ``where``, if one is unknown or wrong."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
+        where = source if isinstance(source, str) and source else "config"
         raise UsageError(f"{where}: {_explain(model, error)}") from error
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two trees as one: what ``above`` says, and what only ``below`` does."""
+    both = {**below, **above}
+    for name in below.keys() & above.keys():
+        if isinstance(below[name], Mapping) and isinstance(above[name], Mapping):
+            both[name] = _over(below[name], above[name])
+    return both
+
+
+def _read(model: type[BaseModel], path: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not YAML ({_where(error)})") from error
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path}: a job file is a mapping of sections such as {', '.join(list(model.model_fields)[:3])}")
+    return tree
 
 
 def _where(error: yaml.YAMLError) -> str:

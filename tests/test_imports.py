@@ -21,10 +21,12 @@ ROOMS = {
     "evaluation": {"encoder", "shards", "storage", "errors"},
     "training": {"evaluation", "encoder", "settings", "storage", "errors"},
     "job": {"analysis", "corpus", "encoder", "shards", "settings", "storage", "errors"},
+    "integrations": {"job", "shards", "errors"},
     "cli": {"job", "evaluation", "training", "settings", "errors"},
 }
 OWNERS = {
     "ray": {"job", "training"},
+    "airflow": {"integrations"},
     "torch": {"encoder", "training"},
     "transformers": {"encoder", "training"},
     "sentence_transformers": {"training"},

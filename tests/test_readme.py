@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cluster import Cluster
 from conftest import ROOT, everyday
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -21,6 +22,7 @@ COMMANDS = [
     if line.startswith("$ ")
 ]
 RECIPES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+HEAD = "http://HEAD:8265"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BIN = Path(sys.executable).parent
 
@@ -59,9 +61,22 @@ def test_readme_has_commands() -> None:
     assert {"make demo", "make test", "make lint"} <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_in_the_readme_runs(command: str, reader: tuple[Path, dict[str, str]]) -> None:
+@pytest.mark.parametrize(
+    "command", [pytest.param(line, marks=pytest.mark.slow) if HEAD in line else line for line in COMMANDS]
+)
+def test_a_command_in_the_readme_runs(command: str, reader: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     folder, env = reader
+    cluster = Cluster(tmp_path, env) if HEAD in command else None
+    try:
+        if cluster:
+            command, env = command.replace(HEAD, cluster.address), cluster.env
+        run_command(command, folder, env)
+    finally:
+        if cluster:
+            cluster.end()
+
+
+def run_command(command: str, folder: Path, env: dict[str, str]) -> None:
     if command.startswith("make "):
         # With the packages installed here; and the tests do not run themselves.
         command += f" BIN={BIN} -o .venv/.installed" + (" --dry-run" if "test" in command or "bench" in command else "")

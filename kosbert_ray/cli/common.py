@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from kosbert_ray.job.config import JobConfig
 
+EXIT_INTERRUPTED = 130
+LEVELS = {"error: ": "error", "failed: ": "error", "problem: ": "error"}
 NUMBER = re.compile(r"-?[\d,]+(\.\d+)?")
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def say(line: str) -> None:
-    """A line for the user, on standard error: results go to standard output."""
-    print(f"kosbert-ray: {line}", file=sys.stderr, flush=True)
+_json = False  # whether lines for the user are JSON
+
+
+def say(line: str, **fields: Any) -> None:
+    """A line for the user, on standard error: results go to standard output.
+
+    Args:
+        line: for a person.
+        fields: more of it for a machine, told where ``log_format`` is json.
+    """
+    if not _json:
+        print(f"kosbert-ray: {line}", file=sys.stderr, flush=True)
+        return
+    level = next((level for start, level in LEVELS.items() if line.startswith(start)), "info")
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    print(
+        json.dumps({"time": now, "level": level, "message": line, **fields}, ensure_ascii=False),
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def speak(log_format: str) -> None:
+    """From now on lines are "text" or "json"."""
+    global _json
+    _json = log_format == "json"
 
 
 def add_config(parser: argparse.ArgumentParser, what: str = "a job file in YAML") -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from kosbert_ray.cli.common import Commands, add_config, job_config, say
+from kosbert_ray.cli.common import Commands, add_config, given, job_config, say, speak
+from kosbert_ray.errors import UsageError
+
+if TYPE_CHECKING:
+    from kosbert_ray.job.config import JobConfig
 
 EXIT_REJECTED = 3
 NAMES = {
@@ -14,6 +19,7 @@ NAMES = {
     "text": "input.text",
     "keep": "input.keep",
     "prune": "output.removed_inputs",
+    "log_format": "log_format",
 }
 
 
@@ -24,8 +30,20 @@ def add(commands: Commands) -> None:
         help="turn text shards into Parquet shards of vectors",
         description="Embeds every row of INPUT into OUTPUT. Run it again after a crash: it does what is left.",
     )
+    add_options(parser)
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done, embedded and removed")
+    parser.set_defaults(run=_run)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say what a job is."""
     parser.add_argument("input", nargs="?", metavar="INPUT", help="file, folder, glob or s3:// URL (input.path)")
     parser.add_argument("output", nargs="?", metavar="OUTPUT", help="folder or s3:// URL (output.path)")
+    parser.add_argument(
+        "--into",
+        metavar="FOLDER/NAME",
+        help="a new output beside FOLDER's current one, of the same job but for what is said otherwise",
+    )
     parser.add_argument("--model", metavar="NAME", help="hub name, folder, s3:// URL or bundled:NAME (model.name)")
     parser.add_argument("--text", metavar="COLUMN", help="the text column (input.text; default: text)")
     parser.add_argument("--keep", metavar="COLUMNS", help="columns to carry through, with commas (input.keep)")
@@ -35,13 +53,28 @@ def add(commands: Commands) -> None:
         const="delete",
         help="delete the shards of files that are gone from the input (output.removed_inputs=delete)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done, embedded and removed")
+    parser.add_argument("--log-format", choices=("text", "json"), help="of the lines on standard error (default: text)")
     add_config(parser)
-    parser.set_defaults(run=_run)
+
+
+def config_of(arguments: argparse.Namespace) -> JobConfig:
+    """The job that those options say; raises UsageError also if ``--into`` finds no job to take over."""
+    from kosbert_ray.job.config import load_config
+
+    config = job_config(arguments, NAMES)
+    if not arguments.into:
+        return config
+    if arguments.output:
+        raise UsageError("--into: says where the output goes; leave OUTPUT out")
+    from kosbert_ray.job.versions import successor
+
+    defaults = successor(arguments.into, config.storage.options())
+    return load_config(arguments.config, arguments.set, given(arguments, NAMES), defaults)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = job_config(arguments, NAMES)
+    config = config_of(arguments)
+    speak(config.log_format)
     from kosbert_ray.job.lifecycle import embed, preview
     from kosbert_ray.job.progress import duration
 

@@ -18,12 +18,15 @@ def add(commands: Commands) -> None:
         "cosine, Euclidean, Manhattan and dot.",
     )
     parser.add_argument("model", metavar="MODEL", help="hub name, folder, s3:// URL or bundled:NAME")
-    parser.add_argument("data", nargs="+", metavar="DATA", help="TSV with sentence1, sentence2, score; or KLUE's JSON")
+    parser.add_argument(
+        "data", nargs="+", metavar="DATA", help="file or s3:// URL: TSV with sentence1, sentence2, score; or KLUE's JSON"
+    )
     parser.add_argument("--types", default="float32,float16,int8,ubinary", help="output types, with commas (default: all)")
     parser.add_argument(
         "--dimension", type=int, action="append", default=[], dest="dimensions", metavar="N", help="also truncate to N"
     )
     parser.add_argument("--max-drop", type=float, metavar="X", help="fail if any row's cosine Spearman is more below")
+    parser.add_argument("--least", type=float, metavar="X", help="fail if float32's cosine Spearman is below X on any data")
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
     add_config(parser)
     parser.set_defaults(run=_run)
@@ -31,11 +34,11 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"model": "model.name"})
-    from kosbert_ray.evaluation.evaluate import evaluate, require_small_drop, table, types_of
+    from kosbert_ray.evaluation.evaluate import evaluate, require_quality, require_small_drop, table, types_of
     from kosbert_ray.evaluation.sts import read_sts
     from kosbert_ray.job.resolve import encoder_options, model_source, spec_options
 
-    data = [read_sts(path) for path in arguments.data]
+    data = [read_sts(path, config.storage.options()) for path in arguments.data]
     types = types_of(arguments.types)
     rows = evaluate(model_source(config), data, types, arguments.dimensions, encoder_options(config), spec_options(config))
     if arguments.json:
@@ -45,4 +48,6 @@ def _run(arguments: argparse.Namespace) -> int:
         print_table(table(rows, config.model.name))
     if arguments.max_drop is not None:
         require_small_drop(rows, arguments.max_drop)
+    if arguments.least is not None:
+        require_quality(rows, arguments.least)
     return 0

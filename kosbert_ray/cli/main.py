@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from kosbert_ray import __version__
-from kosbert_ray.cli import cluster, embed, evaluate, ls, search, train, verify
-from kosbert_ray.cli.common import say
+from kosbert_ray.cli import cluster, diff, embed, evaluate, ls, promote, search, submit, train, verify
+from kosbert_ray.cli.common import EXIT_INTERRUPTED, say
 from kosbert_ray.errors import KosbertError
 
-EXIT_INTERRUPTED = 130
 INTERRUPTED = "interrupted: what is committed stays; run the same command again to go on"
 GRACE_SECONDS = 20.0
 
@@ -75,6 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kosbert-ray", description="Sentence embeddings of a large text corpus, on Ray.")
     parser.add_argument("--version", action="version", version=f"kosbert-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (embed, ls, search, cluster, verify, evaluate, train):
+    for command in (embed, submit, ls, search, cluster, verify, diff, promote, evaluate, train):
         command.add(commands)
     return parser

@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = embed.config_of(arguments)
-    from kosbert_ray.job.submission import ClusterJob, Submissions, exit_code_of
+    from kosbert_ray.job.submission import ClusterJob, Submissions, described, exit_code_of
 
     job = ClusterJob.of(config)
     submissions = Submissions(arguments.address)
@@ -48,7 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.status:
         found = submissions.find(job)
         for item in found:
-            print(f"{item.submission_id}: {item.status.value.lower()}{f' ({item.message})' if item.message else ''}")
+            print(described(item))
         if not found:
             print("never submitted")
         return 0
@@ -64,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
     ended = submissions.details(submission)
     code = exit_code_of(ended)
     if code:
-        say(f"error: {submission}: {ended.status.value.lower()} ({ended.message})")
+        say(f"error: {described(ended)}")
     return code
 
 

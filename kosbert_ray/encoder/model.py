@@ -48,6 +48,10 @@ class Engine(Protocol):
         """Pooled vectors of a batch's sequences: float32 ``[sequences, h * pooling modes]``."""
         ...
 
+    def computed_tokens(self, batch: Batch) -> int:
+        """Tokens that a batch is to it, what it is padded or filled up with included."""
+        ...
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -57,11 +61,15 @@ class Encoded:
         distinct: float32 ``[u, dimension]``, of each distinct text; zeros where it has none.
         rows: int32 ``[n]``, for each row which of them is its own.
         failed: of the rows that have no vector, the reason.
+        batches: how many went through the model.
+        computed_tokens: tokens in them, what they were padded with included.
     """
 
     distinct: Vectors
     rows: npt.NDArray[np.int32]
     failed: dict[int, str]
+    batches: int
+    computed_tokens: int
 
     @property
     def vectors(self) -> Vectors:
@@ -102,6 +110,7 @@ class Encoder:
             self.token_budget = self._engine.token_budget(self.token_budget)
         self.attention = self._engine.attention
         self.notices = [*spec.notices, *self._engine.notices]
+        self._computed: list[int] = []  # tokens of each batch of the slice, from several threads
 
     def _load(self, engine: str, threads: int) -> Engine:
         if engine == "torch":
@@ -196,6 +205,7 @@ class Encoder:
             DeviceBroken: the GPU is lost to this process.
         """
         unfit = {**tokens.failed, **self._unknown_ids(tokens)}
+        self._computed.clear()
         vectors, failed, budget = encode_all(
             tokens,
             unfit,
@@ -213,10 +223,11 @@ class Encoder:
             self.token_budget = budget
         hit = np.flatnonzero(np.isin(tokens.rows, list(failed))).tolist() if failed else []
         rows = {row: failed[int(tokens.rows[row])] for row in hit}
-        return Encoded(vectors, tokens.rows, rows)
+        return Encoded(vectors, tokens.rows, rows, len(self._computed), sum(self._computed))
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+        self._computed.append(self._engine.computed_tokens(batch))
         vectors = self._head(self._engine.pooled(batch))
         found: Vectors = cuda.to_host(vectors) if self.device == "cuda" else vectors.cpu().numpy()
         return found

@@ -81,6 +81,10 @@ class OpenVinoEngine:
         finally:
             self._requests.put(request)
 
+    def computed_tokens(self, batch: Batch) -> int:
+        """Tokens of a batch: nothing is padded."""
+        return len(batch.ids)
+
     def _group(self, request: Any, batch: Batch, start: int, count: int, length: int) -> torch.Tensor:
         ids = batch.ids[start : start + count * length].reshape(count, length)
         positions = np.arange(length, dtype=np.int64)[None] + self._position_offset

@@ -65,6 +65,12 @@ class TorchEngine:
             cuda.empty_cache()
             raise
 
+    def computed_tokens(self, batch: Batch) -> int:
+        """Tokens that a batch is to the model, what it is padded or filled up with included."""
+        if self.attention == "padded":
+            return len(batch.texts) * max(length for _, _, length in batch.groups)
+        return self._filled_tokens(batch)
+
     @torch.inference_mode()
     def token_budget(self, most: int) -> int:
         """Tokens in a batch, up to ``most``, for which a GPU's free memory suffices."""
@@ -88,22 +94,25 @@ class TorchEngine:
         return pool(hidden, batch.groups, self._spec.pooling, self._skip)
 
     def _packed_by_offsets(self, batch: Batch) -> torch.Tensor:
-        model, run = self.model, batch
-        if self._compiled is not None and len(batch.ids) >= COMPILED_TOKENS // 2:
-            model = self._compiled
-            whole = -(-len(batch.ids) // COMPILED_TOKENS) * COMPILED_TOKENS
-            run = filled(batch, whole, self._spec.max_seq_length)
+        run = filled(batch, self._filled_tokens(batch), self._spec.max_seq_length)
+        compiled = self._compiled is not None and len(run.ids) % COMPILED_TOKENS == 0
         offsets = cuda.to_device(run.offsets)
-        if model is self._compiled:  # the number of sequences differs from batch to batch, and costs no other kernel
+        if compiled:  # the number of sequences differs from batch to batch, and costs no other kernel
             torch._dynamo.mark_dynamic(offsets, 0)
         longest = max(length for _, _, length in run.groups)
-        hidden = model(
+        hidden = (self._compiled if compiled else self.model)(
             input_ids=cuda.to_device(run.ids)[None],
             position_ids=cuda.to_device(run.positions + self._position_offset)[None],
             # A power of two, so that a compiled model meets few of them.
             layout=attention.Layout((), offsets, 1 << (longest - 1).bit_length()),
         ).last_hidden_state[0]
         return pool_by_offsets(hidden, batch.offsets, self._spec.pooling, self._skip, cuda.to_device)
+
+    def _filled_tokens(self, batch: Batch) -> int:
+        """To how many tokens a batch is filled up: a compiled model's to a multiple, unless it is small."""
+        if self._compiled is None or len(batch.ids) < COMPILED_TOKENS // 2:
+            return len(batch.ids)
+        return -(-len(batch.ids) // COMPILED_TOKENS) * COMPILED_TOKENS
 
     @torch.inference_mode()
     def _compile(self) -> None:

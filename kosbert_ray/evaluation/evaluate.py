@@ -130,6 +130,13 @@ def require_small_drop(rows: Sequence[Row], most: float) -> None:
         )
 
 
+def require_quality(rows: Sequence[Row], least: float) -> None:
+    """Raises QualityLost if float32's Spearman of the cosine, x 100, is below ``least`` on any of the data."""
+    worst = min((row for row in rows if row.dtype == "float32"), key=lambda row: row.spearman)
+    if worst.spearman < least:
+        raise QualityLost(f"{worst.data}: the cosine's Spearman is {worst.spearman:.2f}, less than --least {least:g}")
+
+
 def table(rows: Sequence[Row], model: str) -> list[list[str]]:
     """The figures as cells, a header first; below each data set's rows what is published of the model on it."""
     header = ["data", "type", "dim", "bytes", *(f"{measure} {kind}" for measure in MEASURES for kind in ("P", "S"))]

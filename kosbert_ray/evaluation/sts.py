@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kosbert_ray.errors import InputError, first_line
+from kosbert_ray.storage import Storage, StorageOptions, is_url
 
 MAX_SCORE = 5.0
 MEASURES = ("cosine", "euclidean", "manhattan", "dot")
@@ -32,21 +33,27 @@ class SentencePairs:
         return {*self.first, *self.second}
 
 
-def read_table(path: str | Path) -> list[dict[str, Any]]:
+def read_table(path: str | Path, options: StorageOptions = StorageOptions()) -> list[dict[str, Any]]:
     """The rows of a TSV with a header and no quoting, or of a JSON list, by column; KLUE's nested labels are flattened.
+
+    Args:
+        path: a file or a URL.
+        options: how to reach a URL.
 
     Raises:
         InputError: there is no such file, or it is of another form.
+        StorageError: the store refuses.
     """
-    path = Path(path)
+    path = str(path)
+    folder, _, name = path.rpartition("/") if is_url(path) else ("", "", "")
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            if path.suffix == ".json":
-                return [{**row, **row.pop("labels", {})} for row in json.load(file)]
-            # A carriage return inside a field is a character like any other; csv would refuse it.
-            lines = (line.rstrip("\r\n") for line in file.read().split("\n"))
-            reader = csv.DictReader((line for line in lines if line), delimiter="\t", quoting=csv.QUOTE_NONE)
-            rows = list(reader)
+        text = (Storage(folder, options).read(name) if folder else Path(path).read_bytes()).decode()
+        if path.endswith(".json"):
+            return [{**row, **row.pop("labels", {})} for row in json.loads(text)]
+        # A carriage return inside a field is a character like any other; csv would refuse it.
+        lines = (line.rstrip("\r\n") for line in text.split("\n"))
+        reader = csv.DictReader((line for line in lines if line), delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = list(reader)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
@@ -57,13 +64,17 @@ def read_table(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_sts(path: str | Path) -> SentencePairs:
+def read_sts(path: str | Path, options: StorageOptions = StorageOptions()) -> SentencePairs:
     """An STS data set: the columns ``sentence1``, ``sentence2`` and ``score`` (``real-label`` in KLUE's), from 0 to 5.
+
+    Args:
+        path: a file or a URL.
+        options: how to reach a URL.
 
     Raises:
         InputError: a column is missing, or a score is no number from 0 to 5.
     """
-    rows = read_table(path)
+    rows = read_table(path, options)
     if not rows:
         raise InputError(f"{path}: no rows in it")
     name = "score" if "score" in rows[0] else "real-label"

@@ -44,12 +44,14 @@ class View:
         encoders_starting: encoders that have a place in the cluster and load their model.
         encoders_ready: encoders that can take slices.
         trouble: what a store last answered instead of what it was asked, by message: seconds ago.
+        retries: how often a slice was begun anew after it had taken its worker down, by stage.
     """
 
     doing: tuple[Doing, ...] = ()
     encoders_starting: int = 0
     encoders_ready: int = 0
     trouble: dict[str, float] = field(default_factory=dict)
+    retries: dict[str, int] = field(default_factory=dict)
 
 
 class _Notices:
@@ -62,9 +64,12 @@ class _Notices:
         self.ready: set[str] = set()
         self.starts_in_vain = 0
         self.trouble: dict[str, float] = {}
+        self.retries: Counter[str] = Counter()
 
     def begin(self, stage: str, what: str, host: str) -> int:
         self.attempts[stage, what] += 1
+        if self.attempts[stage, what] > 1:
+            self.retries[stage] += 1
         self.doing[stage, what] = (host, time.monotonic())
         return self.attempts[stage, what]
 
@@ -93,6 +98,7 @@ class _Notices:
             len(self.starting),
             len(self.ready),
             {text: now - at for text, at in self.trouble.items()},
+            dict(self.retries),
         )
 
 

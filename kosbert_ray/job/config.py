@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,6 +24,7 @@ from kosbert_ray.storage import StorageOptions
 
 OnBadRow = Literal["reject", "fail", "null_vector"]
 SECRETS = ("access_key_id", "secret_access_key", "session_token")
+PRIVATE: Any = {"storage": set(SECRETS), "ray": {"runtime_env"}, "on_finish": True}  # may hold secrets
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -182,9 +184,13 @@ def _reveal(secret: SecretStr | None) -> str | None:
 
 
 class RayConfig(Section):
-    """The cluster: ``address`` of a running one, or None for ``RAY_ADDRESS`` and else a local one of this run's own."""
+    """The cluster: ``address`` of a running one, or None for ``RAY_ADDRESS`` and else a local one of this run's own.
+
+    ``runtime_env`` is Ray's: ``env_vars``, ``pip``, ``image_uri`` and so on, for all processes of the job.
+    """
 
     address: str | None = None
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
 
 
 class JobConfig(Section):
@@ -193,7 +199,8 @@ class JobConfig(Section):
     ``dedup`` is where a text that stands several times is embedded once: in each slice, or in the whole corpus, which takes
     a pass over it first.
     ``max_rejected`` is how many rows may be rejected before the run counts as not done: a share if it has a point
-    (``0.01``), a number of rows if it has none (``100``). ``stall_timeout`` is in seconds.
+    (``0.01``), a number of rows if it has none (``100``). ``stall_timeout`` is in seconds. ``log_format`` is that of the
+    lines on standard error. ``on_finish`` is a command for the shell or an http(s) address, told of the run's end.
     """
 
     model: ModelConfig = ModelConfig()
@@ -207,6 +214,8 @@ class JobConfig(Section):
     on_bad_row: OnBadRow = "reject"
     max_rejected: Annotated[int | float, BeforeValidator(_share_or_number)] = 0.01
     stall_timeout: float = Field(default=300.0, gt=0)
+    log_format: Literal["text", "json"] = "text"
+    on_finish: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> JobConfig:
@@ -220,13 +229,19 @@ class JobConfig(Section):
 
     def public(self) -> dict[str, Any]:
         """The config as plain values without its secrets, for job.json."""
-        return self.model_dump(mode="json", exclude={"storage": set(SECRETS)})
+        return self.model_dump(mode="json", exclude=PRIVATE)
 
 
-def load_config(path: str | None, settings: list[str], overrides: dict[str, Any] | None = None) -> JobConfig:
-    """The job of a YAML file, ``--set`` settings and options of the command line, each over the one before.
+def load_config(
+    source: str | Mapping[str, Any] | None,
+    settings: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> JobConfig:
+    """The job: a tree of defaults, a YAML file or its tree, ``--set`` settings and options of the command line, each over
+    the one before.
 
     Raises:
         UsageError: the file cannot be read, or an option is unknown or wrong.
     """
-    return load_settings(JobConfig, path, settings, overrides)
+    return load_settings(JobConfig, source, settings, overrides, defaults)

@@ -126,6 +126,7 @@ def prepare(
             "input": InputConfig(path=output.url(TEXTS), text=TEXT, keep=(HASH,)),
             "output": OutputConfig(path=output.url(VECTORS), removed_inputs="delete"),
             "dedup": "slice",
+            "on_finish": "",
             "on_bad_row": "reject",
             "max_rejected": 1.0,  # a text that cannot be embedded is rejected where it stands, with its address
         }

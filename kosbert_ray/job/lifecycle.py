@@ -9,16 +9,25 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.spec import ModelSpec, sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.errors import FingerprintMismatch, InputError, JobFailed, StorageError, TooManyRejected
+from kosbert_ray.errors import (
+    FingerprintMismatch,
+    InputError,
+    JobFailed,
+    KosbertError,
+    StorageError,
+    TooManyRejected,
+)
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.finish import Leftover, finish, leftover
+from kosbert_ray.job.on_finish import Ended, notify
+from kosbert_ray.job.preview import Preview
 from kosbert_ray.job.progress import Progress, Totals, duration
 from kosbert_ray.job.resolve import (
     embedding_format,
@@ -46,7 +55,7 @@ MAX_PASSES = 3  # over a corpus that changes while it is read
 REPEAT_SECONDS = 60.0  # the same trouble with a store is told no more often
 MAX_FAILED = 100  # slices: with so many, it is not the slices
 
-Say = Callable[[str], None]
+Say = Callable[..., None]  # a line for the user, and by name what it says to a machine
 
 
 @dataclass(frozen=True)
@@ -82,43 +91,23 @@ def embed(config: JobConfig, say: Say) -> Summary:
     Raises:
         KosbertError: the input, the model, the output or the run is at fault. What was committed stays.
     """
-    with ExitStack() as stack, _storage_log(say):
-        return _Run(config, say, stack).run()
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What a run would do.
-
-    Attributes:
-        output: the output directory.
-        files: in the input.
-        committed: slices that are committed and stay.
-        new: files of which nothing is committed, and their bytes.
-        changed: files that were committed in another version.
-        partial: files that a run has begun.
-        removed: shards that would be deleted, with the files they are of.
-        kept: shards that stay although their files are gone.
-    """
-
-    output: str
-    files: int
-    committed: int
-    new: tuple[int, int]
-    changed: tuple[str, ...]
-    partial: tuple[str, ...]
-    removed: dict[str, str]
-    kept: int
-
-    def lines(self) -> list[str]:
-        """For a person: what there is, then one line a shard that would go."""
-        count, size = self.new
-        lines = [
-            f"{self.output}: {self.files:,} files in the input, {self.committed:,} slices are committed already",
-            f"to embed: {count:,} new files ({size:,} bytes), {len(self.changed):,} changed, {len(self.partial):,} begun",
-            f"to delete: {len(self.removed):,} shards; {self.kept:,} shards of files that are gone would stay",
-        ]
-        return [*lines, *(f"delete {shard} (of {file})" for shard, file in sorted(self.removed.items()))]
+    started = time.monotonic()
+    ended = Ended("failed", config.output.path)
+    try:
+        with ExitStack() as stack, _storage_log(say):
+            summary = _Run(config, say, stack).run()
+        status = "done" if summary.within_limit else "rejected"
+        ended = Ended(status, summary.output, totals=asdict(summary.totals), new=asdict(summary.new))
+        return summary
+    except KosbertError as error:
+        ended = replace(ended, error=str(error))
+        raise
+    except KeyboardInterrupt:
+        ended = replace(ended, status="interrupted")
+        raise
+    finally:
+        if config.on_finish:
+            notify(config.on_finish, replace(ended, seconds=time.monotonic() - started), say)
 
 
 def preview(config: JobConfig, say: Say) -> Preview:
@@ -189,7 +178,11 @@ class _Run:
         fragments = fragments_of(self.config, self.corpus)
         self.fingerprint = self._open_job(fragments)
         self.committed: Committed = self.ledger.committed(self.fingerprint)
-        self.progress = Progress(self.corpus.size, Totals.of(self.committed.receipts(item.id for item in fragments)))
+        self.progress = Progress(
+            self.corpus.size,
+            Totals.of(self.committed.receipts(item.id for item in fragments)),
+            log=self.say if self.config.log_format == "json" else None,
+        )
         self.say(
             f"{self.corpus.storage.url()}: {len(self.corpus.files):,} files, {self.corpus.size:,} bytes; "
             f"{self.progress.done.slices:,} slices are committed already"
@@ -225,25 +218,7 @@ class _Run:
         if job:
             self.fingerprint = self._open_job(fragments)
             self.committed = self.ledger.committed(self.fingerprint)
-        left = self._leftover(fragments)
-        seen = {receipt.file for receipt in [*left.delete, *left.keep]}
-        done: dict[str, list[bool]] = {}
-        for item in fragments:
-            done.setdefault(item.file.name, []).append(self.committed.complete(item.id))
-        begun = {item.file.name for item in fragments if self.committed.done(item.id)}
-        sizes = {file.name: file.size for file in self.corpus.files}
-        todo = [name for name, complete in done.items() if not all(complete)]
-        new = [name for name in todo if name not in begun and name not in seen]
-        return Preview(
-            output=self.ledger.storage.address,
-            files=len(self.corpus.files),
-            committed=len(self.committed.receipts(item.id for item in fragments)),
-            new=(len(new), sum(sizes[name] for name in new)),
-            changed=tuple(name for name in todo if name in seen),
-            partial=tuple(name for name in todo if name in begun and name not in seen),
-            removed={receipt.shard: receipt.file for receipt in left.delete if receipt.shard},
-            kept=sum(bool(receipt.shard) for receipt in left.keep),
-        )
+        return Preview.of(self.ledger.storage.address, self.corpus, fragments, self.committed, self._leftover(fragments))
 
     # -- planning --------------------------------------------------------------------------------------------------
 
@@ -342,6 +317,7 @@ class _Run:
         """
         from kosbert_ray.job import pipeline
         from kosbert_ray.job.board import Board
+        from kosbert_ray.job.metrics import Metrics
         from kosbert_ray.job.stages import Work
         from kosbert_ray.job.watchdog import Watchdog
 
@@ -368,6 +344,7 @@ class _Run:
             together_input_bytes=pool.part(sum(item.input_bytes for item, _ in left)),
         )
         tokenizer = self.loading.result() if self.loading else Tokenizer.load(self.spec)
+        metrics = Metrics(board, pool, self.ledger.storage.address)
         failed: list[str] = []
         rejected = ""
         self._require_few_rejected(rejected)
@@ -385,9 +362,14 @@ class _Run:
                         committed.add(outcome.receipt)
                         self.ledger.add(outcome.receipt)
                         self.progress.add(outcome.receipt)
+                        metrics.committed(outcome.receipt, self.progress.share)
+                        if config.log_format == "json":
+                            receipt = asdict(outcome.receipt)
+                            self.say(f"committed: {receipt['shard'] or receipt['file']}", event="slice", **receipt)
                         self._require_few_rejected(rejected)
                     if outcome.failed:
                         failed.append(outcome.failed)
+                        metrics.failed()
                         self.say(f"failed: {outcome.failed}")
                         if len(failed) >= MAX_FAILED:
                             break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
 from rich.live import Live
@@ -60,10 +60,12 @@ class Progress:
     Args:
         total_bytes: bytes of the whole corpus: the measure of progress and of the time left.
         done: what earlier runs had committed.
+        log: takes each line with the figures in it, in place of the console.
     """
 
     total_bytes: int
     done: Totals
+    log: Callable[..., None] | None = None
     console: Console = field(default_factory=_console)
     clock: Callable[[], float] = time.monotonic
 
@@ -74,7 +76,7 @@ class Progress:
         self._live: Live | None = None
 
     def __enter__(self) -> Progress:
-        if self.console.is_terminal or self.console.is_jupyter:
+        if not self.log and (self.console.is_terminal or self.console.is_jupyter):
             self._live = Live(
                 get_renderable=lambda: Text(self.line()), console=self.console, refresh_per_second=REFRESH_PER_SECOND
             )
@@ -102,21 +104,28 @@ class Progress:
 
     def _print(self) -> None:
         self._logged = self.clock()
+        if self.log:
+            self.log(self.line(), event="progress", share=self.share, new=asdict(self.new), seconds=self.seconds)
+            return
         self.console.print(self.line(), highlight=False, soft_wrap=True)
+
+    @property
+    def share(self) -> float:
+        """Of the input's bytes, that are committed."""
+        read = self.done.input_bytes + self.new.input_bytes
+        return min(1.0, read / self.total_bytes) if self.total_bytes else 1.0
 
     def line(self) -> str:
         """Slices, share done, rates of this run, time left, rejected rows."""
         seconds = max(self.seconds, 1e-9)
-        read = self.done.input_bytes + self.new.input_bytes
-        share = min(1.0, read / self.total_bytes) if self.total_bytes else 1.0
         parts = [
             f"{self.done.slices + self.new.slices:,} slices",
-            f"{share:.1%}",
+            f"{self.share:.1%}",
             f"{self.new.rows / seconds:,.0f} rows/s",
             f"{self.new.tokens / seconds:,.0f} tokens/s",
         ]
         if self.new.input_bytes:
-            left = (self.total_bytes - read) / (self.new.input_bytes / seconds)
+            left = (self.total_bytes - self.done.input_bytes - self.new.input_bytes) / (self.new.input_bytes / seconds)
             parts.append(f"{duration(max(0.0, left))} left")
         else:
             parts.append("starting")

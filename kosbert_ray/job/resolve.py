@@ -19,6 +19,7 @@ from kosbert_ray.job.config import JobConfig
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
+from kosbert_ray.shards.pointer import current
 from kosbert_ray.shards.quantize import Ranges
 from kosbert_ray.storage import Storage
 
@@ -53,10 +54,17 @@ def open_corpus(config: JobConfig, patient: bool = False) -> tuple[Corpus, Colum
 
 
 def open_output(config: JobConfig, patient: bool = False) -> Storage:
-    """The output directory; raises UsageError if the config names none."""
+    """The output directory; of a folder of outputs, the one that its pointer names.
+
+    Raises:
+        UsageError: the config names none.
+        StorageError: the pointer is broken, or the store refuses.
+    """
     if not config.output.path:
         raise UsageError("output.path: say where (kosbert-ray embed INPUT OUTPUT, or output.path in the job file)")
-    return Storage(config.output.path, config.storage.options(patient))
+    storage = Storage(config.output.path, config.storage.options(patient))
+    name = current(storage)
+    return storage if name is None else Storage(storage.url(name), config.storage.options(patient))
 
 
 def fragments_of(config: JobConfig, corpus: Corpus) -> list[Fragment]:

@@ -8,12 +8,11 @@ from typing import Any
 
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job.config import JobConfig
-from kosbert_ray.job.resolve import encoder_options, job_of_output, model_source, reader_threads, spec_options
+from kosbert_ray.job.resolve import encoder_options, job_of_output, model_source, open_output, reader_threads, spec_options
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.nearest import Similarity, nearest
 from kosbert_ray.shards.vectors import rows_of
-from kosbert_ray.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Si
 
     if top_k < 1:
         raise UsageError("--top-k: ask for at least one row")
-    output = Storage(config.output.path, config.storage.options())
+    output = open_output(config)
     ledger = Ledger(output)
     job, said = job_of_output(config, ledger)
     asked = {name: value for name in ("prompt", "prompt_name") if (value := getattr(config.model, name)) is not None}

@@ -177,11 +177,12 @@ def _fragment_slices(work: Work, fragment: Fragment, done: frozenset[int]) -> It
     while True:
         row: pa.Table | None
         with work.board.at("read", f"{address}, its slice {number} to do") as attempt:
+            started = time.perf_counter()
             try:
                 if attempt > MAX_ATTEMPTS:
                     raise InputError(f"{address}: took {MAX_ATTEMPTS} workers down in stage read")
                 found = next(pieces, None)
-                row = slice_row(work, *found) if found else None
+                row = slice_row(work, *found, time.perf_counter() - started) if found else None
             except InputChanged:
                 row = without_slice({"changed": fragment.file.name})
             except (InputError, StorageError) as error:
@@ -196,7 +197,7 @@ def _fragment_slices(work: Work, fragment: Fragment, done: frozenset[int]) -> It
         number += 1
 
 
-def slice_row(work: Work, piece: Slice, table: pa.Table) -> pa.Table:
+def slice_row(work: Work, piece: Slice, table: pa.Table, read_seconds: float) -> pa.Table:
     """A slice as the row that travels: all its rows' addresses, reasons, texts and kept columns."""
     fragment = piece.fragment
     notes = {
@@ -209,6 +210,7 @@ def slice_row(work: Work, piece: Slice, table: pa.Table) -> pa.Table:
         "slice_index": piece.index,
         "last": piece.last,
         "input_bytes": piece.input_bytes,
+        "read_seconds": read_seconds,
     }
     columns = {name: table[name].combine_chunks() for name in (TEXT, POSITION, REASON)}
     columns |= {KEEP + name: table[name].combine_chunks() for name in work.reader.columns.keep.names}
@@ -311,6 +313,7 @@ class EncodeSlices:
             raise ModelError(f"{where} ({described(error)})") from error
         self.known = work.known.open() if work.known else None
         work.board.encoder_ready(name)
+        self._free_since = time.perf_counter()
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """Token ids → vectors of the distinct texts, float32 ``[u, dimension]`` as one flat list, and whose each is."""
@@ -334,8 +337,12 @@ class EncodeSlices:
             "device": self.encoder.device,
             "notices": self.encoder.notices,
             "node": self.node,
+            "batches": encoded.batches,
+            "computed_tokens": encoded.computed_tokens,
+            "wait_seconds": started - self._free_since,
             "encode_seconds": time.perf_counter() - started,
         }
+        self._free_since = time.perf_counter()
         if encoded.failed:
             notes["reread"] = True
         columns = {

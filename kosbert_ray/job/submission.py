@@ -238,6 +238,12 @@ def exit_code_of(job: JobDetails) -> int:
     return job.driver_exit_code or 1
 
 
+def described(job: JobDetails) -> str:
+    """How a submission is, in a line: Ray's message holds the end of its log, which is told where the log is."""
+    message = (job.message or "").strip().partition("\n")[0].partition(", last available logs")[0]
+    return f"{job.submission_id}: {job.status.value.lower()}{message and f' ({message})'}"
+
+
 @contextmanager
 def _told(address: str) -> Iterator[None]:
     """Ray's errors as one line of ours."""

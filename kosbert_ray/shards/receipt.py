@@ -7,6 +7,18 @@ from typing import Any
 
 import pyarrow as pa
 
+# What differs from run to run of the same slice, and so is not in its shard.
+UNSTABLE = (
+    "output_bytes",
+    "node",
+    "batches",
+    "computed_tokens",
+    "wait_seconds",
+    "read_seconds",
+    "tokenize_seconds",
+    "encode_seconds",
+    "write_seconds",
+)
 ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
 
@@ -34,7 +46,10 @@ class Receipt:
         embedding_xxh128: of the values of the shard's vectors, in its order, as stored; empty without a shard.
         precision, attention, device: how it was computed.
         node: host of the encoder.
-        tokenize_seconds, encode_seconds, write_seconds: wall time of each stage.
+        batches: how many went through the model.
+        computed_tokens: tokens in them, what they were padded with included.
+        wait_seconds: how long the encoder had nothing to do before the slice.
+        read_seconds, tokenize_seconds, encode_seconds, write_seconds: wall time of each stage.
     """
 
     shard: str
@@ -58,14 +73,17 @@ class Receipt:
     attention: str
     device: str
     node: str = ""
+    batches: int = 0
+    computed_tokens: int = 0
+    wait_seconds: float = 0.0
+    read_seconds: float = 0.0
     tokenize_seconds: float = 0.0
     encode_seconds: float = 0.0
     write_seconds: float = 0.0
 
     def footer(self) -> dict[str, Any]:
         """The part that is the same whenever and wherever the slice is done on such hardware."""
-        unstable = ("output_bytes", "node", "tokenize_seconds", "encode_seconds", "write_seconds")
-        return {name: value for name, value in asdict(self).items() if name not in unstable}
+        return {name: value for name, value in asdict(self).items() if name not in UNSTABLE}
 
     @staticmethod
     def from_footer(footer: dict[str, Any], output_bytes: int) -> Receipt:
@@ -83,5 +101,5 @@ def to_table(receipts: list[Receipt]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> list[Receipt]:
-    """Receipts out of a table of ``SCHEMA``."""
-    return [Receipt(**row) for row in table.to_pylist()]
+    """Receipts out of a table of ``SCHEMA``; of an earlier version's, what it did not know is nothing."""
+    return [Receipt(**{name: value for name, value in row.items() if value is not None}) for row in table.to_pylist()]

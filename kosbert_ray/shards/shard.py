@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from kosbert_ray.errors import StorageError, first_line
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.storage import Storage
 
@@ -112,6 +113,15 @@ def write_rejected(storage: Storage, shard_name: str, rejected: pa.Table) -> Non
     sink = pa.BufferOutputStream()
     pq.write_table(rejected.cast(REJECTED_SCHEMA), sink, compression="zstd")
     storage.write_atomic(f"{REJECTED_FOLDER}/{shard_name}", sink.getvalue())
+
+
+def read_rejected(storage: Storage, shard_name: str) -> pa.Table:
+    """The rows of a slice that were not embedded (``REJECTED_SCHEMA``); raises StorageError if they are gone or broken."""
+    name = f"{REJECTED_FOLDER}/{shard_name}"
+    try:
+        return pq.read_table(pa.BufferReader(storage.read(name)), schema=REJECTED_SCHEMA)
+    except (FileNotFoundError, pa.ArrowException) as error:
+        raise StorageError(f"{storage.url(name)}: gone or broken ({first_line(error)}); see kosbert-ray verify") from error
 
 
 def read_metadata(storage: Storage, name: str) -> dict[str, Any] | None:

@@ -1,0 +1,60 @@
+"""``kosbert-ray diff``: two outputs held against each other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from kosbert_ray.cli.common import Commands, add_config, job_config, print_table, say
+
+SHOWN_FILES = 10
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "diff",
+        help="compare two outputs: rows in common, and how far their models agree",
+        description="Compares two complete outputs: the rows of the input that both have, and, on a sample of these, which "
+        "rows each model finds near to which.",
+    )
+    parser.add_argument("first", metavar="A", help="an embedded folder or s3:// URL")
+    parser.add_argument("second", metavar="B", help="another")
+    parser.add_argument("--sample", type=int, default=2000, metavar="N", help="rows to compare on (default: 2000)")
+    parser.add_argument("-k", "--neighbours", type=int, default=10, metavar="K", help="of each row (default: 10)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_config(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = job_config(arguments, {})
+    from kosbert_ray.job.diff import diff
+
+    found = diff(config, arguments.first, arguments.second, arguments.sample, arguments.neighbours)
+    if arguments.json:
+        print(json.dumps(asdict(found), ensure_ascii=False))
+        return 0
+    rows = [
+        ["", *found.addresses],
+        ["model", *found.models],
+        ["rows", *(f"{count:,}" for count in found.rows)],
+        ["rows of its own", *(f"{count:,}" for count in found.only)],
+        ["rows in common", f"{found.common:,}", f"{found.common:,}"],
+    ]
+    print_table(rows)
+    for file in found.unlike[:SHOWN_FILES]:
+        say(f"{file}: in other versions, or with other rows rejected: its rows are not compared")
+    if len(found.unlike) > SHOWN_FILES:
+        say(f"… and {len(found.unlike) - SHOWN_FILES:,} files more")
+    near = found.agreement
+    if near:
+        print(
+            f"of {near.rows:,} rows in common: {near.overlap:.1%} of the {near.k} nearest are the same, the nearest of "
+            f"{near.same_nearest:.1%}; the cosines of neighbours correlate by {near.correlation:.4f}"
+            + (f"; a row's two vectors have a cosine of {near.cosine:.4f}" if near.cosine is not None else "")
+        )
+    else:
+        print("too few rows in common to compare the models")
+    return 0

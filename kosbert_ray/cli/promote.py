@@ -1,0 +1,30 @@
+"""``kosbert-ray promote``: the output that readers of a folder find."""
+
+from __future__ import annotations
+
+import argparse
+
+from kosbert_ray.cli.common import Commands, add_config, job_config
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "promote",
+        help="make an output the one that readers of its folder find",
+        description="Writes _CURRENT into the folder of the complete OUTPUT, in one step. All commands that are given the "
+        "folder go to the output it names; to go back, promote the other one again.",
+    )
+    parser.add_argument("output", metavar="FOLDER/NAME", help="an embedded folder or s3:// URL")
+    add_config(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = job_config(arguments, {"output": "output.path"})
+    from kosbert_ray.job.versions import promote, split
+
+    folder, before = promote(config)
+    name = split(config.output.path)[1]
+    print(f"promoted: {folder} is {name} now" + (f", and was {before}" if before not in (None, name) else ""))
+    return 0

@@ -1,0 +1,145 @@
+"""What a cluster's monitoring sees of a run: counters and gauges of Ray's, which each node serves to Prometheus.
+
+All come from the driver, out of receipts and the board, so that a run has one series of each and its workers spend nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from ray.util.metrics import Counter, Gauge
+
+from kosbert_ray.job.board import Board, View
+from kosbert_ray.job.cluster import EncoderPool
+from kosbert_ray.shards.receipt import Receipt
+
+WINDOW_SECONDS = 60.0  # what "now" means
+LOOK_SECONDS = 5.0
+BUSY = 0.9  # encoders that have work this much of the time wait for nothing
+ANSWER_SECONDS = 2.0
+STAGES = ("read", "tokenize", "encode", "write")
+REASONS = ("nothing", "input", "tokenizing", "output", "resources", "model")
+
+TAGS = ("output",)
+COUNTERS = {
+    "slices": "Slices committed",
+    "rows": "Rows with a vector",
+    "rejected_rows": "Rows rejected",
+    "truncated_rows": "Rows longer than the model takes",
+    "tokens": "Tokens of all rows",
+    "encoded_tokens": "Tokens that went through the model: duplicates once",
+    "computed_tokens": "Tokens that the model computed, padding included",
+    "batches": "Batches that went through the model",
+    "input_bytes": "Bytes of the stored input that were read",
+    "output_bytes": "Bytes of shards written",
+    "encoder_wait_seconds": "Seconds that encoders had nothing to do",
+}
+GAUGES = {
+    "progress": "Share of the input's bytes that is committed",
+    "encoders": "Encoders that are ready",
+    "encoder_busy": "Share of the last minute that encoders had work",
+    "batch_fill": "Share of the computed tokens of the last minute that were no padding",
+    "store_trouble": "Kinds of trouble that stores gave in the last minute",
+}
+
+
+def waiting_for(view: View, busy: float) -> str:
+    """What encoders wait for, of ``REASONS``: the stage before or after them that most workers are at.
+
+    Args:
+        view: what the board shows.
+        busy: the share of the time that they had work.
+    """
+    if not view.encoders_ready:
+        return "model" if view.encoders_starting else "resources"
+    if busy >= BUSY:
+        return "nothing"
+    at = {"input": 0, "tokenizing": 0, "output": 0}
+    for doing in view.doing:
+        reason = {"read": "input", "tokenize": "tokenizing", "write": "output"}.get(doing.stage)
+        if reason:
+            at[reason] += 1
+    return max(at, key=lambda reason: at[reason]) if any(at.values()) else "input"
+
+
+class Metrics:
+    """The series of one run, named ``kosbert_…`` (in Prometheus ``ray_kosbert_…``), with the tag ``output``.
+
+    Args:
+        board: what the workers are at.
+        pool: the encoders asked for.
+        output: address of the output.
+    """
+
+    def __init__(self, board: Board, pool: EncoderPool, output: str) -> None:
+        self._board = board
+        self._tags = {"output": output}
+        self._counters = {name: Counter(f"kosbert_{name}", about, TAGS) for name, about in COUNTERS.items()}
+        self._gauges = {name: Gauge(f"kosbert_{name}", about, TAGS) for name, about in GAUGES.items()}
+        self._stage_seconds = Counter("kosbert_stage_seconds", "Seconds of work in each stage", (*TAGS, "stage"))
+        self._retries = Counter("kosbert_retries", "Slices tried again after a worker died", (*TAGS, "stage"))
+        self._failed = Counter("kosbert_failed_slices", "Slices that failed", TAGS)
+        self._waiting = Gauge("kosbert_encoder_waiting", "1 for what encoders wait for, 0 for all else", (*TAGS, "reason"))
+        self._recent: deque[tuple[float, Receipt]] = deque()
+        self._retried: dict[str, int] = {}
+        self._looked = 0.0
+        Gauge("kosbert_encoders_asked", "Encoders that the job may have", TAGS).set(pool.maximum, self._tags)
+
+    def committed(self, receipt: Receipt, progress: float) -> None:
+        """One more slice is committed.
+
+        Args:
+            receipt: the slice.
+            progress: the share of the input's bytes that is committed.
+        """
+        values = {
+            "slices": bool(receipt.shard),
+            "rejected_rows": receipt.rejected,
+            "truncated_rows": receipt.truncated,
+            "encoder_wait_seconds": receipt.wait_seconds,
+        }
+        for name, counter in self._counters.items():
+            value = values[name] if name in values else getattr(receipt, name)
+            if value > 0:
+                counter.inc(value, self._tags)
+        for stage in STAGES:
+            seconds = getattr(receipt, f"{stage}_seconds")
+            if seconds > 0:
+                self._stage_seconds.inc(seconds, {**self._tags, "stage": stage})
+        self._gauges["progress"].set(progress, self._tags)
+        now = time.monotonic()
+        self._recent.append((now, receipt))
+        while self._recent[0][0] < now - WINDOW_SECONDS:
+            self._recent.popleft()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            self._look()
+
+    def failed(self) -> None:
+        """A slice has failed."""
+        self._failed.inc(1, self._tags)
+
+    def _look(self) -> None:
+        recent = [receipt for _, receipt in self._recent]
+        worked = sum(receipt.encode_seconds for receipt in recent)
+        waited = sum(receipt.wait_seconds for receipt in recent)
+        busy = worked / (worked + waited) if worked else 0.0
+        computed = sum(receipt.computed_tokens for receipt in recent)
+        self._gauges["encoder_busy"].set(busy, self._tags)
+        self._gauges["batch_fill"].set(
+            sum(receipt.encoded_tokens for receipt in recent) / computed if computed else 0.0, self._tags
+        )
+        view = self._board.look(ANSWER_SECONDS)
+        if view is None:
+            return
+        self._gauges["encoders"].set(view.encoders_ready, self._tags)
+        self._gauges["store_trouble"].set(sum(seconds < WINDOW_SECONDS for seconds in view.trouble.values()), self._tags)
+        reason = waiting_for(view, busy)
+        for name in REASONS:
+            self._waiting.set(name == reason, {**self._tags, "reason": name})
+        for stage, count in view.retries.items():
+            new = count - self._retried.get(stage, 0)
+            if new:
+                self._retries.inc(new, {**self._tags, "stage": stage})
+                self._retried[stage] = count
