@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 MITMPROXY := .venv-mitmproxy
+AIRFLOW := .venv-airflow
 AUDIT := .venv-audit
 BIN := $(VENV)/bin
 # transformers, numpy and pandas have left Python 3.10: it has pins of its own.
 PINS := $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if sys.version_info < (3, 11) else "constraints.txt")')
 
-.PHONY: bench demo test test-slow test-faults audit lint format constraints clean
+.PHONY: bench demo test test-slow test-faults test-airflow audit lint format constraints clean
 
 $(VENV)/.installed: pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
@@ -22,10 +23,10 @@ demo: $(VENV)/.installed
 	@$(BIN)/kosbert-ray search demo-out "비가 오는 날에는 무엇을 먹을까?" --top-k 5
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -m "not slow and not faults"
+	$(BIN)/pytest -m "not slow and not faults and not airflow"
 
 test-slow: $(VENV)/.installed
-	$(BIN)/pytest -m "not faults"
+	$(BIN)/pytest -m "not faults and not airflow"
 
 # All competitors, in environments of their own under bench-out/: the better part of an hour. BENCH="--data FOLDER" names other texts.
 bench: $(VENV)/.installed
@@ -39,6 +40,15 @@ $(MITMPROXY)/.installed:
 
 test-faults: $(VENV)/.installed $(MITMPROXY)/.installed
 	$(BIN)/pytest -m faults
+
+# Airflow pins much of what it uses: it has an environment of its own, where kosbert-ray is installed as its extra says.
+$(AIRFLOW)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(AIRFLOW)
+	$(AIRFLOW)/bin/pip install --quiet --disable-pip-version-check 'apache-airflow==3.3.2' $(shell grep -hE '^(ray|torch|transformers)==' $(PINS)) -e '.[airflow]'
+	touch $@
+
+test-airflow: $(VENV)/.installed $(AIRFLOW)/.installed
+	$(BIN)/pytest -m airflow
 
 # Known vulnerabilities of the pinned packages; asks PyPI, so it needs the network.
 audit: $(AUDIT)/.installed
@@ -67,4 +77,4 @@ constraints:
 	touch $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(MITMPROXY) $(AUDIT) demo-out build *.egg-info
+	rm -rf $(VENV) $(MITMPROXY) $(AIRFLOW) $(AUDIT) demo-out build *.egg-info

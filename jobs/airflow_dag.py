@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Asset
 
 from kosbert_ray.integrations.airflow import KosbertEmbedOperator, KosbertOperator
 
@@ -37,7 +37,14 @@ with DAG(
         "execution_timeout": timedelta(hours=12),
     },
 ) as dag:
-    embed = KosbertEmbedOperator(task_id="embed", address=ADDRESS, input=INPUT, output=OUTPUT, model=MODEL)
+    embed = KosbertEmbedOperator(
+        task_id="embed",
+        address=ADDRESS,
+        input_path=INPUT,
+        output_path=OUTPUT,
+        model=MODEL,
+        outlets=[Asset("kosbert_vectors")],  # for DAGs that are to run when there are new vectors
+    )
     verify = KosbertOperator(
         task_id="verify", address=ADDRESS, command=["verify", OUTPUT, "--input", INPUT, "--sample", "20"]
     )

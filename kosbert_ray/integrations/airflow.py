@@ -129,23 +129,23 @@ class KosbertEmbedOperator(KosbertOperator):
     others are given, is an asset of the output's address, as far as that is the same for each run of the DAG.
 
     Args:
-        input: file, folder, glob or URL (templated: ``s3://bucket/corpus/{{ ds }}/``).
-        output: folder or URL (templated).
+        input_path: file, folder, glob or URL (templated: ``s3://bucket/corpus/{{ ds }}/``).
+        output_path: folder or URL (templated).
         model: hub name, folder, URL or ``bundled:NAME`` (templated).
         kwargs: those of :class:`KosbertOperator` but ``command``.
     """
 
-    template_fields: Sequence[str] = (*KosbertOperator.template_fields, "input", "output", "model")
+    template_fields: Sequence[str] = (*KosbertOperator.template_fields, "input_path", "output_path", "model")
 
     def __init__(
-        self, *, input: str | None = None, output: str | None = None, model: str | None = None, **kwargs: Any
+        self, *, input_path: str | None = None, output_path: str | None = None, model: str | None = None, **kwargs: Any
     ) -> None:
-        fixed = (output or "").partition(TEMPLATE)[0]
+        fixed = (output_path or "").partition(TEMPLATE)[0]
         if fixed and "outlets" not in kwargs:
             kwargs["outlets"] = [Asset(uri=fixed if "://" in fixed else f"file://{fixed}")]
         super().__init__(command=["embed"], **kwargs)
-        self.input = input
-        self.output = output
+        self.input_path = input_path
+        self.output_path = output_path
         self.model = model
 
     def result(self, context: Context) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class KosbertEmbedOperator(KosbertOperator):
         return success
 
     def _options(self) -> dict[str, Any]:
-        given = {"input.path": self.input, "output.path": self.output, "model.name": self.model}
+        given = {"input.path": self.input_path, "output.path": self.output_path, "model.name": self.model}
         return {name: value for name, value in given.items() if value is not None}
 
 
