@@ -35,7 +35,7 @@ def loop(source: str, output: str, model: str, threads: int) -> None:
             batch["embedding"] = self.model.encode(list(batch["text"]))
             return batch
 
-    ray.init(num_cpus=threads + 2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=threads + 2, include_dashboard=False, log_to_driver=False)
     dataset = ray.data.read_parquet(source)
     dataset.map_batches(Embed, concurrency=1, num_cpus=threads, batch_size=1024).write_parquet(output)
 

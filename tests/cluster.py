@@ -23,7 +23,7 @@ class Cluster:
         folder: for its token and its log.
         env: variables over this process's own.
         workers: how many nodes beside the head, of two CPUs each, as the head is.
-        options: more ones of the head's ``ray start``.
+        options: of the head's ``ray start``, instead of its two CPUs.
     """
 
     def __init__(self, folder: Path, env: Mapping[str, str], workers: int = 1, options: Sequence[str] = ()) -> None:
@@ -33,14 +33,19 @@ class Cluster:
         self.env["PATH"] = f"{Path(sys.executable).parent}:{self.env['PATH']}"
         port, dashboard = free_port(), free_port()
         self.address = f"http://127.0.0.1:{dashboard}"
+        self.head = f"127.0.0.1:{port}"
         self.nodes: list[subprocess.Popen[bytes]] = []
         self.log = folder / "log"
         # Short, since sockets lie in it, whose paths have 107 bytes at most.
         self.temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-        self._start(["--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", *options])
+        self._start(["--head", f"--port={port}", f"--dashboard-port={dashboard}", *(options or ["--num-cpus=2"])])
         for _ in range(workers):
-            self._start([f"--address=127.0.0.1:{port}", "--num-cpus=2"])
+            self.add()
         wait_for(lambda: self.ray("job", "list", "--address", self.address).returncode == 0, 60, "no job API")
+
+    def add(self) -> None:
+        """One more node."""
+        self._start([f"--address={self.head}", "--num-cpus=2"])
 
     def _start(self, arguments: list[str]) -> None:
         # A folder for each node, as on machines of their own: else one clears away the job's folder that another runs in.

@@ -55,7 +55,7 @@ def test_the_dashboard_asks_only_for_what_there_is_and_for_all_of_it() -> None:
 @pytest.mark.timeout(300)
 def test_prometheus_finds_a_jobs_figures(cli, tmp_path: Path) -> None:
     port = free_port()
-    cluster = Cluster(tmp_path, {}, workers=0, options=[f"--metrics-export-port={port}"])
+    cluster = Cluster(tmp_path, {}, workers=0, options=["--num-cpus=2", f"--metrics-export-port={port}"])
     try:
         (tmp_path / "in").mkdir()
         for number in range(40):

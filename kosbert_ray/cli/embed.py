@@ -69,6 +69,8 @@ def config_of(arguments: argparse.Namespace) -> JobConfig:
     from kosbert_ray.job.versions import successor
 
     defaults = successor(arguments.into, config.storage.options())
+    if config.model != type(config.model)():  # another model has another prompt and length, too
+        del defaults["model"]
     return load_config(arguments.config, arguments.set, given(arguments, NAMES), defaults)
 
 

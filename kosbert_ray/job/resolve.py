@@ -105,13 +105,16 @@ def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[st
         raise InputError(
             f"{ledger.storage.url('_kosbert/job.json')}: not a job of this version ({first_line(error)})"
         ) from error
+    encoder = config.encoder
+    if encoder.precision == "auto":
+        encoder = encoder.model_copy(update={"precision": theirs.encoder.precision})
+        if encoder.precision == "int8" and encoder.engine == "torch":
+            encoder = encoder.model_copy(update={"engine": "auto"})
     allowed = {"allow_pickle": config.model.allow_pickle, "allow_remote_code": config.model.allow_remote_code}
     mine = {
         "model": theirs.model.model_copy(update=allowed),
         "output": theirs.output.model_copy(update={"path": config.output.path}),
-        "encoder": config.encoder.model_copy(update={"precision": theirs.encoder.precision})
-        if config.encoder.precision == "auto"
-        else config.encoder,
+        "encoder": encoder,
         "storage": config.storage,
         "ray": config.ray,
     }

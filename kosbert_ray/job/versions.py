@@ -11,8 +11,8 @@ from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.pointer import current, point
 from kosbert_ray.storage import Storage, StorageOptions
 
-# Of an output's job, what its successor takes over: all but the model and how it is computed.
-SAME = ("input", "slice", "output", "dedup", "on_bad_row", "max_rejected")
+# Of an output's job, what its successor takes over: all but how it is computed.
+SAME = ("model", "input", "slice", "output", "dedup", "on_bad_row", "max_rejected")
 
 
 def split(path: str) -> tuple[str, str]:

@@ -1,0 +1,49 @@
+"""Encoders grow into their range when the cluster does."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import psutil
+import pyarrow.dataset as ds
+import pytest
+from cluster import Cluster
+from conftest import TINY, command, everyday, wait_for
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_encoders_grow_onto_nodes_that_come_while_the_job_runs(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, {}, workers=0)
+
+    def encoders() -> int:
+        found = 0
+        for node in cluster.nodes:
+            for process in psutil.Process(node.pid).children(recursive=True):
+                try:
+                    found += "EncodeSlices" in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
+                except psutil.Error:
+                    continue
+        return found
+
+    try:
+        (tmp_path / "in").mkdir()
+        for number in range(40):
+            texts = [f"{text} {number} {time}" for time in range(10) for text in everyday()]
+            (tmp_path / "in" / f"{number}.txt").write_text("\n".join(texts), "utf-8")
+        settings = ["encoder.actors=[1, 4]", "encoder.threads=1", "slice.max_rows=400", f"ray.address={cluster.head}"]
+        job = subprocess.Popen(
+            command("embed", tmp_path / "in", tmp_path / "out", "--model", TINY, *(f"--set={item}" for item in settings)),
+            env=cluster.env,
+        )
+        wait_for(lambda: list((tmp_path / "out").glob("*.parquet")), 60, "no shard")
+        before = encoders()
+        assert before <= 2
+        for _ in range(2):
+            cluster.add()
+        wait_for(lambda: encoders() > 2, 60, "the encoders did not grow")
+        assert job.wait(240) == 0
+        assert ds.dataset(tmp_path / "out", format="parquet").count_rows() == 40 * 5200
+    finally:
+        cluster.end()
