@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,3 +105,66 @@ def test_a_submission_is_known_by_what_it_makes_and_not_by_how() -> None:
     assert (
         len({name(), name("output.path=/c"), name("model.name=x/y"), name("slice.max_rows=9"), name("input.keep=[a]")}) == 5
     )
+
+
+class Wire:
+    """A TCP port that passes on to another, and can be cut."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self.socket.getsockname()[1])
+        self.is_cut = threading.Event()
+        self.refused = 0
+        self.open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self.is_cut.set()
+        for end in self.open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self.is_cut.clear()
+
+    def _accept(self) -> None:
+        while True:
+            near, _ = self.socket.accept()
+            if self.is_cut.is_set():
+                self.refused += 1
+                near.close()
+                continue
+            far = socket.create_connection(("127.0.0.1", self.target))
+            self.open += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pass(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_lost_connection_is_taken_up_again_where_the_log_broke(cluster: Cluster, tmp_path: Path) -> None:
+    put(tmp_path / "in", 4, 3000)
+    wire = Wire(int(cluster.address.rpartition(":")[2]))
+    arguments = ["submit", tmp_path / "in", tmp_path / "out", "--model", TINY, "--set", "slice.max_rows=50"]
+    arguments += ["--set", "log_format=json", "--address", f"http://127.0.0.1:{wire.port}"]
+    with (tmp_path / "stdout").open("w") as out, (tmp_path / "stderr").open("w") as err:
+        submitter = subprocess.Popen(command(*arguments), env=cluster.env, stdout=out, stderr=err)
+    wait_for(lambda: list((tmp_path / "out").glob("*.parquet")), 120, "no shard was committed")
+    wire.cut()
+    wait_for(lambda: wire.refused > 1, 60, "it did not try again")
+    wire.mend()
+    assert submitter.wait(200) == 0
+    told = (tmp_path / "stderr").read_text()
+    assert told.count("does not answer") == 1
+    lines = [line for line in (tmp_path / "stdout").read_text().splitlines() if '"event": "slice"' in line]
+    shards = [json.loads(line)["shard"] for line in lines]
+    assert len(shards) == len({*shards}) == 240

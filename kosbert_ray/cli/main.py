@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from kosbert_ray import __version__
-from kosbert_ray.cli import cluster, diff, embed, evaluate, ls, promote, search, submit, train, verify
+from kosbert_ray.cli import cluster, diff, doctor, embed, evaluate, ls, plan, promote, search, status, submit, train, verify
 from kosbert_ray.cli.common import EXIT_INTERRUPTED, say
 from kosbert_ray.errors import KosbertError
 
@@ -74,6 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kosbert-ray", description="Sentence embeddings of a large text corpus, on Ray.")
     parser.add_argument("--version", action="version", version=f"kosbert-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (embed, submit, ls, search, cluster, verify, diff, promote, evaluate, train):
+    for command in (embed, plan, submit, status, ls, search, cluster, verify, diff, promote, evaluate, train, doctor):
         command.add(commands)
     return parser

@@ -144,6 +144,14 @@ def stop() -> None:
     ray.shutdown()
 
 
+def described() -> str:
+    """The cluster in use: where it is and what it has."""
+    resources = ray.cluster_resources()
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    where = "a local Ray starts" if _local else f"Ray at {ray.get_runtime_context().gcs_address} answers"
+    return f"{where}: {nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
+
+
 def encoder_pool(config: EncoderConfig, input_bytes: int) -> EncoderPool:
     """How many encoders, from the config and what the cluster has.
 

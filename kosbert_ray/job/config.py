@@ -193,6 +193,27 @@ class RayConfig(Section):
     runtime_env: dict[str, Any] = Field(default_factory=dict)
 
 
+class ProfileConfig(Section):
+    """Hardware to reckon with: what one device encodes in a second, how many there are, the price of one for an hour."""
+
+    tokens_per_second: float = Field(gt=0)
+    devices: int = Field(default=1, gt=0)
+    price_per_hour: float | None = Field(default=None, ge=0)
+
+
+class PlanConfig(Section):
+    """What ``plan`` reckons with: how many slices it looks at, hardware by name, and the store's prices.
+
+    ``storage_price`` is for a GB (10^9 bytes) and month, ``put_price`` and ``get_price`` are for 1,000 requests.
+    """
+
+    slices: int = Field(default=32, gt=0)
+    profiles: dict[str, ProfileConfig] = Field(default_factory=dict)
+    storage_price: float | None = Field(default=None, ge=0)
+    put_price: float | None = Field(default=None, ge=0)
+    get_price: float | None = Field(default=None, ge=0)
+
+
 class JobConfig(Section):
     """A whole job.
 
@@ -210,6 +231,7 @@ class JobConfig(Section):
     encoder: EncoderConfig = EncoderConfig()
     storage: StorageConfig = StorageConfig()
     ray: RayConfig = RayConfig()
+    plan: PlanConfig = PlanConfig()
     dedup: Literal["slice", "corpus"] = "slice"
     on_bad_row: OnBadRow = "reject"
     max_rejected: Annotated[int | float, BeforeValidator(_share_or_number)] = 0.01

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import yaml
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -209,7 +210,7 @@ class Submissions:
                     if log[written:]:
                         yield log[written:]
                     return
-            except (RuntimeError, OSError) as error:  # requests' and aiohttp's are OSErrors
+            except (RuntimeError, OSError, aiohttp.ClientError) as error:  # requests' are OSErrors
                 now = time.monotonic()
                 if lost_since is None:
                     lost_since = now

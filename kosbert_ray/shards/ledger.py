@@ -167,12 +167,17 @@ class Ledger:
         """What the receipts say, by shard; some of them may be gone by now."""
         return {receipt.shard: receipt for receipt in self._read_receipts() if receipt.shard}
 
+    def receipts_of(self, run: str) -> list[Receipt]:
+        """What the receipts of one run say."""
+        return self._read_receipts(run)
+
     def shards(self) -> dict[str, int]:
         """Name and bytes of every Parquet file in the output: a listing."""
         return {entry.name: entry.size for entry in self.storage.list() if entry.name.endswith(".parquet")}
 
-    def _read_receipts(self) -> list[Receipt]:
-        names = [entry.name for entry in self.storage.list(RECEIPTS_FOLDER) if entry.name.endswith(".parquet")]
+    def _read_receipts(self, run: str = "") -> list[Receipt]:
+        files = (entry.name for entry in self.storage.list(RECEIPTS_FOLDER) if entry.name.endswith(".parquet"))
+        names = [name for name in files if name.rpartition("/")[2].startswith(run)]
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             return [receipt for receipts in pool.map(self._read_receipts_file, names) for receipt in receipts]
 

@@ -70,19 +70,21 @@ def write_shard(
     Raises:
         StorageError: the store refuses.
     """
-    table = pa.table(
-        [*keep.values(), vectors],
-        schema=pa.schema(
-            [*(pa.field(column, array.type) for column, array in keep.items()), format.field()],
-            metadata={
-                METADATA_KEY: json.dumps(metadata, sort_keys=True, ensure_ascii=False),
-                VECTORS_KEY: json.dumps(format.described()),
-            },
-        ),
-    )
-    content = parquet_bytes(table, format)
+    content = shard_bytes(keep, vectors, format, metadata)
     storage.write_atomic(name, content)
     return int(content.size)
+
+
+def shard_bytes(
+    keep: dict[str, pa.Array], vectors: pa.Array, format: EmbeddingFormat, metadata: dict[str, Any]
+) -> pa.Buffer:
+    """The Parquet file of a slice; the arguments are those of :func:`write_shard`."""
+    fields = [*(pa.field(column, array.type) for column, array in keep.items()), format.field()]
+    said = {
+        METADATA_KEY: json.dumps(metadata, sort_keys=True, ensure_ascii=False),
+        VECTORS_KEY: json.dumps(format.described()),
+    }
+    return parquet_bytes(pa.table([*keep.values(), vectors], schema=pa.schema(fields, metadata=said)), format)
 
 
 def parquet_bytes(table: pa.Table, format: EmbeddingFormat) -> pa.Buffer:

@@ -1,0 +1,30 @@
+"""``kosbert-ray doctor``: whether a job could run from here."""
+
+from __future__ import annotations
+
+import argparse
+
+from kosbert_ray.cli import embed
+from kosbert_ray.cli.common import Commands
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "doctor",
+        help="try what a job needs: versions, devices, the model, the stores, Ray",
+        description="Tries each thing that the job would need, and says what is wrong. Fails if anything is.",
+    )
+    embed.add_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = embed.config_of(arguments)
+    from kosbert_ray.job.doctor import examine
+
+    well = True
+    for finding in examine(config):
+        well &= finding.well
+        print(f"{'ok ' if finding.well else 'BAD'}  {finding.what:9} {finding.words}", flush=True)
+    return 0 if well else 1

@@ -1,0 +1,141 @@
+"""``kosbert-ray plan``: what a job will take, before anything is spent."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from kosbert_ray.cli import embed
+from kosbert_ray.cli.common import Commands, say
+from kosbert_ray.errors import UsageError
+
+if TYPE_CHECKING:
+    from kosbert_ray.job.config import JobConfig, ProfileConfig
+    from kosbert_ray.job.estimate import Estimate
+    from kosbert_ray.job.preview import Preview
+
+BAR = 40
+SHOWN_REASONS = 5
+THIS_MACHINE = "this machine"
+
+
+def add(commands: Commands) -> None:
+    """Adds the commands."""
+    parser = commands.add_parser(
+        "plan",
+        help="say what a job will take: rows, tokens, bytes, time and money",
+        description="Looks at some slices of INPUT, spread evenly, and reckons what the job will take. Needs no GPU and no "
+        "Ray. Hardware and prices come from the job file (plan.profiles), and from what calibrate has measured here.",
+    )
+    embed.add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
+    parser.set_defaults(run=_plan)
+    parser = commands.add_parser(
+        "calibrate",
+        help="measure how fast this machine embeds a corpus",
+        description="Embeds texts of INPUT for some ten seconds and remembers the speed, for plan to reckon with.",
+    )
+    embed.add_options(parser)
+    parser.set_defaults(run=_calibrate)
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    config = embed.config_of(arguments)
+    from kosbert_ray.job.speed import measure
+
+    speed = measure(config)
+    print(f"{speed.tokens_per_second:,.0f} tokens/s ({speed.engine} {speed.precision} on {speed.device})")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    config = embed.config_of(arguments)
+    if not config.input.path:
+        raise UsageError("input.path: say where (kosbert-ray plan INPUT [OUTPUT], or input.path in the job file)")
+    from kosbert_ray.job.config import ProfileConfig
+    from kosbert_ray.job.estimate import estimate
+    from kosbert_ray.job.lifecycle import preview
+    from kosbert_ray.job.resolve import model_ask
+    from kosbert_ray.job.speed import remembered
+
+    found = estimate(config)
+    done = preview(config, say) if config.output.path else None
+    speed = remembered(model_ask(config).spec(), config)
+    profiles = dict(config.plan.profiles)
+    if speed:
+        profiles = {THIS_MACHINE: ProfileConfig(tokens_per_second=speed.tokens_per_second), **profiles}
+    if arguments.json:
+        seconds = {name: seconds_on(profile, found) for name, profile in profiles.items()}
+        committed = done.committed if done else 0
+        print(json.dumps({**asdict(found), "committed": committed, "seconds": seconds}, ensure_ascii=False))
+        return 0
+    for line in _lines(config, found, done, profiles):
+        print(line)
+    for reason in found.unread[:SHOWN_REASONS]:
+        say(f"problem: {reason}")
+    return 0
+
+
+def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: dict[str, ProfileConfig]) -> list[str]:
+    """The estimate for a person."""
+    from kosbert_ray.job.progress import duration
+
+    rows = max(found.rows, 1e-9)
+    all_rows = rows + sum(found.rejected.values())
+    whole = found.looked_at >= all_rows - 0.5
+    about = "" if whole else "about "
+    lines = [
+        f"input     {config.input.path}: {found.files:,} files, {_bytes(found.file_bytes)}; {about}{all_rows:,.0f} rows"
+        + ("" if whole else f" ({found.looked_at:,} looked at)"),
+        f"texts     {about}{_bytes(found.text_bytes)}; {found.repeated:.1%} of the rows repeat a text of their slice",
+        f"tokens    {about}{found.tokens:,.0f}, {found.tokens / rows:.1f} a row; {found.encoded_tokens:,.0f} to encode",
+        f"length    {found.truncated / rows:.2%} of the rows are longer than the model's {found.max_seq_length} tokens and "
+        f"lose {found.dropped_tokens / max(found.tokens + found.dropped_tokens, 1):.2%} of all tokens",
+    ]
+    most = max(found.lengths.values(), default=0)
+    before = 0
+    for upper, count in found.lengths.items():
+        bar = "█" * round(BAR * count / most) if most else ""
+        lines.append(f"          {before + 1:>5}-{upper:<5} {count / rows:6.1%}  {bar}".rstrip())
+        before = upper
+    rejected = sorted(found.rejected.items(), key=lambda item: -item[1])
+    lines += [f"rejected  {about}{count:,.0f} rows: {reason}" for reason, count in rejected[:SHOWN_REASONS]]
+    lines.append(f"output    {about}{found.slices:,.0f} shards, {_bytes(found.output_bytes)}{_price(config, found)}")
+    lines.append(f"requests  {about}{found.puts:,.0f} to write, {found.gets:,.0f} to read")
+    if done:
+        lines.append(
+            f"done      {done.committed:,} slices are committed; {done.new[0]:,} new files, {len(done.changed):,} changed"
+        )
+    for name, profile in profiles.items():
+        seconds, devices, price = seconds_on(profile, found), profile.devices, profile.price_per_hour
+        cost = "" if price is None else f", {seconds / 3600 * devices * price:,.2f} at {price:g} an hour each"
+        many = f"{devices} x " if devices > 1 else ""
+        lines.append(f"time      {many}{name}: {duration(seconds)} at {profile.tokens_per_second:,.0f} tokens/s each{cost}")
+    if not profiles:
+        lines.append("time      not known: kosbert-ray calibrate measures this machine, plan.profiles names others")
+    return lines
+
+
+def seconds_on(profile: ProfileConfig, found: Estimate) -> float:
+    """Wall time of encoding on such hardware."""
+    return found.encoded_tokens / profile.tokens_per_second / profile.devices
+
+
+def _price(config: JobConfig, found: Estimate) -> str:
+    plan = config.plan
+    parts = []
+    if plan.storage_price is not None:
+        parts.append(f"{found.output_bytes / 1e9 * plan.storage_price:,.2f} a month to keep")
+    if plan.put_price is not None or plan.get_price is not None:
+        cost = (found.puts * (plan.put_price or 0) + found.gets * (plan.get_price or 0)) / 1000
+        parts.append(f"{cost:,.2f} for requests")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.2f} {unit}"
+    return f"{count:,.0f} bytes"

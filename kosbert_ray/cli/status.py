@@ -1,0 +1,68 @@
+"""``kosbert-ray status``: how far a job is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from kosbert_ray.cli.common import Commands, add_config, job_config
+
+if TYPE_CHECKING:
+    from kosbert_ray.job.status import Status
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "status",
+        help="say how far a job is, from any machine",
+        description="Reads the books of OUTPUT: what is committed, who is writing, how fast and for how long yet.",
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
+    add_config(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = job_config(arguments, {"output": "output.path"})
+    from kosbert_ray.job.status import status
+
+    found = status(config)
+    if arguments.json:
+        print(json.dumps(asdict(found), ensure_ascii=False))
+    else:
+        for line in _lines(found):
+            print(line)
+    return 0
+
+
+def _lines(found: Status) -> list[str]:
+    from kosbert_ray.job.progress import duration
+
+    totals = found.totals
+    share = "" if found.share is None else f", {found.share:.1%} of the input"
+    lines = [
+        f"{found.output}: {found.state}{share}",
+        f"{found.model} on {found.input}",
+        f"{totals.slices:,} shards, {totals.rows:,} rows, {totals.tokens:,} tokens ({totals.encoded_tokens:,} encoded), "
+        f"{totals.output_bytes / 1e6:,.1f} MB",
+        f"{totals.truncated:,} rows truncated by {totals.dropped_tokens:,} tokens, {totals.rejected:,} rejected",
+    ]
+    if found.unbooked:
+        lines.append(f"{found.unbooked:,} shards more, whose receipts are not written yet")
+    for holder in found.holders:
+        lines.append(
+            f"written by run {holder.run} on {holder.host} (process {holder.pid}), started {duration(holder.age)} ago"
+        )
+    if found.tokens_per_second:
+        left = "" if found.seconds_left is None else f", {duration(found.seconds_left)} left"
+        lines.append(f"{found.run.rows:,} rows in this run, {found.tokens_per_second:,.0f} tokens/s{left}")
+    if len(found.nodes) > 1:
+        whole = max(1, sum(found.nodes.values()))
+        lines += [f"{tokens / whole:6.1%} of the tokens encoded on {node}" for node, tokens in sorted(found.nodes.items())]
+    if found.state == "stopped":
+        lines.append("no run is writing to it; run the same command again to go on")
+    return lines

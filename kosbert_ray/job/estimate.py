@@ -1,0 +1,295 @@
+"""What a job will take, told before anything is spent: rows, tokens, bytes, slices, time and money, from a sample.
+
+No GPU and no Ray: the tokenizer counts the tokens of some slices, spread evenly, and a few of their texts are embedded to
+see what their vectors take on the disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kosbert_ray.corpus.plan import Fragment, Slice
+from kosbert_ray.corpus.rows import REASON, TEXT
+from kosbert_ray.corpus.sample import Stratum, sampled_slices, strata
+from kosbert_ray.encoder.tokenizer import Tokenizer
+from kosbert_ray.errors import InputError, StorageError
+from kosbert_ray.job.config import JobConfig
+from kosbert_ray.job.resolve import (
+    embedding_format,
+    encoder_options,
+    fragment_reader,
+    fragments_of,
+    model_ask,
+    open_corpus,
+)
+from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.quantize import ranges_of
+from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.shards.shard import parquet_bytes, shard_bytes
+
+MOST_TEXT_BYTES = 2 * 2**20  # of a slice; of a larger one, every so many texts are tokenized
+EMBEDDED_TEXTS = 512
+EMBEDDED_CHARS = 256  # of each: what its numbers compress to hardly depends on its length, and long ones take a CPU minutes
+LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+VECTOR_CHUNKS = 8
+# A receipt as long as they usually are, for a shard's footer.
+USUAL = Receipt(
+    shard="part-00000.00000-00000.01234567.parquet",
+    file="part-00000.parquet",
+    version="1795607435365492950",
+    fragment=64 * "0",
+    fragment_index=0,
+    slice_index=0,
+    last=False,
+    rows=10_000,
+    rejected=0,
+    distinct=10_000,
+    tokens=200_000,
+    encoded_tokens=200_000,
+    truncated=0,
+    dropped_tokens=0,
+    input_bytes=1_000_000,
+    output_bytes=0,
+    embedding_xxh128=32 * "0",
+    precision="bf16",
+    attention="packed",
+    device="cuda",
+)
+GETS_OF_A_FRAGMENT, GETS_OF_A_SLICE, PUTS_OF_A_SLICE = 3, 1, 1
+RECEIPTS_OF_A_PUT = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job will take. Numbers are of the whole corpus, and estimates unless it is small enough to be looked at whole.
+
+    Attributes:
+        files, file_bytes: of the input, as stored.
+        rows: rows of the input that will have a vector.
+        rejected: rows that will not, by reason.
+        text_bytes: of their texts, as UTF-8.
+        tokens: of all rows, cut to the model's length.
+        encoded_tokens: that go through the model: a text that repeats in a slice counts once.
+        repeated: share of the rows whose text stands in their slice before.
+        truncated: rows longer than the model takes.
+        dropped_tokens: tokens that are cut off from these.
+        lengths: rows by length: at most so many tokens.
+        max_seq_length: tokens that the model takes.
+        slices: of the job.
+        output_bytes: of all shards.
+        puts, gets: requests to the stores.
+        looked_at: rows of the slices that were looked at.
+        unread: why slices could not be read.
+    """
+
+    files: int
+    file_bytes: int
+    rows: float
+    rejected: dict[str, float]
+    text_bytes: float
+    tokens: float
+    encoded_tokens: float
+    repeated: float
+    truncated: float
+    dropped_tokens: float
+    lengths: dict[int, float]
+    max_seq_length: int
+    slices: float
+    output_bytes: float
+    puts: float
+    gets: float
+    looked_at: int
+    unread: tuple[str, ...]
+
+
+class _Sums:
+    """Sums over slices that were looked at, each counted as often as there are such slices."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = defaultdict(float)
+        self.rejected: dict[str, float] = defaultdict(float)
+        self.lengths: dict[int, float] = defaultdict(float)
+
+    def add(self, other: _Sums, times: float) -> None:
+        for name, value in other.values.items():
+            self.values[name] += value * times
+        for reason, value in other.rejected.items():
+            self.rejected[reason] += value * times
+        for length, value in other.lengths.items():
+            self.lengths[length] += value * times
+
+
+def estimate(config: JobConfig) -> Estimate:
+    """Looks at ``plan.slices`` slices of the input and reckons with what they hold.
+
+    Raises:
+        KosbertError: the input or the model cannot be read.
+    """
+    corpus, columns = open_corpus(config)
+    spec = model_ask(config).spec()
+    tokenizer = Tokenizer.load(spec)
+    reader = fragment_reader(config, corpus.storage, columns)
+    fragments = fragments_of(config, corpus)
+    parts = strata(fragments)
+    whole, looked_at = _Sums(), 0
+    texts: list[Any] = []
+    kept: list[Any] = []
+    unread: list[str] = []
+    slices = 0.0
+    every = sum(len(part.fragments) for part in parts)
+    for part in parts:
+        sums, size, numbers = _Sums(), 0, []
+        count = max(1, round(config.plan.slices * len(part.fragments) / every))
+        for found in sampled_slices(reader, part, count):
+            if isinstance(found, InputError | StorageError):
+                unread.append(str(found))
+                continue
+            piece, table = found
+            sums.add(_look(table, tokenizer), 1)
+            size += part.size_of(piece)
+            looked_at += table.num_rows
+            numbers.append((piece, table.num_rows, pc.sum(pc.binary_length(table[TEXT])).as_py() or 0))
+            texts.append(table.filter(table[REASON].is_null())[TEXT])
+            kept.append(table.select(columns.keep.names))
+        if not size:
+            continue
+        whole.add(sums, part.size / size)
+        slices += _slices_of(part, numbers, config)
+    rows = whole.values["rows"]
+    format = embedding_format(config, spec)
+    vectors = _some_vectors(config, texts)
+    row_bytes, shard_bytes = _output_bytes(format, vectors, kept, round(rows / max(1.0, slices)))
+    written = rows + (sum(whole.rejected.values()) if format.nullable else 0)
+    puts = slices * PUTS_OF_A_SLICE + math.ceil(slices / RECEIPTS_OF_A_PUT) + 4
+    return Estimate(
+        files=len(corpus.files),
+        file_bytes=corpus.size,
+        rows=rows,
+        rejected=dict(whole.rejected),
+        text_bytes=whole.values["text_bytes"],
+        tokens=whole.values["tokens"],
+        encoded_tokens=whole.values["encoded_tokens"],
+        repeated=whole.values["repeated"] / rows if rows else 0.0,
+        truncated=whole.values["truncated"],
+        dropped_tokens=whole.values["dropped_tokens"],
+        lengths=dict(sorted(whole.lengths.items())),
+        max_seq_length=spec.max_seq_length,
+        slices=slices,
+        output_bytes=written * row_bytes + slices * shard_bytes,
+        puts=puts,
+        gets=len(corpus.files) + len(fragments) * GETS_OF_A_FRAGMENT + slices * GETS_OF_A_SLICE,
+        looked_at=looked_at,
+        unread=tuple(unread),
+    )
+
+
+def _look(table: pa.Table, tokenizer: Tokenizer) -> _Sums:
+    """What a slice holds; of a large one by every so many of its distinct texts."""
+    sums = _Sums()
+    for reason, count in Counter(reason for reason in table[REASON].to_pylist() if reason).items():
+        sums.rejected[reason] += count
+    texts = table.filter(table[REASON].is_null())[TEXT].combine_chunks()
+    if not len(texts):
+        return sums
+    encoded = texts.dictionary_encode()
+    distinct = encoded.dictionary
+    times = np.bincount(encoded.indices.to_numpy(), minlength=len(distinct))
+    sizes = pc.binary_length(distinct).to_numpy()
+    step = max(1, math.ceil(int(sizes.sum()) / MOST_TEXT_BYTES))
+    chosen = np.arange(step // 2, len(distinct), step)
+    tokens = tokenizer(distinct.take(pa.array(chosen)))
+    good = tokens.lengths > 0
+    lengths, dropped = tokens.lengths[good].astype(np.int64), tokens.dropped[good].astype(np.int64)
+    weights = times[chosen][good] * len(distinct) / len(chosen)
+    failed = float(times[chosen][~good].sum()) * len(distinct) / len(chosen)
+    sums.values.update(
+        rows=len(texts) - failed,
+        text_bytes=int((sizes * times).sum()),
+        repeated=len(texts) - len(distinct),
+        tokens=float((lengths * weights).sum()),
+        encoded_tokens=float(lengths.sum()) * len(distinct) / len(chosen),
+        truncated=float(weights[dropped > 0].sum()),
+        dropped_tokens=float((dropped * weights).sum()),
+    )
+    bins = np.searchsorted(LENGTHS, lengths)
+    for index in np.unique(bins).tolist():
+        upper = LENGTHS[index] if index < len(LENGTHS) else int(lengths.max())
+        sums.lengths[upper] += float(weights[bins == index].sum())
+    for text in np.flatnonzero(~good).tolist():
+        sums.rejected[tokens.failed.get(text, "no tokens are left of it")] += float(times[chosen][text])
+    return sums
+
+
+def _slices_of(part: Stratum, looked_at: list[tuple[Slice, int, int]], config: JobConfig) -> float:
+    """Slices that a stratum is cut into, by the rows and the bytes of text that there are to its own measure."""
+    limits = config.slice.limits()
+    sizes = sum(part.size_of(piece) for piece, _, _ in looked_at)
+    rows = sum(count for _, count, _ in looked_at) / sizes
+    size = sum(text for _, _, text in looked_at) / sizes
+
+    def of(fragment: Fragment) -> int:
+        extent = fragment.stop - fragment.start
+        return max(1, math.ceil(extent * rows / limits.max_rows), math.ceil(extent * size / limits.max_bytes))
+
+    return float(sum(of(fragment) for fragment in part.fragments))
+
+
+def _some_vectors(config: JobConfig, texts: list[Any]) -> npt.NDArray[np.float32]:
+    """Vectors of some of the texts, float32 ``[n, dimension]``."""
+    from kosbert_ray.encoder.model import Encoder
+
+    chosen: list[str] = []
+    for column in texts:
+        wanted = max(1, EMBEDDED_TEXTS // len(texts))
+        step = max(1, len(column) // wanted)
+        chosen += [text[:EMBEDDED_CHARS] for text in column.take(np.arange(0, len(column), step)[:wanted]).to_pylist()]
+    encoder = Encoder(model_ask(config).spec(), replace(encoder_options(config), device="cpu"))
+    encoded = encoder.encode_tokens(encoder.tokenizer(list(dict.fromkeys(chosen))))
+    return encoded.vectors[[row for row in range(len(encoded.rows)) if row not in encoded.failed]]
+
+
+def _output_bytes(
+    format: EmbeddingFormat, vectors: npt.NDArray[np.float32], kept: list[pa.Table], slice_rows: int
+) -> tuple[float, float]:
+    """Bytes that a row takes in a shard, and those that a shard takes besides, written as a run would write them.
+
+    Args:
+        format: how vectors are stored.
+        vectors: of some rows.
+        kept: the kept columns of the slices that were looked at.
+        slice_rows: of a usual slice.
+    """
+    if not len(vectors):
+        return 0.0, 0.0
+    if format.dtype == "int8":
+        format = replace(format, ranges=ranges_of(vectors))
+    count = max(1, min(slice_rows, len(vectors)))
+    starts = range(0, len(vectors) - count + 1, count)[:VECTOR_CHUNKS]
+    schema = pa.schema([format.field()])
+    chunks = [pa.table([format.array(vectors[start : start + count])], schema=schema) for start in starts]
+    vector_bytes = sum(_column_bytes(parquet_bytes(chunk, format)) for chunk in chunks) / (count * len(chunks))
+    kept_bytes = 0.0
+    if kept[0].num_columns:
+        sizes = [_column_bytes(parquet_bytes(table, format)) for table in kept]
+        kept_bytes = sum(sizes) / max(1, sum(int(table.num_rows) for table in kept))
+    few = kept[0].slice(0, 1)
+    columns = {name: few[name].combine_chunks() for name in few.column_names}
+    said = USUAL.footer() | {"fingerprint": 64 * "0"}
+    shard = shard_bytes(columns, format.array(vectors[: few.num_rows]), format, said)
+    return vector_bytes + kept_bytes, float(shard.size - _column_bytes(shard))
+
+
+def _column_bytes(content: pa.Buffer) -> int:
+    """Bytes of a Parquet file's columns, all else left out."""
+    metadata = pq.read_metadata(pa.BufferReader(content))
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    return sum(int(group.column(number).total_compressed_size) for group in groups for number in range(group.num_columns))

@@ -1,0 +1,90 @@
+"""How far a job is, told by its output alone: from any machine, whether it runs or not."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from kosbert_ray.errors import KosbertError
+from kosbert_ray.job.config import JobConfig
+from kosbert_ray.job.progress import Totals
+from kosbert_ray.job.resolve import job_of_output, list_input, open_output
+from kosbert_ray.shards.lease import Holder, Lease
+from kosbert_ray.shards.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a job is.
+
+    Attributes:
+        output: the output directory.
+        input: what is embedded.
+        model: with which.
+        state: "done", "running", or "stopped" before its end.
+        holders: the runs that write to the output just now.
+        totals: sums over what the receipts tell of the shards that are there.
+        unbooked: shards whose receipts are not written yet.
+        share: of the input's bytes that is committed; None where the input cannot be listed from here.
+        run: sums over what the run has committed that writes to it, or that was the last to.
+        tokens_per_second: of the run that writes to it; None if none does.
+        seconds_left: by that speed; None where it cannot be told.
+        nodes: encoded tokens by host.
+    """
+
+    output: str
+    input: str
+    model: str
+    state: str
+    holders: tuple[Holder, ...]
+    totals: Totals
+    unbooked: int
+    share: float | None
+    run: Totals
+    tokens_per_second: float | None
+    seconds_left: float | None
+    nodes: dict[str, int]
+
+
+def status(config: JobConfig) -> Status:
+    """Reads the books of ``config.output.path``: job.json, the receipts, the leases, and a listing of the shards.
+
+    Raises:
+        InputError: it is no output of ours.
+        StorageError: the store refuses.
+    """
+    ledger = Ledger(open_output(config))
+    job, _ = job_of_output(config, ledger)
+    shards = ledger.shards()
+    receipts = [receipt for name, receipt in ledger.receipts().items() if name in shards]
+    totals = Totals.of(receipts)
+    holders = tuple(Lease(ledger.storage, ledger.run).others())
+    done = ledger.success() is not None
+    total_bytes = None
+    with contextlib.suppress(KosbertError):
+        total_bytes = list_input(job).size
+    share = None if total_bytes is None else min(1.0, totals.input_bytes / max(1, total_bytes))
+    run = Totals.of(ledger.receipts_of(holders[-1].run)) if holders else Totals()
+    seconds = holders[-1].age if holders else 0.0
+    nodes: dict[str, int] = {}
+    for receipt in receipts:
+        nodes[receipt.node] = nodes.get(receipt.node, 0) + receipt.encoded_tokens
+    left = None
+    if total_bytes is not None and run.input_bytes:
+        # In tokens, not rows: by how many there have been to a byte.
+        tokens = (total_bytes - totals.input_bytes) * totals.tokens / max(1, totals.input_bytes)
+        left = max(0.0, tokens) / (run.tokens / seconds) if run.tokens else None
+    return Status(
+        output=ledger.storage.address,
+        input=job.input.path,
+        model=job.model.name,
+        state="running" if holders else "done" if done else "stopped",
+        holders=holders,
+        totals=totals,
+        unbooked=len(shards) - len(receipts),
+        share=1.0 if done else share,
+        run=run,
+        tokens_per_second=run.tokens / seconds if holders and seconds else None,
+        seconds_left=left,
+        nodes=nodes,
+    )
