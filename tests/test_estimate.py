@@ -65,6 +65,7 @@ def test_a_small_corpus_is_planned_to_the_token(cli, tmp_path: Path) -> None:
     assert [line for line in lines if line.startswith("rejected  1 rows: ")]
 
 
+@pytest.mark.slow
 def test_this_machines_speed_is_measured_and_reckoned_with(cli, tmp_path: Path) -> None:
     env = {"XDG_CACHE_HOME": str(tmp_path)}
     plan = ["plan", "bundled:everyday", "--model", TINY]

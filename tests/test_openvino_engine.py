@@ -25,6 +25,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "kosbert-ray"
 
 
+FAST = ("bert", "modernbert")  # the others take as long and have their turn in the slow tests
+
+
 def options(precision: str, engine: str = "openvino", threads: int = 1) -> EncoderOptions:
     return EncoderOptions(precision, "cpu", threads, engine=engine)
 
@@ -33,7 +36,9 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in ARCHITECTURES]
+)
 def test_each_architecture_gives_the_vectors_of_pytorch(kind: str, tmp_path: Path) -> None:
     folder = save_model(kind, everyday(), tmp_path / "model")
     exact = Encoder.load(str(folder), options("fp32", "torch")).encode(TEXTS)

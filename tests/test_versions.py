@@ -10,6 +10,7 @@ import pyarrow.dataset as ds
 import pytest
 from conftest import TINY, everyday
 
+pytestmark = pytest.mark.slow  # README's commands show the way through it, in the fast tests
 FP32 = ["--set", "encoder.precision=fp32"]
 
 

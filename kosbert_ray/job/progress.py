@@ -65,9 +65,9 @@ class Progress:
 
     total_bytes: int
     done: Totals
-    log: Callable[..., None] | None = None
     console: Console = field(default_factory=_console)
     clock: Callable[[], float] = time.monotonic
+    log: Callable[..., None] | None = None
 
     def __post_init__(self) -> None:
         self.new = Totals()
