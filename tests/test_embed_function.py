@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pyarrow.dataset as ds
+import pytest
 from conftest import ROOT, TINY
 
 PROGRAM = """
@@ -26,6 +27,7 @@ for wrong in ({"encoder": {"precison": "bf16"}}, {"input": {"text": "nothing"}},
 """
 
 
+@pytest.mark.slow  # README's recipe shows it in the fast tests
 def test_a_job_from_python_gives_its_summary_and_its_errors(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "out"), TINY], capture_output=True, text=True, cwd=ROOT, timeout=200

@@ -58,6 +58,7 @@ def test_what_cannot_be_told_is_said_without_the_address(webhook: tuple[str, lis
     assert "hush" not in "".join(said)
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_end_and_nothing_of_it_is_kept(cli, tmp_path: Path) -> None:
     (tmp_path / "told.py").write_text(f"import sys\nopen({str(tmp_path / 'told')!r}, 'a').write(sys.stdin.read() + '\\n')")
     command = f"python3 {tmp_path / 'told.py'}"

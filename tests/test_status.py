@@ -8,9 +8,11 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from conftest import TINY, command, everyday, wait_for
 
 
+@pytest.mark.slow
 def test_a_job_is_followed_from_elsewhere(cli, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
