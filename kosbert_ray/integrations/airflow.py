@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, BaseOperator
@@ -69,7 +68,7 @@ class KosbertOperator(BaseOperator):  # type: ignore[misc]
         self.log.info("%s: %s", submission, "submitted" if new else "runs already")
         if self.deferrable:
             trigger = SubmissionTrigger(self.address, submission)
-            self.defer(trigger=trigger, method_name="execute_complete", timeout=self._timeout())
+            self.defer(trigger=trigger, method_name="execute_complete", timeout=self.execution_timeout)
         asyncio.run(log_lines(submissions, submission, self.log.info))
         return self._end(submissions, submission, context)
 
@@ -108,10 +107,6 @@ class KosbertOperator(BaseOperator):  # type: ignore[misc]
             return ClusterJob.of(self._configured(), [str(part) for part in self.command])
         except UsageError as error:
             raise AirflowFailException(str(error)) from error
-
-    def _timeout(self) -> timedelta | None:
-        timeout: timedelta | None = self.execution_timeout
-        return timeout
 
     def _end(self, submissions: Submissions, submission: str, context: Context) -> Any:
         job = submissions.details(submission)

@@ -138,8 +138,9 @@ def diff(config: JobConfig, first: str, second: str, sample: int, k: int) -> Dif
     sides = _Side(config, first), _Side(config, second)
     one, other = sides
     both = sorted(one.files.keys() & other.files.keys())
-    unlike = [file for file in both if one.version(file) != other.version(file)]
-    shared = [file for file in both if file not in {*unlike} and one.of_file(file) == other.of_file(file)]
+    shared = [
+        file for file in both if one.version(file) == other.version(file) and one.of_file(file) == other.of_file(file)
+    ]
     common = sum(one.of_file(file) for file in shared)
     asked = _sample(one, shared, sample)
     found = None
@@ -154,7 +155,7 @@ def diff(config: JobConfig, first: str, second: str, sample: int, k: int) -> Dif
         rows=(one.rows, other.rows),
         common=common,
         only=(one.rows - common, other.rows - common),
-        unlike=tuple(file for file in both if file not in {*shared}),
+        unlike=tuple(sorted({*both} - {*shared})),
         agreement=found,
     )
 

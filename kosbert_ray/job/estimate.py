@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from kosbert_ray.corpus.plan import Fragment, Slice
 from kosbert_ray.corpus.rows import REASON, TEXT
 from kosbert_ray.corpus.sample import Stratum, sampled_slices, strata
+from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job.config import JobConfig
@@ -166,8 +167,8 @@ def estimate(config: JobConfig) -> Estimate:
         slices += _slices_of(part, numbers, config)
     rows = whole.values["rows"]
     format = embedding_format(config, spec)
-    vectors = _some_vectors(config, texts)
-    row_bytes, shard_bytes = _output_bytes(format, vectors, kept, round(rows / max(1.0, slices)))
+    vectors = _some_vectors(spec, tokenizer, config, texts)
+    row_bytes, bytes_besides = _output_bytes(format, vectors, kept, round(rows / max(1.0, slices)))
     written = rows + (sum(whole.rejected.values()) if format.nullable else 0)
     puts = slices * PUTS_OF_A_SLICE + math.ceil(slices / RECEIPTS_OF_A_PUT) + 4
     return Estimate(
@@ -184,7 +185,7 @@ def estimate(config: JobConfig) -> Estimate:
         lengths=dict(sorted(whole.lengths.items())),
         max_seq_length=spec.max_seq_length,
         slices=slices,
-        output_bytes=written * row_bytes + slices * shard_bytes,
+        output_bytes=written * row_bytes + slices * bytes_besides,
         puts=puts,
         gets=len(corpus.files) + len(fragments) * GETS_OF_A_FRAGMENT + slices * GETS_OF_A_SLICE,
         looked_at=looked_at,
@@ -243,7 +244,7 @@ def _slices_of(part: Stratum, looked_at: list[tuple[Slice, int, int]], config: J
     return float(sum(of(fragment) for fragment in part.fragments))
 
 
-def _some_vectors(config: JobConfig, texts: list[Any]) -> npt.NDArray[np.float32]:
+def _some_vectors(spec: ModelSpec, tokenizer: Tokenizer, config: JobConfig, texts: list[Any]) -> npt.NDArray[np.float32]:
     """Vectors of some of the texts, float32 ``[n, dimension]``."""
     from kosbert_ray.encoder.model import Encoder
 
@@ -252,8 +253,8 @@ def _some_vectors(config: JobConfig, texts: list[Any]) -> npt.NDArray[np.float32
         wanted = max(1, EMBEDDED_TEXTS // len(texts))
         step = max(1, len(column) // wanted)
         chosen += [text[:EMBEDDED_CHARS] for text in column.take(np.arange(0, len(column), step)[:wanted]).to_pylist()]
-    encoder = Encoder(model_ask(config).spec(), replace(encoder_options(config), device="cpu"))
-    encoded = encoder.encode_tokens(encoder.tokenizer(list(dict.fromkeys(chosen))))
+    encoder = Encoder(spec, replace(encoder_options(config), device="cpu"))
+    encoded = encoder.encode_tokens(tokenizer(list(dict.fromkeys(chosen))))
     return encoded.vectors[[row for row in range(len(encoded.rows)) if row not in encoded.failed]]
 
 

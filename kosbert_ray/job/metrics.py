@@ -6,12 +6,13 @@ All come from the driver, out of receipts and the board, so that a run has one s
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 
-from ray.util.metrics import Counter, Gauge
+from ray.util import metrics
 
 from kosbert_ray.job.board import Board, View
 from kosbert_ray.job.cluster import EncoderPool
+from kosbert_ray.job.watchdog import WAITING_FOR
 from kosbert_ray.shards.receipt import Receipt
 
 WINDOW_SECONDS = 60.0  # what "now" means
@@ -55,12 +56,8 @@ def waiting_for(view: View, busy: float) -> str:
         return "model" if view.encoders_starting else "resources"
     if busy >= BUSY:
         return "nothing"
-    at = {"input": 0, "tokenizing": 0, "output": 0}
-    for doing in view.doing:
-        reason = {"read": "input", "tokenize": "tokenizing", "write": "output"}.get(doing.stage)
-        if reason:
-            at[reason] += 1
-    return max(at, key=lambda reason: at[reason]) if any(at.values()) else "input"
+    at = Counter(WAITING_FOR[doing.stage] for doing in view.doing)
+    return max(("input", "tokenizing", "output"), key=lambda reason: at[reason])
 
 
 class Metrics:
@@ -75,16 +72,18 @@ class Metrics:
     def __init__(self, board: Board, pool: EncoderPool, output: str) -> None:
         self._board = board
         self._tags = {"output": output}
-        self._counters = {name: Counter(f"kosbert_{name}", about, TAGS) for name, about in COUNTERS.items()}
-        self._gauges = {name: Gauge(f"kosbert_{name}", about, TAGS) for name, about in GAUGES.items()}
-        self._stage_seconds = Counter("kosbert_stage_seconds", "Seconds of work in each stage", (*TAGS, "stage"))
-        self._retries = Counter("kosbert_retries", "Slices tried again after a worker died", (*TAGS, "stage"))
-        self._failed = Counter("kosbert_failed_slices", "Slices that failed", TAGS)
-        self._waiting = Gauge("kosbert_encoder_waiting", "1 for what encoders wait for, 0 for all else", (*TAGS, "reason"))
+        self._counters = {name: metrics.Counter(f"kosbert_{name}", about, TAGS) for name, about in COUNTERS.items()}
+        self._gauges = {name: metrics.Gauge(f"kosbert_{name}", about, TAGS) for name, about in GAUGES.items()}
+        self._stage_seconds = metrics.Counter("kosbert_stage_seconds", "Seconds of work in each stage", (*TAGS, "stage"))
+        self._retries = metrics.Counter("kosbert_retries", "Slices tried again after a worker died", (*TAGS, "stage"))
+        self._failed = metrics.Counter("kosbert_failed_slices", "Slices that failed", TAGS)
+        self._waiting = metrics.Gauge(
+            "kosbert_encoder_waiting", "1 for what encoders wait for, 0 for all else", (*TAGS, "reason")
+        )
         self._recent: deque[tuple[float, Receipt]] = deque()
         self._retried: dict[str, int] = {}
         self._looked = 0.0
-        Gauge("kosbert_encoders_asked", "Encoders that the job may have", TAGS).set(pool.maximum, self._tags)
+        metrics.Gauge("kosbert_encoders_asked", "Encoders that the job may have", TAGS).set(pool.maximum, self._tags)
 
     def committed(self, receipt: Receipt, progress: float) -> None:
         """One more slice is committed.

@@ -26,7 +26,7 @@ class Status:
         totals: sums over what the receipts tell of the shards that are there.
         unbooked: shards whose receipts are not written yet.
         share: of the input's bytes that is committed; None where the input cannot be listed from here.
-        run: sums over what the run has committed that writes to it, or that was the last to.
+        run: sums over what the run has committed that writes to it.
         tokens_per_second: of the run that writes to it; None if none does.
         seconds_left: by that speed; None where it cannot be told.
         nodes: encoded tokens by host.

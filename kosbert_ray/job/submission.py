@@ -126,8 +126,7 @@ class Submissions:
 
     def running(self, job: ClusterJob) -> str | None:
         """Its submission that has not ended, if there is one."""
-        found = self.find(job)
-        return str(found[-1].submission_id) if found and not found[-1].status.is_terminal() else None
+        return _running(self.find(job))
 
     def submit(self, job: ClusterJob, say: Say, send_package: bool = True) -> tuple[str, bool]:
         """Starts the job, unless it runs already.
@@ -146,10 +145,11 @@ class Submissions:
         until = time.monotonic() + LOST_SECONDS
         waiting = False
         while True:
-            if running := self.running(job):
+            found = self.find(job)
+            if running := _running(found):
                 return running, False
             try:
-                return self._submit(job, len(self.find(job)) + 1, send_package), True
+                return self._submit(job, len(found) + 1, send_package), True
             except Exception as error:
                 not_ready = NOT_READY in str(error)
                 if not (not_ready or TAKEN in str(error)) or time.monotonic() > until:
@@ -228,6 +228,10 @@ class Submissions:
             self.client.stop_job(submission)
             while not self.client.get_job_status(submission).is_terminal():
                 time.sleep(POLL_SECONDS)
+
+
+def _running(found: list[JobDetails]) -> str | None:
+    return str(found[-1].submission_id) if found and not found[-1].status.is_terminal() else None
 
 
 def exit_code_of(job: JobDetails) -> int:
