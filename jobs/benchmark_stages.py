@@ -82,7 +82,7 @@ def measure_stages(texts: list[str], model: Path, dimension: int) -> list[Stage]
 
         def write() -> None:
             column = format.array(vectors)
-            write_shard(storage, "a.parquet", {"id": ids}, column, format, {"checksum": checksum(column)})
+            write_shard(storage, "a.parquet", {"id": ids}, [column], [format], {"checksum": checksum(column)})
 
         def plain_write() -> None:
             offsets = pa.array(np.arange(len(texts) + 1, dtype=np.int32) * dimension)

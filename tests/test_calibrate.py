@@ -32,27 +32,31 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["int8", pytest.param("ubinary", marks=pytest.mark.slow)])
-def output(cli, texts: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    target = tmp_path_factory.mktemp(request.param) / request.param
-    cli("embed", texts, target, *SETTINGS, "--set", f"output.dtype={request.param}")
+TYPES = "int8,float32,float16,ubinary"
+
+
+@pytest.fixture(scope="module")
+def output(cli, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("several") / "out"
+    cli("embed", texts, target, *SETTINGS, "--set", f"output.dtype={TYPES}")
     return target
 
 
-def test_the_numbers_are_those_of_sentence_transformers(output: Path) -> None:
+def test_all_types_of_one_pass_are_those_of_sentence_transformers(output: Path) -> None:
     table = ds.dataset(output, format="parquet").to_table()
     said = json.loads(pq.read_metadata(next(output.glob("*.parquet"))).metadata[b"kosbert_ray.vectors"])
-    vectors = Encoder.load(TINY, EncoderOptions(precision="fp32")).encode(table["text"].to_pylist())
-    ranges = np.array(said["ranges"], np.float32) if "ranges" in said else None
-    theirs = quantize_embeddings(vectors, precision=output.name, ranges=ranges)
-    ours = np.array(table["embedding"].to_pylist(), theirs.dtype)
-    # Batches of other company round otherwise in the last bit, which can be a step of int8 and a sign of ubinary.
-    assert (ours != theirs).mean() < 1e-3
-    if ranges is not None:  # measured on a sample of these texts: few values lie beyond
-        assert ((vectors < ranges[0]) | (vectors > ranges[1])).mean() < 0.02
+    vectors = np.array(table["embedding_float32"].to_pylist(), np.float32)
+    expected = Encoder.load(TINY, EncoderOptions(precision="fp32")).encode(table["text"].to_pylist())
+    assert np.abs(vectors - expected).max() < 1e-5
+    assert [*said] == ["embedding", "embedding_float32", "embedding_float16", "embedding_ubinary"]
+    ranges = np.array(said["embedding"]["ranges"], np.float32)
+    for dtype, column in zip(TYPES.split(","), said, strict=True):
+        theirs = vectors.astype(dtype) if "float" in dtype else quantize_embeddings(vectors, precision=dtype, ranges=ranges)
+        assert np.array_equal(np.array(table[column].to_pylist(), theirs.dtype), theirs), dtype
+    # The ranges were measured on a sample of these texts: few values lie beyond.
+    assert ((vectors < ranges[0]) | (vectors > ranges[1])).mean() < 0.02
 
 
-@pytest.mark.slow
 def test_search_and_verify_read_it(cli, output: Path) -> None:
     done = cli("search", output, SENTENCES[7], "-k", "1", "--format", "jsonl", "--set", "encoder.precision=fp32")
     assert json.loads(done.stdout)["text"] == SENTENCES[7]
@@ -60,14 +64,12 @@ def test_search_and_verify_read_it(cli, output: Path) -> None:
 
 
 def test_a_grown_input_goes_on_with_the_ranges_of_before(cli, output: Path, texts: Path, tmp_path: Path) -> None:
-    if output.name != "int8":
-        return
     before = (output / "_kosbert" / "job.json").read_text()
     first = {path.name: path.read_bytes() for path in output.glob("*.parquet")}
     added = texts / "1.parquet"
     pq.write_table(pa.table({"id": range(100), "text": SENTENCES[300:400]}), added)
     try:
-        cli("embed", texts, output, *SETTINGS, "--set", "output.dtype=int8")
+        cli("embed", texts, output, *SETTINGS, "--set", f"output.dtype={TYPES}")
         assert (output / "_kosbert" / "job.json").read_text() == before
         assert {name: (output / name).read_bytes() for name in first} == first
         assert len(list(output.glob("*.parquet"))) == 4
@@ -77,7 +79,7 @@ def test_a_grown_input_goes_on_with_the_ranges_of_before(cli, output: Path, text
 
 def test_an_input_without_a_text_cannot_be_measured(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["", None]}), tmp_path / "in.parquet")
-    config = JobConfig(input=InputConfig(path=str(tmp_path / "in.parquet")), output=OutputConfig(dtype="int8"))
+    config = JobConfig(input=InputConfig(path=str(tmp_path / "in.parquet")), output=OutputConfig(dtype=("int8",)))
     corpus, columns = open_corpus(config)
     with pytest.raises(InputError, match="on a sample of the texts, and there is none in the first slices of 1 files"):
         sample_texts(fragment_reader(config, corpus.storage, columns), fragments_of(config, corpus))

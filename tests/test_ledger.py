@@ -27,7 +27,7 @@ FINGERPRINT = Fingerprint(
     prompt="",
     long_text="truncate",
     precision="auto",
-    dtype="float32",
+    dtype=("float32",),
     ranges=(),
     list_type="list",
     dimension=4,
@@ -67,7 +67,7 @@ RECEIPT = Receipt(
 def commit(storage: Storage, receipt: Receipt = RECEIPT, fingerprint: Fingerprint = FINGERPRINT) -> None:
     footer = receipt.footer() | {"fingerprint": fingerprint.sha256}
     vectors = EmbeddingFormat(4).array(np.zeros((receipt.rows, 4), np.float32))
-    write_shard(storage, receipt.shard, {}, vectors, EmbeddingFormat(4), footer)
+    write_shard(storage, receipt.shard, {}, [vectors], [EmbeddingFormat(4)], footer)
 
 
 @pytest.fixture

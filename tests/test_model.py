@@ -176,3 +176,15 @@ def test_a_device_or_precision_that_is_not_here_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="fp16 is for GPUs"):
         pick_precision("fp16", "cpu")
     assert pick_precision("auto", "cpu") in ("bf16", "fp32")
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_truncated_vectors_are_those_of_sentence_transformers(tmp_path: Path, normalize: bool) -> None:
+    model = save_model("bert", everyday(), tmp_path, normalize=normalize)
+    texts = everyday()[:50]
+    theirs = SentenceTransformer(str(model), truncate_dim=24, device="cpu").encode(texts, normalize_embeddings=normalize)
+    ours = Encoder.load(str(model), FP32, SpecOptions(truncate_dim=24))
+    assert ours.spec.dimension == 24 and ours.spec.normalized == normalize
+    assert np.abs(ours.encode(texts) - theirs).max() < 1e-5
+    with pytest.raises(ModelError, match="truncate_dim is 65, but its vectors have 64"):
+        Encoder.load(str(model), FP32, SpecOptions(truncate_dim=65))

@@ -23,7 +23,7 @@ KEEP = {"id": pa.array(range(50)), "title": pa.array([f"제목 {number % 3}" for
 def write(folder: Path, name: str = "a.parquet", **more) -> Path:
     format = EmbeddingFormat(8, **more)
     footer = {"fingerprint": "fp", "b": 1, "a": "가"}
-    write_shard(Storage(str(folder)), name, KEEP, format.array(VECTORS), format, footer)
+    write_shard(Storage(str(folder)), name, KEEP, [format.array(VECTORS)], [format], footer)
     return folder / name
 
 
@@ -50,9 +50,9 @@ def test_bytes_take_a_byte_each_and_the_footer_says_how_to_read_them(tmp_path: P
     vectors = np.random.default_rng(1).normal(size=(20_000, 32)).astype(np.float32)
     for dtype, most in (("int8", 32 * 20_000 * 1.05), ("ubinary", 4 * 20_000 * 1.1)):
         format = EmbeddingFormat(32, dtype=dtype, ranges=ranges_of(vectors) if dtype == "int8" else ())
-        write_shard(Storage(str(tmp_path)), dtype, {}, format.array(vectors), format, {})
+        write_shard(Storage(str(tmp_path)), dtype, {}, [format.array(vectors)], [format], {})
         assert (tmp_path / dtype).stat().st_size < most
-        said = json.loads(pq.read_metadata(tmp_path / dtype).metadata[b"kosbert_ray.vectors"])
+        said = json.loads(pq.read_metadata(tmp_path / dtype).metadata[b"kosbert_ray.vectors"])["embedding"]
         assert said["dtype"] == dtype and said["dimension"] == 32
         assert np.array_equal(said.get("ranges", []), format.ranges)
 
@@ -83,5 +83,7 @@ def test_a_dataset_reader_sees_shards_and_nothing_of_ours(tmp_path: Path) -> Non
 
 def test_a_shard_without_rows_is_valid(tmp_path: Path) -> None:
     keep = {"id": pa.array([], pa.int64())}
-    write_shard(Storage(str(tmp_path)), "a.parquet", keep, EmbeddingFormat(8).array(VECTORS[:0]), EmbeddingFormat(8), {})
+    write_shard(
+        Storage(str(tmp_path)), "a.parquet", keep, [EmbeddingFormat(8).array(VECTORS[:0])], [EmbeddingFormat(8)], {}
+    )
     assert pq.read_table(tmp_path / "a.parquet").num_rows == 0

@@ -91,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> int:
         say(
             f"{new.rows:,} rows in {duration(summary.seconds)}: {new.rows / summary.seconds:,.0f} rows/s, "
             f"{rate:,.0f} tokens/s; first slice after {summary.first_slice_seconds or 0:.1f} s; "
-            f"{new.distinct:,} distinct texts encoded, {new.truncated:,} truncated"
+            f"{new.distinct:,} distinct texts encoded, {new.long_texts()}"
         )
     if summary.removed:
         say(f"{summary.removed:,} shards of changed inputs were replaced")

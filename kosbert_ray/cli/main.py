@@ -16,10 +16,26 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from kosbert_ray import __version__
-from kosbert_ray.cli import cluster, diff, doctor, embed, evaluate, ls, plan, promote, search, status, submit, train, verify
+from kosbert_ray.cli import (
+    cluster,
+    diff,
+    doctor,
+    embed,
+    evaluate,
+    export,
+    ls,
+    plan,
+    promote,
+    search,
+    status,
+    submit,
+    train,
+    verify,
+)
 from kosbert_ray.cli.common import EXIT_INTERRUPTED, say
 from kosbert_ray.errors import KosbertError
 
+COMMANDS = (embed, plan, submit, status, ls, search, cluster, verify, diff, promote, export, evaluate, train, doctor)
 INTERRUPTED = "interrupted: what is committed stays; run the same command again to go on"
 GRACE_SECONDS = 20.0
 
@@ -74,6 +90,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kosbert-ray", description="Sentence embeddings of a large text corpus, on Ray.")
     parser.add_argument("--version", action="version", version=f"kosbert-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (embed, plan, submit, status, ls, search, cluster, verify, diff, promote, evaluate, train, doctor):
+    for command in COMMANDS:
         command.add(commands)
     return parser

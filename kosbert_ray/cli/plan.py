@@ -91,8 +91,7 @@ def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: d
         + ("" if whole else f" ({found.looked_at:,} looked at)"),
         f"texts     {about}{_bytes(found.text_bytes)}; {found.repeated:.1%} of the rows repeat a text of their slice",
         f"tokens    {about}{found.tokens:,.0f}, {found.tokens / rows:.1f} a row; {found.encoded_tokens:,.0f} to encode",
-        f"length    {found.truncated / rows:.2%} of the rows are longer than the model's {found.max_seq_length} tokens and "
-        f"lose {found.dropped_tokens / max(found.tokens + found.dropped_tokens, 1):.2%} of all tokens",
+        _long_texts(found, rows),
     ]
     most = max(found.lengths.values(), default=0)
     before = 0
@@ -116,6 +115,18 @@ def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: d
     if not profiles:
         lines.append("time      not known: kosbert-ray calibrate measures this machine, plan.profiles names others")
     return lines
+
+
+def _long_texts(found: Estimate, rows: float) -> str:
+    if found.split:
+        return (
+            f"length    {found.split / rows:.2%} of the rows are longer than a chunk: {found.output_rows:,.0f} rows in all"
+        )
+    lost = found.dropped_tokens / max(found.tokens + found.dropped_tokens, 1)
+    return (
+        f"length    {found.truncated / rows:.2%} of the rows are longer than the model's {found.max_seq_length} tokens and "
+        f"lose {lost:.2%} of all tokens"
+    )
 
 
 def seconds_on(profile: ProfileConfig, found: Estimate) -> float:

@@ -49,7 +49,7 @@ def _lines(found: Status) -> list[str]:
         f"{found.model} on {found.input}",
         f"{totals.slices:,} shards, {totals.rows:,} rows, {totals.tokens:,} tokens ({totals.encoded_tokens:,} encoded), "
         f"{totals.output_bytes / 1e6:,.1f} MB",
-        f"{totals.truncated:,} rows truncated by {totals.dropped_tokens:,} tokens, {totals.rejected:,} rejected",
+        f"{totals.long_texts()}, {totals.rejected:,} rejected",
     ]
     if found.unbooked:
         lines.append(f"{found.unbooked:,} shards more, whose receipts are not written yet")

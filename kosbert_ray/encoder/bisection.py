@@ -61,9 +61,11 @@ def encode_all(
         DeviceBroken: the device is lost (a CUDA error); none of its later answers would be true.
     """
     vectors = np.zeros((len(tokens.lengths), dimension), np.float32)
-    failed = dict.fromkeys(np.flatnonzero(tokens.lengths == 0).tolist(), "no tokens are left of it") | dict(unfit)
+    left_out = np.empty(0, np.int64) if done is None else done
+    empty = np.setdiff1d(np.flatnonzero(tokens.lengths == 0), left_out)
+    failed = dict.fromkeys(empty.tolist(), "no tokens are left of it") | dict(unfit)
     texts = np.arange(len(tokens.lengths))
-    skip = np.array([*failed, *(() if done is None else done)], np.int64)
+    skip = np.array([*failed, *left_out], np.int64)
     todo = list(pack(tokens, token_budget, texts[~np.isin(texts, skip)] if len(skip) else None))
     while todo:
         batches, todo = todo, []

@@ -18,6 +18,7 @@ import torch
 
 from kosbert_ray.encoder import cuda, openvino_engine
 from kosbert_ray.encoder.bisection import encode_all, in_streams
+from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import Device, EncoderOptions, Precision, usable_cores
 from kosbert_ray.encoder.packing import Batch, Pack, Tokens, take_rows
 from kosbert_ray.encoder.pooling import Head
@@ -206,6 +207,7 @@ class Encoder:
         """
         unfit = {**tokens.failed, **self._unknown_ids(tokens)}
         self._computed.clear()
+        means = tokens.part_of.astype(np.int64)
         vectors, failed, budget = encode_all(
             tokens,
             unfit,
@@ -214,10 +216,12 @@ class Encoder:
             self.spec.dimension,
             self._engine.pack,
             self._engine.streams,
-            known[0] if known else None,
+            np.concatenate((known[0], means)) if known else means,
         )
         if known:
             vectors[known[0]] = known[1]
+        if len(tokens.part_of):
+            join_parts(vectors, tokens, failed, self.spec.normalized)
         if budget < self.token_budget:
             self.notices.append(f"out of memory: batches of {budget:,} tokens instead of {self.token_budget:,}")
             self.token_budget = budget

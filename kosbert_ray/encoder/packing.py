@@ -27,6 +27,8 @@ class Tokens:
         rows: int32 ``[n]``, for each row which of the ``u`` texts it holds.
         dropped: int32 ``[u]``, tokens that did not fit into ``max_seq_length``.
         failed: of each distinct text that could not be tokenised (its length is 0), the reason.
+        part_of: int32 ``[p]``, texts (of length 0) whose vector is the mean of others'.
+        part: int32 ``[p]``, which other each is the mean of; they are weighted by their lengths.
     """
 
     ids: npt.NDArray[np.uint16] | Int32
@@ -34,6 +36,14 @@ class Tokens:
     rows: Int32
     dropped: Int32
     failed: Mapping[int, str] = field(default_factory=dict)
+    part_of: Int32 = field(default_factory=lambda: np.empty(0, np.int32))
+    part: Int32 = field(default_factory=lambda: np.empty(0, np.int32))
+
+    def row_lengths(self) -> Int64:
+        """int64 ``[n]``: tokens of each row, of a mean those of all its parts."""
+        lengths = self.lengths.astype(np.int64)
+        np.add.at(lengths, self.part_of, self.lengths[self.part])
+        return lengths[self.rows]
 
 
 @dataclass(frozen=True)

@@ -91,15 +91,30 @@ class Head(torch.nn.Module):
         ModelError: a Dense layer's weights do not fit, or its activation is no torch module.
     """
 
-    def __init__(self, parts: tuple[specs.Dense | specs.Normalize, ...]) -> None:
+    def __init__(self, parts: tuple[specs.HeadPart, ...]) -> None:
         super().__init__()
-        self.parts = torch.nn.ModuleList(_Dense(part) if isinstance(part, specs.Dense) else _Normalize() for part in parts)
+        self.parts = torch.nn.ModuleList(map(_module, parts))
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """float32 ``[n, pooled]`` → float32 ``[n, dimension]``."""
         for part in self.parts:
             vectors = part(vectors)
         return vectors
+
+
+def _module(part: specs.HeadPart) -> torch.nn.Module:
+    if isinstance(part, specs.Dense):
+        return _Dense(part)
+    return _Truncate(part.dimension) if isinstance(part, specs.Truncate) else _Normalize()
+
+
+class _Truncate(torch.nn.Module):
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return vectors[:, : self.dimension].contiguous()
 
 
 class _Normalize(torch.nn.Module):

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from kosbert_ray.errors import ModelError, first_line
 
@@ -53,6 +53,7 @@ class SpecOptions:
     ``max_seq_length`` overrules the model's own, in tokens with the special ones. ``prompt`` is put before every text and
     overrules ``prompt_name``, which picks one of the model's own; with neither, the model's default prompt is used.
     ``allow_pickle`` accepts weights in ``pytorch_model.bin``; ``allow_remote_code`` runs a model's own Python code.
+    ``truncate_dim`` keeps the first so many numbers of each vector, made of length 1 again if the model's are.
     """
 
     max_seq_length: int | None = None
@@ -60,6 +61,7 @@ class SpecOptions:
     prompt_name: str | None = None
     allow_pickle: bool = False
     allow_remote_code: bool = False
+    truncate_dim: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,19 @@ class Normalize:
 
 
 @dataclass(frozen=True)
+class Truncate:
+    """The first ``dimension`` numbers of the sentence vector only.
+
+    Source: Kusupati et al. 2022, "Matryoshka Representation Learning" (arXiv:2205.13147).
+    """
+
+    dimension: int
+
+
+HeadPart: TypeAlias = "Dense | Normalize | Truncate"
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """All that a model folder says of how texts become vectors.
 
@@ -95,7 +110,7 @@ class ModelSpec:
     do_lower_case: bool
     pooling: tuple[str, ...]
     include_prompt: bool
-    head: tuple[Dense | Normalize, ...]
+    head: tuple[HeadPart, ...]
     prompt: str
     dimension: int
     weight_files: tuple[Path, ...]
@@ -130,12 +145,20 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
             raise ModelError(f"{folder}: model.max_seq_length is {length}, but the model has {positions} positions")
         length = positions
     pooling, include_prompt, dimension = _pooling(folder, modules, config)
-    head = tuple(part for kind, path in modules[2:] if (part := _head(folder, kind, path)) is not None)
+    head: tuple[HeadPart, ...] = tuple(
+        found for kind, path in modules[2:] if (found := _head(folder, kind, path)) is not None
+    )
     for part in head:
         if isinstance(part, Dense):
             if part.in_features != dimension:
                 raise ModelError(f"{part.folder}: takes {part.in_features} features, but gets {dimension}")
             dimension = part.out_features
+    if options.truncate_dim:
+        if options.truncate_dim > dimension:
+            raise ModelError(f"{folder}: model.truncate_dim is {options.truncate_dim}, but its vectors have {dimension}")
+        dimension = options.truncate_dim
+        again = head[-1:] if head and isinstance(head[-1], Normalize) else ()
+        head = (*head, Truncate(dimension), *again)
     weights = _weights(transformer, options.allow_pickle)
     for part in head:
         weights += _weights(part.folder, options.allow_pickle) if isinstance(part, Dense) else []

@@ -6,7 +6,7 @@ driver, and what comes of it, the Rust tokenizer as JSON, is all that the tokeni
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -75,8 +75,25 @@ class Tokenizer:
 
         return RustTokenizer.from_str(self.state)
 
+    @cached_property
+    def _whole(self) -> Any:
+        from tokenizers import Tokenizer as RustTokenizer
+
+        whole = RustTokenizer.from_str(self.state)
+        whole.no_truncation()
+        return whole
+
+    @cached_property
+    def overhead(self) -> int:
+        """Tokens that every text has beside its own: special ones and the prompt's."""
+        return len(self._whole.encode(self.prompt))
+
+    def places(self, texts: list[str]) -> list[list[tuple[int, int]]]:
+        """Where the tokens of each text stand in it, in code points: of all of them, without prompt and special tokens."""
+        return [item.offsets for item in self._whole.encode_batch(texts, add_special_tokens=False)]
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_rust"}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __call__(self, texts: list[str] | pa.Array) -> Tokens:
         """Tokenises ``n`` texts without nulls, each distinct one once; one that fails is named in ``Tokens.failed``."""

@@ -16,7 +16,7 @@ from kosbert_ray.analysis.duplicates import communities
 from kosbert_ray.analysis.kmeans import assign, fit, unit
 from kosbert_ray.analysis.terms import top_terms
 from kosbert_ray.errors import InputError, StorageError, UsageError, first_line
-from kosbert_ray.job.config import JobConfig
+from kosbert_ray.job.config import CHUNK_TEXT, JobConfig
 from kosbert_ray.job.resolve import job_of_output, open_output
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
@@ -104,10 +104,11 @@ def cluster(
     shards = _Shards(storage, list(ledger.shards()), EmbeddingFormat.of(said["fingerprint"]))
     if not any(len(vectors) for name in shards.names for vectors, _ in read_vectors(storage, name, shards.format)):
         raise InputError(f"{storage.url()}: no vectors in it yet")
-    column: str | None = text or job.input.text
-    if text and text not in job.input.keep:
-        raise InputError(f"--text {text}: not among the kept columns ({', '.join(job.input.keep) or 'none'})")
-    if column not in job.input.keep:
+    kept = job.columns()
+    column: str | None = text or (CHUNK_TEXT if CHUNK_TEXT in kept else job.input.text)
+    if text and text not in kept:
+        raise InputError(f"--text {text}: not among the kept columns ({', '.join(kept) or 'none'})")
+    if column not in kept:
         say(f"the texts are not in the output (keep {column} to have words and examples)")
         column = None
     label = _by_threshold(shards, threshold, say) if threshold is not None else _by_kmeans(shards, clusters, seed, say)
@@ -115,7 +116,7 @@ def cluster(
     for index, name in enumerate(shards.names):
         vectors, places = shards.read(name)
         labels, distances = label(index, vectors)
-        _write_labels(storage, name, list(job.input.keep), labels, distances, places)
+        _write_labels(storage, name, list(kept), labels, distances, places)
         central.add(labels, distances, index, places)
     found = _describe(storage, shards.names, central, column)
     _write_summary(storage, found)

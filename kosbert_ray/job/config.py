@@ -17,6 +17,8 @@ from pydantic import (
 from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import Format
 from kosbert_ray.corpus.plan import MAX_BYTES, MAX_ROWS, Limits
+from kosbert_ray.encoder.chunks import Splitter
+from kosbert_ray.encoder.long_text import Policy
 from kosbert_ray.encoder.options import Device, Engine, Precision
 from kosbert_ray.settings import Section, load_settings, shown_value
 from kosbert_ray.shards.quantize import VectorType
@@ -25,6 +27,9 @@ from kosbert_ray.storage import StorageOptions
 OnBadRow = Literal["reject", "fail", "null_vector"]
 SECRETS = ("access_key_id", "secret_access_key", "session_token")
 PRIVATE: Any = {"storage": set(SECRETS), "ray": {"runtime_env"}, "on_finish": True}  # may hold secrets
+# Which chunk of its text a row is, and the chunk's place in the text, in Unicode code points.
+CHUNK_COLUMNS = {"chunk": "int32", "chunk_start": "int64", "chunk_end": "int64"}
+CHUNK_TEXT = "chunk_text"
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -67,6 +72,7 @@ class ModelConfig(Section):
     prompt: str | None = None
     prompt_name: str | None = None
     max_seq_length: int | None = Field(default=None, gt=0)
+    truncate_dim: int | None = Field(default=None, gt=0)
     allow_pickle: bool = False
     allow_remote_code: bool = False
 
@@ -99,14 +105,27 @@ class InputConfig(Section):
 
 
 class OutputConfig(Section):
-    """What is written: the folder, how vectors are stored in it, and what becomes of those whose input file is gone."""
+    """What is written: the folder, how vectors are stored in it, and what becomes of those whose input file is gone.
+
+    Of several ``dtype`` the first is in ``column``, and each other in ``<column>_<dtype>``.
+    """
 
     path: str = ""
     column: str = "embedding"
-    dtype: VectorType = "float32"
+    dtype: Annotated[tuple[VectorType, ...], BeforeValidator(_names), Field(min_length=1)] = ("float32",)
     list_type: Literal["list", "fixed_size_list"] = "list"
     compression: Literal["zstd", "snappy", "none"] = "zstd"
     removed_inputs: Literal["keep", "delete"] = "keep"
+
+    @model_validator(mode="after")
+    def _check(self) -> OutputConfig:
+        if len(set(self.dtype)) < len(self.dtype):
+            raise ValueError("dtype: a type is named twice")
+        return self
+
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of vectors."""
+        return (self.column, *(f"{self.column}_{dtype}" for dtype in self.dtype[1:]))
 
 
 class SliceConfig(Section):
@@ -136,6 +155,20 @@ class EncoderConfig(Section):
         if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
             raise ValueError("actors: the minimum is above the maximum")
         return self
+
+
+class ChunkConfig(Section):
+    """How a long text is cut, for ``long_text`` mean and chunk.
+
+    ``size`` is the most tokens of a chunk, special ones included (None: as many as the model takes), ``overlap`` how many
+    of them may stand in the chunk before (None: an eighth). ``splitter`` finds the places: "words" cuts between words,
+    "kiwi" between sentences (``pip install 'kosbert-ray[kiwi]'``). ``text`` writes the chunk's text, too.
+    """
+
+    size: int | None = Field(default=None, gt=0)
+    overlap: int | None = Field(default=None, ge=0)
+    splitter: Splitter = "words"
+    text: bool = False
 
 
 class StorageConfig(Section):
@@ -219,6 +252,8 @@ class JobConfig(Section):
 
     ``dedup`` is where a text that stands several times is embedded once: in each slice, or in the whole corpus, which takes
     a pass over it first.
+    ``long_text`` is what becomes of texts longer than the model takes: cut off ("truncate"), the mean of their chunks'
+    vectors ("mean"), or a row for each chunk ("chunk"), with the columns ``CHUNK_COLUMNS``.
     ``max_rejected`` is how many rows may be rejected before the run counts as not done: a share if it has a point
     (``0.01``), a number of rows if it has none (``100``). ``stall_timeout`` is in seconds. ``log_format`` is that of the
     lines on standard error. ``on_finish`` is a command for the shell or an http(s) address, told of the run's end.
@@ -232,6 +267,8 @@ class JobConfig(Section):
     storage: StorageConfig = StorageConfig()
     ray: RayConfig = RayConfig()
     plan: PlanConfig = PlanConfig()
+    long_text: Policy = "truncate"
+    chunk: ChunkConfig = ChunkConfig()
     dedup: Literal["slice", "corpus"] = "slice"
     on_bad_row: OnBadRow = "reject"
     max_rejected: Annotated[int | float, BeforeValidator(_share_or_number)] = 0.01
@@ -241,9 +278,26 @@ class JobConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> JobConfig:
-        if self.output.column in self.input.keep:
-            raise ValueError(f"output.column: {self.output.column!r} is also among input.keep; choose another name")
+        if both := {*self.output.columns()} & {*self.input.keep}:
+            raise ValueError(f"output.column: {min(both)!r} is also among input.keep; choose another name")
+        if self.long_text == "truncate" and self.chunk != ChunkConfig():
+            raise ValueError("chunk: long texts are cut off unless long_text is mean or chunk")
+        if self.long_text != "chunk" and self.chunk.text:
+            raise ValueError("chunk.text: there is a text for each chunk only where long_text is chunk")
+        taken = {*self.input.keep, *self.output.columns()} & {*self.chunk_columns()}
+        if taken:
+            raise ValueError(f"long_text: chunk writes a column {min(taken)!r} of its own; keep it under another name")
         return self
+
+    def chunk_columns(self) -> dict[str, str]:
+        """Names and Arrow types of the columns that say which chunk of its text a row is."""
+        if self.long_text != "chunk":
+            return {}
+        return CHUNK_COLUMNS | ({CHUNK_TEXT: "string"} if self.chunk.text else {})
+
+    def columns(self) -> tuple[str, ...]:
+        """Names of an output's columns beside its vectors'."""
+        return (*self.input.keep, *self.chunk_columns())
 
     def rejected_allowed(self, rows: float) -> float:
         """How many of ``rows`` may be rejected."""

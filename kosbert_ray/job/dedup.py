@@ -26,7 +26,7 @@ from kosbert_ray.corpus.rows import REASON, TEXT
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.errors import InputChanged, InputError, JobFailed, StorageError
 from kosbert_ray.job.cluster import row_blocks
-from kosbert_ray.job.config import InputConfig, JobConfig, OutputConfig
+from kosbert_ray.job.config import ChunkConfig, InputConfig, JobConfig, OutputConfig
 from kosbert_ray.job.known import HASH, KnownTexts, KnownVectors, halves, hashes_of
 from kosbert_ray.job.pipeline import READ_CPUS, Pending, PlannedReads, error_of, shared_read_tasks
 from kosbert_ray.shards.format import EmbeddingFormat
@@ -126,6 +126,9 @@ def prepare(
             "input": InputConfig(path=output.url(TEXTS), text=TEXT, keep=(HASH,)),
             "output": OutputConfig(path=output.url(VECTORS), removed_inputs="delete"),
             "dedup": "slice",
+            # A text in chunks takes the vectors of those that are whole texts elsewhere.
+            "long_text": "truncate" if config.long_text == "chunk" else config.long_text,
+            "chunk": ChunkConfig() if config.long_text == "chunk" else config.chunk,
             "on_finish": "",
             "on_bad_row": "reject",
             "max_rejected": 1.0,  # a text that cannot be embedded is rejected where it stands, with its address

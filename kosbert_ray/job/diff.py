@@ -63,6 +63,7 @@ class _Side:
         if manifest is None:
             raise InputError(f"{self.storage.url()}: not complete (no _SUCCESS); run kosbert-ray embed to its end first")
         self.model = job.model.name
+        self.chunks = said["fingerprint"]["long_text"] if job.long_text == "chunk" else ""
         self.format = EmbeddingFormat.of(said["fingerprint"])
         self.files: dict[str, list[Receipt]] = defaultdict(list)
         for receipt in sorted(manifest, key=lambda item: (item.file, item.fragment_index, item.slice_index)):
@@ -74,10 +75,10 @@ class _Side:
         receipts = self.files[file]
         rejected = [receipt for receipt in receipts if receipt.rejected]
         if not rejected:
-            return (receipts[0].version,)
+            return (receipts[0].version, self.chunks)
         places = [read_rejected(self.storage, receipt.shard).to_pylist() for receipt in rejected]
         addresses = sorted((row["row"] or 0, row["byte_offset"] or 0) for rows in places for row in rows)
-        return (receipts[0].version, self.format.nullable, *addresses)
+        return (receipts[0].version, self.chunks, self.format.nullable, *addresses)
 
     def count(self, receipt: Receipt) -> int:
         """Rows of a shard."""

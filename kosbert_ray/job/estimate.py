@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,15 +21,18 @@ import pyarrow.parquet as pq
 from kosbert_ray.corpus.plan import Fragment, Slice
 from kosbert_ray.corpus.rows import REASON, TEXT
 from kosbert_ray.corpus.sample import Stratum, sampled_slices, strata
+from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import InputError, StorageError
+from kosbert_ray.job.chunk_rows import chunk_columns
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.resolve import (
-    embedding_format,
+    embedding_formats,
     encoder_options,
     fragment_reader,
     fragments_of,
+    long_text,
     model_ask,
     open_corpus,
 )
@@ -76,6 +80,8 @@ class Estimate:
     Attributes:
         files, file_bytes: of the input, as stored.
         rows: rows of the input that will have a vector.
+        output_rows: rows of the output: as many, or more where long texts are cut into chunks.
+        split: texts that are cut into chunks.
         rejected: rows that will not, by reason.
         text_bytes: of their texts, as UTF-8.
         tokens: of all rows, cut to the model's length.
@@ -95,6 +101,8 @@ class Estimate:
     files: int
     file_bytes: int
     rows: float
+    output_rows: float
+    split: float
     rejected: dict[str, float]
     text_bytes: float
     tokens: float
@@ -138,6 +146,8 @@ def estimate(config: JobConfig) -> Estimate:
     corpus, columns = open_corpus(config)
     spec = model_ask(config).spec()
     tokenizer = Tokenizer.load(spec)
+    policy = long_text(config, spec)
+    policy.check(tokenizer)
     reader = fragment_reader(config, corpus.storage, columns)
     fragments = fragments_of(config, corpus)
     parts = strata(fragments)
@@ -155,26 +165,30 @@ def estimate(config: JobConfig) -> Estimate:
                 unread.append(str(found))
                 continue
             piece, table = found
-            sums.add(_look(table, tokenizer), 1)
+            seen, written = _look(table, tokenizer, policy, config.columns())
+            sums.add(seen, 1)
             size += part.size_of(piece)
             looked_at += table.num_rows
             numbers.append((piece, table.num_rows, pc.sum(pc.binary_length(table[TEXT])).as_py() or 0))
             texts.append(table.filter(table[REASON].is_null())[TEXT])
-            kept.append(table.select(columns.keep.names))
+            kept.append(written)
         if not size:
             continue
         whole.add(sums, part.size / size)
         slices += _slices_of(part, numbers, config)
     rows = whole.values["rows"]
-    format = embedding_format(config, spec)
+    formats = embedding_formats(config, spec)
     vectors = _some_vectors(spec, tokenizer, config, texts)
-    row_bytes, bytes_besides = _output_bytes(format, vectors, kept, round(rows / max(1.0, slices)))
-    written = rows + (sum(whole.rejected.values()) if format.nullable else 0)
+    output_rows = whole.values["output_rows"]
+    row_bytes, bytes_besides = _output_bytes(formats, vectors, kept, round(output_rows / max(1.0, slices)))
+    written = output_rows + (sum(whole.rejected.values()) if formats[0].nullable else 0)
     puts = slices * PUTS_OF_A_SLICE + math.ceil(slices / RECEIPTS_OF_A_PUT) + 4
     return Estimate(
         files=len(corpus.files),
         file_bytes=corpus.size,
         rows=rows,
+        output_rows=output_rows,
+        split=whole.values["split"],
         rejected=dict(whole.rejected),
         text_bytes=whole.values["text_bytes"],
         tokens=whole.values["tokens"],
@@ -193,31 +207,39 @@ def estimate(config: JobConfig) -> Estimate:
     )
 
 
-def _look(table: pa.Table, tokenizer: Tokenizer) -> _Sums:
-    """What a slice holds; of a large one by every so many of its distinct texts."""
+def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequence[str]) -> tuple[_Sums, pa.Table]:
+    """What a slice holds; of a large one by every so many of its distinct texts. And columns as they will be written."""
     sums = _Sums()
+    kept = table.select([name for name in columns if name in table.column_names])
     for reason, count in Counter(reason for reason in table[REASON].to_pylist() if reason).items():
         sums.rejected[reason] += count
-    texts = table.filter(table[REASON].is_null())[TEXT].combine_chunks()
+    good_rows = table.filter(table[REASON].is_null())
+    texts = good_rows[TEXT].combine_chunks()
     if not len(texts):
-        return sums
+        return sums, kept
     encoded = texts.dictionary_encode()
     distinct = encoded.dictionary
     times = np.bincount(encoded.indices.to_numpy(), minlength=len(distinct))
     sizes = pc.binary_length(distinct).to_numpy()
     step = max(1, math.ceil(int(sizes.sum()) / MOST_TEXT_BYTES))
     chosen = np.arange(step // 2, len(distinct), step)
-    tokens = tokenizer(distinct.take(pa.array(chosen)))
-    good = tokens.lengths > 0
-    lengths, dropped = tokens.lengths[good].astype(np.int64), tokens.dropped[good].astype(np.int64)
-    weights = times[chosen][good] * len(distinct) / len(chosen)
-    failed = float(times[chosen][~good].sum()) * len(distinct) / len(chosen)
+    found = policy(tokenizer, distinct.take(pa.array(chosen)))
+    tokens = found.tokens
+    source = found.chunks.source if found.chunks else np.arange(len(chosen))
+    row_lengths = tokens.row_lengths()
+    good = row_lengths > 0
+    lengths, dropped = row_lengths[good], tokens.dropped[tokens.rows][good].astype(np.int64)
+    times_each = times[chosen][source]
+    weights = times_each[good] * len(distinct) / len(chosen)
+    failed = float(times_each[~good].sum()) * len(distinct) / len(chosen)
     sums.values.update(
         rows=len(texts) - failed,
+        output_rows=float(weights.sum()) if found.chunks else len(texts) - failed,
+        split=found.split / len(chosen) * len(texts),
         text_bytes=int((sizes * times).sum()),
         repeated=len(texts) - len(distinct),
         tokens=float((lengths * weights).sum()),
-        encoded_tokens=float(lengths.sum()) * len(distinct) / len(chosen),
+        encoded_tokens=float(tokens.lengths.sum()) * len(distinct) / len(chosen),
         truncated=float(weights[dropped > 0].sum()),
         dropped_tokens=float((dropped * weights).sum()),
     )
@@ -226,8 +248,14 @@ def _look(table: pa.Table, tokenizer: Tokenizer) -> _Sums:
         upper = LENGTHS[index] if index < len(LENGTHS) else int(lengths.max())
         sums.lengths[upper] += float(weights[bins == index].sum())
     for text in np.flatnonzero(~good).tolist():
-        sums.rejected[tokens.failed.get(text, "no tokens are left of it")] += float(times[chosen][text])
-    return sums
+        reason = tokens.failed.get(int(tokens.rows[text]), "no tokens are left of it")
+        sums.rejected[reason] += float(times_each[text])
+    if found.chunks:
+        first = np.unique(encoded.indices.to_numpy(), return_index=True)[1][chosen]
+        kept = good_rows.select(kept.column_names).take(first[source])
+        for name, column in chunk_columns(found.chunks, distinct.take(pa.array(chosen)), columns).items():
+            kept = kept.append_column(name, column)
+    return sums, kept
 
 
 def _slices_of(part: Stratum, looked_at: list[tuple[Slice, int, int]], config: JobConfig) -> float:
@@ -259,33 +287,35 @@ def _some_vectors(spec: ModelSpec, tokenizer: Tokenizer, config: JobConfig, text
 
 
 def _output_bytes(
-    format: EmbeddingFormat, vectors: npt.NDArray[np.float32], kept: list[pa.Table], slice_rows: int
+    formats: Sequence[EmbeddingFormat], vectors: npt.NDArray[np.float32], kept: list[pa.Table], slice_rows: int
 ) -> tuple[float, float]:
     """Bytes that a row takes in a shard, and those that a shard takes besides, written as a run would write them.
 
     Args:
-        format: how vectors are stored.
+        formats: how vectors are stored.
         vectors: of some rows.
         kept: the kept columns of the slices that were looked at.
         slice_rows: of a usual slice.
     """
     if not len(vectors):
         return 0.0, 0.0
-    if format.dtype == "int8":
-        format = replace(format, ranges=ranges_of(vectors))
+    ranges = ranges_of(vectors)
+    formats = [replace(format, ranges=ranges) if format.dtype == "int8" else format for format in formats]
     count = max(1, min(slice_rows, len(vectors)))
     starts = range(0, len(vectors) - count + 1, count)[:VECTOR_CHUNKS]
-    schema = pa.schema([format.field()])
-    chunks = [pa.table([format.array(vectors[start : start + count])], schema=schema) for start in starts]
-    vector_bytes = sum(_column_bytes(parquet_bytes(chunk, format)) for chunk in chunks) / (count * len(chunks))
+    schema = pa.schema([format.field() for format in formats])
+    chunks = [
+        pa.table([format.array(vectors[start : start + count]) for format in formats], schema=schema) for start in starts
+    ]
+    vector_bytes = sum(_column_bytes(parquet_bytes(chunk, formats)) for chunk in chunks) / (count * len(chunks))
     kept_bytes = 0.0
     if kept[0].num_columns:
-        sizes = [_column_bytes(parquet_bytes(table, format)) for table in kept]
+        sizes = [_column_bytes(parquet_bytes(table, formats)) for table in kept]
         kept_bytes = sum(sizes) / max(1, sum(int(table.num_rows) for table in kept))
     few = kept[0].slice(0, 1)
     columns = {name: few[name].combine_chunks() for name in few.column_names}
     said = USUAL.footer() | {"fingerprint": 64 * "0"}
-    shard = shard_bytes(columns, format.array(vectors[: few.num_rows]), format, said)
+    shard = shard_bytes(columns, [format.array(vectors[: few.num_rows]) for format in formats], formats, said)
     return vector_bytes + kept_bytes, float(shard.size - _column_bytes(shard))
 
 

@@ -30,12 +30,13 @@ from kosbert_ray.job.on_finish import Ended, notify
 from kosbert_ray.job.preview import Preview
 from kosbert_ray.job.progress import Progress, Totals, duration
 from kosbert_ray.job.resolve import (
-    embedding_format,
+    embedding_formats,
     encoder_options,
     fingerprint_of,
     fragment_reader,
     fragments_of,
     list_input,
+    long_text,
     model_ask,
     open_corpus,
     open_output,
@@ -147,6 +148,7 @@ class _Run:
         require_apart(config, self.corpus, open_output(config))
         self.model = model_ask(config)
         self.spec: ModelSpec = self.model.spec()
+        self.long_text = long_text(config, self.spec)
         self.told: set[str] = set()
         self.tell(*self.spec.notices)
         if self.corpus.ignored:
@@ -225,7 +227,7 @@ class _Run:
     def _open_job(self, fragments: list[Fragment]) -> Fingerprint:
         """Claims the output, or joins it; raises FingerprintMismatch if it is another job's."""
         for last in (False, True):
-            self.ranges = self._ranges(fragments) if self.config.output.dtype == "int8" else ()
+            self.ranges = self._ranges(fragments) if "int8" in self.config.output.dtype else ()
             fingerprint = fingerprint_of(self.config, self.columns, self.spec, self.weights, self.ranges)
             try:
                 self.ledger.open_job(fingerprint, self.config.public())
@@ -330,11 +332,13 @@ class _Run:
         work = Work(
             reader=reader,
             model=self.model,
+            long_text=self.long_text,
+            chunk_columns=tuple(config.chunk_columns()),
             weights_sha256=self.weights,
             encoder=pool.encoder_options(encoder_options(config)),
             encoders=pool.maximum,
             output=self.ledger.storage,
-            format=embedding_format(config, self.spec, self.ranges),
+            formats=embedding_formats(config, self.spec, self.ranges),
             on_bad_row=config.on_bad_row,
             fingerprint=self.fingerprint.sha256,
             driver_host=socket.gethostname(),
@@ -344,6 +348,7 @@ class _Run:
             together_input_bytes=pool.part(sum(item.input_bytes for item, _ in left)),
         )
         tokenizer = self.loading.result() if self.loading else Tokenizer.load(self.spec)
+        self.long_text.check(tokenizer)
         metrics = Metrics(board, pool, self.ledger.storage.address)
         failed: list[str] = []
         rejected = ""

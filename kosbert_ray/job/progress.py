@@ -27,6 +27,7 @@ class Totals:
     distinct: int = 0
     tokens: int = 0
     encoded_tokens: int = 0
+    split: int = 0
     truncated: int = 0
     dropped_tokens: int = 0
     input_bytes: int = 0
@@ -45,6 +46,13 @@ class Totals:
         self.slices += bool(receipt.shard)
         for name in list(vars(self))[1:]:
             setattr(self, name, getattr(self, name) + getattr(receipt, name))
+
+    def long_texts(self) -> str:
+        """What became of the texts that were too long."""
+        cut_off = f"{self.truncated:,} rows truncated by {self.dropped_tokens:,} tokens"
+        if not self.split:
+            return cut_off
+        return f"{self.split:,} long texts in chunks" + (f", {cut_off}" if self.truncated else "")
 
 
 def _console() -> Console:

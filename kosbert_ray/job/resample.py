@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,12 +16,15 @@ from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.errors import InputError
-from kosbert_ray.job.config import JobConfig
-from kosbert_ray.job.resolve import encoder_options, model_source, spec_options
+from kosbert_ray.job.config import CHUNK_TEXT, JobConfig
+from kosbert_ray.job.resolve import encoder_options, long_text, model_source, spec_options
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import REJECTED_FOLDER
 from kosbert_ray.storage import Storage
+
+if TYPE_CHECKING:
+    from kosbert_ray.encoder.model import Encoder
 
 AGREEMENT = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99}
 # Rounding moves a number to the next step now and then; in ubinary that turns a sign.
@@ -64,7 +69,7 @@ def resample(
     """
     from kosbert_ray.encoder.model import Encoder
 
-    kept = job.input.text in job.input.keep
+    kept = {job.input.text, CHUNK_TEXT} & {*job.columns()}
     if not kept and reading is None:
         raise InputError(f"{output.url()}: the texts are not among its columns; say where they are with --input")
     total = sum(receipt.rows for receipt in receipts)
@@ -81,12 +86,20 @@ def resample(
             continue
         table = pq.read_table(pa.BufferReader(output.read(receipt.shard)))
         table = table.filter(table[format.column].is_valid())
-        texts = table[job.input.text] if kept else _texts(reading, receipt, output)
+        texts = _kept(table, job) if kept else _texts(reading, receipt, output)
         if texts is None:
             problems.append(f"{receipt.shard}: its texts are not in the input")
             continue
+        if job.long_text == "chunk" and not kept:  # whose first chunk is there if any is
+            texts = texts.take(np.cumsum(table["chunk"].to_numpy() == 0) - 1)
+        chosen_texts = texts.take(rows).to_pylist()
+        if job.long_text == "chunk" and CHUNK_TEXT not in table.column_names:
+            places = table.select(["chunk_start", "chunk_end"]).take(rows).to_pylist()
+            chosen_texts = [
+                text[place["chunk_start"] : place["chunk_end"]] for text, place in zip(chosen_texts, places, strict=True)
+            ]
         stored, _ = format.matrix(table[format.column].take(rows).combine_chunks())
-        anew, _ = format.matrix(format.array(encoder.encode(pa.array(texts.take(rows).to_pylist(), pa.large_string()))))
+        anew, _ = format.matrix(format.array(_encoded(encoder, job, chosen_texts)))
         lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(anew, axis=1)
         cosines = (stored * anew).sum(axis=1) / np.where(lengths == 0, 1, lengths)
         least = min(least, float(cosines.min()))
@@ -98,6 +111,18 @@ def resample(
                 f"(cosine {cosines.min():.4f})"
             )
     return problems, least, len(chosen)
+
+
+def _kept(table: pa.Table, job: JobConfig) -> pa.ChunkedArray:
+    return table[CHUNK_TEXT if CHUNK_TEXT in table.column_names else job.input.text]
+
+
+def _encoded(encoder: Encoder, job: JobConfig, texts: list[str]) -> npt.NDArray[np.float32]:
+    array = pa.array(texts, pa.large_string())
+    if job.long_text != "mean":
+        return encoder.encode(array)
+    found = long_text(job, encoder.spec)(encoder.tokenizer, array)
+    return encoder.encode_tokens(found.tokens).vectors
 
 
 def _texts(reading: Reading | None, receipt: Receipt, output: Storage) -> pa.Array | None:

@@ -11,6 +11,8 @@ from kosbert_ray.corpus.columns import Columns, inspect
 from kosbert_ray.corpus.listing import Corpus, list_corpus
 from kosbert_ray.corpus.plan import Fragment, plan
 from kosbert_ray.corpus.slices import FragmentReader
+from kosbert_ray.encoder.chunks import splitter_version
+from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions, usable_cores
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
@@ -23,7 +25,7 @@ from kosbert_ray.shards.pointer import current
 from kosbert_ray.shards.quantize import Ranges
 from kosbert_ray.storage import Storage
 
-LONG_TEXT = "truncate"  # the policy for texts over max_seq_length; part of the fingerprint
+OVERLAP = 8  # chunks share an eighth of their tokens
 REMOTE_THREADS = 16
 
 
@@ -149,7 +151,14 @@ def model_source(config: JobConfig) -> ModelSource:
 def spec_options(config: JobConfig) -> SpecOptions:
     """What the job asks of its model folder."""
     model = config.model
-    return SpecOptions(model.max_seq_length, model.prompt, model.prompt_name, model.allow_pickle, model.allow_remote_code)
+    return SpecOptions(
+        model.max_seq_length,
+        model.prompt,
+        model.prompt_name,
+        model.allow_pickle,
+        model.allow_remote_code,
+        model.truncate_dim,
+    )
 
 
 def encoder_options(config: JobConfig) -> EncoderOptions:
@@ -160,11 +169,32 @@ def encoder_options(config: JobConfig) -> EncoderOptions:
     )
 
 
-def embedding_format(config: JobConfig, spec: ModelSpec, ranges: Ranges = ()) -> EmbeddingFormat:
-    """How the job stores its vectors; ``ranges`` are int8's."""
+def long_text(config: JobConfig, spec: ModelSpec) -> LongText:
+    """What becomes of texts that are too long; raises UsageError where the model does not take chunks of that size."""
+    chunk = config.chunk
+    size = chunk.size or spec.max_seq_length
+    if size > spec.max_seq_length:
+        raise UsageError(f"chunk.size: {size} is more than the {spec.max_seq_length} tokens that the model takes")
+    overlap = size // OVERLAP if chunk.overlap is None else chunk.overlap
+    return LongText(config.long_text, size, overlap, chunk.splitter, spec.normalized)
+
+
+def described_long_text(config: JobConfig, spec: ModelSpec) -> str:
+    """The same for the fingerprint, with all that changes a vector; raises UsageError also if the splitter is not here."""
+    policy = long_text(config, spec)
+    if policy.policy == "truncate":
+        return policy.policy
+    return f"{policy.policy} size={policy.size} overlap={policy.overlap} {splitter_version(policy.splitter)}"
+
+
+def embedding_formats(config: JobConfig, spec: ModelSpec, ranges: Ranges = ()) -> tuple[EmbeddingFormat, ...]:
+    """How the job stores its vectors, column by column; ``ranges`` are int8's."""
     out = config.output
     nullable = config.on_bad_row == "null_vector"
-    return EmbeddingFormat(spec.dimension, out.column, out.dtype, out.list_type, out.compression, nullable, ranges)
+    first = EmbeddingFormat(
+        spec.dimension, out.column, list_type=out.list_type, compression=out.compression, nullable=nullable
+    )
+    return first.each(out.dtype, ranges)
 
 
 def reader_threads(storage: Storage) -> int:
@@ -182,7 +212,7 @@ def fingerprint_of(config: JobConfig, columns: Columns, spec: ModelSpec, weights
         max_seq_length=spec.max_seq_length,
         do_lower_case=spec.do_lower_case,
         prompt=spec.prompt,
-        long_text=LONG_TEXT,
+        long_text=described_long_text(config, spec),
         precision=config.encoder.precision,
         dtype=config.output.dtype,
         ranges=ranges,
@@ -190,7 +220,10 @@ def fingerprint_of(config: JobConfig, columns: Columns, spec: ModelSpec, weights
         dimension=spec.dimension,
         column=config.output.column,
         text=columns.text,
-        keep=tuple(f"{field.name}: {field.type}" for field in columns.keep),
+        keep=(
+            *(f"{field.name}: {field.type}" for field in columns.keep),
+            *(f"{name}: {kind}" for name, kind in config.chunk_columns().items()),
+        ),
         input_format=str(config.input.line_options()),
         on_bad_row="null_vector" if config.on_bad_row == "null_vector" else "reject",
         max_rows=config.slice.max_rows,

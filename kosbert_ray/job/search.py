@@ -63,7 +63,7 @@ def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Si
     columns: dict[tuple[int, int], dict[str, Any]] = {}
     for shard in sorted({*found.shard.ravel().tolist()}):
         rows = sorted({*found.row[found.shard == shard].tolist()})
-        kept = rows_of(output, names[shard], rows, job.input.keep)
+        kept = rows_of(output, names[shard], rows, job.columns())
         columns |= {(shard, row): values for row, values in zip(rows, kept, strict=True)}
     hits = []
     for query, scores, shards, rows in zip(

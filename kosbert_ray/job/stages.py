@@ -25,12 +25,14 @@ import ray
 from kosbert_ray.corpus.plan import Fragment, Limits, Slice
 from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
 from kosbert_ray.corpus.slices import FragmentReader
+from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.packing import Tokens, take_rows
 from kosbert_ray.encoder.spec import sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import InputChanged, InputError, KosbertError, ModelError, StorageError, described
 from kosbert_ray.job.board import MAX_ATTEMPTS, Board
+from kosbert_ray.job.chunk_rows import CHUNK, KEEP, VECTOR_ROWS, collapse, expand, sources
 from kosbert_ray.job.config import OnBadRow
 from kosbert_ray.job.known import KnownTexts, KnownVectors
 from kosbert_ray.job.resolve import ModelAsk
@@ -41,10 +43,9 @@ from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, 
 from kosbert_ray.storage import Storage
 
 TOKENS = ("ids", "lengths", "rows", "dropped")
+PARTS = ("part_of", "part")
 KNOWN = "known"
-KEEP = "keep."
 VECTORS = "vectors"  # of the distinct texts
-VECTOR_ROWS = "vector_rows"  # which of them is each good row's
 FRAGMENT = "fragment"
 OUTCOMES = "outcomes"
 MAX_TOGETHER = 64  # small slices in a row: a store's answer to each is waited for in turn
@@ -56,11 +57,13 @@ class Work:
 
     reader: FragmentReader
     model: ModelAsk
+    long_text: LongText
+    chunk_columns: tuple[str, ...]
     weights_sha256: str
     encoder: EncoderOptions
     encoders: int
     output: Storage
-    format: EmbeddingFormat
+    formats: tuple[EmbeddingFormat, ...]
     on_bad_row: OnBadRow
     fingerprint: str
     driver_host: str
@@ -209,6 +212,7 @@ def slice_row(work: Work, piece: Slice, table: pa.Table, read_seconds: float) ->
         "fragment_index": fragment.index,
         "slice_index": piece.index,
         "last": piece.last,
+        "input_rows": table.num_rows,
         "input_bytes": piece.input_bytes,
         "read_seconds": read_seconds,
     }
@@ -260,26 +264,31 @@ def tokenize(
         started = time.perf_counter()
         texts = unnest(row, TEXT)
         good = texts.filter(_good(row)) if unnest(row, REASON).null_count < len(texts) else texts
-        tokens = _tokenizer(tokenizer)(good)
+        find = {"find": _known_texts(known_texts).find} if known_texts else {}
+        found = work.long_text(_tokenizer(tokenizer), good, **find)
+        if found.chunks:
+            row = expand(row, found.chunks, work.chunk_columns)
+            texts = unnest(row, TEXT)
+        tokens = found.tokens
         rows = tokens.rows
-        known = np.full(len(tokens.lengths), -1, np.int64)
-        if known_texts:
-            known = _known_texts(known_texts).find(good.dictionary_encode().dictionary)
-        to_encode = known < 0
         failed: dict[int, str] = {}
         if tokens.failed:
             failed = {index: tokens.failed[text] for index, text in enumerate(rows.tolist()) if text in tokens.failed}
             rows = rows[[index not in failed for index in range(len(rows))]]
+        to_encode = found.to_encode()
         notes |= {
             "distinct": int(to_encode.sum()) - len(tokens.failed),
-            "tokens": int(tokens.lengths[rows].sum()),
+            "tokens": int(replace(tokens, rows=rows).row_lengths().sum()),
             "encoded_tokens": int(tokens.lengths[to_encode].sum()),
+            "split": found.split,
             "truncated": int((tokens.dropped[rows] > 0).sum()),
             "dropped_tokens": int(tokens.dropped[rows].sum()),
             "tokenize_seconds": time.perf_counter() - started,
         }
-        columns = {name: pa.array(getattr(tokens, name)) for name in TOKENS} | {"rows": pa.array(rows)}
-        columns |= {KNOWN: pa.array(known)} if known_texts else {}
+        columns = {name: pa.array(getattr(tokens, name)) for name in (*TOKENS, *PARTS)} | {"rows": pa.array(rows)}
+        columns |= {KNOWN: pa.array(found.known)} if known_texts else {}
+        if failed and found.chunks:
+            notes["reread"] = True
         reasons = _reject(row, failed)
         columns |= {REASON: reasons, TEXT: pc.if_else(pc.is_valid(reasons), texts, pa.scalar(None, pa.large_string()))}
         return with_notes(replace_columns(row, (TEXT, REASON), columns), notes)
@@ -323,7 +332,8 @@ class EncodeSlices:
         from kosbert_ray.encoder.bisection import DeviceBroken
 
         started = time.perf_counter()
-        tokens = Tokens(*(unnest(row, name).to_numpy() for name in TOKENS))
+        parts = {name: unnest(row, name).to_numpy() for name in PARTS}
+        tokens = Tokens(*(unnest(row, name).to_numpy() for name in TOKENS), **parts)
         try:
             encoded = self.encoder.encode_tokens(tokens, self._known(row))
         except DeviceBroken:
@@ -350,7 +360,7 @@ class EncodeSlices:
             VECTORS: pa.array(encoded.distinct.reshape(-1)),
             VECTOR_ROWS: pa.array(rows),
         }
-        drop = [name for name in (*TOKENS, KNOWN, REASON) if name in row.column_names]
+        drop = [name for name in (*TOKENS, *PARTS, KNOWN, REASON) if name in row.column_names]
         return with_notes(replace_columns(row, drop, columns), notes)
 
     def _known(self, row: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None:
@@ -376,6 +386,7 @@ def _write(row: pa.Table, notes: dict[str, Any], work: Work) -> Outcome:
     notices = tuple(notes.pop("notices"))
     del notes["address"]
     reread = notes.pop("reread", False)
+    row = collapse(row)
     good = _good(row)
     rejected = _rejected(row, work, reread_slice=notes["slice_index"] if reread else None)
     first = _address(rejected.slice(0, 1).to_pylist()[0]) if rejected.num_rows else ""
@@ -387,15 +398,17 @@ def _write(row: pa.Table, notes: dict[str, Any], work: Work) -> Outcome:
     if rejected.num_rows:
         write_rejected(work.output, receipt.shard, rejected)
     if receipt.shard:
-        keep = {field.name: unnest(row, KEEP + field.name) for field in work.reader.columns.keep}
-        distinct = unnest(row, VECTORS).to_numpy().reshape(-1, work.format.dimension)
+        keep = {name: unnest(row, KEEP + name) for name in work.reader.columns.keep.names}
+        keep |= {name: unnest(row, CHUNK + name) for name in work.chunk_columns}
+        main = work.formats[0]
+        distinct = unnest(row, VECTORS).to_numpy().reshape(-1, main.dimension)
         vectors = take_rows(distinct, unnest(row, VECTOR_ROWS).to_numpy())
-        if rejected.num_rows and not work.format.nullable:
+        if rejected.num_rows and not main.nullable:
             keep = {name: column.filter(good) for name, column in keep.items()}
-        array = work.format.array(vectors, good if work.format.nullable else None)
-        receipt = replace(receipt, embedding_xxh128=checksum(array))
+        arrays = [format.array(vectors, good if format.nullable else None) for format in work.formats]
+        receipt = replace(receipt, embedding_xxh128=checksum(*arrays))
         footer = receipt.footer() | {"fingerprint": work.fingerprint}
-        size = write_shard(work.output, receipt.shard, keep, array, work.format, footer)
+        size = write_shard(work.output, receipt.shard, keep, arrays, work.formats, footer)
         receipt = replace(receipt, output_bytes=size)
     receipt = replace(receipt, write_seconds=time.perf_counter() - started)
     return Outcome(receipt, rejected=first, notices=notices)
@@ -411,10 +424,10 @@ def _rejected(row: pa.Table, work: Work, reread_slice: int | None) -> pa.Table:
     if not len(positions):
         return REJECTED_SCHEMA.empty_table()
     fragment: Fragment = pickle.loads(unnest(row, FRAGMENT)[0].as_py())
-    texts = unnest(row, TEXT)
+    texts = unnest(row, TEXT).filter(bad)
     if reread_slice is not None:
         _, table = next(work.reader.slices(fragment, range(reread_slice)))
-        texts = table[TEXT].combine_chunks()
+        texts = table[TEXT].combine_chunks().take(pa.array(sources(row)).filter(bad))
     by_byte = fragment.file.format != "parquet" and not fragment.file.compression
     nothing = pa.nulls(len(positions), pa.int64())
     return pa.table(
@@ -423,7 +436,7 @@ def _rejected(row: pa.Table, work: Work, reread_slice: int | None) -> pa.Table:
             nothing if by_byte else positions,
             positions if by_byte else nothing,
             unnest(row, REASON).filter(bad),
-            texts.filter(bad),
+            texts,
         ],
         schema=REJECTED_SCHEMA,
     )

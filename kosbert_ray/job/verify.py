@@ -107,7 +107,7 @@ def verify(config: JobConfig, sample: int, say: Say) -> Verification:
             problems += found
     agreement = 1.0
     if sample and own:
-        found, agreement, sample = resample(job, output, own, promise.format, reader, sample, say)
+        found, agreement, sample = resample(job, output, own, promise.formats[0], reader, sample, say)
         problems += found
     return Verification(
         output=output.address,
@@ -199,8 +199,8 @@ def _against_input(
             where = f"{fragment.file.name}, slice {fragment.index}-{index}"
             if there is None:
                 missing += 1
-            elif there.rows + there.rejected != expected:
-                problems.append(f"{where}: {there.rows + there.rejected:,} rows instead of the input's {expected:,}")
+            elif there.input_rows != expected:
+                problems.append(f"{where}: of {there.input_rows:,} rows instead of the input's {expected:,}")
             elif there.shard != shard:
                 problems.append(f"{there.shard}: should be called {shard}")
         if missing:

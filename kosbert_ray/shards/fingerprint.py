@@ -26,7 +26,7 @@ class Fingerprint:
     prompt: str
     long_text: str
     precision: str
-    dtype: str
+    dtype: tuple[str, ...]
     ranges: tuple[tuple[float, ...], ...]
     list_type: str
     dimension: int

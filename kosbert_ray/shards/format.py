@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -42,14 +42,30 @@ class EmbeddingFormat:
 
     @staticmethod
     def of(fingerprint: Mapping[str, Any]) -> EmbeddingFormat:
-        """As a job's fingerprint says, for reading; raises KeyError where it says nothing."""
-        return EmbeddingFormat(
+        """Of the output's first column of vectors; the rest is as in :meth:`all_of`."""
+        return EmbeddingFormat.all_of(fingerprint)[0]
+
+    @staticmethod
+    def all_of(fingerprint: Mapping[str, Any]) -> tuple[EmbeddingFormat, ...]:
+        """As a job's fingerprint says, for reading, column by column; raises KeyError where it says nothing."""
+        first = EmbeddingFormat(
             fingerprint["dimension"],
             fingerprint["column"],
-            fingerprint["dtype"],
-            fingerprint["list_type"],
+            list_type=fingerprint["list_type"],
             nullable=fingerprint["on_bad_row"] == "null_vector",
-            ranges=tuple(tuple(values) for values in fingerprint["ranges"]),
+        )
+        return first.each(fingerprint["dtype"], tuple(tuple(values) for values in fingerprint["ranges"]))
+
+    def each(self, dtypes: Sequence[VectorType], ranges: Ranges) -> tuple[EmbeddingFormat, ...]:
+        """The same in several number types: the first in this column, the others in columns of their own."""
+        return tuple(
+            replace(
+                self,
+                dtype=dtype,
+                column=f"{self.column}_{dtype}" if number else self.column,
+                ranges=ranges if dtype == "int8" else (),
+            )
+            for number, dtype in enumerate(dtypes)
         )
 
     @property

@@ -34,17 +34,20 @@ class Receipt:
         fragment_index: which fragment of the file.
         slice_index: which slice of the fragment.
         last: whether it is the fragment's last.
-        rows: rows with a vector, all in the shard.
+        rows: rows with a vector, all in the shard: texts, or chunks of them.
         rejected: rows in ``_kosbert/rejected``; also in the shard, with a null vector, if the job keeps them there.
         distinct: distinct texts among ``rows``.
         tokens: tokens of all rows, special ones included.
         encoded_tokens: tokens that went through the model (duplicates once).
-        truncated: rows longer than max_seq_length.
+        truncated: rows longer than max_seq_length of which something was cut off.
         dropped_tokens: tokens cut off from them.
         input_bytes: bytes of the stored file it took to read the slice.
         output_bytes: bytes of the shard.
         embedding_xxh128: of the values of the shard's vectors, in its order, as stored; empty without a shard.
         precision, attention, device: how it was computed.
+        input_rows: rows of the input in the slice; those that are not rejected have one row in the shard each, or, where
+            long texts are cut into chunks, one for each chunk.
+        split: texts that were cut into chunks.
         node: host of the encoder.
         batches: how many went through the model.
         computed_tokens: tokens in them, what they were padded with included.
@@ -72,6 +75,8 @@ class Receipt:
     precision: str
     attention: str
     device: str
+    input_rows: int = 0
+    split: int = 0
     node: str = ""
     batches: int = 0
     computed_tokens: int = 0

@@ -7,6 +7,7 @@ hardware is the same file.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,8 @@ def write_shard(
     storage: Storage,
     name: str,
     keep: dict[str, pa.Array],
-    vectors: pa.Array,
-    format: EmbeddingFormat,
+    vectors: Sequence[pa.Array],
+    formats: Sequence[EmbeddingFormat],
     metadata: dict[str, Any],
 ) -> int:
     """Commits one slice: the file appears under ``name`` whole, or not at all.
@@ -60,8 +61,8 @@ def write_shard(
         storage: the output directory.
         name: the shard's final name.
         keep: columns carried through, ``n`` values each.
-        vectors: ``n`` vectors, as :meth:`EmbeddingFormat.array` gives them.
-        format: how they are stored.
+        vectors: ``n`` vectors in each format, as :meth:`EmbeddingFormat.array` gives them.
+        formats: how they are stored.
         metadata: what the footer says of the slice, under the key ``kosbert_ray``; plain values only.
 
     Returns:
@@ -70,40 +71,45 @@ def write_shard(
     Raises:
         StorageError: the store refuses.
     """
-    content = shard_bytes(keep, vectors, format, metadata)
+    content = shard_bytes(keep, vectors, formats, metadata)
     storage.write_atomic(name, content)
     return int(content.size)
 
 
 def shard_bytes(
-    keep: dict[str, pa.Array], vectors: pa.Array, format: EmbeddingFormat, metadata: dict[str, Any]
+    keep: dict[str, pa.Array], vectors: Sequence[pa.Array], formats: Sequence[EmbeddingFormat], metadata: dict[str, Any]
 ) -> pa.Buffer:
     """The Parquet file of a slice; the arguments are those of :func:`write_shard`."""
-    fields = [*(pa.field(column, array.type) for column, array in keep.items()), format.field()]
+    fields = [pa.field(column, array.type) for column, array in keep.items()] + [format.field() for format in formats]
     said = {
-        METADATA_KEY: json.dumps(metadata, sort_keys=True, ensure_ascii=False),
-        VECTORS_KEY: json.dumps(format.described()),
+        METADATA_KEY: json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode(),
+        VECTORS_KEY: described(formats),
     }
-    return parquet_bytes(pa.table([*keep.values(), vectors], schema=pa.schema(fields, metadata=said)), format)
+    return parquet_bytes(pa.table([*keep.values(), *vectors], schema=pa.schema(fields, metadata=said)), formats)
 
 
-def parquet_bytes(table: pa.Table, format: EmbeddingFormat) -> pa.Buffer:
-    """The Parquet file of ``table``.
+def described(formats: Sequence[EmbeddingFormat]) -> bytes:
+    """What a footer says of how vectors are stored: of each column all that makes numbers of its values again."""
+    return json.dumps({format.column: format.described() for format in formats}).encode()
+
+
+def parquet_bytes(table: pa.Table, formats: Sequence[EmbeddingFormat]) -> pa.Buffer:
+    """The Parquet file of ``table``, which may lack the columns of vectors.
 
     Floats are byte-stream-split: their exponents compress, their mantissas do not. Bytes, which Parquet has only as 32-bit
     numbers, go through a dictionary, whose indices are as wide as they are.
     """
     sink = pa.BufferOutputStream()
-    values = f"{format.column}.list.element"
-    floats = format.dtype in ("float32", "float16")
+    values = {f"{format.column}.list.element": format.dtype in ("float32", "float16") for format in formats}
+    others = [name for name in table.column_names if name not in {format.column for format in formats}]
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
     pq.write_table(
         table,
         sink,
-        compression=format.compression,
-        use_dictionary=[name for name in table.column_names if name != format.column] + ([] if floats else [values]),
-        column_encoding={values: "BYTE_STREAM_SPLIT"} if floats else None,
-        write_statistics=[name for name in table.column_names if name != format.column],
+        compression=formats[0].compression,
+        use_dictionary=others + [name for name, floats in values.items() if not floats],
+        column_encoding={name: "BYTE_STREAM_SPLIT" for name, floats in values.items() if floats} or None,
+        write_statistics=others,
         write_page_checksum=True,
         row_group_size=max(1024, ROW_GROUP_BYTES // row_bytes),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from kosbert_ray.errors import StorageError, first_line
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.shard import REJECTED_FOLDER, VECTORS_KEY, checksum, footer_of
+from kosbert_ray.shards.shard import REJECTED_FOLDER, VECTORS_KEY, checksum, described, footer_of
 from kosbert_ray.storage import Storage
 
 NORM_TOLERANCE = {"float32": 1e-3, "float16": 5e-3}
@@ -27,13 +26,13 @@ class Promise:
 
     Attributes:
         fingerprint: the job's, as a digest.
-        format: how vectors are stored.
+        formats: how vectors are stored, column by column.
         keep: ``name: type`` of the columns carried through.
         normalized: whether vectors have length 1.
     """
 
     fingerprint: str
-    format: EmbeddingFormat
+    formats: tuple[EmbeddingFormat, ...]
     keep: tuple[str, ...]
     normalized: bool
 
@@ -42,7 +41,7 @@ class Promise:
         """From the content of job.json; raises KeyError if it is not one."""
         said = job["fingerprint"]
         return Promise(
-            job["sha256"], EmbeddingFormat.of(said), tuple(said["keep"]), list(said["head"])[-1:] == ["Normalize"]
+            job["sha256"], EmbeddingFormat.all_of(said), tuple(said["keep"]), list(said["head"])[-1:] == ["Normalize"]
         )
 
 
@@ -88,10 +87,10 @@ def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt 
         if receipt and receipt.footer() != own.footer():
             fields = [key for key, value in own.footer().items() if receipt.footer()[key] != value]
             problems.append(f"its footer is not its receipt's ({', '.join(fields)} differ)")
-    if (file.metadata.metadata or {}).get(VECTORS_KEY) != json.dumps(promise.format.described()).encode():
+    if (file.metadata.metadata or {}).get(VECTORS_KEY) != described(promise.formats):
         problems.append("its footer says otherwise than job.json how vectors are stored")
     found = _columns(f"{part.name}: {part.type}" for part in file.schema_arrow)
-    expected = _columns([*promise.keep, f"{promise.format.column}: {promise.format.field().type}"])
+    expected = _columns([*promise.keep, *(f"{format.column}: {format.field().type}" for format in promise.formats)])
     if found != expected:
         problems.append(f"its columns are ({', '.join(found)}) instead of ({', '.join(expected)})")
     elif own:
@@ -109,19 +108,21 @@ def _columns(described: Iterable[str]) -> list[str]:
 
 def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Iterable[str]:
     problems = []
-    format = promise.format
+    format = promise.formats[0]
     rows = receipt.rows + (receipt.rejected if format.nullable else 0)
     if file.metadata.num_rows != rows:
         problems.append(f"has {file.metadata.num_rows:,} rows instead of {rows:,}")
-    vectors = []
+    vectors: dict[str, list[pa.Array]] = {format.column: [] for format in promise.formats}
     for batch in file.iter_batches(BATCH_ROWS):
-        vectors.append(batch.column(format.column))
-    nulls = sum(array.null_count for array in vectors)
-    if nulls != (receipt.rejected if format.nullable else 0):
-        problems.append(f"{nulls:,} vectors are null")
-    if checksum(*vectors) != receipt.embedding_xxh128:
+        for name, arrays in vectors.items():
+            arrays.append(batch.column(name))
+    for name, arrays in vectors.items():
+        nulls = sum(array.null_count for array in arrays)
+        if nulls != (receipt.rejected if format.nullable else 0):
+            problems.append(f"{nulls:,} vectors of {name} are null")
+    if checksum(*(array for arrays in vectors.values() for array in arrays)) != receipt.embedding_xxh128:
         problems.append("its vectors are not those that were written (XXH128)")
-    for array in vectors:
+    for array in vectors[format.column]:
         try:
             matrix, _ = format.matrix(array)
         except ValueError as error:

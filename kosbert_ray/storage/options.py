@@ -54,6 +54,20 @@ class StorageOptions:
         }
         return kwargs | {name: value for name, value in named.items() if value}
 
+    def object_store_options(self) -> dict[str, str]:
+        """The same options as Rust's object_store crate names them, for libraries that are built on it."""
+        endpoint = self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        named = {
+            "aws_endpoint": endpoint,
+            "allow_http": "true" if endpoint and endpoint.startswith("http://") else None,
+            "aws_region": self.region,
+            "aws_skip_signature": "true" if self.anonymous else None,
+            "aws_access_key_id": self.access_key_id,
+            "aws_secret_access_key": self.secret_access_key,
+            "aws_session_token": self.session_token,
+        }
+        return {name: value for name, value in named.items() if value}
+
 
 def is_url(path: str) -> bool:
     """True for ``scheme://…``; everything else is a path on this machine."""

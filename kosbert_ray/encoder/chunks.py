@@ -1,0 +1,112 @@
+"""Where a long text is cut: at the ends of sentences, else between words, else between what a reader sees as characters.
+
+A place in a text is counted in Unicode code points, as Python counts them: ``text[start:end]`` is the chunk, whatever
+normal form the text is in. Hangul that is written in jamo (NFD) is never cut inside a syllable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from kosbert_ray.errors import UsageError
+
+Splitter = Literal["words", "kiwi"]
+Places = npt.NDArray[np.int64]
+Span = tuple[int, int]
+
+NOT_SPACE = re.compile(r"\S")
+WORD_START = re.compile(r"(?<=\s)(?=\S)")
+
+
+def cut(text: str, tokens: Sequence[Span], room: int, overlap: int, levels: Sequence[Places]) -> Iterator[Span]:
+    """Chunks of a text: ``(start, end)`` of each, in order, none of them beginning or ending with white space.
+
+    All but the white space between them is in at least one chunk, and each chunk ends behind the one before.
+
+    Args:
+        text: the text.
+        tokens: place of each of its tokens, special ones left out.
+        room: the most tokens in a chunk.
+        overlap: how many of them may stand in the chunk before, too; below ``room``.
+        levels: places where it may be cut, sorted: first those that are liked best.
+    """
+    begins = np.array([begin for begin, _ in tokens], np.int64)
+    total, last = len(text.rstrip()), 0
+    start = _word(text, 0)
+    while start < total:
+        first = int(np.searchsorted(begins, start))
+        if first + room >= len(begins):
+            yield start, total
+            return
+        end, level = _last_place(levels, max(start, last), int(begins[first + room]))
+        if end is None:  # nowhere to cut in so many tokens: behind them, where it can first be done
+            end, level = _first_place(levels[-1], max(start, last), total), levels[-1]
+        yield start, start + len(text[start:end].rstrip())
+        behind = int(np.searchsorted(begins, end))
+        back = int(begins[max(0, behind - overlap)]) if overlap and behind < len(begins) else end
+        start, last = _word(text, max(start + 1, _first_place(level, back - 1, end))), end
+
+
+def _word(text: str, start: int) -> int:
+    """The first place from ``start`` on that no white space is at."""
+    match = NOT_SPACE.search(text, start)
+    return match.start() if match else len(text)
+
+
+def _last_place(levels: Sequence[Places], after: int, most: int) -> tuple[int | None, Places]:
+    for places in levels:
+        index = int(np.searchsorted(places, most, side="right")) - 1
+        if index >= 0 and places[index] > after:
+            return int(places[index]), places
+    return None, levels[-1]
+
+
+def _first_place(places: Places, after: int, most: int) -> int:
+    index = int(np.searchsorted(places, after, side="right"))
+    return min(int(places[index]), most) if index < len(places) else most
+
+
+def levels_of(text: str, splitter: Splitter) -> list[Places]:
+    """Where a text may be cut, best places first."""
+    characters = _characters(text)
+    words = np.array([match.start() for match in WORD_START.finditer(text)], np.int64)
+    levels = [np.intersect1d(words, characters), characters]
+    if splitter == "kiwi":
+        starts = np.array([sentence.start for sentence in _kiwi().split_into_sents(text)], np.int64)
+        levels.insert(0, np.intersect1d(starts, characters))
+    return levels
+
+
+def _characters(text: str) -> Places:
+    """Starts of the text's extended grapheme clusters (Unicode Standard Annex 29)."""
+    import regex
+
+    return np.array([match.start() for match in regex.finditer(r"\X", text)], np.int64)
+
+
+@lru_cache(maxsize=1)
+def _kiwi() -> Any:
+    from kiwipiepy import Kiwi
+
+    return Kiwi(num_workers=1)
+
+
+def splitter_version(splitter: Splitter) -> str:
+    """Name and version of what finds the sentences, for a job's fingerprint.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    if splitter == "words":
+        return splitter
+    try:
+        from kiwipiepy import __version__
+    except ImportError as error:
+        raise UsageError("chunk.splitter: kiwi is not installed; pip install 'kosbert-ray[kiwi]'") from error
+    return f"kiwipiepy {__version__}"

@@ -1,0 +1,128 @@
+"""``kosbert-ray export``: what other tools read of it is what the output holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import faiss
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import TINY, everyday
+
+SENTENCES = everyday()
+JOB = ["--model", TINY, "--keep", "id,text", "--set", "slice.max_rows=100", "--set", "max_rejected=5"]
+TYPES = ["--set", "output.dtype=float32,ubinary", "--set", "on_bad_row=null_vector"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export-in")
+    texts = [*SENTENCES[:150], None, *SENTENCES[150:200]]
+    pq.write_table(pa.table({"id": range(201), "text": texts}), folder / "a.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def output(cli, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("export") / "out"
+    cli("embed", source, target, *JOB, *TYPES)
+    return target
+
+
+def read(output: Path) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(path) for path in sorted(output.glob("*.parquet"))]).drop_nulls("embedding")
+
+
+def test_npy_files_stand_beside_their_rows(cli, output: Path, tmp_path: Path) -> None:
+    done = cli("export", output, tmp_path / "npy")
+    assert done.stdout == f"exported: 200 rows to {tmp_path / 'npy'}\n"
+    vectors = sorted((tmp_path / "npy" / "text_emb").iterdir())
+    metadata = sorted((tmp_path / "npy" / "metadata").iterdir())
+    assert [path.stem for path in vectors] == [path.stem for path in metadata] and len(vectors) == 3
+    matrix = np.concatenate([np.load(path) for path in vectors])
+    rows = pl.concat([pl.read_parquet(path) for path in metadata])
+    expected = read(output)
+    assert matrix.dtype == np.float32 and np.array_equal(matrix, np.array(expected["embedding"].to_list(), np.float32))
+    assert rows["id"].to_list() == expected["id"].to_list() == [*range(150), *range(151, 201)]
+    index = faiss.IndexFlatL2(matrix.shape[1])
+    index.add(matrix)
+    assert rows["text"][int(index.search(matrix[7:8], 1)[1][0, 0])] == SENTENCES[7]
+    where = rows.filter(pl.col("id") == 170).row(0, named=True)
+    assert pl.read_parquet(output / where["shard"])["id"][where["row"]] == 170
+    said = json.loads((tmp_path / "npy" / "export.json").read_text("utf-8"))
+    assert (said["dtype"], said["dimension"], said["model"]) == ("float32", 128, TINY)
+
+
+def test_another_column_is_exported_as_it_is_stored(cli, output: Path, tmp_path: Path) -> None:
+    cli("export", output, tmp_path, "--column", "embedding_ubinary")
+    matrix = np.concatenate([np.load(path) for path in sorted((tmp_path / "text_emb").iterdir())])
+    assert matrix.dtype == np.uint8 and matrix.tolist() == read(output)["embedding_ubinary"].to_list()
+    index = faiss.IndexBinaryFlat(8 * matrix.shape[1])
+    index.add(matrix)
+    assert index.search(matrix[:1], 1)[0][0, 0] == 0
+
+
+def test_a_grown_output_is_exported_by_what_is_new(cli, output: Path, source: Path, tmp_path: Path) -> None:
+    grown, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(source, grown)
+    shutil.copytree(output, out)
+    cli("export", out, tmp_path / "npy")
+    pq.write_table(pa.table({"id": range(300, 350), "text": SENTENCES[300:350]}), grown / "b.parquet")
+    pq.write_table(pa.table({"id": range(10), "text": SENTENCES[:10]}), grown / "a.parquet")
+    cli("embed", grown, out, *JOB, *TYPES)
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "npy").rglob("*.npy")}
+    assert "exported: 60 rows" in cli("export", out, tmp_path / "npy").stdout
+    files = {*(tmp_path / "npy").rglob("*.npy")}
+    assert len(files) == 2 and not files & {*first}
+    again = cli("export", out, tmp_path / "npy").stdout
+    assert again.endswith(", 2 files were there\n")
+
+
+def test_lance_holds_every_row_and_finds_the_nearest(cli, output: Path, tmp_path: Path) -> None:
+    lance = pytest.importorskip("lance")
+    for _ in range(2):
+        done = cli("export", output, tmp_path / "x.lance", "--format", "lance")
+        assert "exported: 201 rows" in done.stdout
+    dataset = lance.dataset(str(tmp_path / "x.lance"))
+    assert dataset.count_rows() == 201
+    assert dataset.schema.field("embedding").type == pa.list_(pa.float32(), 128)
+    query = np.array(read(output)["embedding"][7], np.float32)
+    found = dataset.to_table(nearest={"column": "embedding", "q": query, "k": 1, "metric": "cosine"})
+    assert found["text"].to_pylist() == [SENTENCES[7]]
+
+
+@pytest.mark.slow
+def test_it_goes_from_store_to_store(cli, output: Path, s3) -> None:
+    lance = pytest.importorskip("lance")
+    files = s3.filesystem()
+    files.mkdir("export")
+    files.put(str(output), "export/out", recursive=True)
+    cli("export", "s3://export/out", "s3://export/npy", env=s3.env)
+    assert len(files.ls("export/npy/text_emb")) == 3
+    cli("export", "s3://export/out", "s3://export/x.lance", "--format", "lance", env=s3.env)
+    keys = {
+        "aws_endpoint": s3.endpoint,
+        "allow_http": "true",
+        "aws_access_key_id": "admin",
+        "aws_secret_access_key": "secret",
+    }
+    assert lance.dataset("s3://export/x.lance", storage_options=keys).count_rows() == 201
+
+
+def test_what_cannot_be_exported_is_said(told, output: Path, tmp_path: Path) -> None:
+    assert "its columns of vectors are embedding, embedding_ubinary" in told(
+        "export", output, tmp_path / "a", "--column", "embedding_int8", code=1
+    )
+    assert "holds the output itself" in told("export", output, output, code=2)
+    part = tmp_path / "part"
+    shutil.copytree(output, part)
+    (part / "_SUCCESS").unlink()
+    assert "not complete" in told("export", part, tmp_path / "b", code=1)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "export.json").write_text("{}x")
+    assert "cannot be read" in told("export", output, tmp_path / "c", code=1)
