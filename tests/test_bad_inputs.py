@@ -128,7 +128,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
     ),
     ("encoding without lines", nothing, [*EMBED, "--set", "input.encoding=utf-16"], "utf-16 cannot be cut at line ends"),
     ("long delimiter", nothing, [*EMBED, "--set", "input.delimiter=ab"], "input.delimiter: string should have at most 1"),
-    ("unknown format", nothing, [*EMBED, "--set", "input.format=xml"], "input.format: input should be 'parquet', 'jsonl'"),
+    ("unknown format", nothing, [*EMBED, "--set", "input.format=xml"], "input.format: input should be 'parquet', 'arrow'"),
     ("output is the input", nothing, ["embed", IN, IN, "--model", TINY], "output.path: {folder}/in holds input files"),
     ("output in the input", nothing, ["embed", IN, IN + "/out", "--model", TINY], "in/out is inside the input"),
     ("output below a file", also("file", ""), ["embed", IN, "{folder}/file/out", "--model", TINY], "Not a directory"),

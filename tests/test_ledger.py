@@ -33,6 +33,7 @@ FINGERPRINT = Fingerprint(
     dimension=4,
     column="embedding",
     text="text",
+    normalize=(),
     keep=("id: int64",),
     input_format="x",
     on_bad_row="reject",

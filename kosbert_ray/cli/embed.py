@@ -37,7 +37,9 @@ def add(commands: Commands) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that say what a job is."""
-    parser.add_argument("input", nargs="?", metavar="INPUT", help="file, folder, glob or s3:// URL (input.path)")
+    parser.add_argument(
+        "input", nargs="?", metavar="INPUT", help="file, folder, glob, s3:// URL or hub:// dataset (input.path)"
+    )
     parser.add_argument("output", nargs="?", metavar="OUTPUT", help="folder or s3:// URL (output.path)")
     parser.add_argument(
         "--into",
@@ -45,7 +47,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a new output beside FOLDER's current one, of the same job but for what is said otherwise",
     )
     parser.add_argument("--model", metavar="NAME", help="hub name, folder, s3:// URL or bundled:NAME (model.name)")
-    parser.add_argument("--text", metavar="COLUMN", help="the text column (input.text; default: text)")
+    parser.add_argument(
+        "--text", metavar="COLUMN", help="the text column, or a template: {title}\\n{body} (input.text; default: text)"
+    )
     parser.add_argument("--keep", metavar="COLUMNS", help="columns to carry through, with commas (input.keep)")
     parser.add_argument(
         "--prune",

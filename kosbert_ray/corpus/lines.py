@@ -6,9 +6,11 @@ Comes in: a file and a byte range. Goes out: blocks of whole lines with the posi
 from __future__ import annotations
 
 import csv
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import pyarrow as pa
 
@@ -125,7 +127,7 @@ def _range_lines(handle: IO[bytes], start: int, stop: int, where: str) -> Iterat
 def _compressed_lines(handle: IO[bytes], file: InputFile, where: str) -> Iterator[Lines]:
     position, read, rest = 0, 0, b""
     try:
-        with pa.CompressedInputStream(pa.PythonFile(handle, mode="r"), file.compression) as stream:
+        with _decompressed(handle, file, where) as stream:
             while block := stream.read(BLOCK_BYTES):
                 rest = _checked(rest + block, where, position)
                 end = rest.rfind(b"\n") + 1
@@ -134,10 +136,20 @@ def _compressed_lines(handle: IO[bytes], file: InputFile, where: str) -> Iterato
                     lines = _split(rest[:end])
                     yield Lines(lines, position, "line", fetched - read)
                     position, read, rest = position + len(lines), fetched, rest[end:]
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
         raise InputError(f"{where}: broken or cut-short {file.compression} data ({error})") from error
     if rest or read < file.size:
         yield Lines(_split(rest) if rest else [], position, "line", file.size - read)
+
+
+def _decompressed(handle: IO[bytes], file: InputFile, where: str) -> Any:
+    if file.compression != "zip":
+        return pa.CompressedInputStream(pa.PythonFile(handle, mode="r"), file.compression)
+    archive = zipfile.ZipFile(handle)
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    if len(members) != 1:
+        raise InputError(f"{where}: holds {len(members)} files; a zipped text shard holds one, so unpack it")
+    return archive.open(members[0])
 
 
 def _checked(rest: bytes, where: str, position: int) -> bytes:

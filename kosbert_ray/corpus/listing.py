@@ -14,11 +14,12 @@ from fsspec.utils import glob_translate
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.storage import FileEntry, Storage, StorageOptions, is_url
 
-Format = Literal["parquet", "jsonl", "csv", "tsv", "text"]
+Format = Literal["parquet", "arrow", "jsonl", "csv", "tsv", "text"]
 FORMATS: tuple[str, ...] = get_args(Format)
 SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".arrow": "arrow",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".csv": "csv",
@@ -26,7 +27,8 @@ SUFFIXES: dict[str, Format] = {
     ".txt": "text",
     ".text": "text",
 }
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
+BINARY = ("parquet", "arrow")  # formats that are no lines
 GLOB_CHARACTERS = "*?["
 
 
@@ -52,6 +54,16 @@ class InputFile:
     format: Format
     compression: str | None = None
     row_groups: tuple[RowGroup, ...] = field(default=(), repr=False)
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether it can only be read from its start."""
+        return self.format == "arrow" or self.compression is not None
+
+    @property
+    def row_numbers(self) -> bool:
+        """Whether its rows are known by their number; those of plain line files by the byte they begin at."""
+        return self.format in BINARY or self.compression is not None
 
     @property
     def rows(self) -> int:
@@ -80,7 +92,7 @@ def classify(name: str, format: Format | None = None) -> tuple[Format, str | Non
     if compression:
         suffix = posixpath.splitext(base)[1]
     kind = format or SUFFIXES.get(suffix)
-    if kind is None or (kind == "parquet" and compression):
+    if kind is None or (kind in BINARY and compression):
         return None
     return kind, compression
 
@@ -129,7 +141,7 @@ def list_corpus(address: str, options: StorageOptions | None = None, format: For
     if not files:
         raise InputError(
             f"{address}: none of its {len(entries)} files is a text shard (first: {entries[0].name}); known endings are "
-            f"{' '.join(SUFFIXES)}, also with .gz or .zst; or name one with input.format: {', '.join(FORMATS)}"
+            f"{' '.join(SUFFIXES)}, also with .gz, .zst or .zip; or name one with input.format: {', '.join(FORMATS)}"
         )
     return Corpus(storage, tuple(files), ignored=len(entries) - len(files))
 

@@ -1,10 +1,10 @@
 """How the corpus is cut: files into fragments before anything runs, fragments into slices while they are read.
 
 A **fragment** is what one read task reads in one pass: some row groups of a Parquet file, a byte range of an
-uncompressed line file, or the whole of a compressed one (which can only be read from its start). A **slice** is the unit
-of work and of commit: consecutive rows of one fragment, at most ``max_rows`` of them and ``max_bytes`` of text, that
-become one output file. Both cuts are pure functions of the listing, the limits and the rows, so every run on every
-machine cuts the same slices and gives them the same names.
+uncompressed line file, or the whole of a compressed one or an Arrow stream (which can only be read from their start). A
+**slice** is the unit of work and of commit: consecutive rows of one fragment, at most ``max_rows`` of them and
+``max_bytes`` of text, that become one output file. Both cuts are pure functions of the listing, the limits and the rows,
+so every run on every machine cuts the same slices and gives them the same names.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _digest(*parts: object) -> str:
 def shard_name(fragment: Fragment, index: int, key: str) -> str:
     """The output name; the stem keeps letters, digits, ``-`` and ``.``, and never starts as a hidden file does."""
     stem = re.sub(r"[^\w.-]", "_", fragment.file.name.rpartition("/")[2])
-    for suffix in (r"\.(gz|zst)$", r"\.\w+$"):
+    for suffix in (r"\.(gz|zst|zip)$", r"\.\w+$"):
         stem = re.sub(suffix, "", stem, flags=re.IGNORECASE)
     stem = stem.lstrip("._")[:100] or "part"
     return f"{stem}.{fragment.index:05d}-{index:05d}.{key}.parquet"
@@ -100,13 +100,13 @@ def plan(files: Iterable[InputFile], limits: Limits, newlines_in_values: bool = 
     """Cuts files into fragments, in the order of the files.
 
     Parquet is cut at row groups: a group of several slices is a fragment of its own, small neighbours share one. An
-    uncompressed line file is cut every ``max_bytes``; a compressed one is one fragment, and so is a CSV file whose
-    quoted values hold newlines (``newlines_in_values``). Empty files have none.
+    uncompressed line file is cut every ``max_bytes``; a compressed one is one fragment, and so are an Arrow stream and a
+    CSV file whose quoted values hold newlines (``newlines_in_values``). Empty files have none.
     """
     for file in files:
         if file.format == "parquet":
             yield from _plan_parquet(file, limits)
-        elif file.compression or (newlines_in_values and file.format in ("csv", "tsv")):
+        elif file.one_pass or (newlines_in_values and file.format in ("csv", "tsv")):
             if file.size:
                 yield Fragment(file, 0, 0, file.size)
         else:

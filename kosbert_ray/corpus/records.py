@@ -17,6 +17,7 @@ import pyarrow as pa
 from kosbert_ray.corpus.lines import MAX_LINE_BYTES, LineOptions, Lines, first_lines
 from kosbert_ray.corpus.listing import InputFile
 from kosbert_ray.corpus.rows import Row, rows_from_values
+from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputError
 from kosbert_ray.storage import Storage
 
@@ -24,14 +25,14 @@ HEADER_LINES = 100  # a header with quoted newlines may take a few
 
 
 def parse(
-    blocks: Iterable[Lines], file: InputFile, text: str, keep: pa.Schema, options: LineOptions, header: list[str]
+    blocks: Iterable[Lines], file: InputFile, source: RowText, keep: pa.Schema, options: LineOptions, header: list[str]
 ) -> Iterator[tuple[pa.Table, int]]:
     """Row tables, about one a block of lines, each with the bytes of the file that were read for it.
 
     Args:
         blocks: whole lines, in the file's order.
         file: what they come from; its format says how to parse them.
-        text: name of the text column.
+        source: how a row's text is made.
         keep: the columns to carry through, with their types.
         options: how line formats are read.
         header: the column names of a CSV or TSV file.
@@ -45,9 +46,9 @@ def parse(
     elif file.format == "jsonl":
         groups = ((_json_rows(block, options), block.read) for block in blocks)
     else:
-        groups = ((_text_rows(block, text, options), block.read) for block in blocks)
+        groups = ((_text_rows(block, source.columns[0], options), block.read) for block in blocks)
     for rows, read in groups:
-        yield rows_from_values(rows, text, keep), read
+        yield rows_from_values(rows, source, keep), read
 
 
 def csv_header(storage: Storage, file: InputFile, options: LineOptions) -> list[str]:

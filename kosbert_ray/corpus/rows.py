@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kosbert_ray.corpus.text import RowText
+
 TEXT = "__text"
 POSITION = "__position"
 REASON = "__reason"
@@ -23,16 +25,22 @@ Row = tuple[int, dict[str, Any], str | None]  # position, values by column, why 
 INT64 = range(-(2**63), 2**63)
 
 
-def rows_from_values(rows: Iterable[Row], text: str, keep: pa.Schema) -> pa.Table:
+def rows_from_values(rows: Iterable[Row], source: RowText, keep: pa.Schema) -> pa.Table:
     """Columns out of parsed records; a value that does not fit its column makes its row a rejected one."""
     positions: list[int] = []
     reasons: list[str | None] = []
     texts: list[str | None] = []
     kept: dict[str, list[Any]] = {name: [] for name in keep.names}
     for position, values, reason in rows:
-        value = values.get(text)
-        if reason is None and not isinstance(value, str) and value is not None:
-            reason = f"column {text!r} is {type(value).__name__}, not a string"
+        value: Any = None
+        for name in source.columns:
+            part = values.get(name)
+            number = source.joined and isinstance(part, int | float) and not isinstance(part, bool)
+            if part is not None and not isinstance(part, str) and not number:
+                reason = reason or f"column {name!r} is {type(part).__name__}, not a string"
+                break
+        else:
+            value = source.fill(values)
         if isinstance(value, str) and not _encodable(value):
             reason = reason or "invalid text: a lone surrogate or a byte that is not in the encoding"
             value = None
@@ -44,6 +52,7 @@ def rows_from_values(rows: Iterable[Row], text: str, keep: pa.Schema) -> pa.Tabl
         reasons.append(reason)
         texts.append(value if isinstance(value, str) else None)
     return rows_from_arrays(
+        source,
         pa.array(texts, pa.large_string()),
         pa.array(positions, pa.int64()),
         pa.array(reasons, pa.string()),
@@ -52,9 +61,10 @@ def rows_from_values(rows: Iterable[Row], text: str, keep: pa.Schema) -> pa.Tabl
 
 
 def rows_from_arrays(
-    text: pa.Array, position: pa.Array, reason: pa.Array, keep: dict[str, pa.Array | pa.ChunkedArray]
+    source: RowText, text: pa.Array, position: pa.Array, reason: pa.Array, keep: dict[str, pa.Array | pa.ChunkedArray]
 ) -> pa.Table:
     """The row table; null and empty texts get their reason here, whatever the format."""
+    text = source.normalized(text)
     empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0)
     reason = pc.coalesce(
         reason,

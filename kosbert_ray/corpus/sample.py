@@ -45,7 +45,7 @@ def sampled_slices(
 ) -> Iterator[tuple[Slice, pa.Table] | InputError | StorageError]:
     """Slices at even distances through the stratum, with their rows; the same each time.
 
-    A compressed file is read from its start to the slice, so of those the first slices are taken.
+    A compressed file or an Arrow stream is read from its start to the slice, so of those the first slices are taken.
 
     Args:
         reader: reads fragments.
@@ -65,7 +65,7 @@ def sampled_slices(
     for index, place in zip(which.tolist(), places.tolist(), strict=True):
         fragment = stratum.fragments[index]
         inside = place - (ends[index] - (fragment.stop - fragment.start))
-        if fragment.file.compression:
+        if fragment.file.one_pass:
             inside = 0
         try:
             found = _slice_at(reader, fragment, stratum, inside)

@@ -105,7 +105,8 @@ def cluster(
     if not any(len(vectors) for name in shards.names for vectors, _ in read_vectors(storage, name, shards.format)):
         raise InputError(f"{storage.url()}: no vectors in it yet")
     kept = job.columns()
-    column: str | None = text or (CHUNK_TEXT if CHUNK_TEXT in kept else job.input.text)
+    usual = [CHUNK_TEXT, *job.input.row_text().columns]
+    column: str | None = text or next((name for name in usual if name in kept), usual[1])
     if text and text not in kept:
         raise InputError(f"--text {text}: not among the kept columns ({', '.join(kept) or 'none'})")
     if column not in kept:

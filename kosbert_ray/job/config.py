@@ -17,6 +17,7 @@ from pydantic import (
 from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import Format
 from kosbert_ray.corpus.plan import MAX_BYTES, MAX_ROWS, Limits
+from kosbert_ray.corpus.text import Normalization, RowText
 from kosbert_ray.encoder.chunks import Splitter
 from kosbert_ray.encoder.long_text import Policy
 from kosbert_ray.encoder.options import Device, Engine, Precision
@@ -78,12 +79,16 @@ class ModelConfig(Section):
 
 
 class InputConfig(Section):
-    """What is read. ``text`` names the text column, ``keep`` the columns carried through."""
+    """What is read. ``text`` names the text column, or joins several (``"{title}\\n{body}"``); ``keep`` is carried through.
+
+    ``normalize`` makes texts alike before they are embedded: "html", "nfc", "whitespace" (see ``RowText``).
+    """
 
     path: str = ""
     format: Format | None = None
     text: str = "text"
     keep: Names = ()
+    normalize: Annotated[tuple[Normalization, ...], BeforeValidator(_names)] = ()
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     quoting: Literal["minimal", "none"] | None = None
     newlines_in_values: bool = False
@@ -97,7 +102,12 @@ class InputConfig(Section):
                 raise ValueError(f"keep: {name!r} starts with two underscores, which is reserved")
         if len(set(self.keep)) < len(self.keep):
             raise ValueError("keep: a column is named twice")
+        self.row_text().columns  # noqa: B018 (a template that is none raises)
         return self
+
+    def row_text(self) -> RowText:
+        """How a row's text is made; raises UsageError if the template is none."""
+        return RowText(self.text, tuple(sorted(set(self.normalize))))
 
     def line_options(self) -> LineOptions:
         """How line formats are read."""

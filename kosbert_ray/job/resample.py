@@ -69,7 +69,7 @@ def resample(
     """
     from kosbert_ray.encoder.model import Encoder
 
-    kept = {job.input.text, CHUNK_TEXT} & {*job.columns()}
+    kept = CHUNK_TEXT in job.columns() or {*job.input.row_text().columns} <= {*job.input.keep}
     if not kept and reading is None:
         raise InputError(f"{output.url()}: the texts are not among its columns; say where they are with --input")
     total = sum(receipt.rows for receipt in receipts)
@@ -113,8 +113,11 @@ def resample(
     return problems, least, len(chosen)
 
 
-def _kept(table: pa.Table, job: JobConfig) -> pa.ChunkedArray:
-    return table[CHUNK_TEXT if CHUNK_TEXT in table.column_names else job.input.text]
+def _kept(table: pa.Table, job: JobConfig) -> pa.Array | pa.ChunkedArray:
+    if CHUNK_TEXT in table.column_names:
+        return table[CHUNK_TEXT]
+    source = job.input.row_text()
+    return source.normalized(source.join({name: table[name].combine_chunks() for name in source.columns}))
 
 
 def _encoded(encoder: Encoder, job: JobConfig, texts: list[str]) -> npt.NDArray[np.float32]:

@@ -25,6 +25,7 @@ from kosbert_ray.shards.pointer import current
 from kosbert_ray.shards.quantize import Ranges
 from kosbert_ray.storage import Storage
 
+HUB_PREFIX = "hub://"  # a dataset of the Hugging Face hub; OWNER/NAME@REVISION/FOLDER, the last two if you like
 OVERLAP = 8  # chunks share an eighth of their tokens
 REMOTE_THREADS = 16
 
@@ -46,13 +47,15 @@ def list_input(config: JobConfig, patient: bool = False) -> Corpus:
         raise UsageError("input.path: say where (kosbert-ray embed INPUT OUTPUT, or input.path in the job file)")
     if address.startswith(BUNDLED_PREFIX):
         address = str(bundled_path(address))
+    elif address.startswith(HUB_PREFIX):
+        address = f"hf://datasets/{address.removeprefix(HUB_PREFIX)}"
     return list_corpus(address, config.storage.options(patient), config.input.format)
 
 
 def open_corpus(config: JobConfig, patient: bool = False) -> tuple[Corpus, Columns]:
     """Lists the input and looks into its files; raises InputError also where one is not as asked."""
     corpus = list_input(config, patient)
-    return inspect(corpus, config.input.text, config.input.keep, config.input.line_options())
+    return inspect(corpus, config.input.row_text(), config.input.keep, config.input.line_options())
 
 
 def open_output(config: JobConfig, patient: bool = False) -> Storage:
@@ -219,7 +222,8 @@ def fingerprint_of(config: JobConfig, columns: Columns, spec: ModelSpec, weights
         list_type=config.output.list_type,
         dimension=spec.dimension,
         column=config.output.column,
-        text=columns.text,
+        text=columns.source.template,
+        normalize=columns.source.normalize,
         keep=(
             *(f"{field.name}: {field.type}" for field in columns.keep),
             *(f"{name}: {kind}" for name, kind in config.chunk_columns().items()),

@@ -428,7 +428,7 @@ def _rejected(row: pa.Table, work: Work, reread_slice: int | None) -> pa.Table:
     if reread_slice is not None:
         _, table = next(work.reader.slices(fragment, range(reread_slice)))
         texts = table[TEXT].combine_chunks().take(pa.array(sources(row)).filter(bad))
-    by_byte = fragment.file.format != "parquet" and not fragment.file.compression
+    by_byte = not fragment.file.row_numbers
     nothing = pa.nulls(len(positions), pa.int64())
     return pa.table(
         [

@@ -32,6 +32,7 @@ class Fingerprint:
     dimension: int
     column: str
     text: str
+    normalize: tuple[str, ...]
     keep: tuple[str, ...]
     input_format: str
     on_bad_row: str

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from kosbert_ray.errors import StorageError, first_line
 
-CLIENT_MODULES = ("botocore", "aiobotocore", "aiohttp")
+# aiohttp and botocore below s3fs, azure below adlfs, gcsfs itself, httpx below the client of the Hugging Face hub.
+CLIENT_MODULES = ("botocore", "aiobotocore", "aiohttp", "azure", "gcsfs", "huggingface_hub", "httpx")
 # Credentials that were good and may be good again once they are renewed; a wrong secret is told at once. "400" is all that
 # the answer to a HEAD request says of an expired token: it has no body.
 EXPIRED = ("400", "ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidAccessKeyId")

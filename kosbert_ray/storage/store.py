@@ -24,6 +24,7 @@ from kosbert_ray.storage.options import StorageOptions, is_url
 TMP_FOLDER = "_kosbert/tmp"
 READ_BUFFER_BYTES = 2**20
 STALE_TMP_SECONDS = 600  # a temporary file this old, from another host, has no living writer
+EXTRAS = {"az": "az", "abfs": "az", "gs": "gs", "gcs": "gs"}
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 
@@ -78,11 +79,12 @@ class Storage:
 
     def _connect(self, address: str, **more: Any) -> Any:
         scheme = address.partition("://")[0]
-        kwargs = self.options.s3fs_kwargs() if scheme in ("s3", "s3a") else {}
+        kwargs = self.options.s3fs_kwargs() if scheme in ("s3", "s3a") else {"use_listings_cache": False}
         try:
             return fsspec.filesystem(scheme, **kwargs, **more)
         except (ValueError, ImportError) as error:
-            raise StorageError(f"{address}: cannot open {scheme}:// addresses ({first_line(error)})") from error
+            hint = f"; pip install 'kosbert-ray[{EXTRAS[scheme]}]'" if scheme in EXTRAS else ""
+            raise StorageError(f"{address}: cannot open {scheme}:// addresses ({first_line(error)}){hint}") from error
         except Exception as error:  # botocore: a profile that is not configured
             raise StorageError(f"{address}: {first_line(error)}") from error
 
@@ -305,7 +307,8 @@ class Storage:
 
 def _version(info: dict[str, Any]) -> str:
     """What an object store's listing knows that changes with the content: the etag, else the time."""
-    return str(info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or "").strip('"')
+    names = ("ETag", "etag", "blob_id", "LastModified", "last_modified", "mtime")
+    return str(next((value for name in names if (value := info.get(name))), "")).strip('"')
 
 
 def process_alive(pid: int) -> bool:

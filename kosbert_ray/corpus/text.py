@@ -1,0 +1,110 @@
+"""The text of a row: a column, or several joined by a template; as it stands, or made alike first."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from string import Formatter
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kosbert_ray.errors import UsageError
+
+Normalization = Literal["html", "nfc", "whitespace"]
+WHITE_SPACE = r"[\s\p{Z}\x85]+"
+
+
+@dataclass(frozen=True)
+class RowText:
+    """How a row's text is made.
+
+    Attributes:
+        template: the name of a column, or text with names in braces, ``"{title}\\n{body}"``; ``{{`` is a brace, and the two
+            characters ``\\n`` and ``\\t``, which are all that a shell's quotes give, are the line end and the tab.
+        normalize: what is done to it: "html" makes characters of ``&amp;`` and its like, "nfc" composes (Unicode Standard
+            Annex 15), "whitespace" makes one space of any white space; always in this order.
+    """
+
+    template: str
+    normalize: tuple[Normalization, ...] = ()
+
+    @cached_property
+    def _parts(self) -> tuple[tuple[str, str | None], ...]:
+        """Literal texts, each with the name of the column behind it."""
+        if not self.joined:
+            return (("", self.template),)
+        try:
+            found = [*Formatter().parse(self.template.replace("\\n", "\n").replace("\\t", "\t"))]
+        except ValueError as error:
+            raise UsageError(f"input.text: {self.template!r} is no template ({error}); write a brace as {{{{") from error
+        for _, name, form, conversion in found:
+            if form or conversion or name == "":
+                raise UsageError(f"input.text: {self.template!r} is no template; braces hold the names of columns only")
+        if all(name is None for _, name, _, _ in found):
+            raise UsageError(f"input.text: {self.template!r} names no column")
+        return tuple((literal, name) for literal, name, _, _ in found)
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is a template."""
+        return "{" in self.template or "}" in self.template
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns it is made of, each once."""
+        return tuple(dict.fromkeys(name for _, name in self._parts if name is not None))
+
+    def fill(self, values: Mapping[str, Any]) -> str | None:
+        """The text of one row; a column that has no value is empty, and where none has, there is no text."""
+        if not self.joined:
+            found: str | None = values.get(self.template)
+            return found
+        if all(values.get(name) is None for name in self.columns):
+            return None
+        return "".join(
+            literal + ("" if name is None or (value := values.get(name)) is None else str(value))
+            for literal, name in self._parts
+        )
+
+    def join(self, columns: Mapping[str, pa.Array]) -> pa.Array:
+        """As :meth:`fill`, of Arrow columns: large_string ``[n]``."""
+        strings = {name: columns[name].cast(pa.large_string()) for name in self.columns}
+        if not self.joined:
+            return strings[self.template]
+        parts: list[Any] = []
+        for literal, name in self._parts:
+            parts.append(pa.scalar(literal, pa.large_string()))
+            if name is not None:
+                parts.append(pc.fill_null(strings[name], ""))
+        text = pc.binary_join_element_wise(*parts, pa.scalar("", pa.large_string()))
+        there = pc.is_valid(strings[self.columns[0]])
+        for name in self.columns[1:]:
+            there = pc.or_(there, pc.is_valid(strings[name]))
+        return pc.if_else(there, text, pa.scalar(None, pa.large_string()))
+
+    def normalized(self, texts: pa.Array) -> pa.Array:
+        """Texts made alike, large_string ``[n]``."""
+        if "html" in self.normalize:
+            texts = pa.array(
+                [text if text is None or "&" not in text else html.unescape(text) for text in texts.to_pylist()],
+                pa.large_string(),
+            )
+        if "nfc" in self.normalize:
+            texts = pc.utf8_normalize(texts, form="NFC")
+        if "whitespace" in self.normalize:
+            texts = pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, WHITE_SPACE, " "))
+        return texts
+
+
+def require_strings(source: RowText, types: Sequence[tuple[str, pa.DataType]]) -> str | None:
+    """What is wrong with the types of its columns; None if nothing is. A template takes numbers, too."""
+    for name, kind in types:
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        string = pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)
+        if not (string or (source.joined and (pa.types.is_integer(value) or pa.types.is_floating(value)))):
+            return f"column {name!r} is {value}, not a string; name the text column with input.text"
+    return None
