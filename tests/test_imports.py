@@ -21,12 +21,15 @@ ROOMS = {
     "evaluation": {"encoder", "shards", "storage", "errors"},
     "training": {"evaluation", "encoder", "settings", "storage", "errors"},
     "job": {"analysis", "corpus", "encoder", "shards", "settings", "storage", "errors"},
+    "report": {"job", "shards", "errors"},
     "integrations": {"job", "shards", "errors"},
-    "cli": {"job", "evaluation", "training", "settings", "errors"},
+    "cli": {"job", "report", "evaluation", "training", "settings", "errors"},
 }
 OWNERS = {
     "ray": {"job", "training"},
     "airflow": {"integrations"},
+    "plotly": {"report"},
+    "jinja2": {"report"},
     "torch": {"encoder", "training"},
     "transformers": {"encoder", "training"},
     "sentence_transformers": {"training"},

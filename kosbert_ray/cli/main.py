@@ -26,6 +26,7 @@ from kosbert_ray.cli import (
     ls,
     plan,
     promote,
+    report,
     search,
     status,
     submit,
@@ -35,7 +36,10 @@ from kosbert_ray.cli import (
 from kosbert_ray.cli.common import EXIT_INTERRUPTED, say
 from kosbert_ray.errors import KosbertError
 
-COMMANDS = (embed, plan, submit, status, ls, search, cluster, verify, diff, promote, export, evaluate, train, doctor)
+COMMANDS = (
+    *(embed, plan, submit, status, report, ls, search, cluster, verify, diff, promote, export),
+    *(evaluate, train, doctor),
+)
 INTERRUPTED = "interrupted: what is committed stays; run the same command again to go on"
 GRACE_SECONDS = 20.0
 

@@ -410,7 +410,7 @@ def _write(row: pa.Table, notes: dict[str, Any], work: Work) -> Outcome:
         footer = receipt.footer() | {"fingerprint": work.fingerprint}
         size = write_shard(work.output, receipt.shard, keep, arrays, work.formats, footer)
         receipt = replace(receipt, output_bytes=size)
-    receipt = replace(receipt, write_seconds=time.perf_counter() - started)
+    receipt = replace(receipt, write_seconds=time.perf_counter() - started, finished_at=time.time())
     return Outcome(receipt, rejected=first, notices=notices)
 
 

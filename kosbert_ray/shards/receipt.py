@@ -11,6 +11,7 @@ import pyarrow as pa
 UNSTABLE = (
     "output_bytes",
     "node",
+    "finished_at",
     "batches",
     "computed_tokens",
     "wait_seconds",
@@ -49,6 +50,7 @@ class Receipt:
             long texts are cut into chunks, one for each chunk.
         split: texts that were cut into chunks.
         node: host of the encoder.
+        finished_at: when it was committed, in seconds since 1970; 0 if that is not known.
         batches: how many went through the model.
         computed_tokens: tokens in them, what they were padded with included.
         wait_seconds: how long the encoder had nothing to do before the slice.
@@ -78,6 +80,7 @@ class Receipt:
     input_rows: int = 0
     split: int = 0
     node: str = ""
+    finished_at: float = 0.0
     batches: int = 0
     computed_tokens: int = 0
     wait_seconds: float = 0.0

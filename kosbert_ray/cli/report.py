@@ -1,0 +1,42 @@
+"""``kosbert-ray report``: one HTML file that shows an output."""
+
+from __future__ import annotations
+
+import argparse
+
+from kosbert_ray.cli.common import Commands, add_config, job_config, say
+from kosbert_ray.errors import UsageError
+
+SAMPLE = 2000
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "report",
+        help="write one HTML file that shows an output",
+        description="Throughput, stages, lengths, rejected rows, the vectors' health and a map of OUTPUT, in one file that "
+        "opens anywhere. With prices in the job file (plan), the cost.",
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    parser.add_argument("--to", metavar="FILE", default="report.html", help="default: report.html")
+    parser.add_argument("--sample", type=int, metavar="N", default=SAMPLE, help=f"rows on the map (default: {SAMPLE})")
+    parser.add_argument("--color", metavar="COLUMN", help="colour the map by a kept column (default: by cluster)")
+    parser.add_argument("--text", metavar="COLUMN", help="the kept column to show (default: the job's text)")
+    parser.add_argument("--evaluation", metavar="FILE", help="figures from kosbert-ray evaluate --json")
+    add_config(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = job_config(arguments, {"output": "output.path"})
+    from kosbert_ray.job.report import report
+    from kosbert_ray.report.page import write
+
+    found = report(config, arguments.sample, arguments.color, arguments.text, arguments.evaluation, say)
+    try:
+        write(found, arguments.to)
+    except OSError as error:
+        raise UsageError(f"--to {arguments.to}: {error.strerror or error}") from error
+    print(f"written: {arguments.to}")
+    return 0

@@ -1,0 +1,168 @@
+"""``kosbert-ray report`` in a real browser: it opens from the disk, is clean, and tells what is in the output."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import TINY, everyday
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from kosbert_ray.analysis.health import health
+from kosbert_ray.analysis.projection import project
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+EVIL = "<script>alert(1)</script> </script> & <b>한글</b> {{ 7 * 7 }}"
+
+
+@pytest.fixture(scope="module")
+def output(cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    texts = [*everyday()[:200], EVIL, None, " ", *everyday()[:20], " ".join(everyday()[:40])]
+    pq.write_table(pa.table({"text": texts, "lang": ["ko", "한국어", "<i>x</i>", "en"] * 56}), folder / "in.parquet")
+    job = ["--model", TINY, "--keep", "text,lang", "--set", "slice.max_rows=50", "--set", "max_rejected=9"]
+    cli("embed", folder / "in.parquet", folder / "out", *job)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def written(cli, output: Path) -> Path:
+    """The report, with all that there can be in one."""
+    figures = {"cosine": [80.0, 79.5], "dot": [70.0, 69.0]}
+    row = {"data": "sts-test", "dtype": "float32", "dimension": 128, "bytes": 512, "figures": figures}
+    (output.parent / "sts.jsonl").write_text(json.dumps(row) + "\n")
+    target = output.parent / "report.html"
+    settings = ["--set", "plan.profiles={laptop: {tokens_per_second: 1000, price_per_hour: 3600}}"]
+    done = cli("report", output, "--to", target, "--evaluation", output.parent / "sts.jsonl", *settings)
+    assert done.stdout == f"written: {target}\n"
+    return target
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.skip("no chromium here (apt-get install chromium fonts-nanum)")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def shown(browser: Browser, report: Path, scheme: str = "light") -> tuple[Page, list[str]]:
+    """The page in a browser that can reach nothing, and what it complained of."""
+    context = browser.new_context(color_scheme=scheme, offline=True, viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    complaints: list[str] = []
+
+    def asked(url: str) -> None:
+        if not url.startswith(("file:", "data:", "blob:")):
+            complaints.append(url)
+
+    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked(request.url))
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    page.goto(report.as_uri())
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length > 8")
+    return page, complaints
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_opens_from_the_disk_without_a_complaint(browser: Browser, written: Path, scheme: str) -> None:
+    page, complaints = shown(browser, written, scheme)
+    headings = page.locator("h2").all_inner_texts()
+    expected = ["Summary", "Throughput", "Stages", "Fill", "Lengths", "Map", "Norms", "Spread", "Likeness"]
+    assert headings == [*expected, "Nodes", "Rejected rows", "Cost", "Evaluation"]
+    body = page.locator("body").inner_text()
+    for said in ("222 in 5 shards", "2 rows (0.89%)", "null text", "empty text", "80.00 / 79.50", "1 rows truncated"):
+        assert said in body, said
+    paper, ink = page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+    bright = [sum(map(int, color[4:-1].split(","))) for color in (paper, ink)]
+    assert (bright[0] > bright[1]) == (scheme == "light")
+    tick = page.locator("#norms .xtick text").first
+    tick_ink = tick.evaluate("element => getComputedStyle(element).fill")
+    assert (sum(map(int, tick_ink[4:-1].split(","))) < 300) == (scheme == "light")
+    for figure in page.locator(".js-plotly-plot").all():
+        assert figure.locator("path").count() > 3
+    assert complaints == []
+
+
+def test_a_point_on_the_map_shows_its_text(browser: Browser, written: Path) -> None:
+    page, complaints = shown(browser, written)
+    points = page.evaluate("document.getElementById('map').data.map(trace => trace.text)")
+    texts = {text.replace("<br>", " ") for trace in points for text in trace}
+    assert len(texts) == 202 and any("&lt;script&gt;" in text for text in texts)
+    number, wanted = next((index, text) for index, text in enumerate(points[0]) if "&" not in text)
+    point = page.locator("#map .trace").first.locator(".points path").nth(number)
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    hover = page.locator("#map .hoverlayer .hovertext")
+    hover.first.wait_for()
+    assert wanted.partition("<br>")[0] in hover.first.text_content()
+    assert complaints == []
+
+
+def test_it_prints_on_white(browser: Browser, written: Path, tmp_path: Path) -> None:
+    page, complaints = shown(browser, written, "dark")
+    content = page.pdf(path=tmp_path / "report.pdf")
+    assert content.startswith(b"%PDF") and len(content) > 20_000
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert complaints == []
+
+
+def test_the_map_is_coloured_by_a_column_or_by_the_clusters_there_are(cli, output: Path, tmp_path: Path) -> None:
+    cli("report", output, "--to", tmp_path / "a.html", "--color", "lang", "--sample", "50")
+    html = (tmp_path / "a.html").read_text("utf-8")
+    assert "50 rows, neighbours near each other (t-SNE), by lang." in html and "<i>x</i>" not in html
+    copy = tmp_path / "out"
+    shutil.copytree(output, copy)
+    cli("cluster", copy, "-n", "3")
+    cli("report", copy, "--to", tmp_path / "b.html")
+    assert '"name":"cluster 2"' in (tmp_path / "b.html").read_text("utf-8")
+
+
+def test_an_output_that_is_not_complete_or_not_ours(cli, told, output: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "out"
+    shutil.copytree(output, copy)
+    (copy / "_SUCCESS").unlink()
+    cli("report", copy, "--to", tmp_path / "c.html", "--sample", "20")
+    assert "Not complete" in (tmp_path / "c.html").read_text("utf-8")
+    assert "not an output of kosbert-ray" in told("report", tmp_path, code=1)
+    assert "--color x: not among the kept columns (text, lang)" in told("report", copy, "--color", "x", code=1)
+    (tmp_path / "e.json").write_text("[]")
+    assert "not what kosbert-ray evaluate --json writes" in told(
+        "report", copy, "--evaluation", tmp_path / "e.json", code=1
+    )
+    assert "--to /nowhere/x.html: No such file" in told("report", copy, "--sample", "9", "--to", "/nowhere/x.html", code=2)
+
+
+def test_health_tells_a_cone_from_a_ball() -> None:
+    random = np.random.default_rng(0)
+    ball = random.normal(size=(3000, 32)).astype(np.float32)
+    found = health(ball)
+    assert abs(found.anisotropy) < 0.02 and found.effective_dimensions > 30 and found.repeated == 0
+    cone = np.concatenate([ball[:10], ball]) * 0.1 + np.eye(32, dtype=np.float32)[0] * 5
+    cone[:, 7] = 1
+    found = health(cone)
+    assert found.anisotropy > 0.9 and found.constant == 1 and found.repeated == 10
+    assert np.all(np.diff(found.deviations) <= 0)
+
+
+def test_neighbours_stay_neighbours_on_the_map() -> None:
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(5, 64)) * 4
+    vectors = (centres.repeat(60, axis=0) + random.normal(size=(300, 64))).astype(np.float32)
+    places = project(vectors)
+    assert places.shape == (300, 2) and np.array_equal(places, project(vectors))
+    distances = np.linalg.norm(places[:, None] - places[None], axis=2) + np.eye(300) * 1e9
+    same = np.arange(300) // 60
+    assert (same[distances.argmin(1)] == same).mean() > 0.98
+    assert project(vectors[:3]).shape == (3, 2)
