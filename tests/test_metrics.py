@@ -12,7 +12,8 @@ from cluster import Cluster
 from conftest import ROOT, TINY, everyday, free_port, wait_for
 
 from kosbert_ray.job.board import Doing, View
-from kosbert_ray.job.metrics import COUNTERS, GAUGES, REASONS, waiting_for
+from kosbert_ray.job.metrics import COUNTERS, GAUGES
+from kosbert_ray.job.recent import REASONS, waiting_for
 
 DASHBOARD = ROOT / "configs" / "grafana_dashboard.json"
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from kosbert_ray.job.pipeline import Pending
 
 MAX_PASSES = 3  # over a corpus that changes while it is read
+LOOK_SECONDS = 1.0  # that the live view waits for the board
 REPEAT_SECONDS = 60.0  # the same trouble with a store is told no more often
 MAX_FAILED = 100  # slices: with so many, it is not the slices
 
@@ -350,6 +351,7 @@ class _Run:
         tokenizer = self.loading.result() if self.loading else Tokenizer.load(self.spec)
         self.long_text.check(tokenizer)
         metrics = Metrics(board, pool, self.ledger.storage.address)
+        self.progress.watch(lambda: board.look(LOOK_SECONDS))
         failed: list[str] = []
         rejected = ""
         self._require_few_rejected(rejected)

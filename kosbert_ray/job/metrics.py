@@ -6,21 +6,16 @@ All come from the driver, out of receipts and the board, so that a run has one s
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
 
 from ray.util import metrics
 
-from kosbert_ray.job.board import Board, View
+from kosbert_ray.job.board import Board
 from kosbert_ray.job.cluster import EncoderPool
-from kosbert_ray.job.watchdog import WAITING_FOR
+from kosbert_ray.job.recent import REASONS, STAGES, WINDOW_SECONDS, Recent, waiting_for
 from kosbert_ray.shards.receipt import Receipt
 
-WINDOW_SECONDS = 60.0  # what "now" means
 LOOK_SECONDS = 5.0
-BUSY = 0.9  # encoders that have work this much of the time wait for nothing
 ANSWER_SECONDS = 2.0
-STAGES = ("read", "tokenize", "encode", "write")
-REASONS = ("nothing", "input", "tokenizing", "output", "resources", "model")
 
 TAGS = ("output",)
 COUNTERS = {
@@ -45,21 +40,6 @@ GAUGES = {
 }
 
 
-def waiting_for(view: View, busy: float) -> str:
-    """What encoders wait for, of ``REASONS``: the stage before or after them that most workers are at.
-
-    Args:
-        view: what the board shows.
-        busy: the share of the time that they had work.
-    """
-    if not view.encoders_ready:
-        return "model" if view.encoders_starting else "resources"
-    if busy >= BUSY:
-        return "nothing"
-    at = Counter(WAITING_FOR[doing.stage] for doing in view.doing)
-    return max(("input", "tokenizing", "output"), key=lambda reason: at[reason])
-
-
 class Metrics:
     """The series of one run, named ``kosbert_…`` (in Prometheus ``ray_kosbert_…``), with the tag ``output``.
 
@@ -80,7 +60,7 @@ class Metrics:
         self._waiting = metrics.Gauge(
             "kosbert_encoder_waiting", "1 for what encoders wait for, 0 for all else", (*TAGS, "reason")
         )
-        self._recent: deque[tuple[float, Receipt]] = deque()
+        self._recent = Recent()
         self._retried: dict[str, int] = {}
         self._looked = 0.0
         metrics.Gauge("kosbert_encoders_asked", "Encoders that the job may have", TAGS).set(pool.maximum, self._tags)
@@ -107,10 +87,8 @@ class Metrics:
             if seconds > 0:
                 self._stage_seconds.inc(seconds, {**self._tags, "stage": stage})
         self._gauges["progress"].set(progress, self._tags)
+        self._recent.add(receipt)
         now = time.monotonic()
-        self._recent.append((now, receipt))
-        while self._recent[0][0] < now - WINDOW_SECONDS:
-            self._recent.popleft()
         if now - self._looked > LOOK_SECONDS:
             self._looked = now
             self._look()
@@ -120,21 +98,14 @@ class Metrics:
         self._failed.inc(1, self._tags)
 
     def _look(self) -> None:
-        recent = [receipt for _, receipt in self._recent]
-        worked = sum(receipt.encode_seconds for receipt in recent)
-        waited = sum(receipt.wait_seconds for receipt in recent)
-        busy = worked / (worked + waited) if worked else 0.0
-        computed = sum(receipt.computed_tokens for receipt in recent)
-        self._gauges["encoder_busy"].set(busy, self._tags)
-        self._gauges["batch_fill"].set(
-            sum(receipt.encoded_tokens for receipt in recent) / computed if computed else 0.0, self._tags
-        )
+        self._gauges["encoder_busy"].set(self._recent.busy, self._tags)
+        self._gauges["batch_fill"].set(self._recent.fill, self._tags)
         view = self._board.look(ANSWER_SECONDS)
         if view is None:
             return
         self._gauges["encoders"].set(view.encoders_ready, self._tags)
         self._gauges["store_trouble"].set(sum(seconds < WINDOW_SECONDS for seconds in view.trouble.values()), self._tags)
-        reason = waiting_for(view, busy)
+        reason = waiting_for(view, self._recent.busy)
         for name in REASONS:
             self._waiting.set(name == reason, {**self._tags, "reason": name})
         for stage, count in view.retries.items():

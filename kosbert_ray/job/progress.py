@@ -6,14 +6,24 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
+from kosbert_ray.job.recent import STAGES, Recent, bottleneck
 from kosbert_ray.shards.receipt import Receipt
 
+if TYPE_CHECKING:
+    from kosbert_ray.job.board import View
+
 LOG_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+BAR_WIDTH = 24
 REFRESH_PER_SECOND = 4
 
 
@@ -79,20 +89,30 @@ class Progress:
 
     def __post_init__(self) -> None:
         self.new = Totals()
+        self.recent = Recent(self.clock)
         self.first_at: float | None = None  # seconds until the first slice was committed
         self._started = self._logged = self.clock()
         self._live: Live | None = None
+        self._look: Callable[[], View | None] = lambda: None
+        self._view: View | None = None
+        self._looked = -LOOK_SECONDS
+
+    def watch(self, look: Callable[[], View | None]) -> None:
+        """From now on also shows what workers are at, as ``look`` tells."""
+        self._look = look
 
     def __enter__(self) -> Progress:
-        if not self.log and (self.console.is_terminal or self.console.is_jupyter):
-            self._live = Live(
-                get_renderable=lambda: Text(self.line()), console=self.console, refresh_per_second=REFRESH_PER_SECOND
-            )
+        # In a notebook a live view is a widget.
+        can_change = find_spec("ipywidgets") if self.console.is_jupyter else self.console.is_terminal
+        if not self.log and can_change:
+            self._live = Live(get_renderable=self.panel, console=self.console, refresh_per_second=REFRESH_PER_SECOND)
             self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._look, self._view = (lambda: None), None
         if self._live:
+            self._live.refresh()
             self._live.stop()
         elif self.new.slices:
             self._print()
@@ -105,6 +125,7 @@ class Progress:
     def add(self, receipt: Receipt) -> None:
         """One more slice is committed."""
         self.new.add(receipt)
+        self.recent.add(receipt)
         if self.first_at is None:
             self.first_at = self.seconds
         if self._live is None and self.clock() - self._logged >= LOG_SECONDS:
@@ -112,10 +133,11 @@ class Progress:
 
     def _print(self) -> None:
         self._logged = self.clock()
+        line = " · ".join([*self._parts(), *self._bottleneck()])
         if self.log:
-            self.log(self.line(), event="progress", share=self.share, new=asdict(self.new), seconds=self.seconds)
+            self.log(line, event="progress", share=self.share, new=asdict(self.new), seconds=self.seconds)
             return
-        self.console.print(self.line(), highlight=False, soft_wrap=True)
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     @property
     def share(self) -> float:
@@ -123,23 +145,59 @@ class Progress:
         read = self.done.input_bytes + self.new.input_bytes
         return min(1.0, read / self.total_bytes) if self.total_bytes else 1.0
 
+    @property
+    def seconds_left(self) -> float | None:
+        """By the tokens that are left and the rate of the last minute; None before the first slice.
+
+        How many are left is told from the bytes that are, by how many tokens there have been to a byte.
+        """
+        done, new = self.done, self.new
+        read, rate = done.input_bytes + new.input_bytes, self.recent.rate("tokens")
+        if not new.input_bytes or not rate:
+            return None
+        return max(0, self.total_bytes - read) * (done.tokens + new.tokens) / read / rate
+
     def line(self) -> str:
-        """Slices, share done, rates of this run, time left, rejected rows."""
-        seconds = max(self.seconds, 1e-9)
+        """Slices, share done, rates of the last minute, time left, rejected rows."""
+        return " · ".join(self._parts())
+
+    def _parts(self) -> list[str]:
         parts = [
             f"{self.done.slices + self.new.slices:,} slices",
             f"{self.share:.1%}",
-            f"{self.new.rows / seconds:,.0f} rows/s",
-            f"{self.new.tokens / seconds:,.0f} tokens/s",
+            f"{self.recent.rate('rows'):,.0f} rows/s",
+            f"{self.recent.rate('tokens'):,.0f} tokens/s",
+            "starting" if self.seconds_left is None else f"{duration(self.seconds_left)} left",
         ]
-        if self.new.input_bytes:
-            left = (self.total_bytes - self.done.input_bytes - self.new.input_bytes) / (self.new.input_bytes / seconds)
-            parts.append(f"{duration(max(0.0, left))} left")
-        else:
-            parts.append("starting")
         if rejected := self.done.rejected + self.new.rejected:
             parts.append(f"{rejected:,} rejected")
-        return " · ".join(parts)
+        return parts
+
+    def _bottleneck(self) -> list[str]:
+        """What holds the run up, if it can be told."""
+        if self.clock() - self._looked >= LOOK_SECONDS:
+            self._view, self._looked = self._look(), self.clock()
+        return [bottleneck(self._view, self.recent.busy)] if self._view else []
+
+    def panel(self) -> RenderableType:
+        """The live view: how far, how fast, each stage, and what holds the run up."""
+        held_up = self._bottleneck()
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(total=1.0, completed=self.share, width=BAR_WIDTH), Text(self.line()))
+        if not self._view:
+            return bar
+        stages = Table.grid(padding=(0, 2))
+        count = max(1, len(self.recent))
+        for stage in STAGES:
+            at = sum(doing.stage == stage for doing in self._view.doing)
+            more = f"{self.recent.total(f'{stage}_seconds') / count:.2f} s a slice" if len(self.recent) else ""
+            if stage == "encode" and len(self.recent):
+                more += f", batches {self.recent.fill:.1%} full"
+            workers = f"{at} at work"
+            if stage == "encode":
+                workers = f"{at} of {self._view.encoders_ready + self._view.encoders_starting} at work"
+            stages.add_row(Text(f"  {stage}"), Text(workers), Text(more))
+        return Group(bar, stages, Text("  " + held_up[0], style="bold"))
 
 
 def duration(seconds: float) -> str:

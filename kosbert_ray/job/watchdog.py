@@ -12,11 +12,11 @@ from ray.exceptions import RayError
 from kosbert_ray.job.board import Board, View
 from kosbert_ray.job.cluster import EncoderPool
 from kosbert_ray.job.progress import duration
+from kosbert_ray.job.recent import WAITING_FOR
 
 LOOK_SECONDS = 1.0
 PLACE_SECONDS = 20.0  # an encoder without a place in the cluster after this long is waiting for resources
 RECENT_SECONDS = 60.0
-WAITING_FOR = {"read": "input", "tokenize": "tokenizing", "encode": "an encoder", "write": "output"}
 
 
 class Watchdog:
