@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import TINY
+
+from kosbert_ray.cli.examples import EXAMPLES
+from kosbert_ray.cli.main import _parser
 
 
 def one_error(done) -> str:
@@ -67,3 +75,42 @@ def test_help_and_version_answer(cli) -> None:
     assert "embed" in cli("--help").stdout
     assert "input.keep" in cli("embed", "--help").stdout
     assert cli("--version").stdout.startswith("kosbert-ray ")
+
+
+def test_every_command_has_examples_and_each_of_them_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["--help"])
+    names = capsys.readouterr().out.partition("{")[2].partition("}")[0] or ",".join(EXAMPLES)
+    assert {*EXAMPLES} - {""} == {*names.split(",")} - {""}
+    for name, examples in EXAMPLES.items():
+        with pytest.raises(SystemExit):
+            _parser().parse_args([name, "--help"] if name else ["--help"])
+        shown = capsys.readouterr().out
+        assert examples
+        for what, line in examples:
+            assert f"  {what}:\n    {line}\n" in shown
+            if not line.startswith("eval"):
+                assert _parser().parse_args(shlex.split(line)[1:]).run
+
+
+def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text("")
+    command = shutil.which("kosbert-ray", path=str(Path(sys.executable).parent))
+    assert command
+
+    def completed(*words: str) -> set[str]:
+        line = " ".join(words)
+        script = f"""
+            source <({command} completion bash)
+            COMP_WORDS=({line}{" ''" if not words[-1] else ""}); COMP_CWORD={len(words) - 1}; COMP_LINE='{line}'
+            COMP_POINT={len(line)}
+            "$(complete -p kosbert-ray | sed 's/.*-F \\([^ ]*\\).*/\\1/')" kosbert-ray
+            printf '%s\\n' "${{COMPREPLY[@]}}"
+        """
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+        return {word.strip() for word in done.stdout.splitlines()}
+
+    assert {"embed", "export", "evaluate"} <= completed("kosbert-ray", "e")
+    assert completed("kosbert-ray", "search", "--top") == {"--top-k"}
+    assert completed("kosbert-ray", "search", "--similarity", "c") == {"cosine"}
+    assert "corpus.jsonl" in completed("kosbert-ray", "embed", "cor")

@@ -18,11 +18,13 @@ from typing import Any, NoReturn
 from kosbert_ray import __version__
 from kosbert_ray.cli import (
     cluster,
+    completion,
     diff,
     doctor,
     embed,
     evaluate,
     export,
+    init,
     ls,
     plan,
     promote,
@@ -34,11 +36,12 @@ from kosbert_ray.cli import (
     verify,
 )
 from kosbert_ray.cli.common import EXIT_INTERRUPTED, say
+from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import KosbertError
 
 COMMANDS = (
     *(embed, plan, submit, status, report, ls, search, cluster, verify, diff, promote, export),
-    *(evaluate, train, doctor),
+    *(evaluate, train, init, doctor),
 )
 INTERRUPTED = "interrupted: what is committed stays; run the same command again to go on"
 GRACE_SECONDS = 20.0
@@ -96,4 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
+    completion.add(commands, _parser)
+    add_examples(parser, "")
+    for name, command_parser in commands.choices.items():
+        add_examples(command_parser, name)
     return parser
