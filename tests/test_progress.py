@@ -17,6 +17,7 @@ from test_ledger import RECEIPT
 
 from kosbert_ray.job.board import Doing, View
 from kosbert_ray.job.progress import LOG_SECONDS, Progress, Totals, duration
+from kosbert_ray.job.recent import Recent
 
 
 def test_the_line_counts_what_is_done_and_tells_the_time_left_from_the_bytes_read() -> None:
@@ -25,7 +26,7 @@ def test_the_line_counts_what_is_done_and_tells_the_time_left_from_the_bytes_rea
     assert "1 slices · 25.0%" in progress.line()
     assert "starting" in progress.line()
     now = 110.0
-    progress.add(replace(RECEIPT, input_bytes=100, rows=50, tokens=700, rejected=0))
+    progress.add(replace(RECEIPT, input_bytes=100, rows=50, tokens=700, rejected=0, encode_seconds=99))
     assert progress.line() == "2 slices · 50.0% · 5 rows/s · 70 tokens/s · 20 s left"
     progress.add(replace(RECEIPT, input_bytes=200, rejected=3))
     assert progress.line().endswith("0 s left · 3 rejected")
@@ -49,7 +50,7 @@ def test_the_time_left_is_told_from_tokens_and_the_last_minute() -> None:
     progress = Progress(1000, Totals(input_bytes=100, tokens=1000), Console(file=io.StringIO()), clock=lambda: now)
     for _ in range(20):
         now += 10
-        progress.add(replace(RECEIPT, input_bytes=10, tokens=100, rows=1))
+        progress.add(replace(RECEIPT, input_bytes=10, tokens=100, rows=1, encode_seconds=10))
     # 700 bytes are left, of 10 tokens each, at 10 a second; then a slice of rare, long rows takes its time.
     assert progress.seconds_left == pytest.approx(700)
     for _ in range(8):
@@ -115,3 +116,12 @@ with Progress(100, Totals()) as progress:
 
 def test_durations_are_written_as_people_say_them() -> None:
     assert [duration(seconds) for seconds in (0.4, 59, 125, 14_820)] == ["0 s", "59 s", "2 min 5 s", "4 h 7 min"]
+
+
+def test_rates_do_not_count_the_time_that_models_took_to_load() -> None:
+    now = 0.0
+    recent = Recent(lambda: now)
+    stages = {f"{stage}_seconds": 1.0 for stage in ("read", "tokenize", "write")}
+    now = 50.0
+    recent.add(replace(RECEIPT, tokens=700, encode_seconds=4.0, **stages))
+    assert recent.rate("tokens") == pytest.approx(100)

@@ -15,12 +15,15 @@ from cluster import Cluster
 from conftest import ROOT, everyday
 
 README = (ROOT / "README.md").read_text("utf-8")
-COMMANDS = [
-    line.removeprefix("$ ")
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith("$ ")
-]
+# Each once, where it first stands.
+COMMANDS = list(
+    dict.fromkeys(
+        line.removeprefix("$ ")
+        for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    )
+)
 RECIPES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 HEAD = "http://HEAD:8265"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

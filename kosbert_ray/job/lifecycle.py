@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -409,7 +410,8 @@ class _Run:
             return
         rejected = done.rejected + new.rejected
         rows = done.rows + new.rows + rejected
-        if rejected > self.config.rejected_allowed(rows * self.corpus.size / seen):
+        # How many rows there will be is told from the bytes: what is within a row of the limit is not beyond it.
+        if rejected > math.ceil(self.config.rejected_allowed(rows * self.corpus.size / seen)):
             example = f"; the first of this run: {first}" if first else ""
             raise TooManyRejected(
                 f"{rejected:,} of {rows:,} rows so far were rejected, too many for max_rejected="

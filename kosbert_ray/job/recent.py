@@ -29,7 +29,7 @@ REASONS = {
 
 
 class Recent:
-    """The receipts of the last minute, or the last eight if these are more."""
+    """The receipts of the last minute, or the last eight if these are more; counted from the first slice's beginning on."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -39,6 +39,8 @@ class Recent:
     def add(self, receipt: Receipt) -> None:
         """One more slice is committed."""
         now = self._clock()
+        if not self._receipts:  # before it, the cluster started and models were loaded
+            self._since = max(self._since, now - sum(getattr(receipt, f"{stage}_seconds") for stage in STAGES))
         self._receipts.append((now, receipt))
         while len(self._receipts) > LEAST_RECEIPTS and self._receipts[0][0] < now - WINDOW_SECONDS:
             self._since = self._receipts.popleft()[0]
