@@ -44,6 +44,8 @@ def test_a_small_corpus_is_planned_to_the_token(cli, tmp_path: Path) -> None:
         assert planned[name] == pytest.approx(did[name]), name
     assert planned["slices"] == did["shards"]
     assert planned["output_bytes"] == pytest.approx(did["bytes"], rel=0.03)
+    # Texts of one slice that another embeds, too: what dedup=corpus would spare.
+    assert planned["shared"] == pytest.approx(1 - len({*everyday()}) / did["distinct"])
     assert sum(planned["rejected"].values()) == did["rejected"] == 2
     assert sum(planned["lengths"].values()) == pytest.approx(did["rows"])
     told = cli(

@@ -89,7 +89,8 @@ def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: d
     lines = [
         f"input     {config.input.path}: {found.files:,} files, {_bytes(found.file_bytes)}; {about}{all_rows:,.0f} rows"
         + ("" if whole else f" ({found.looked_at:,} looked at)"),
-        f"texts     {about}{_bytes(found.text_bytes)}; {found.repeated:.1%} of the rows repeat a text of their slice",
+        f"texts     {about}{_bytes(found.text_bytes)}; {found.repeated:.1%} of the rows repeat a text of their slice, "
+        f"{'' if whole else 'at least '}{found.shared:.1%} of the others one of another slice",
         f"tokens    {about}{found.tokens:,.0f}, {found.tokens / rows:.1f} a row; {found.encoded_tokens:,.0f} to encode",
         _long_texts(found, rows),
     ]

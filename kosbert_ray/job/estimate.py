@@ -87,6 +87,7 @@ class Estimate:
         tokens: of all rows, cut to the model's length.
         encoded_tokens: that go through the model: a text that repeats in a slice counts once.
         repeated: share of the rows whose text stands in their slice before.
+        shared: share of the texts to encode that stand in another of the slices looked at; in all of them there are more.
         truncated: rows longer than the model takes.
         dropped_tokens: tokens that are cut off from these.
         lengths: rows by length: at most so many tokens.
@@ -108,6 +109,7 @@ class Estimate:
     tokens: float
     encoded_tokens: float
     repeated: float
+    shared: float
     truncated: float
     dropped_tokens: float
     lengths: dict[int, float]
@@ -153,6 +155,7 @@ def estimate(config: JobConfig) -> Estimate:
     parts = strata(fragments)
     whole, looked_at = _Sums(), 0
     texts: list[Any] = []
+    distinct: list[set[int]] = []
     kept: list[Any] = []
     unread: list[str] = []
     slices = 0.0
@@ -171,6 +174,7 @@ def estimate(config: JobConfig) -> Estimate:
             looked_at += table.num_rows
             numbers.append((piece, table.num_rows, pc.sum(pc.binary_length(table[TEXT])).as_py() or 0))
             texts.append(table.filter(table[REASON].is_null())[TEXT])
+            distinct.append({hash(text) for text in texts[-1].to_pylist()})
             kept.append(written)
         if not size:
             continue
@@ -194,6 +198,7 @@ def estimate(config: JobConfig) -> Estimate:
         tokens=whole.values["tokens"],
         encoded_tokens=whole.values["encoded_tokens"],
         repeated=whole.values["repeated"] / rows if rows else 0.0,
+        shared=1 - len(set().union(*distinct)) / max(1, sum(map(len, distinct))) if distinct else 0.0,
         truncated=whole.values["truncated"],
         dropped_tokens=whole.values["dropped_tokens"],
         lengths=dict(sorted(whole.lengths.items())),

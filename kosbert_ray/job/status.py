@@ -9,7 +9,7 @@ from kosbert_ray.errors import KosbertError
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.progress import Totals
 from kosbert_ray.job.resolve import job_of_output, list_input, open_output
-from kosbert_ray.shards.lease import Holder, Lease
+from kosbert_ray.shards.lease import Holder, holders
 from kosbert_ray.shards.ledger import Ledger
 
 
@@ -58,14 +58,14 @@ def status(config: JobConfig) -> Status:
     shards = ledger.shards()
     receipts = [receipt for name, receipt in ledger.receipts().items() if name in shards]
     totals = Totals.of(receipts)
-    holders = tuple(Lease(ledger.storage, ledger.run).others())
+    at_work = tuple(holders(ledger.storage))
     done = ledger.success() is not None
     total_bytes = None
     with contextlib.suppress(KosbertError):
         total_bytes = list_input(job).size
     share = None if total_bytes is None else min(1.0, totals.input_bytes / max(1, total_bytes))
-    run = Totals.of(ledger.receipts_of(holders[-1].run)) if holders else Totals()
-    seconds = holders[-1].age if holders else 0.0
+    run = Totals.of(ledger.receipts_of(at_work[-1].run)) if at_work else Totals()
+    seconds = at_work[-1].age if at_work else 0.0
     nodes: dict[str, int] = {}
     for receipt in receipts:
         nodes[receipt.node] = nodes.get(receipt.node, 0) + receipt.encoded_tokens
@@ -78,13 +78,13 @@ def status(config: JobConfig) -> Status:
         output=ledger.storage.address,
         input=job.input.path,
         model=job.model.name,
-        state="running" if holders else "done" if done else "stopped",
-        holders=holders,
+        state="running" if at_work else "done" if done else "stopped",
+        holders=at_work,
         totals=totals,
         unbooked=len(shards) - len(receipts),
         share=1.0 if done else share,
         run=run,
-        tokens_per_second=run.tokens / seconds if holders and seconds else None,
+        tokens_per_second=run.tokens / seconds if at_work and seconds else None,
         seconds_left=left,
         nodes=nodes,
     )

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from kosbert_ray.errors import StorageError
@@ -41,6 +42,17 @@ class Holder:
         return time.time() - self.heartbeat < EXPIRY_SECONDS
 
 
+def holders(storage: Storage) -> list[Holder]:
+    """The runs at work on an output; nothing is changed."""
+    return [holder for _, holder in _read(storage) if holder.alive]
+
+
+def _read(storage: Storage) -> Iterator[tuple[str, Holder]]:
+    for entry in storage.list(LEASES_FOLDER):
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):  # just given up, or half of one
+            yield entry.name, Holder(**json.loads(storage.read(entry.name)))
+
+
 class Lease:
     """A run's claim, held while the ``with`` block runs.
 
@@ -59,17 +71,9 @@ class Lease:
 
     def others(self) -> list[Holder]:
         """The other runs at work on this output; the leases of the dead are removed."""
-        alive = []
-        for entry in self.storage.list(LEASES_FOLDER):
-            try:
-                holder = Holder(**json.loads(self.storage.read(entry.name)))
-            except (FileNotFoundError, ValueError, TypeError):  # just given up, or half of one
-                continue
-            if entry.name != self.name and holder.alive:
-                alive.append(holder)
-            elif entry.name != self.name:
-                self.storage.delete([entry.name])
-        return alive
+        there = {name: holder for name, holder in _read(self.storage) if name != self.name}
+        self.storage.delete([name for name, holder in there.items() if not holder.alive])
+        return [holder for holder in there.values() if holder.alive]
 
     def __enter__(self) -> Lease:
         self._write()
