@@ -54,7 +54,7 @@ def test_a_row_for_each_chunk_has_the_vector_of_its_text(cli, tmp_path: Path, ar
     checked = cli("verify", out, "--input", source, "--sample", "50")
     assert "1 rejected" in checked.stdout
     again = cli("embed", source, out, "--model", TINY, "--keep", "id", *more, *SETTINGS)
-    assert f"done: {len(found):,} rows" in again.stdout
+    assert f"done: {len(found):,} rows (7 texts) in 1 shards" in again.stdout
     hit = cli("search", out, found["chunk_text"][3], "-k", "1", "--format", "jsonl").stdout
     assert json.loads(hit)["chunk"] == found["chunk"][3]
 
@@ -109,7 +109,8 @@ def test_dedup_of_the_corpus_changes_no_vector(cli, tmp_path: Path, articles) ->
     (source / "b.jsonl").write_bytes((source / "a.jsonl").read_bytes())
     for policy in ("chunk", "mean"):
         shared = ["--model", TINY, "--keep", "id", "--set", f"long_text={policy}", *SETTINGS]
-        cli("embed", source, tmp_path / f"{policy}-once", *shared, "--set", "dedup=corpus")
+        done = cli("embed", source, tmp_path / f"{policy}-once", *shared, "--set", "dedup=corpus")
+        assert "8 long texts in chunks\n" in done.stderr
         cli("embed", source, tmp_path / policy, *shared)
         once, each = read(tmp_path / f"{policy}-once"), read(tmp_path / policy)
         assert once.drop("embedding").equals(each.drop("embedding"))

@@ -100,7 +100,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if summary.removed:
         say(f"{summary.removed:,} shards of changed inputs were replaced")
     rejected = f", {totals.rejected:,} rows rejected (see _kosbert/rejected)" if totals.rejected else ""
-    print(f"done: {totals.rows:,} rows in {totals.slices:,} shards in {summary.output}{rejected}")
+    of = f" ({totals.input_rows - totals.rejected:,} texts)" if config.long_text == "chunk" else ""
+    print(f"done: {totals.rows:,} rows{of} in {totals.slices:,} shards in {summary.output}{rejected}")
     if not summary.within_limit:
         say(f"error: more rows were rejected than max_rejected={config.max_rejected:g} allows")
         return EXIT_REJECTED

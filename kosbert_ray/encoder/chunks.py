@@ -36,10 +36,11 @@ def cut(text: str, tokens: Sequence[Span], room: int, overlap: int, levels: Sequ
         overlap: how many of them may stand in the chunk before, too; below ``room``.
         levels: places where it may be cut, sorted: first those that are liked best.
     """
-    begins = np.array([begin for begin, _ in tokens], np.int64)
+    # Some normalizers' places go back by a character now and then.
+    begins = np.maximum.accumulate(np.array([begin for begin, _ in tokens], np.int64))
     total, last = len(text.rstrip()), 0
     start = _word(text, 0)
-    while start < total:
+    while max(start, last) < total:
         first = int(np.searchsorted(begins, start))
         if first + room >= len(begins):
             yield start, total
@@ -50,7 +51,7 @@ def cut(text: str, tokens: Sequence[Span], room: int, overlap: int, levels: Sequ
         yield start, start + len(text[start:end].rstrip())
         behind = int(np.searchsorted(begins, end))
         back = int(begins[max(0, behind - overlap)]) if overlap and behind < len(begins) else end
-        start, last = _word(text, max(start + 1, _first_place(level, back - 1, end))), end
+        start, last = _word(text, max(start + 1, _first_place(level, back - 1, end))), _word(text, end)
 
 
 def _word(text: str, start: int) -> int:

@@ -108,7 +108,9 @@ class LongText:
         if self.policy == "truncate":
             return Sequences(tokens, known, 0, None)
         is_long = (tokens.lengths > self.size) | (tokens.dropped > 0)
-        if self.policy == "mean":
+        split = int(is_long[tokens.rows].sum())
+        if self.policy == "mean":  # a known vector is the mean already
+            tokens = replace(tokens, dropped=np.where(known < 0, tokens.dropped, 0).astype(np.int32))
             is_long &= known < 0
         long = np.flatnonzero(is_long)
         spans, pieces, part = self._pieces(tokenizer, distinct.take(pa.array(long)).to_pylist())
@@ -116,7 +118,6 @@ class LongText:
         part += len(tokens.lengths)
         part_of = np.repeat(long, [len(items) for items in spans]).astype(np.int32)
         both = _joined(tokens, pieces, is_long)
-        split = int(is_long[tokens.rows].sum())
         if self.policy == "mean":
             return Sequences(replace(both, part_of=part_of, part=part), known, split, None)
         flat = _flat(spans, long, part, pc.utf8_length(distinct).to_numpy().astype(np.int64))

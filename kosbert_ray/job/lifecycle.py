@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +22,11 @@ from kosbert_ray.errors import (
     JobFailed,
     KosbertError,
     StorageError,
-    TooManyRejected,
 )
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.finish import Leftover, finish, leftover
 from kosbert_ray.job.on_finish import Ended, notify
+from kosbert_ray.job.outcomes import Books
 from kosbert_ray.job.preview import Preview
 from kosbert_ray.job.progress import Progress, Totals, duration
 from kosbert_ray.job.resolve import (
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 MAX_PASSES = 3  # over a corpus that changes while it is read
 LOOK_SECONDS = 1.0  # that the live view waits for the board
 REPEAT_SECONDS = 60.0  # the same trouble with a store is told no more often
-MAX_FAILED = 100  # slices: with so many, it is not the slices
 
 Say = Callable[..., None]  # a line for the user, and by name what it says to a machine
 
@@ -353,42 +351,15 @@ class _Run:
         self.long_text.check(tokenizer)
         metrics = Metrics(board, pool, self.ledger.storage.address)
         self.progress.watch(lambda: board.look(LOOK_SECONDS))
-        failed: list[str] = []
-        rejected = ""
-        self._require_few_rejected(rejected)
-        try:
-            with (
-                self.progress,
-                Watchdog(board, pool, config.stall_timeout, self.say) as watchdog,
-                contextlib.closing(pipeline.run(work, tokenizer, shared.texts if shared else None, left, pool)) as outcomes,
-            ):
-                for outcome in outcomes:
-                    watchdog.headway()
-                    rejected = rejected or outcome.rejected
-                    self.tell(*outcome.notices)
-                    if outcome.receipt:
-                        committed.add(outcome.receipt)
-                        self.ledger.add(outcome.receipt)
-                        self.progress.add(outcome.receipt)
-                        metrics.committed(outcome.receipt, self.progress.share)
-                        if config.log_format == "json":
-                            receipt = asdict(outcome.receipt)
-                            self.say(f"committed: {receipt['shard'] or receipt['file']}", event="slice", **receipt)
-                        self._require_few_rejected(rejected)
-                    if outcome.failed:
-                        failed.append(outcome.failed)
-                        metrics.failed()
-                        self.say(f"failed: {outcome.failed}")
-                        if len(failed) >= MAX_FAILED:
-                            break
-        except BaseException:
-            with contextlib.suppress(StorageError):  # the first error is the one to tell
-                self.ledger.flush()
-            raise
-        self.ledger.flush()
-        if failed:
-            others = "the run was stopped" if len(failed) >= MAX_FAILED else "all others are committed"
-            raise JobFailed(f"{failed[0]} ({len(failed):,} slices failed, {others}); run the same command again for them")
+        books = Books(config, self.corpus.size, committed, self.ledger, self.progress, self.say, self.tell)
+        books.require_few_rejected()
+        known = shared.texts if shared else None
+        with (
+            self.progress,
+            Watchdog(board, pool, config.stall_timeout, self.say) as watchdog,
+            contextlib.closing(pipeline.run(work, tokenizer, known, left, pool)) as outcomes,
+        ):
+            books.take(outcomes, metrics, watchdog.headway)
 
     def _shared(self, reader: FragmentReader, left: Pending) -> Shared | None:
         """What the slices that are left have in common, embedded, if the job asks for it."""
@@ -402,23 +373,6 @@ class _Run:
             self.stack.callback(shared.vectors.remove)
         return shared
 
-    def _require_few_rejected(self, first: str) -> None:
-        """Stops a run whose rejected rows are too many already, even if there were no more of them."""
-        done, new = self.progress.done, self.progress.new
-        seen = done.input_bytes + new.input_bytes
-        if not seen or seen >= self.corpus.size:
-            return
-        rejected = done.rejected + new.rejected
-        rows = done.rows + new.rows + rejected
-        # How many rows there will be is told from the bytes: what is within a row of the limit is not beyond it.
-        if rejected > math.ceil(self.config.rejected_allowed(rows * self.corpus.size / seen)):
-            example = f"; the first of this run: {first}" if first else ""
-            raise TooManyRejected(
-                f"{rejected:,} of {rows:,} rows so far were rejected, too many for max_rejected="
-                f"{self.config.max_rejected:g} even if no other is{example}. What is committed stays (the reasons are in "
-                "_kosbert/rejected); mend the input or raise max_rejected, and run the same command again"
-            )
-
     def _summary(self, fragments: list[Fragment], removed: int) -> Summary:
         totals = Totals.of(self.committed.receipts(fragment.id for fragment in fragments))
         return Summary(
@@ -428,5 +382,5 @@ class _Run:
             seconds=self.progress.seconds,
             first_slice_seconds=self.progress.first_at,
             removed=removed,
-            within_limit=totals.rejected <= self.config.rejected_allowed(totals.rows + totals.rejected),
+            within_limit=totals.rejected <= self.config.rejected_allowed(totals.input_rows),
         )

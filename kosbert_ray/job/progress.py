@@ -40,6 +40,7 @@ class Totals:
     split: int = 0
     truncated: int = 0
     dropped_tokens: int = 0
+    input_rows: int = 0
     input_bytes: int = 0
     output_bytes: int = 0
 
@@ -56,6 +57,8 @@ class Totals:
         self.slices += bool(receipt.shard)
         for name in list(vars(self))[1:]:
             setattr(self, name, getattr(self, name) + getattr(receipt, name))
+        if not receipt.input_rows:  # one of a version that did not count them, and made a row of each
+            self.input_rows += receipt.rows + receipt.rejected
 
     def long_texts(self) -> str:
         """What became of the texts that were too long."""
