@@ -110,3 +110,16 @@ def test_a_file_is_read_like_a_python_file_wherever_it_lies(storage: Storage) ->
         assert file.readline(10) == b"x" * 10
         assert len(file.readline()) == 3_000_000 - 10 + 1
         assert file.read(3) == b"thr"
+
+
+def test_empty_folders_go_up_to_the_root_and_no_further(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "a" / "root"))
+    storage.create("b/c/file", b"")
+    storage.write_atomic("b/other", b"")
+    storage.delete(["b/c/file"])
+    storage.delete_empty("b/c")
+    assert not storage.exists("b/c") and storage.exists("b/other")
+    storage.delete(["b/other"])
+    storage.delete_empty("b")
+    storage.delete_empty("_kosbert/tmp")
+    assert not storage.exists() and (tmp_path / "a").is_dir()

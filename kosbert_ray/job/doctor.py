@@ -100,9 +100,12 @@ def _input(config: JobConfig) -> str:
 def _output(config: JobConfig) -> str:
     """Writes, and deletes what it wrote: what a job has to be able to do, among it the write that only one of two wins."""
     storage = open_output(config)
+    there = storage.exists()
     name = f"{TMP_FOLDER}/doctor-{uuid.uuid4().hex}"
     first, second = storage.create(name, b"1"), storage.create(name, b"2")
     storage.delete([name])
+    if not there:
+        storage.delete_empty(TMP_FOLDER)
     if not first or second:
         return f"{storage.address}: can be written to, but two jobs at once could both claim it (no conditional writes)"
     return f"{storage.address}: can be read, written to and deleted from"

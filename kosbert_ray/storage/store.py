@@ -265,6 +265,16 @@ class Storage:
 
         self._insist(name, remove)
 
+    def delete_empty(self, name: str) -> None:
+        """Removes a folder and those above it, the root included, as far as they are empty; a store has none."""
+        if self.remote:
+            return
+        path = self.path(name)
+        with contextlib.suppress(OSError):
+            while len(path) >= len(self.root):
+                os.rmdir(path)
+                path = os.path.dirname(path)
+
     def _delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
