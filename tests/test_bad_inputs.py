@@ -247,6 +247,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 def test_bad_rows_and_bad_files_are_named_and_the_others_are_embedded(cli, tmp_path: Path) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     source.mkdir()

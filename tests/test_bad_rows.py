@@ -100,7 +100,9 @@ def test_on_bad_row_fail_ends_the_run_with_the_rows_address(cli, tmp_path: Path)
     assert f"a.jsonl: byte {offset}: null text; mend it, or set on_bad_row=reject" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("limit", ["0.01", pytest.param("20", marks=pytest.mark.faults)])
+@pytest.mark.parametrize(
+    "limit", [pytest.param("0.01", marks=pytest.mark.slow), pytest.param("20", marks=pytest.mark.faults)]
+)
 def test_a_corpus_of_bad_rows_stops_the_run_early(cli, tmp_path: Path, limit: str) -> None:
     for number in range(30):
         put(tmp_path / "in" / f"{number:02}.jsonl", [*everyday()[:60], *[None] * 60])

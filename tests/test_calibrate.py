@@ -57,12 +57,14 @@ def test_all_types_of_one_pass_are_those_of_sentence_transformers(output: Path) 
     assert ((vectors < ranges[0]) | (vectors > ranges[1])).mean() < 0.02
 
 
+@pytest.mark.slow
 def test_search_and_verify_read_it(cli, output: Path) -> None:
     done = cli("search", output, SENTENCES[7], "-k", "1", "--format", "jsonl", "--set", "encoder.precision=fp32")
     assert json.loads(done.stdout)["text"] == SENTENCES[7]
     assert "50 rows embedded again" in cli("verify", output, "--sample", "50", "--set", "encoder.precision=fp32").stdout
 
 
+@pytest.mark.slow
 def test_a_grown_input_goes_on_with_the_ranges_of_before(cli, output: Path, texts: Path, tmp_path: Path) -> None:
     before = (output / "_kosbert" / "job.json").read_text()
     first = {path.name: path.read_bytes() for path in output.glob("*.parquet")}

@@ -130,6 +130,7 @@ def test_searching_finds_the_sentence_itself_first(cli, output: Path) -> None:
     assert len(others) == 2
 
 
+@pytest.mark.slow
 def test_new_files_are_added_and_a_changed_file_replaces_its_shards(cli, tmp_path: Path) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     source.mkdir()

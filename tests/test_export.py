@@ -67,6 +67,7 @@ def test_another_column_is_exported_as_it_is_stored(cli, output: Path, tmp_path:
     assert index.search(matrix[:1], 1)[0][0, 0] == 0
 
 
+@pytest.mark.slow
 def test_a_grown_output_is_exported_by_what_is_new(cli, output: Path, source: Path, tmp_path: Path) -> None:
     grown, out = tmp_path / "in", tmp_path / "out"
     shutil.copytree(source, grown)

@@ -6,9 +6,11 @@ import json
 from datetime import datetime
 from pathlib import Path
 
+import pytest
 from conftest import TINY
 
 
+@pytest.mark.slow
 def test_every_line_is_json_and_names_each_slice(cli, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(2):

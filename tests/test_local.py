@@ -22,6 +22,7 @@ def rays() -> dict[int, str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_local_run_has_no_dashboard_and_leaves_no_process(tmp_path: Path) -> None:
     before = rays()
     arguments = ["embed", "bundled:everyday", tmp_path / "out", "--config", "configs/local_gpu.yaml", "--model", TINY]

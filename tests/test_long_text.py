@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from conftest import TINY, everyday
 from models import save_fragile, save_model
 from sentence_transformers import SentenceTransformer
+
+from kosbert_ray.encoder import Encoder
+from kosbert_ray.encoder.long_text import LongText
+from kosbert_ray.encoder.options import EncoderOptions
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,22 @@ def test_a_row_for_each_chunk_has_the_vector_of_its_text(cli, tmp_path: Path, ar
     assert json.loads(hit)["chunk"] == found["chunk"][3]
 
 
+def test_means_are_of_the_chunks_vectors_and_of_length_1_again(tmp_path: Path, articles) -> None:
+    model = save_model("bert", everyday(), tmp_path, length=64, normalize=True)
+    encoder = Encoder.load(str(model), EncoderOptions(precision="fp32", device="cpu"))
+    texts = pa.array([row["text"] for row in articles[:7]], pa.large_string())
+    mean, chunk = (LongText(policy, 40, 8, "words", True)(encoder.tokenizer, texts) for policy in ("mean", "chunk"))
+    found = encoder.encode_tokens(mean.tokens).vectors
+    parts = encoder.encode_tokens(chunk.tokens).vectors
+    weights = chunk.tokens.row_lengths()
+    for number in range(7):
+        mine = chunk.chunks.source == number
+        expected = np.average(parts[mine], axis=0, weights=weights[mine])
+        assert np.abs(found[number] - expected / np.linalg.norm(expected)).max() < 1e-6
+    assert mean.tokens.row_lengths().tolist() == np.bincount(chunk.chunks.source, weights).tolist()
+
+
+@pytest.mark.slow
 def test_the_mean_is_that_of_the_chunks_weighted_by_their_tokens(cli, tmp_path: Path, articles) -> None:
     model = save_model("bert", everyday(), tmp_path / "m", length=64, normalize=True)
     source = write(tmp_path / "in", articles)
@@ -77,33 +98,43 @@ def test_the_mean_is_that_of_the_chunks_weighted_by_their_tokens(cli, tmp_path: 
     cli("verify", tmp_path / "mean", "--input", source, "--sample", "7")
 
 
-@pytest.mark.parametrize("on_bad_row", ["reject", "null_vector"])
-def test_a_text_with_a_bad_chunk_is_rejected_as_a_whole(cli, tmp_path: Path, articles, tiny_model, on_bad_row) -> None:
+@pytest.mark.parametrize(
+    ("policy", "on_bad_row"),
+    [
+        ("chunk", "null_vector"),
+        pytest.param("chunk", "reject", marks=pytest.mark.slow),
+        pytest.param("mean", "null_vector", marks=pytest.mark.slow),
+        pytest.param("mean", "reject", marks=pytest.mark.slow),
+    ],
+)
+def test_a_text_with_a_bad_chunk_is_rejected_as_a_whole(
+    cli, tmp_path: Path, articles, tiny_model, policy: str, on_bad_row: str
+) -> None:
     words = save_fragile(tiny_model, tmp_path / "m")
     known = [sentence for sentence in everyday() if not {*sentence} & {*words.values()}]
     rows = [dict(row, text=" ".join(known[: len(str(row["text"])) // 25 or 1])) for row in articles[:7]] + articles[7:]
     text = " ".join(known[50:100])
     bad = f"{text[:200]} {words['nan']} {text[200:]}"
     source = write(tmp_path / "in", [*rows, {"id": 8, "text": bad}, {"id": 9, "text": known[7]}])
-    for policy in ("chunk", "mean"):
-        out = tmp_path / policy
-        cli(
-            *("embed", source, out, "--model", tmp_path / "m", "--keep", "id", "--set", f"long_text={policy}"),
-            *("--set", f"on_bad_row={on_bad_row}", "--set", "model.allow_remote_code=true", *SETTINGS),
-        )
-        found = read(out)
-        there = found.filter(pl.col("embedding").is_not_null())
-        assert there["id"].unique().sort().to_list() == [0, 1, 2, 3, 4, 5, 6, 9]
-        if on_bad_row == "null_vector":
-            nulls = found.filter(pl.col("embedding").is_null())
-            assert nulls["id"].to_list() == [7, 8]
-            assert policy == "mean" or nulls["chunk"].to_list() == [None, None]
-        rejected = pl.read_parquet(out / "_kosbert" / "rejected" / "*.parquet")
-        assert rejected["text"].to_list() == [" ", bad] and "NaN" in rejected["reason"][1]
-        checked = cli("verify", out, "--input", source, "--set", "model.allow_remote_code=true")
-        assert "2 rejected" in checked.stdout
+    out = tmp_path / policy
+    cli(
+        *("embed", source, out, "--model", tmp_path / "m", "--keep", "id", "--set", f"long_text={policy}"),
+        *("--set", f"on_bad_row={on_bad_row}", "--set", "model.allow_remote_code=true", *SETTINGS),
+    )
+    found = read(out)
+    there = found.filter(pl.col("embedding").is_not_null())
+    assert there["id"].unique().sort().to_list() == [0, 1, 2, 3, 4, 5, 6, 9]
+    if on_bad_row == "null_vector":
+        nulls = found.filter(pl.col("embedding").is_null())
+        assert nulls["id"].to_list() == [7, 8]
+        assert policy == "mean" or nulls["chunk"].to_list() == [None, None]
+    rejected = pl.read_parquet(out / "_kosbert" / "rejected" / "*.parquet")
+    assert rejected["text"].to_list() == [" ", bad] and "NaN" in rejected["reason"][1]
+    checked = cli("verify", out, "--input", source, "--set", "model.allow_remote_code=true")
+    assert "2 rejected" in checked.stdout
 
 
+@pytest.mark.slow
 def test_dedup_of_the_corpus_changes_no_vector(cli, tmp_path: Path, articles) -> None:
     source = write(tmp_path / "in", articles)
     (source / "b.jsonl").write_bytes((source / "a.jsonl").read_bytes())
@@ -118,6 +149,7 @@ def test_dedup_of_the_corpus_changes_no_vector(cli, tmp_path: Path, articles) ->
         assert np.abs(vectors[0] - vectors[1]).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_plan_counts_the_chunks(cli, tmp_path: Path, articles) -> None:
     source = write(tmp_path / "in", articles)
     shared = ["--model", TINY, "--keep", "id", "--set", "long_text=chunk", *SETTINGS]

@@ -24,6 +24,7 @@ from kosbert_ray.encoder.options import EncoderOptions
 FP32 = EncoderOptions("fp32", "cpu")
 
 
+@pytest.mark.slow
 def test_a_secret_is_nowhere_to_be_found_afterwards(cli, s3, tmp_path: Path) -> None:
     """Not in what the job writes, not in what it says, not in Ray's logs; nor when something is wrong with it."""
     files = s3.filesystem()

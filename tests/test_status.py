@@ -47,6 +47,7 @@ def test_what_is_no_output_has_no_status(told, tmp_path: Path) -> None:
     assert "not an output of kosbert-ray" in told("status", tmp_path, code=1)
 
 
+@pytest.mark.slow
 def test_an_output_without_its_input_is_told_as_far_as_it_goes(cli, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("가\n나\n")
     cli("embed", tmp_path / "a.txt", tmp_path / "out", "--model", TINY)

@@ -178,6 +178,7 @@ def test_an_output_that_is_not_complete_is_not_verified(cli, planted: Path, plan
     assert expected in cli("verify", planted / "out", code=1).stderr
 
 
+@pytest.mark.slow
 def test_a_stale_shard_of_a_changed_input_and_what_is_missing_of_the_new_one_are_found(cli, planted: Path) -> None:
     put(planted / "in", "b.jsonl", everyday()[300:350])
     put(planted / "in", "c.jsonl", everyday()[:10])
