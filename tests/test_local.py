@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import psutil
+import pytest
 from conftest import TINY, alive, command, wait_for
 
 
