@@ -135,8 +135,6 @@ PLACES = [pytest.param("disk", marks=pytest.mark.faults), pytest.param("s3", mar
 
 
 @pytest.mark.parametrize("where", PLACES)
-    "where", [pytest.param("disk", marks=pytest.mark.faults), pytest.param("s3", marks=pytest.mark.slow)]
-)
 def test_files_of_any_name_are_embedded_and_their_shards_stay_in_the_output(
     cli, request, tmp_path: Path, where: str
 ) -> None:
