@@ -79,6 +79,7 @@ def test_bad_rows_are_rejected_with_their_reason_and_text_and_their_neighbours_a
     assert "30 rows embedded again" in cli("verify", tmp_path / "out", "--input", tmp_path / "in", *allowed).stdout
 
 
+@pytest.mark.slow
 def test_null_vectors_keep_every_row_in_its_place(cli, fragile, spoiled, tmp_path: Path) -> None:
     texts, bad = spoiled
     put(tmp_path / "in" / "a.jsonl", texts)

@@ -30,6 +30,7 @@ def test_it_has_at_most_16_mb_and_vectors_that_sentence_transformers_gives_too()
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_its_card_says_what_is_measured(cli, data: Path) -> None:
     front = yaml.safe_load((FOLDER / "README.md").read_text("utf-8").split("---")[1])
     said = {

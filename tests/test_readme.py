@@ -66,7 +66,7 @@ def test_readme_has_commands() -> None:
 
 def is_slow(line: str) -> bool:
     """What needs a cluster, or repeats what others run."""
-    return any(word in line for word in (HEAD, "versions/", "local_gpu", "chunks/"))
+    return any(word in line for word in (HEAD, "versions/", "local_gpu", "chunks/", "make lint"))
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_many_queries_find_what_brute_force_finds(cli, output: Path, tmp_path: P
     assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_parquet_and_tables_say_the_same(cli, output: Path, tmp_path: Path) -> None:
     target = tmp_path / "hits.parquet"
     cli("search", output, SENTENCES[3], SENTENCES[4], "-k", "2", "--format", "parquet", "--to", target, *FP32)
