@@ -109,13 +109,14 @@ def inspect(corpus: Corpus, text: str | RowText, keep: Sequence[str], options: L
 
 def _partitions(corpus: Corpus, keep: Sequence[str], options: LineOptions) -> tuple[str, ...]:
     """Which of the columns to keep are keys in the paths and not in the first file."""
-    found = [path_keys(corpus.storage.url(file.name)) for file in corpus.files]
-    keys = [name for name in keep if name in found[0]]
+    first = path_keys(corpus.storage.url(corpus.files[0].name))
+    keys = [name for name in keep if name in first]
     if not keys:
         return ()
     present = _names(corpus, corpus.files[0], options)
     partitions = tuple(name for name in keys if name not in present)
-    for file, there in zip(corpus.files, found, strict=True):
+    for file in corpus.files if partitions else ():
+        there = path_keys(corpus.storage.url(file.name))
         for name in partitions:
             if name not in there:
                 raise InputError(

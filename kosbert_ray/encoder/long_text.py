@@ -62,10 +62,6 @@ class Sequences:
         return wanted
 
 
-def _nothing_known(texts: pa.Array) -> Int64:
-    return np.full(len(texts), -1, np.int64)
-
-
 @dataclass(frozen=True)
 class LongText:
     """What becomes of texts that are too long.
@@ -94,17 +90,21 @@ class LongText:
                 f"{max(0, room)} for the text with chunk.overlap={self.overlap}; make it larger or the overlap smaller"
             )
 
-    def __call__(self, tokenizer: Tokenizer, texts: pa.Array, find: Find = _nothing_known) -> Sequences:
+    def __call__(self, tokenizer: Tokenizer, texts: pa.Array, find: Find | None = None) -> Sequences:
         """Tokenises ``n`` texts without nulls.
 
         Args:
             tokenizer: the model's.
             texts: the texts.
-            find: of each text which known vector is its own, or -1.
+            find: of each text which known vector is its own, or -1; None: none is known.
         """
         tokens = tokenizer(texts)
+        known = np.full(len(tokens.lengths), -1, np.int64)
+        if self.policy == "truncate" and not find:
+            return Sequences(tokens, known, 0, None)
         distinct = texts.dictionary_encode().dictionary
-        known = find(distinct)
+        if find:
+            known = find(distinct)
         if self.policy == "truncate":
             return Sequences(tokens, known, 0, None)
         is_long = (tokens.lengths > self.size) | (tokens.dropped > 0)
@@ -114,7 +114,10 @@ class LongText:
             is_long &= known < 0
         long = np.flatnonzero(is_long)
         spans, pieces, part = self._pieces(tokenizer, distinct.take(pa.array(long)).to_pylist())
-        known = np.concatenate((known, find(_strings(spans, distinct, long, part))))
+        more = np.full(len(pieces.lengths), -1, np.int64)
+        if find:
+            more = find(_strings(spans, distinct, long, part))
+        known = np.concatenate((known, more))
         part += len(tokens.lengths)
         part_of = np.repeat(long, [len(items) for items in spans]).astype(np.int32)
         both = _joined(tokens, pieces, is_long)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kosbert_ray.analysis.agreement import Agreement, agreement
-from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.errors import UsageError
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.resolve import job_of_output, open_output, reader_threads
 from kosbert_ray.shards.format import EmbeddingFormat
@@ -59,9 +59,7 @@ class _Side:
         self.storage = open_output(config)
         ledger = Ledger(self.storage)
         job, said = job_of_output(config, ledger)
-        manifest = ledger.manifest()
-        if manifest is None:
-            raise InputError(f"{self.storage.url()}: not complete (no _SUCCESS); run kosbert-ray embed to its end first")
+        manifest = ledger.complete_manifest()
         self.model = job.model.name
         self.chunks = said["fingerprint"]["long_text"] if job.long_text == "chunk" else ""
         self.format = EmbeddingFormat.of(said["fingerprint"])

@@ -69,9 +69,7 @@ def export(config: JobConfig, address: str, kind: Kind, column: str | None, say:
     storage = open_output(config)
     ledger = Ledger(storage)
     job, said = job_of_output(config, ledger)
-    manifest = ledger.manifest()
-    if manifest is None:
-        raise InputError(f"{storage.url()}: not complete (no _SUCCESS); run kosbert-ray embed to its end first")
+    manifest = ledger.complete_manifest()
     formats = EmbeddingFormat.all_of(said["fingerprint"])
     if column:
         formats = tuple(format for format in formats if format.column == column)

@@ -349,7 +349,7 @@ class _Run:
         )
         tokenizer = self.loading.result() if self.loading else Tokenizer.load(self.spec)
         self.long_text.check(tokenizer)
-        metrics = Metrics(board, pool, self.ledger.storage.address)
+        metrics = Metrics(board, pool, self.ledger.storage.address, self.progress.recent)
         self.progress.watch(lambda: board.look(LOOK_SECONDS))
         books = Books(config, self.corpus.size, committed, self.ledger, self.progress, self.say, self.tell)
         books.require_few_rejected()

@@ -47,9 +47,10 @@ class Metrics:
         board: what the workers are at.
         pool: the encoders asked for.
         output: address of the output.
+        recent: the last minute's receipts, which the one who calls :meth:`committed` keeps.
     """
 
-    def __init__(self, board: Board, pool: EncoderPool, output: str) -> None:
+    def __init__(self, board: Board, pool: EncoderPool, output: str, recent: Recent) -> None:
         self._board = board
         self._tags = {"output": output}
         self._counters = {name: metrics.Counter(f"kosbert_{name}", about, TAGS) for name, about in COUNTERS.items()}
@@ -60,7 +61,7 @@ class Metrics:
         self._waiting = metrics.Gauge(
             "kosbert_encoder_waiting", "1 for what encoders wait for, 0 for all else", (*TAGS, "reason")
         )
-        self._recent = Recent()
+        self._recent = recent
         self._retried: dict[str, int] = {}
         self._looked = 0.0
         metrics.Gauge("kosbert_encoders_asked", "Encoders that the job may have", TAGS).set(pool.maximum, self._tags)
@@ -87,7 +88,6 @@ class Metrics:
             if seconds > 0:
                 self._stage_seconds.inc(seconds, {**self._tags, "stage": stage})
         self._gauges["progress"].set(progress, self._tags)
-        self._recent.add(receipt)
         now = time.monotonic()
         if now - self._looked > LOOK_SECONDS:
             self._looked = now

@@ -94,12 +94,10 @@ class Books:
         Raises:
             TooManyRejected: they are.
         """
-        done, new = self.progress.done, self.progress.new
-        seen = done.input_bytes + new.input_bytes
+        totals = self.progress.totals
+        seen, rows, rejected = totals.input_bytes, totals.input_rows, totals.rejected
         if not seen or seen >= self.input_bytes:
             return
-        rejected = done.rejected + new.rejected
-        rows = done.input_rows + new.input_rows
         # How many rows there will be is told from the bytes: what is within a row of the limit is not beyond it.
         if rejected > math.ceil(self.config.rejected_allowed(rows * self.input_bytes / seen)):
             example = f"; the first of this run: {first}" if first else ""

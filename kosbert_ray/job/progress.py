@@ -60,6 +60,13 @@ class Totals:
         if not receipt.input_rows:  # one of a version that did not count them, and made a row of each
             self.input_rows += receipt.rows + receipt.rejected
 
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def tokens_left(self, input_bytes: int) -> float:
+        """Of a corpus of so many bytes, the tokens that are left: by how many there have been to a byte."""
+        return max(0, input_bytes - self.input_bytes) * self.tokens / max(1, self.input_bytes)
+
     def long_texts(self) -> str:
         """What became of the texts that were too long."""
         cut_off = f"{self.truncated:,} rows truncated by {self.dropped_tokens:,} tokens"
@@ -143,22 +150,20 @@ class Progress:
         self.console.print(line, highlight=False, soft_wrap=True)
 
     @property
+    def totals(self) -> Totals:
+        """Of earlier runs and this one."""
+        return self.done + self.new
+
+    @property
     def share(self) -> float:
         """Of the input's bytes, that are committed."""
-        read = self.done.input_bytes + self.new.input_bytes
-        return min(1.0, read / self.total_bytes) if self.total_bytes else 1.0
+        return min(1.0, self.totals.input_bytes / self.total_bytes) if self.total_bytes else 1.0
 
     @property
     def seconds_left(self) -> float | None:
-        """By the tokens that are left and the rate of the last minute; None before the first slice.
-
-        How many are left is told from the bytes that are, by how many tokens there have been to a byte.
-        """
-        done, new = self.done, self.new
-        read, rate = done.input_bytes + new.input_bytes, self.recent.rate("tokens")
-        if not new.input_bytes or not rate:
-            return None
-        return max(0, self.total_bytes - read) * (done.tokens + new.tokens) / read / rate
+        """By the tokens that are left and the rate of the last minute; None before the first slice."""
+        rate = self.recent.rate("tokens")
+        return self.totals.tokens_left(self.total_bytes) / rate if self.new.input_bytes and rate else None
 
     def line(self) -> str:
         """Slices, share done, rates of the last minute, time left, rejected rows."""
@@ -166,13 +171,13 @@ class Progress:
 
     def _parts(self) -> list[str]:
         parts = [
-            f"{self.done.slices + self.new.slices:,} slices",
+            f"{self.totals.slices:,} slices",
             f"{self.share:.1%}",
             f"{self.recent.rate('rows'):,.0f} rows/s",
             f"{self.recent.rate('tokens'):,.0f} tokens/s",
             "starting" if self.seconds_left is None else f"{duration(self.seconds_left)} left",
         ]
-        if rejected := self.done.rejected + self.new.rejected:
+        if rejected := self.totals.rejected:
             parts.append(f"{rejected:,} rejected")
         return parts
 

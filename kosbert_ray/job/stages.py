@@ -264,8 +264,8 @@ def tokenize(
         started = time.perf_counter()
         texts = unnest(row, TEXT)
         good = texts.filter(_good(row)) if unnest(row, REASON).null_count < len(texts) else texts
-        find = {"find": _known_texts(known_texts).find} if known_texts else {}
-        found = work.long_text(_tokenizer(tokenizer), good, **find)
+        find = _known_texts(known_texts).find if known_texts else None
+        found = work.long_text(_tokenizer(tokenizer), good, find)
         if found.chunks:
             row = expand(row, found.chunks, work.chunk_columns)
             texts = unnest(row, TEXT)

@@ -71,9 +71,7 @@ def status(config: JobConfig) -> Status:
         nodes[receipt.node] = nodes.get(receipt.node, 0) + receipt.encoded_tokens
     left = None
     if total_bytes is not None and run.input_bytes:
-        # In tokens, not rows: by how many there have been to a byte.
-        tokens = (total_bytes - totals.input_bytes) * totals.tokens / max(1, totals.input_bytes)
-        left = max(0.0, tokens) / (run.tokens / seconds) if run.tokens else None
+        left = totals.tokens_left(total_bytes) / (run.tokens / seconds) if run.tokens else None
     return Status(
         output=ledger.storage.address,
         input=job.input.path,

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kosbert_ray import __version__
-from kosbert_ray.errors import FingerprintMismatch, StorageError, first_line
+from kosbert_ray.errors import FingerprintMismatch, InputError, StorageError, first_line
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.receipt import SCHEMA, Receipt, from_table, to_table
 from kosbert_ray.shards.shard import REJECTED_FOLDER, read_metadata
@@ -147,6 +147,13 @@ class Ledger:
         """
         success = self.success()
         return None if success is None else self._read_manifest(str(success.get("manifest")))
+
+    def complete_manifest(self) -> list[Receipt]:
+        """As :meth:`manifest`, but raises InputError if the output is not complete."""
+        manifest = self.manifest()
+        if manifest is None:
+            raise InputError(f"{self.storage.url()}: not complete (no _SUCCESS); run kosbert-ray embed to its end first")
+        return manifest
 
     def manifests(self) -> list[str]:
         """Ids of the runs that have completed the output, the latest last."""
