@@ -12,7 +12,7 @@ from cluster import Cluster
 from conftest import ROOT, TINY, everyday, free_port, wait_for
 
 from kosbert_ray.job.board import Doing, View
-from kosbert_ray.job.metrics import COUNTERS, GAUGES
+from kosbert_ray.job.metrics import COUNTERS, GAUGES, ascii_tag
 from kosbert_ray.job.recent import REASONS, waiting_for
 
 DASHBOARD = ROOT / "configs" / "grafana_dashboard.json"
@@ -78,3 +78,15 @@ def test_prometheus_finds_a_jobs_figures(cli, tmp_path: Path) -> None:
         assert 0 < figures["ray_kosbert_encoder_busy"] <= 1
     finally:
         cluster.end()
+
+
+@pytest.mark.parametrize(
+    ("address", "tag"),
+    [
+        ("s3://bucket/out 1/100%", "s3://bucket/out 1/100%"),
+        ("/data/결과", "/data/%EA%B2%B0%EA%B3%BC"),
+        ("/data/\udcb0", "/data/%B0"),
+    ],
+)
+def test_a_tag_is_ascii_whatever_the_address(address: str, tag: str) -> None:
+    assert ascii_tag(address) == tag

@@ -28,7 +28,7 @@ WHOLE = {
 @pytest.fixture
 def pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_signals: None) -> Path:
     """A copy of the pinned folder, as it was when 0.1.0 had made it, and the current directory."""
-    folder = tmp_path / "pinned"
+    folder = tmp_path / "한글 폴더"  # no user's path may matter
     shutil.copytree(PINNED, folder)
     for name in ("in", "rejecting", "long"):
         for path in (folder / name).iterdir():

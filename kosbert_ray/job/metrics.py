@@ -5,7 +5,13 @@ All come from the driver, out of receipts and the board, so that a run has one s
 
 from __future__ import annotations
 
+import logging
+import string
 import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+from urllib.parse import quote
 
 from ray.util import metrics
 
@@ -18,6 +24,9 @@ LOOK_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
 
 TAGS = ("output",)
+SAFE = string.punctuation + " "  # stays as it is in a tag, so that the tags of ASCII addresses do not change
+log = logging.getLogger(__name__)
+
 COUNTERS = {
     "slices": "Slices committed",
     "rows": "Rows with a vector",
@@ -40,6 +49,24 @@ GAUGES = {
 }
 
 
+def ascii_tag(value: str) -> str:
+    """A tag's value with every non-ASCII character percent-encoded: Ray's metrics take ASCII only."""
+    return quote(value.encode("utf-8", "surrogateescape"), safe=SAFE)
+
+
+def _never_fatal(record: Callable[..., None]) -> Callable[..., None]:
+    """Logs what goes wrong while recording a metric; a run does not end because of it."""
+
+    @wraps(record)
+    def guarded(*args: Any) -> None:
+        try:
+            record(*args)
+        except Exception:
+            log.debug("metrics: cannot be recorded", exc_info=True)
+
+    return guarded
+
+
 class Metrics:
     """The series of one run, named ``kosbert_…`` (in Prometheus ``ray_kosbert_…``), with the tag ``output``.
 
@@ -52,7 +79,7 @@ class Metrics:
 
     def __init__(self, board: Board, pool: EncoderPool, output: str, recent: Recent) -> None:
         self._board = board
-        self._tags = {"output": output}
+        self._tags = {"output": ascii_tag(output)}
         self._counters = {name: metrics.Counter(f"kosbert_{name}", about, TAGS) for name, about in COUNTERS.items()}
         self._gauges = {name: metrics.Gauge(f"kosbert_{name}", about, TAGS) for name, about in GAUGES.items()}
         self._stage_seconds = metrics.Counter("kosbert_stage_seconds", "Seconds of work in each stage", (*TAGS, "stage"))
@@ -64,8 +91,14 @@ class Metrics:
         self._recent = recent
         self._retried: dict[str, int] = {}
         self._looked = 0.0
-        metrics.Gauge("kosbert_encoders_asked", "Encoders that the job may have", TAGS).set(pool.maximum, self._tags)
+        self._asked = metrics.Gauge("kosbert_encoders_asked", "Encoders that the job may have", TAGS)
+        self._start(pool.maximum)
 
+    @_never_fatal
+    def _start(self, encoders: int) -> None:
+        self._asked.set(encoders, self._tags)
+
+    @_never_fatal
     def committed(self, receipt: Receipt, progress: float) -> None:
         """One more slice is committed.
 
@@ -93,6 +126,7 @@ class Metrics:
             self._looked = now
             self._look()
 
+    @_never_fatal
     def failed(self) -> None:
         """A slice has failed."""
         self._failed.inc(1, self._tags)
