@@ -50,7 +50,7 @@ def load_settings(
         UsageError: the file cannot be read, or an option is unknown or wrong.
     """
     tree = _read(model, source) if isinstance(source, str) and source else copy.deepcopy(dict(source or {}))
-    tree = _over(defaults or {}, tree)
+    tree = merged(defaults or {}, tree)
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
@@ -69,12 +69,12 @@ def load_settings(
         raise UsageError(f"{where}: {_explain(model, error)}") from error
 
 
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Two trees as one: what ``above`` says, and what only ``below`` does."""
     both = {**below, **above}
     for name in below.keys() & above.keys():
         if isinstance(below[name], Mapping) and isinstance(above[name], Mapping):
-            both[name] = _over(below[name], above[name])
+            both[name] = merged(below[name], above[name])
     return both
 
 

@@ -26,6 +26,7 @@ def storage(tmp_path: Path) -> Storage:
 def leave(storage: Storage, run: str, host: str, pid: int, beat: float) -> None:
     holder = Holder(run, host, pid, time.time() - 1000, time.time() - beat)
     storage.write_atomic(f"{LEASES_FOLDER}/{run}.json", json.dumps(asdict(holder)).encode())
+    os.utime(storage.path(f"{LEASES_FOLDER}/{run}.json"), (time.time() - beat,) * 2)
 
 
 def test_a_run_sees_the_other_while_both_work_and_nothing_is_left_of_either(storage: Storage) -> None:
@@ -46,6 +47,12 @@ def test_the_leases_of_the_dead_are_removed(storage: Storage) -> None:
     leave(storage, "dead-there", "elsewhere", 1, beat=EXPIRY_SECONDS + 1)
     leave(storage, "alive-there", "elsewhere", 1, beat=EXPIRY_SECONDS / 2)
     storage.write_atomic(f"{LEASES_FOLDER}/half.json", b'{"run": "ha')
+    # A host whose clock is a day ahead says so in its lease; the store's own time counts.
+    leave(storage, "dead-ahead", "elsewhere", 1, beat=EXPIRY_SECONDS + 1)
+    ahead = json.loads(storage.read(f"{LEASES_FOLDER}/dead-ahead.json")) | {"heartbeat": time.time() + 86400}
+    path = storage.path(f"{LEASES_FOLDER}/dead-ahead.json")
+    Path(path).write_text(json.dumps(ahead))
+    os.utime(path, (time.time() - EXPIRY_SECONDS - 1,) * 2)
     assert [other.run for other in Lease(storage, "me").others()] == ["alive-there"]
     assert {Path(entry.name).name for entry in storage.list(LEASES_FOLDER)} == {"alive-there.json", "half.json"}
 

@@ -7,14 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kosbert_ray.errors import FingerprintMismatch, StorageError
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import Committed, Ledger
 from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.shard import write_shard
+from kosbert_ray.shards.shard import REJECTED_FOLDER, REJECTED_SCHEMA, write_rejected, write_shard
 from kosbert_ray.storage import Storage
 
 FINGERPRINT = Fingerprint(
@@ -71,20 +74,90 @@ def commit(storage: Storage, receipt: Receipt = RECEIPT, fingerprint: Fingerprin
     write_shard(storage, receipt.shard, {}, [vectors], [EmbeddingFormat(4)], footer)
 
 
+def stored(fingerprint: Fingerprint) -> dict:
+    """The fields as job.json gives them back."""
+    return json.loads(json.dumps(fingerprint.described()))
+
+
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path))
 
 
 def test_an_output_is_claimed_once_joined_after_and_refused_to_another_job(storage: Storage) -> None:
-    assert Ledger(storage).open_job(FINGERPRINT, {"a": 1})
-    assert not Ledger(storage).open_job(FINGERPRINT, {"a": 2})
+    assert Ledger(storage).claim(FINGERPRINT, {"a": 1}) == FINGERPRINT.sha256
+    commit(storage)
+    assert Ledger(storage).claim(FINGERPRINT, {"a": 2}) == FINGERPRINT.sha256
     other = replace(FINGERPRINT, weights="x" * 64, max_seq_length=128, keep=())
     with pytest.raises(FingerprintMismatch) as raised:
-        Ledger(storage).open_job(other, {})
-    for field in ("weights", "max_seq_length: 512 → 128", 'keep: ["id: int64"] → []'):
+        Ledger(storage).claim(other, {})
+    for field in ("model.name is ", "model.max_seq_length is 512 there and 128 here", "input.keep is"):
         assert field in str(raised.value)
-    assert "tokenizer" not in str(raised.value)
+    assert "--set" not in str(raised.value), "no setting alone makes it the same job"
+    with pytest.raises(FingerprintMismatch, match="add --set encoder.precision=auto, or choose another output"):
+        Ledger(storage).claim(replace(FINGERPRINT, precision="bf16"), {})
+    assert Ledger(storage).job()["config"] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "same",
+    [{"max_rows": 99}, {"max_bytes": 9}, {"keep": ("id: int32",)}],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_no_vector_is_no_other_job(storage: Storage, same: dict) -> None:
+    Ledger(storage).claim(FINGERPRINT, {})
+    commit(storage)
+    assert Ledger(storage).claim(replace(FINGERPRINT, **same), {}) == FINGERPRINT.sha256
+
+
+def test_another_version_of_the_sentence_splitter_is_no_other_job() -> None:
+    ours = replace(FINGERPRINT, long_text="chunk size=64 overlap=8 kiwipiepy 0.22.0")
+    theirs = stored(replace(ours, long_text="chunk size=64 overlap=8 kiwipiepy 0.20.1"))
+    assert ours.differences(theirs) == []
+    assert ours.differences(theirs | {"long_text": "chunk size=32 overlap=8 kiwipiepy 0.20.1"})
+
+
+def test_the_weights_hash_of_0_1_0_is_the_same_model() -> None:
+    theirs = stored(replace(FINGERPRINT, weights="old"))
+    assert FINGERPRINT.differences(theirs)
+    assert FINGERPRINT.differences(theirs, {"old"}) == []
+
+
+def test_a_claim_under_which_nothing_was_committed_is_replaced_unless_its_run_is_alive(storage: Storage) -> None:
+    other = replace(FINGERPRINT, prompt="other")
+    first = Ledger(storage)
+    first.claim(other, {})
+    with Lease(storage, first.run), pytest.raises(FingerprintMismatch):
+        Ledger(storage).claim(FINGERPRINT, {})
+    assert Ledger(storage).claim(FINGERPRINT, {}) == FINGERPRINT.sha256
+    assert not first.still_claimed(other.sha256)
+    commit(storage)
+    with pytest.raises(FingerprintMismatch):
+        Ledger(storage).claim(other, {})
+
+
+def test_receipts_of_another_job_do_not_count(storage: Storage) -> None:
+    commit(storage)
+    ledger = Ledger(storage)
+    ledger.add(replace(RECEIPT, fingerprint="another", rows=99))
+    ledger.flush()
+    assert [receipt.rows for receipt in Ledger(storage).committed(FINGERPRINT.sha256).all()] == [3]
+
+
+def test_a_store_that_ignores_the_condition_of_a_write_does_not_lose_the_first_claim(storage: Storage) -> None:
+    """A proxy may drop If-None-Match: then the second create replaces the first."""
+
+    class Ignoring(Storage):
+        def create(self, name: str, content: bytes) -> bool:
+            self.write_atomic(name, content)
+            return True
+
+    careless = Ignoring(storage.address)
+    Ledger(careless).claim(FINGERPRINT, {})
+    commit(careless)
+    with pytest.raises(FingerprintMismatch):
+        Ledger(careless).claim(replace(FINGERPRINT, dimension=2), {})
+    assert Ledger(careless).job()["fingerprint"]["dimension"] == 4
 
 
 def test_every_field_of_the_fingerprint_changes_its_digest() -> None:
@@ -96,11 +169,11 @@ def test_every_field_of_the_fingerprint_changes_its_digest() -> None:
 def test_a_receipt_is_told_again_from_the_shard_when_it_was_lost(storage: Storage) -> None:
     commit(storage)
     ledger = Ledger(storage)
-    (receipt,) = ledger.committed(FINGERPRINT).receipts(["f0"])
+    (receipt,) = ledger.committed(FINGERPRINT.sha256).receipts(["f0"])
     size = storage.entry(RECEIPT.shard).size
-    assert receipt == replace(RECEIPT, node="", output_bytes=size)
+    assert receipt == replace(RECEIPT, node="", output_bytes=size, fingerprint=FINGERPRINT.sha256)
     ledger.flush()
-    assert Ledger(storage).committed(FINGERPRINT).receipts(["f0"]) == [receipt]
+    assert Ledger(storage).committed(FINGERPRINT.sha256).receipts(["f0"]) == [receipt]
     assert len(storage.list("_kosbert/receipts")) == 1
 
 
@@ -108,16 +181,16 @@ def test_a_broken_receipts_file_costs_a_look_into_the_shards_and_no_more(storage
     commit(storage)
     storage.write_atomic("_kosbert/receipts/broken.parquet", b"PAR1")
     storage.write_atomic("_kosbert/receipts/empty", b"")
-    assert Ledger(storage).committed(FINGERPRINT).complete("f0")
+    assert Ledger(storage).committed(FINGERPRINT.sha256).complete("f0")
 
 
 def test_a_receipt_without_its_shard_counts_for_nothing(storage: Storage) -> None:
     ledger = Ledger(storage)
     ledger.add(RECEIPT)
     ledger.flush()
-    assert not Ledger(storage).committed(FINGERPRINT).by_fragment
+    assert not Ledger(storage).committed(FINGERPRINT.sha256).by_fragment
     commit(storage)
-    assert Ledger(storage).committed(FINGERPRINT).complete("f0")
+    assert Ledger(storage).committed(FINGERPRINT.sha256).complete("f0")
 
 
 def test_shards_of_another_job_and_foreign_files_are_not_ours(storage: Storage) -> None:
@@ -125,7 +198,7 @@ def test_shards_of_another_job_and_foreign_files_are_not_ours(storage: Storage) 
     storage.write_atomic("notes.parquet", b"not parquet")
     renamed = storage.read(RECEIPT.shard)
     storage.write_atomic("b.00000-00000.12345678.parquet", renamed)
-    assert not Ledger(storage).committed(FINGERPRINT).by_fragment
+    assert not Ledger(storage).committed(FINGERPRINT.sha256).by_fragment
 
 
 def test_a_fragment_is_complete_when_all_slices_up_to_its_last_are_there() -> None:
@@ -147,13 +220,80 @@ def test_finishing_leaves_totals_and_a_manifest_and_starting_takes_success_away(
     assert success is not None
     assert success["rows"] == 3
     assert storage.exists(success["manifest"])
-    ledger.start()
+    ledger.start({})
     assert ledger.success() is None
 
 
-def test_a_broken_job_file_is_named(storage: Storage) -> None:
-    storage.write_atomic("_kosbert/job.json", b"{")
+BAD = [b"", b"null", b"{}", b"[]", b"{", b"\xff\xfe\x00", b'{"sha256": 3}']
+
+
+@pytest.mark.parametrize("content", BAD)
+def test_a_broken_job_file_is_named_and_made_again_by_the_same_job_only(storage: Storage, content: bytes) -> None:
+    Ledger(storage).claim(FINGERPRINT, {})
+    commit(storage)
+    storage.write_atomic("_kosbert/job.json", content)
     with pytest.raises(StorageError, match=r"job\.json: broken JSON"):
-        Ledger(storage).open_job(FINGERPRINT, {})
-    storage.write_atomic("_kosbert/job.json", json.dumps({"fingerprint": asdict(FINGERPRINT)}).encode())
-    assert not Ledger(storage).open_job(FINGERPRINT, {})
+        Ledger(storage).job()
+    with pytest.raises(StorageError, match="is not of the job that this command describes"):
+        Ledger(storage).claim(replace(FINGERPRINT, prompt="other"), {})
+    ledger = Ledger(storage)
+    assert ledger.claim(FINGERPRINT, {}) == FINGERPRINT.sha256
+    assert Ledger(storage).job()["sha256"] == FINGERPRINT.sha256
+    assert len(storage.list("_kosbert/set_aside")) == 1
+
+
+@pytest.mark.parametrize("content", BAD)
+def test_a_broken_success_file_counts_as_none(storage: Storage, content: bytes) -> None:
+    storage.write_atomic("_SUCCESS", content)
+    ledger = Ledger(storage)
+    assert ledger.success() is None
+    assert ledger.manifest() is None
+    assert len(ledger.notices) == 1
+
+
+def foreign_table() -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"a": [1]}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", foreign_table(), foreign_table()[:-9]])
+def test_a_broken_book_is_told_again_from_footers(storage: Storage, content: bytes) -> None:
+    Ledger(storage).claim(FINGERPRINT, {})
+    commit(storage)
+    ledger = Ledger(storage)
+    ledger.add(RECEIPT)
+    ledger.finish([RECEIPT], {"rows": 3})
+    success = ledger.success()
+    assert success is not None
+    (receipts,) = (entry.name for entry in storage.list("_kosbert/receipts"))
+    storage.write_atomic(receipts, content)
+    storage.write_atomic(success["manifest"], content)
+    again = Ledger(storage)
+    assert again.committed(FINGERPRINT.sha256).complete("f0")
+    assert [receipt.shard for receipt in again.manifest() or []] == [RECEIPT.shard]
+    assert len(again.notices) == 2
+    again.set_aside_broken()
+    assert not storage.exists(receipts)
+
+
+def test_a_lost_or_cut_file_of_rejected_rows_is_found(storage: Storage) -> None:
+    commit(storage)
+    ledger = Ledger(storage)
+    committed = ledger.committed(FINGERPRINT.sha256)
+    lost = list(committed.all())
+    assert ledger.lost_rejected(committed) == lost
+    write_rejected(storage, RECEIPT.shard, REJECTED_SCHEMA.empty_table())
+    assert ledger.lost_rejected(committed) == []
+    storage.write_atomic(f"{REJECTED_FOLDER}/{RECEIPT.shard}", b"PAR1 cut")
+    assert ledger.lost_rejected(committed) == lost
+
+
+def test_manifests_are_ordered_by_their_number_and_not_by_a_hosts_clock(storage: Storage) -> None:
+    for run in ("20991231T000000-ahead", "20010101T000000-behind", "20260101T000000-right"):
+        ledger = Ledger(storage)
+        ledger.run = run
+        ledger.finish([RECEIPT], {"rows": 3})
+    storage.write_atomic("_kosbert/manifests/20981231T000000-first.parquet", b"as 0.1.0 called it")
+    assert [run.partition("-")[2] for run in Ledger(storage).manifests()] == ["first", "ahead", "behind", "right"]
+    assert Ledger(storage).manifest_of("20010101T000000-behind") == [RECEIPT]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -52,6 +53,22 @@ def test_the_same_command_again_does_nothing(pinned: Path, output: str) -> None:
     assert (pinned / output / "_SUCCESS").read_bytes() == success
 
 
+def test_settings_that_are_not_repeated_come_from_job_json(pinned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = shards(pinned / "whole")
+    assert main(["embed", "in", "whole"]) == 0
+    assert shards(pinned / "whole") == before
+    told = "settings from whole/_kosbert/job.json: model.name=bundled:kosbert-mini, input.keep=id,text, slice.max_rows=8"
+    assert told in capsys.readouterr().err.replace(f"{pinned}/", "")
+
+
+def test_another_job_is_refused_with_the_option_to_change(pinned: Path, told: Callable[..., str]) -> None:
+    line = told("embed", "in", "whole", *JOB, "--set", "encoder.precision=fp32", code=1)
+    assert "encoder.precision is auto there and fp32 here; add --set encoder.precision=auto, or choose another" in line
+    assert "model.truncate_dim is 256 there and 64 here" in told(
+        "embed", "in", "whole", "--set", "model.truncate_dim=64", code=1
+    )
+
+
 @pytest.mark.parametrize("output", WHOLE)
 def test_verify_and_search_pass(pinned: Path, output: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", output, "--input", WHOLE[output][0]]) == 0
@@ -65,11 +82,30 @@ def test_verify_and_search_pass(pinned: Path, output: str, capsys: pytest.Captur
 
 
 def test_a_killed_run_is_resumed_with_every_row_once(pinned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = set(shards(pinned / "half"))
     assert embed("half") == 0
     found = ds.dataset(pinned / "half", format="parquet").to_table(columns=["id", "text"])
     expected = ds.dataset(pinned / "whole", format="parquet").to_table(columns=["id", "text"])
     assert sorted(zip(*found.to_pydict().values(), strict=True)) == sorted(zip(*expected.to_pydict().values(), strict=True))
     assert main(["verify", "half", "--input", "in"]) == 0
+    # The half-done fragment was done again as a whole, under today's cut.
+    assert not begun & set(shards(pinned / "half"))
+    # Killed in the middle of that: what the redo had committed stays.
+    redone = shards(pinned / "half")
+    shutil.copytree(PINNED / "half", pinned / "half", dirs_exist_ok=True)
+    (pinned / "half" / "_SUCCESS").unlink()
+    lost = [name for name in redone if name.startswith("a.") and "-00001." in name]
+    for name in lost:
+        (pinned / "half" / name).unlink()
+    assert len(lost) == 1
+    assert embed("half") == 0
+    assert shards(pinned / "half").keys() == redone.keys()
+    # Files that were hashed meanwhile may be touched.
+    capsys.readouterr()
+    os.utime(pinned / "in" / "a.jsonl", ns=(MTIME + 1, MTIME + 1))
+    assert embed("half") == 0
+    assert "1 files have another modification time and the same content: unchanged" in capsys.readouterr().err
+    assert shards(pinned / "half") == redone
 
 
 @pytest.mark.parametrize("command", [("status",), ("ls",), ("report",), ("plan",)])

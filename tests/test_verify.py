@@ -140,23 +140,22 @@ def lost_rejected(out: Path, name: str) -> str:
 
 def stranger(out: Path, name: str) -> str:
     shutil.copy(out / name, out / "part-0.parquet")
-    return "part-0.parquet: not in the manifest: stale or a stranger"
+    return f"part-0.parquet: holds another shard's content, that of {name}"
+
+
+def foreign(out: Path, name: str) -> str:
+    pq.write_table(pa.table({"a": [1]}), out / "zz.parquet")
+    return "zz.parquet: no whole Parquet file of ours"
 
 
 def unfinished(out: Path) -> str:
     (out / "_SUCCESS").unlink()
-    return "_SUCCESS: missing; the output is not complete"
-
-
-def lost_manifest(out: Path) -> str:
-    (found,) = (out / "_kosbert" / "manifests").iterdir()
-    found.unlink()
-    return "the manifest is gone or broken"
+    return "no _SUCCESS: the output is incomplete"
 
 
 PLANTS = (
     *(deleted, truncated, another_models, swapped, flipped_byte, flipped_footer, other_vectors, not_a_number, lost_rows),
-    *(lost_column, lost_rejected, stranger),
+    *(lost_column, lost_rejected, stranger, foreign),
 )
 
 
@@ -168,14 +167,30 @@ def test_all_that_is_planted_is_found(cli, planted: Path) -> None:
     for problem in expected:
         assert problem in done.stderr
     assert not any(name in done.stderr for name in before[len(PLANTS) : -1]), "the others are sound"
-    assert "problems; delete what is broken and run the job again" in done.stderr.splitlines()[-1]
+    assert "problems; delete the broken files and run the same embed command again" in done.stderr.splitlines()[-1]
+    assert "move files that are not this job's out of the folder" in done.stderr.splitlines()[-1]
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("plant", [unfinished, lost_manifest], ids=lambda plant: plant.__name__)
-def test_an_output_that_is_not_complete_is_not_verified(cli, planted: Path, plant: Callable[[Path], str]) -> None:
-    expected = plant(planted / "out")
-    assert expected in cli("verify", planted / "out", code=1).stderr
+def test_an_output_that_is_not_complete_is_not_verified(cli, planted: Path) -> None:
+    expected = unfinished(planted / "out")
+    done = cli("verify", planted / "out", code=1)
+    assert expected in done.stderr
+    assert done.stderr.rstrip().endswith("1 problems; run the same embed command again to complete it")
+
+
+def test_a_lost_manifest_is_told_again_and_made_again(cli, planted: Path) -> None:
+    (found,) = (planted / "out" / "_kosbert" / "manifests").glob("*.parquet")
+    found.unlink()
+    assert f"{found.name}: cannot be read" in cli("verify", planted / "out").stderr
+    cli("embed", planted / "in", planted / "out", *SETTINGS, "--set", "slice.max_rows=10")
+    assert cli("verify", planted / "out").stderr == ""
+
+
+def test_a_wrong_input_is_told_from_a_broken_output(cli, planted: Path) -> None:
+    put(planted / "elsewhere", "z.jsonl", everyday()[:5])
+    done = cli("verify", planted / "out", "--input", planted / "elsewhere", code=1)
+    assert done.stderr.rstrip().endswith("1 problems; check that --input is what this output was made of")
 
 
 @pytest.mark.slow
@@ -206,7 +221,7 @@ def test_vectors_of_other_texts_are_found_by_a_sample(cli, planted: Path) -> Non
     lied = table.set_column(1, table.schema.field("embedding"), rolled)
     pq.write_table(lied.replace_schema_metadata(table.schema.metadata | {b"kosbert_ray": json.dumps(footer)}), path)
     shutil.rmtree(out / "_kosbert" / "receipts")
-    (manifest,) = (out / "_kosbert" / "manifests").iterdir()
+    (manifest,) = (out / "_kosbert" / "manifests").glob("*.parquet")
     rows = pq.read_table(manifest)
     told = [
         row | {"embedding_xxh128": footer["embedding_xxh128"]} if row["shard"] == name else row for row in rows.to_pylist()

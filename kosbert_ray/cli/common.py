@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import re
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from kosbert_ray.job.config import JobConfig
 
 EXIT_INTERRUPTED = 130
+CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
+NOISE_SECONDS = 0.5
 LEVELS = {"error: ": "error", "failed: ": "error", "problem: ": "error"}
 NUMBER = re.compile(r"-?[\d,]+(\.\d+)?")
 
@@ -31,21 +36,62 @@ def say(line: str, **fields: Any) -> None:
         fields: more of it for a machine, told where ``log_format`` is json.
     """
     if not _json:
-        print(f"kosbert-ray: {line}", file=sys.stderr, flush=True)
+        _put(f"kosbert-ray: {line}")
         return
     level = next((level for start, level in LEVELS.items() if line.startswith(start)), "info")
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    print(
-        json.dumps({"time": now, "level": level, "message": line, **fields}, ensure_ascii=False),
-        file=sys.stderr,
-        flush=True,
-    )
+    _put(json.dumps({"time": now, "level": level, "message": line, **fields}, ensure_ascii=False))
+
+
+def _put(line: str) -> None:
+    """Writes to standard error; that nobody reads it (``2>&1 | head -1``) is no reason to stop a run."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def speak(log_format: str) -> None:
     """From now on lines are "text" or "json"."""
     global _json
     _json = log_format == "json"
+
+
+@contextlib.contextmanager
+def without_core_noise() -> Iterator[None]:
+    """Drops the one harmless line that Ray's C++ core prints past Python for every actor pool (ray#53727).
+
+    For a command, whose process is its own: file descriptor 2 goes through a pipe until the block ends, and what Python
+    writes to standard error goes past it. Where standard error is not descriptor 2, nothing is changed.
+    """
+    try:
+        direct = sys.stderr.fileno() != 2
+    except (AttributeError, OSError, ValueError):
+        direct = True
+    if direct:
+        yield
+        return
+    before, original = sys.stderr, os.dup(2)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=before.encoding, errors="backslashreplace")
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+
+    def pass_on() -> None:
+        with os.fdopen(reading, "rb") as lines:
+            for line in lines:
+                if CORE_NOISE not in line:
+                    with contextlib.suppress(OSError):  # nobody reads it any more; the pipe is still to be emptied
+                        os.write(original, line)
+
+    thread = threading.Thread(target=pass_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.dup2(original, 2)  # the pipe's last writer in this process; workers that are still ending may hold others
+        thread.join(NOISE_SECONDS)
+        own, sys.stderr = sys.stderr, before
+        with contextlib.suppress(OSError, ValueError):
+            own.close()
 
 
 def add_config(parser: argparse.ArgumentParser, what: str = "a job file in YAML") -> None:

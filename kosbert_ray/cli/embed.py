@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import TYPE_CHECKING
 
-from kosbert_ray.cli.common import Commands, add_config, given, job_config, say, speak
+from kosbert_ray.cli.common import Commands, add_config, given, job_config, say, speak, without_core_noise
 from kosbert_ray.errors import UsageError
 
 if TYPE_CHECKING:
     from kosbert_ray.job.config import JobConfig
 
 EXIT_REJECTED = 3
+WARN_TRUNCATED = 0.01  # of the rows
 NAMES = {
     "input": "input.path",
     "output": "output.path",
@@ -88,21 +90,35 @@ def _run(arguments: argparse.Namespace) -> int:
         for line in preview(config, say).lines():
             print(line)
         return 0
-    summary = embed(config, say)
+    with without_core_noise():
+        summary = embed(config, say)
     totals, new = summary.totals, summary.new
     if new.slices:
         rate = new.tokens / summary.seconds
+        long_texts = f", {new.long_texts()}" if new.long_texts() else ""
         say(
             f"{new.rows:,} rows in {duration(summary.seconds)}: {new.rows / summary.seconds:,.0f} rows/s, "
             f"{rate:,.0f} tokens/s; first slice after {summary.first_slice_seconds or 0:.1f} s; "
-            f"{new.distinct:,} distinct texts encoded, {new.long_texts()}"
+            f"{new.distinct:,} distinct texts encoded{long_texts}"
+        )
+    if new.truncated > WARN_TRUNCATED * new.rows:
+        lost = new.dropped_tokens / max(1, new.tokens + new.dropped_tokens)
+        say(
+            f"warning: {new.truncated / new.rows:.1%} of the rows are longer than the model takes; {lost:.1%} of all "
+            "tokens were cut off. Set long_text=chunk or long_text=mean to embed all of each text"
         )
     if summary.removed:
         say(f"{summary.removed:,} shards of changed inputs were replaced")
     rejected = f", {totals.rejected:,} rows rejected (see _kosbert/rejected)" if totals.rejected else ""
-    of = f" ({totals.input_rows - totals.rejected:,} texts)" if config.long_text == "chunk" else ""
-    print(f"done: {totals.rows:,} rows{of} in {totals.slices:,} shards in {summary.output}{rejected}")
+    of = f" ({totals.input_rows - totals.rejected:,} texts)" if summary.chunked else ""
+    word = "done" if summary.within_limit else "not complete"
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{word}: {totals.rows:,} rows{of} in {totals.slices:,} shards in {summary.output}{rejected}", flush=True)
     if not summary.within_limit:
-        say(f"error: more rows were rejected than max_rejected={config.max_rejected:g} allows")
+        say(
+            f"error: {totals.rejected:,} of {totals.input_rows:,} rows were rejected, more than max_rejected="
+            f"{config.max_rejected:g} allows, so no _SUCCESS was written; fix the input, or raise max_rejected, and run "
+            "the same command again"
+        )
         return EXIT_REJECTED
     return 0

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.common import Commands, add_config, job_config, say
 from kosbert_ray.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UsageError("--to: say which file the Parquet goes to")
     from kosbert_ray.job.search import search
 
-    hits = search(config, queries, arguments.top_k, arguments.similarity)
+    hits = search(config, queries, arguments.top_k, arguments.similarity, say)
     if arguments.format == "parquet":
         _write_parquet(hits, arguments.to)
         return 0

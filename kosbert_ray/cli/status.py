@@ -49,8 +49,9 @@ def _lines(found: Status) -> list[str]:
         f"{found.model} on {found.input}",
         f"{totals.slices:,} shards, {totals.rows:,} rows, {totals.tokens:,} tokens ({totals.encoded_tokens:,} encoded), "
         f"{totals.output_bytes / 1e6:,.1f} MB",
-        f"{totals.long_texts()}, {totals.rejected:,} rejected",
+        ", ".join(part for part in (totals.long_texts(), f"{totals.rejected:,} rejected") if part),
     ]
+    lines += [f"warning: {notice}" for notice in found.notices]
     if found.unbooked:
         lines.append(f"{found.unbooked:,} shards more, whose receipts are not written yet")
     for holder in found.holders:

@@ -19,8 +19,9 @@ def add(commands: Commands) -> None:
         "every row of it accounted for.",
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
-    parser.add_argument("--input", metavar="INPUT", help="what it was made of: counted anew, slice by slice")
+    parser.add_argument("--input", metavar="INPUT", help="what it was made of: counted again, slice by slice")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="embed N rows again and compare")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample (default: 0)")
     add_config(parser)
     parser.set_defaults(run=_run)
 
@@ -29,13 +30,13 @@ def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path", "input": "input.path"})
     from kosbert_ray.job.verify import verify
 
-    found = verify(config, arguments.sample, say)
+    found = verify(config, arguments.sample, say, arguments.seed)
     for problem in found.problems[:SHOWN_PROBLEMS]:
-        say(f"problem: {problem}")
+        say(f"problem: {problem.text}")
     if len(found.problems) > SHOWN_PROBLEMS:
         say(f"… and {len(found.problems) - SHOWN_PROBLEMS:,} more")
     if found.problems:
-        raise VerifyFailed(f"{found.output}: {len(found.problems):,} problems; delete what is broken and run the job again")
+        raise VerifyFailed(f"{found.output}: {len(found.problems):,} problems; {found.advice}")
     parts = [f"{found.rows:,} rows in {found.shards:,} shards, {found.rejected:,} rejected"]
     if found.input_rows is not None:
         parts.append(f"all {found.input_rows:,} rows of the input accounted for")

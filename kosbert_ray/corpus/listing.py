@@ -44,8 +44,9 @@ class RowGroup:
 class InputFile:
     """One file of the corpus.
 
-    ``name`` is its path below the input folder, ``version`` its etag or mtime, ``compression`` what wraps it (Parquet
-    compresses inside and has none). ``row_groups`` is known for Parquet only, once its footer has been read.
+    ``name`` is its path below the input folder. ``version`` identifies its content: the store's etag, on disk the mtime
+    that was first seen with this content. ``stat`` is the mtime now, where it is another. ``compression`` is what wraps it
+    (Parquet compresses inside and has none). ``row_groups`` is known for Parquet only, once its footer has been read.
     """
 
     name: str
@@ -54,6 +55,12 @@ class InputFile:
     format: Format
     compression: str | None = None
     row_groups: tuple[RowGroup, ...] = field(default=(), repr=False)
+    stat: str = ""
+
+    @property
+    def listed(self) -> tuple[int, str]:
+        """Size and version as a listing shows them while the file stays as it was planned."""
+        return self.size, self.stat or self.version
 
     @property
     def one_pass(self) -> bool:

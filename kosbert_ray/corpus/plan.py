@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from kosbert_ray.corpus.listing import InputFile, RowGroup
 from kosbert_ray.corpus.rows import TEXT
 
+READER_VERSION = 2  # of what the rows of a file are and where slices end; 0.1.0's, which had no number, was the first
 MAX_ROWS = 16_384
 MAX_BYTES = 32 * 2**20
 
@@ -32,13 +33,19 @@ class Limits:
     max_rows: int = MAX_ROWS
     max_bytes: int = MAX_BYTES
 
+    @property
+    def cut(self) -> str:
+        """Names the cut that today's reader makes by these limits; see :attr:`Fragment.cut`."""
+        return f"{READER_VERSION};{self.max_rows};{self.max_bytes}"
+
 
 @dataclass(frozen=True)
 class Fragment:
     """A part of one file, read in one pass: rows ``[start, stop)`` of a Parquet file, else its bytes ``[start, stop)``.
 
     ``index`` counts the file's fragments from 0; ``row_groups`` is the range of Parquet row groups. A byte range holds
-    the lines whose first byte lies in it.
+    the lines whose first byte lies in it. ``cut`` is the reader's version and the limits by which it becomes slices,
+    empty for 0.1.0's: slices of one fragment under two cuts do not go together.
     """
 
     file: InputFile
@@ -46,6 +53,12 @@ class Fragment:
     start: int
     stop: int
     row_groups: tuple[int, int] | None = None
+    cut: str = ""
+
+    @property
+    def limits(self) -> Limits | None:
+        """Those of its cut; None for 0.1.0's, which does not name them."""
+        return limits_of(self.cut)
 
     @property
     def input_bytes(self) -> int:
@@ -57,7 +70,8 @@ class Fragment:
     @property
     def id(self) -> str:
         """Stable name of the fragment: it changes when the file or the cut does."""
-        return _digest(self.file.name, self.file.size, self.file.version, self.start, self.stop)
+        cut = (self.cut,) if self.cut else ()
+        return _digest(self.file.name, self.file.size, self.file.version, self.start, self.stop, *cut)
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,20 @@ class Slice:
     def shard_name(self, fingerprint: str) -> str:
         """``<input file stem>.<fragment>-<slice>.<key>.parquet``"""
         return shard_name(self.fragment, self.index, self.key(fingerprint))
+
+
+def limits_of(cut: str) -> Limits | None:
+    """The limits that a cut names; None for 0.1.0's, which names none."""
+    if not cut:
+        return None
+    _, rows, size = cut.split(";")
+    return Limits(int(rows), int(size))
+
+
+def is_current(cut: str) -> bool:
+    """Whether a cut is one that today's reader makes."""
+    limits = limits_of(cut)
+    return limits is not None and limits.cut == cut
 
 
 def _digest(*parts: object) -> str:

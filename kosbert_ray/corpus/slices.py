@@ -63,14 +63,16 @@ class FragmentReader:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise InputChanged(f"{self.storage.url(file.name)}: removed since the run began") from error
             raise
-        if (now.size, now.version) != (file.size, file.version):
+        if (now.size, now.version) != file.listed:
             raise InputChanged(f"{self.storage.url(file.name)}: changed since the run began")
 
     def _slices(self, fragment: Fragment) -> Iterator[tuple[Slice, pa.Table]]:
         readers = {"parquet": self._parquet_rows, "arrow": self._arrow_rows}
         rows = readers.get(fragment.file.format, self._line_rows)(fragment)
         nothing = rows_from_values((), self.columns.source, self.columns.stored)  # an empty fragment has columns too
-        yield from cut(fragment, self._with_partitions(fragment, chain([(nothing, 0)], rows)), self.limits)
+        yield from cut(
+            fragment, self._with_partitions(fragment, chain([(nothing, 0)], rows)), fragment.limits or self.limits
+        )
 
     def _with_partitions(self, fragment: Fragment, rows: Iterable[tuple[pa.Table, int]]) -> Iterable[tuple[pa.Table, int]]:
         """The rows with the columns that the path tells of."""

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -31,10 +30,7 @@ BYTES_PER_ENCODER = 64 * 2**10
 WHOLE_SLICES_OF_A_GPU = 4  # of the default size and 768 numbers a row: 200 MB of vectors
 PARTS_OF_AN_ENCODER = 8  # of the input, at the least, where its files are small: so that encoders end at the same time
 
-CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
-
 _local = False  # whether the Ray in use is one that this process started
-_hushed = False  # whether the core's noise is filtered already
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,6 @@ def start(config: RayConfig) -> bool:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
-    _hush_core()
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return True
@@ -113,30 +108,6 @@ def _require_listener(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except OSError as error:
         raise JobFailed(f"Ray at {address} cannot be reached ({error.strerror or error}); check ray.address") from error
-
-
-def _hush_core() -> None:
-    """Drops the one harmless line that Ray's C++ core prints past Python for every actor pool (ray#53727).
-
-    All else that is written to the process's standard error goes through; Python's own goes there directly.
-    """
-    global _hushed
-    if _hushed:
-        return
-    _hushed = True
-    original = os.dup(2)
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
-    reading, writing = os.pipe()
-    os.dup2(writing, 2)
-    os.close(writing)
-
-    def pass_on() -> None:
-        with os.fdopen(reading, "rb") as lines:
-            for line in lines:
-                if CORE_NOISE not in line:
-                    os.write(original, line)
-
-    threading.Thread(target=pass_on, daemon=True).start()
 
 
 def stop() -> None:

@@ -101,9 +101,11 @@ def cluster(
     storage = open_output(config)
     ledger = Ledger(storage)
     job, said = job_of_output(config, ledger)
-    shards = _Shards(storage, list(ledger.shards()), EmbeddingFormat.of(said["fingerprint"]))
+    shards = _Shards(storage, [receipt.shard for receipt in ledger.held()], EmbeddingFormat.of(said["fingerprint"]))
     if not any(len(vectors) for name in shards.names for vectors, _ in read_vectors(storage, name, shards.format)):
         raise InputError(f"{storage.url()}: no vectors in it yet")
+    if not ledger.success():
+        say(f"warning: {storage.url()} is not complete: only the rows committed so far are clustered")
     kept = job.columns()
     usual = [CHUNK_TEXT, *job.input.row_text().columns]
     column: str | None = text or next((name for name in usual if name in kept), usual[1])

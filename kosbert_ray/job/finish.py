@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.corpus.plan import Fragment
-from kosbert_ray.errors import JobFailed
+from kosbert_ray.errors import FingerprintMismatch, JobFailed
 from kosbert_ray.job.progress import Totals
 from kosbert_ray.shards.ledger import Committed, Ledger
 from kosbert_ray.shards.receipt import Receipt
@@ -50,28 +50,39 @@ def leftover(committed: Committed, corpus: Corpus, fragments: list[Fragment], de
 
 def finish(
     ledger: Ledger,
+    digest: str,
     committed: Committed,
     corpus: Corpus,
     fragments: list[Fragment],
     leftover: Leftover,
+    within_limit: bool,
     seconds: float,
     say: Callable[[str], None],
 ) -> None:
     """Removes the shards of changed inputs, now that the new ones are all there, and writes _SUCCESS.
 
+    Another run may have worked on the output meanwhile, on more files: what it committed is in the manifest too.
+
     Args:
         ledger: the output's books.
+        digest: the job's.
         committed: what the output holds.
         corpus: the input as it is now.
         fragments: the plan.
         leftover: what is in the output and not in the plan.
+        within_limit: whether few enough rows were rejected; else the output is not called complete.
         seconds: how long the run took.
         say: takes a line for the user.
 
     Raises:
         JobFailed: a slice never came back, whatever Ray says, or its shard is gone: the output is not called complete.
+        FingerprintMismatch: another job has claimed the output.
     """
     where = ledger.storage.url()
+    if not ledger.still_claimed(digest):
+        raise FingerprintMismatch(
+            f"{where}: another job has claimed this output since the run began; choose another output"
+        )
     missing = [fragment for fragment in fragments if not committed.complete(fragment.id)]
     if missing:
         raise JobFailed(
@@ -79,19 +90,38 @@ def finish(
             f"(the first of {missing[0].file.name}); run the same command again"
         )
     receipts = committed.receipts(fragment.id for fragment in fragments)
+    ledger.flush()
     there = ledger.shards()
     lost = [receipt.shard for receipt in receipts if receipt.shard and receipt.shard not in there]
     if lost:
         raise JobFailed(
             f"{ledger.storage.url(lost[0])}: gone since it was committed ({len(lost):,} shards); run the same command again"
         )
-    if leftover.keep:
-        files = {receipt.file for receipt in leftover.keep}
+    if not within_limit:
+        return
+    keep = [receipt for receipt in leftover.keep if not receipt.shard or receipt.shard in there]
+    others = _of_other_runs(ledger, digest, committed, corpus)
+    if keep:
+        files = {receipt.file for receipt in keep}
         say(
-            f"{len(files):,} files are gone from the input (the first: {min(files)}); their {len(leftover.keep):,} shards "
+            f"{len(files):,} files are gone from the input (the first: {min(files)}); their {len(keep):,} shards "
             "stay (output.removed_inputs=delete removes them)"
         )
-    ledger.remove(leftover.delete)
+    named = {receipt.shard for receipt in (*receipts, *keep, *others)}
+    ledger.remove(receipt for receipt in leftover.delete if receipt.shard not in named)
     ledger.storage.sweep()
     totals = asdict(Totals.of(receipts)) | {"files": len(corpus.files), "seconds": round(seconds, 3)}
-    ledger.finish([*receipts, *leftover.keep], totals)
+    ledger.finish([*receipts, *keep, *others], totals)
+
+
+def _of_other_runs(ledger: Ledger, digest: str, committed: Committed, corpus: Corpus) -> list[Receipt]:
+    """What other runs have committed since this one looked, of files that were not there then."""
+    now = ledger.committed(digest)
+    files = {file.name for file in corpus.files} | set(committed.versions())
+    return [
+        receipt
+        for fragment, slices in now.by_fragment.items()
+        if now.complete(fragment)
+        for receipt in slices.values()
+        if receipt.file not in files
+    ]

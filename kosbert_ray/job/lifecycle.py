@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from kosbert_ray import __version__
 from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.spec import ModelSpec, sha256
@@ -23,8 +27,9 @@ from kosbert_ray.errors import (
     KosbertError,
     StorageError,
 )
-from kosbert_ray.job.config import JobConfig
+from kosbert_ray.job.config import PRIVATE, JobConfig
 from kosbert_ray.job.finish import Leftover, finish, leftover
+from kosbert_ray.job.identity import BackgroundHashing, FileHashes
 from kosbert_ray.job.on_finish import Ended, notify
 from kosbert_ray.job.outcomes import Books
 from kosbert_ray.job.preview import Preview
@@ -34,6 +39,7 @@ from kosbert_ray.job.resolve import (
     encoder_options,
     fingerprint_of,
     fragment_reader,
+    fragments_left,
     fragments_of,
     list_input,
     long_text,
@@ -42,9 +48,10 @@ from kosbert_ray.job.resolve import (
     open_output,
     require_apart,
 )
+from kosbert_ray.job.stored import resumed, schema_entry, settled_types, taken
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.lease import Lease
-from kosbert_ray.shards.ledger import Committed, Ledger
+from kosbert_ray.shards.ledger import JOB_FILE, Committed, Ledger
 from kosbert_ray.shards.quantize import Ranges
 
 if TYPE_CHECKING:
@@ -52,6 +59,7 @@ if TYPE_CHECKING:
     from kosbert_ray.job.dedup import Shared
     from kosbert_ray.job.pipeline import Pending
 
+PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "openvino")  # whose versions a run records
 MAX_PASSES = 3  # over a corpus that changes while it is read
 LOOK_SECONDS = 1.0  # that the live view waits for the board
 REPEAT_SECONDS = 60.0  # the same trouble with a store is told no more often
@@ -70,7 +78,8 @@ class Summary:
         seconds: wall time of the pipeline.
         first_slice_seconds: of them, until the first commit; None if nothing was to do.
         removed: shards of changed (or removed) inputs that were deleted.
-        within_limit: whether the share of rejected rows is within ``max_rejected``.
+        within_limit: whether the rejected rows are within ``max_rejected``; if not, the output is not complete.
+        chunked: whether long texts became a row for each chunk.
     """
 
     output: str
@@ -80,6 +89,7 @@ class Summary:
     first_slice_seconds: float | None
     removed: int
     within_limit: bool
+    chunked: bool = False
 
 
 def embed(config: JobConfig, say: Say) -> Summary:
@@ -95,8 +105,8 @@ def embed(config: JobConfig, say: Say) -> Summary:
     started = time.monotonic()
     ended = Ended("failed", config.output.path)
     try:
-        with ExitStack() as stack, _storage_log(say):
-            summary = _Run(config, say, stack).run()
+        with _storage_log(say):
+            summary = _run(config, say)
         status = "done" if summary.within_limit else "rejected"
         ended = Ended(status, summary.output, totals=asdict(summary.totals), new=asdict(summary.new))
         return summary
@@ -115,6 +125,20 @@ def preview(config: JobConfig, say: Say) -> Preview:
     """What :func:`embed` would do, with nothing done; raises what it would raise before its first slice."""
     with ExitStack() as stack:
         return _Run(config, say, stack).preview()
+
+
+def _run(config: JobConfig, say: Say) -> Summary:
+    for last in (False, False, True):
+        with ExitStack() as stack:
+            try:
+                return _Run(config, say, stack).run()
+            except _Raced as error:
+                if last:
+                    raise JobFailed(
+                        f"{config.output.path}: other runs keep claiming it; run the same command again"
+                    ) from error
+                say("another run has claimed this output first: planning again with its settings")
+    raise AssertionError
 
 
 @contextlib.contextmanager
@@ -139,17 +163,34 @@ def _storage_log(say: Say) -> Iterator[None]:
         log.removeHandler(handler)
 
 
+class _Raced(Exception):
+    """Another run claimed a new output first: its settings count, so this run plans again."""
+
+
 class _Run:
     """One run of a job: what it knows from its start to its end."""
 
     def __init__(self, config: JobConfig, say: Say, stack: ExitStack) -> None:
-        self.config, self.say, self.stack = config, say, stack
+        self.asked, self.say, self.stack = config, say, stack
+        self.told: set[str] = set()
+        self.ranges: Ranges = ()
+        self.changes: dict[str, str] = {}
+        output = open_output(config)
+        books = Ledger(output)
+        self.job = books.read_job() or {}
+        if self.job and books.is_abandoned(self.job):
+            self.job = {}  # a run that committed nothing leaves no settings
+        self.tell(*books.notices)
+        self.config = config = resumed(config, self.job, output.address) if self.job else config
+        settled = settled_types(self.job, output, books.shards()) if self.job else None
+        if self.job and (settings := taken(self.asked, self.job, output.address)):
+            self.tell(f"settings from {output.url(JOB_FILE)}: {settings}")
         self.corpus, self.columns = open_corpus(config)
-        require_apart(config, self.corpus, open_output(config))
+        del settled
+        require_apart(config, self.corpus, output)
         self.model = model_ask(config)
         self.spec: ModelSpec = self.model.spec()
         self.long_text = long_text(config, self.spec)
-        self.told: set[str] = set()
         self.tell(*self.spec.notices)
         if self.corpus.ignored:
             say(f"{self.corpus.storage.url()}: {self.corpus.ignored:,} files are no text shards and are left out")
@@ -162,7 +203,11 @@ class _Run:
                 self.say(notice)
 
     def run(self) -> Summary:
-        """Passes over the corpus until all of it is committed as it is."""
+        """Passes over the corpus until all of it is committed as it is.
+
+        Raises:
+            _Raced: the output was new, and another run has claimed it first.
+        """
         output = open_output(self.config)
         output.sweep()
         complete = Ledger(output).success() is not None  # a store that refuses from the start is told at once
@@ -177,9 +222,9 @@ class _Run:
                 self.loading = background.submit(Tokenizer.load, self.spec)
                 self._start_ray()
             self.weights = hashing.result()
-        fragments = fragments_of(self.config, self.corpus)
-        self.fingerprint = self._open_job(fragments)
-        self.committed: Committed = self.ledger.committed(self.fingerprint)
+        self.digest = self._claim()
+        self._look_at_output()
+        fragments = self._fragments()
         self.progress = Progress(
             self.corpus.size,
             Totals.of(self.committed.receipts(item.id for item in fragments)),
@@ -187,79 +232,163 @@ class _Run:
         )
         self.say(
             f"{self.corpus.storage.url()}: {len(self.corpus.files):,} files, {self.corpus.size:,} bytes; "
-            f"{self.progress.done.slices:,} slices are committed already"
+            f"{self.progress.done.slices:,} slices are already committed"
         )
-        if complete and self._is_done(fragments) and not self._leftover(fragments).delete:
+        if complete and self._is_done(fragments) and not self._leftover(fragments).delete and self._books_are_whole():
+            self.hashes.flush()
             return self._summary(fragments, removed=0)
         if complete:
             self.stack.enter_context(lease)
         for _ in range(MAX_PASSES):
+            self.ledger.start(self._account())
             if not self._is_done(fragments):
-                self.ledger.start()
-                self._pass(fragments)
+                with BackgroundHashing(self.hashes, self.corpus):
+                    self._pass(fragments)
             changed = self._look_again()
             if not changed:
-                leftover = self._leftover(fragments)
-                self._clear()
-                finish(self.ledger, self.committed, self.corpus, fragments, leftover, self.progress.seconds, self.say)
-                return self._summary(fragments, removed=sum(bool(receipt.shard) for receipt in leftover.delete))
-            self.say(f"{changed[0]}: changed or removed while the run went on ({len(changed):,} files); planning again")
-            fragments = fragments_of(self.config, self.corpus)
+                return self._finish(fragments)
+            self.say(f"{changed[0]}: changed or removed while the run was on ({len(changed):,} files); planning again")
+            fragments = self._fragments()
         raise JobFailed(
             f"{self.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
             "run the same command again when it is written"
         )
 
     def preview(self) -> Preview:
-        """What :meth:`run` would do."""
+        """What :meth:`run` would do; nothing is written."""
         self.ledger = Ledger(open_output(self.config))
         self.weights = sha256(self.spec.folder, self.spec.weight_files)
-        fragments = fragments_of(self.config, self.corpus)
-        job = self.ledger.job()
         self.committed = Committed()
-        if job:
-            self.fingerprint = self._open_job(fragments)
-            self.committed = self.ledger.committed(self.fingerprint)
-        return Preview.of(self.ledger.storage.address, self.corpus, fragments, self.committed, self._leftover(fragments))
+        if self.job:
+            self.ranges = self._stored_ranges()
+            digest = self.ledger.join(self._fingerprint())
+            if digest:
+                self.digest = digest
+                self._look_at_output()
+        fragments = self._fragments()
+        left = self._leftover(fragments)
+        address = self.ledger.storage.address
+        return Preview.of(address, self.corpus, fragments, self.committed, left, self.changes)
 
     # -- planning --------------------------------------------------------------------------------------------------
 
-    def _open_job(self, fragments: list[Fragment]) -> Fingerprint:
-        """Claims the output, or joins it; raises FingerprintMismatch if it is another job's."""
-        for last in (False, True):
-            self.ranges = self._ranges(fragments) if "int8" in self.config.output.dtype else ()
-            fingerprint = fingerprint_of(self.config, self.columns, self.spec, self.weights, self.ranges)
-            try:
-                self.ledger.open_job(fingerprint, self.config.public())
-                return fingerprint
-            except FingerprintMismatch:
-                if last or not self.ranges:
-                    raise  # else another run claimed it while this one measured: its ranges count
-        raise AssertionError
+    def _claim(self) -> str:
+        """Claims the output, or joins it; gives its digest.
 
-    def _ranges(self, fragments: list[Fragment]) -> Ranges:
-        """Of int8: those of the output's job, or, for a new output, measured on a sample of the texts."""
-        theirs = self.ledger.job()
-        if theirs:
-            return tuple(tuple(values) for values in theirs.get("fingerprint", {}).get("ranges", ()))
+        Raises:
+            FingerprintMismatch: it is another job's.
+            _Raced: another run claimed it since this one looked.
+        """
+        if "int8" in self.config.output.dtype:
+            self.ranges = self._stored_ranges() if self.job else self._measured_ranges()
+        fingerprint = self._fingerprint()
+        more = schema_entry(self.columns.keep)
+        try:
+            digest = self.ledger.claim(fingerprint, self.config.public(), more)
+        except FingerprintMismatch as error:
+            if not self.job and not self.ledger.is_abandoned(self.ledger.job()):
+                raise _Raced from error
+            raise
+        if not self.job:
+            self.job = self.ledger.job()
+            if self.job.get("run") != self.ledger.run:
+                raise _Raced
+        return digest
+
+    def _fingerprint(self) -> Fingerprint:
+        return fingerprint_of(self.config, self.columns, self.spec, self.weights, self.ranges)
+
+    def _stored_ranges(self) -> Ranges:
+        return tuple(tuple(values) for values in self.job.get("fingerprint", {}).get("ranges", ()))
+
+    def _measured_ranges(self) -> Ranges:
+        """Of int8, for a new output: measured on a sample of the texts."""
         from kosbert_ray.job.calibrate import calibrate
 
         pool = self._start_ray()
+        fragments = fragments_of(self.config, self.corpus)
         return calibrate(self._reader(), fragments, self.model, encoder_options(self.config), pool)
+
+    def _look_at_output(self) -> None:
+        """What is committed, and which of the input's files are those that were embedded."""
+        self.committed = self.ledger.committed(self.digest)
+        for receipt in self.ledger.lost_rejected(self.committed):
+            self.tell(f"{receipt.shard}: its rejected rows are gone or cut short; the slice is done again")
+            self.committed.drop(receipt)
+        self.tell(*self.ledger.notices)
+        self.hashes = FileHashes(self.ledger.storage, self.ledger.run)
+        self._settle_identities()
+
+    def _settle_identities(self) -> None:
+        settled = self.hashes.settle(self.corpus, self.committed.versions())
+        self.corpus, self.changes = settled.corpus, settled.changed
+        if settled.same:
+            self.tell(f"{len(settled.same):,} files have another modification time and the same content: unchanged")
+
+    def _fragments(self) -> list[Fragment]:
+        return fragments_left(self.config, self.corpus, self.committed, self.job.get("fingerprint", {}))
+
+    def _books_are_whole(self) -> bool:
+        """Whether a complete output's manifest can be read and names what is there."""
+        try:
+            self.ledger.manifest()
+        except StorageError:
+            return False
+        self.tell(*self.ledger.notices)
+        return not self.ledger.broken
+
+    def _account(self) -> dict[str, Any]:
+        """What may differ from run to run, for ``_kosbert/runs``."""
+        versions = {}
+        for name in PACKAGES:
+            with contextlib.suppress(PackageNotFoundError):
+                versions[name] = version(name)
+        return {
+            "run": self.ledger.run,
+            "kosbert_ray": __version__,
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "input": self.corpus.storage.address,
+            "files": len(self.corpus.files),
+            "said": self.asked.model_dump(mode="json", exclude_unset=True, exclude=PRIVATE),
+            "versions": versions,
+        }
+
+    def _finish(self, fragments: list[Fragment]) -> Summary:
+        """Holds the output against the plan and, unless too many rows were rejected, calls it complete."""
+        self.ledger.set_aside_broken()
+        summary = self._summary(fragments, removed=0)
+        leftover = self._leftover(fragments)
+        finish(
+            self.ledger,
+            self.digest,
+            self.committed,
+            self.corpus,
+            fragments,
+            leftover,
+            summary.within_limit,
+            self.progress.seconds,
+            self.say,
+        )
+        if summary.within_limit:
+            self._clear()
+        return replace(summary, removed=sum(bool(receipt.shard) for receipt in leftover.delete))
 
     def _is_done(self, fragments: list[Fragment]) -> bool:
         return all(self.committed.complete(fragment.id) for fragment in fragments)
 
     def _look_again(self) -> list[str]:
-        """Lists the input once more: the files that are no longer what was planned. They are planned anew from now on."""
-        before = {file.name: (file.size, file.version) for file in self.corpus.files}
-        now = {file.name: (file.size, file.version) for file in list_input(self.config, patient=True).files}
-        changed = [name for name, version in before.items() if now.get(name) != version]
+        """Lists the input once more: the files that are no longer what was planned. They are planned again from now on."""
+        before = {file.name: file.listed for file in self.corpus.files}
+        now = {file.name: file.listed for file in list_input(self.config, patient=True).files}
+        changed = [name for name, listed in before.items() if now.get(name) != listed]
         if changed:
             self.corpus, columns = open_corpus(self.config, patient=True)
             if columns != self.columns:
                 where = self.corpus.storage.url(changed[0])
-                raise InputError(f"{where}: its columns changed while the run went on; choose another output for it")
+                raise InputError(f"{where}: its columns changed while the run was on; choose another output for it")
+            self._settle_identities()
         elif len(now) > len(before):
             self.say(
                 f"{len(now) - len(before):,} files were added since the run began; run the same command again for them"
@@ -340,7 +469,7 @@ class _Run:
             output=self.ledger.storage,
             formats=embedding_formats(config, self.spec, self.ranges),
             on_bad_row=config.on_bad_row,
-            fingerprint=self.fingerprint.sha256,
+            fingerprint=self.digest,
             driver_host=socket.gethostname(),
             board=board,
             known=shared.vectors if shared else None,
@@ -383,4 +512,5 @@ class _Run:
             first_slice_seconds=self.progress.first_at,
             removed=removed,
             within_limit=totals.rejected <= self.config.rejected_allowed(totals.input_rows),
+            chunked=self.config.long_text == "chunk",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kosbert_ray.corpus.listing import Corpus
@@ -19,7 +20,7 @@ class Preview:
         files: in the input.
         committed: slices that are committed and stay.
         new: files of which nothing is committed, and their bytes.
-        changed: files that were committed in another version.
+        changed: files that were committed in another version, with the reason to think so.
         partial: files that a run has begun.
         removed: shards that would be deleted, with the files they are of.
         kept: shards that stay although their files are gone.
@@ -29,7 +30,7 @@ class Preview:
     files: int
     committed: int
     new: tuple[int, int]
-    changed: tuple[str, ...]
+    changed: dict[str, str]
     partial: tuple[str, ...]
     removed: dict[str, str]
     kept: int
@@ -42,10 +43,18 @@ class Preview:
             f"to embed: {count:,} new files ({size:,} bytes), {len(self.changed):,} changed, {len(self.partial):,} begun",
             f"to delete: {len(self.removed):,} shards; {self.kept:,} shards of files that are gone would stay",
         ]
+        lines += [f"changed {name}: {reason}" for name, reason in sorted(self.changed.items())]
         return [*lines, *(f"delete {shard} (of {file})" for shard, file in sorted(self.removed.items()))]
 
     @staticmethod
-    def of(output: str, corpus: Corpus, fragments: list[Fragment], committed: Committed, left: Leftover) -> Preview:
+    def of(
+        output: str,
+        corpus: Corpus,
+        fragments: list[Fragment],
+        committed: Committed,
+        left: Leftover,
+        changes: Mapping[str, str],
+    ) -> Preview:
         """Holds the plan against what is committed.
 
         Args:
@@ -54,6 +63,7 @@ class Preview:
             fragments: the plan.
             committed: what the output holds.
             left: what it holds and the plan does not.
+            changes: of changed files, the reason to think so.
         """
         seen = {receipt.file for receipt in [*left.delete, *left.keep]}
         done: dict[str, list[bool]] = {}
@@ -68,7 +78,7 @@ class Preview:
             files=len(corpus.files),
             committed=len(committed.receipts(item.id for item in fragments)),
             new=(len(new), sum(sizes[name] for name in new)),
-            changed=tuple(name for name in todo if name in seen),
+            changed={name: changes.get(name, "it is cut in another way") for name in todo if name in seen},
             partial=tuple(name for name in todo if name in begun and name not in seen),
             removed={receipt.shard: receipt.file for receipt in left.delete if receipt.shard},
             kept=sum(bool(receipt.shard) for receipt in left.keep),

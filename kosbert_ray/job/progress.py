@@ -68,17 +68,26 @@ class Totals:
         return max(0, input_bytes - self.input_bytes) * self.tokens / max(1, self.input_bytes)
 
     def long_texts(self) -> str:
-        """What became of the texts that were too long."""
-        cut_off = f"{self.truncated:,} rows truncated by {self.dropped_tokens:,} tokens"
-        if not self.split:
-            return cut_off
-        return f"{self.split:,} long texts in chunks" + (f", {cut_off}" if self.truncated else "")
+        """What happened to texts longer than the model takes; empty if there were none."""
+        parts = [f"{self.split:,} long texts in chunks"] if self.split else []
+        if self.truncated:
+            share = self.truncated / max(1, self.rows)
+            parts.append(f"{self.truncated:,} rows ({share:.1%}) truncated by {self.dropped_tokens:,} tokens")
+        return ", ".join(parts)
+
+
+class _Console(Console):
+    """A console that goes quiet when nobody reads it, where rich's would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads standard error any more."""
+        self.quiet = True
 
 
 def _console() -> Console:
     """Standard error, or what stands below a notebook's cell."""
-    console = Console()
-    return console if console.is_jupyter else Console(file=sys.stderr)
+    console = _Console()
+    return console if console.is_jupyter else _Console(file=sys.stderr)
 
 
 @dataclass

@@ -125,10 +125,7 @@ def report(
             raise InputError(f"{option} {column}: not among the kept columns ({', '.join(kept) or 'none'})")
     usual = [CHUNK_TEXT, *job.input.row_text().columns]
     text = text or next((name for name in usual if name in kept), None)
-    manifest = ledger.manifest()
-    shards = ledger.shards()
-    receipts = manifest if manifest is not None else [*ledger.receipts().values()]
-    receipts = [receipt for receipt in receipts if receipt.shard in shards]
+    receipts = ledger.held()
     notes: list[str] = []
     if text is None:
         notes.append(f"The texts are not in the output (keep {usual[1]}), so the map has none and lengths are not shown.")
@@ -140,7 +137,7 @@ def report(
         output=storage.address,
         job=said,
         config=job.model_copy(update={"plan": config.plan}),
-        done=manifest is not None,
+        done=ledger.success() is not None,
         receipts=tuple(receipts),
         totals=Totals.of(receipts),
         rejected=rejected,

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
 from kosbert_ray.corpus.slices import FragmentReader
-from kosbert_ray.errors import InputError
+from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job.config import CHUNK_TEXT, JobConfig
 from kosbert_ray.job.resolve import encoder_options, long_text, model_source, spec_options
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.shard import REJECTED_FOLDER
+from kosbert_ray.shards.shard import read_rejected
 from kosbert_ray.storage import Storage
 
 if TYPE_CHECKING:
@@ -47,9 +47,10 @@ def resample(
     format: EmbeddingFormat,
     reading: Reading | None,
     sample: int,
+    seed: int,
     say: Callable[[str], None],
 ) -> tuple[list[str], float, int]:
-    """Embeds rows anew.
+    """Embeds rows again.
 
     Args:
         job: the output's job.
@@ -58,6 +59,7 @@ def resample(
         format: how its vectors are stored.
         reading: the input; needed if the texts are not among the output's columns.
         sample: how many rows.
+        seed: which ones.
         say: takes a line for the user.
 
     Returns:
@@ -72,8 +74,13 @@ def resample(
     kept = CHUNK_TEXT in job.columns() or {*job.input.row_text().columns} <= {*job.input.keep}
     if not kept and reading is None:
         raise InputError(f"{output.url()}: the texts are not among its columns; say where they are with --input")
+    if reading is not None and not kept:
+        there = [receipt for receipt in receipts if receipt.file in reading.files]
+        if len(there) < len(receipts):
+            say(f"{len(receipts) - len(there):,} shards of files that are gone from the input are not sampled")
+        receipts = there
     total = sum(receipt.rows for receipt in receipts)
-    chosen = sorted(random.sample(range(total), min(sample, total)))
+    chosen = sorted(random.Random(seed).sample(range(total), min(sample, total)))
     encoder = Encoder.load(model_source(job), encoder_options(job), spec_options(job))
     say(f"embedding {len(chosen):,} rows again ({encoder.precision} on {encoder.device})")
     problems: list[str] = []
@@ -86,7 +93,11 @@ def resample(
             continue
         table = pq.read_table(pa.BufferReader(output.read(receipt.shard)))
         table = table.filter(table[format.column].is_valid())
-        texts = _kept(table, job) if kept else _texts(reading, receipt, output)
+        try:
+            texts = _kept(table, job) if kept else _texts(reading, receipt, output)
+        except StorageError as error:
+            problems.append(str(error))
+            continue
         if texts is None:
             problems.append(f"{receipt.shard}: its texts are not in the input")
             continue
@@ -133,10 +144,12 @@ def _texts(reading: Reading | None, receipt: Receipt, output: Storage) -> pa.Arr
     fragments = {fragment.id: fragment for fragment in reading.fragments} if reading else {}
     if reading is None or receipt.fragment not in fragments:
         return None
-    _, table = next(reading.reader.slices(fragments[receipt.fragment], range(receipt.slice_index)))
+    _, table = next(reading.reader.slices(fragments[receipt.fragment], range(receipt.slice_index)), (None, None))
+    if table is None or table.num_rows != receipt.input_rows:
+        return None
     table = table.filter(table[REASON].is_null())
     if receipt.rejected:  # some were good to read and failed only later
-        rejected = pq.read_table(pa.BufferReader(output.read(f"{REJECTED_FOLDER}/{receipt.shard}")))
+        rejected = read_rejected(output, receipt.shard)
         gone = {*rejected["row"].to_pylist(), *rejected["byte_offset"].to_pylist()}
         table = table.filter(pa.array([position not in gone for position in table[POSITION].to_pylist()], pa.bool_()))
     return table[TEXT]

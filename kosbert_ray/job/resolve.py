@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
-
-from pydantic import ValidationError
 
 from kosbert_ray.corpus.columns import Columns, inspect
 from kosbert_ray.corpus.listing import Corpus, list_corpus
-from kosbert_ray.corpus.plan import Fragment, plan
+from kosbert_ray.corpus.plan import Fragment, Limits, plan
+from kosbert_ray.corpus.replan import replan
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.chunks import splitter_version
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions, usable_cores
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
-from kosbert_ray.errors import InputError, UsageError, first_line
+from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job.config import JobConfig
+from kosbert_ray.job.stored import stored_config
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.format import EmbeddingFormat
-from kosbert_ray.shards.ledger import Ledger
+from kosbert_ray.shards.ledger import JOB_FILE, Committed, Ledger
 from kosbert_ray.shards.pointer import current
 from kosbert_ray.shards.quantize import Ranges
 from kosbert_ray.storage import Storage
@@ -74,7 +75,25 @@ def open_output(config: JobConfig, patient: bool = False) -> Storage:
 
 def fragments_of(config: JobConfig, corpus: Corpus) -> list[Fragment]:
     """The job's plan: what is read in one pass each."""
-    return list(plan(corpus.files, config.slice.limits(), config.input.newlines_in_values))
+    limits = config.slice.limits()
+    return [replace(item, cut=limits.cut) for item in plan(corpus.files, limits, config.input.newlines_in_values)]
+
+
+def fragments_left(
+    config: JobConfig, corpus: Corpus, committed: Committed, fingerprint: Mapping[str, Any]
+) -> list[Fragment]:
+    """The plan of a job of which an output holds a part: each file under the cut it was begun with.
+
+    Args:
+        config: the job.
+        corpus: the input, with the versions under which its files were embedded.
+        committed: what the output holds.
+        fingerprint: as job.json has it; 0.1.0's limits stand in it.
+    """
+    limits = config.slice.limits()
+    first = Limits(int(fingerprint.get("max_rows", limits.max_rows)), int(fingerprint.get("max_bytes", limits.max_bytes)))
+    multiline = config.input.newlines_in_values
+    return list(replan(corpus.files, limits, multiline, first, committed.cuts(), committed.complete))
 
 
 def fragment_reader(config: JobConfig, storage: Storage, columns: Columns) -> FragmentReader:
@@ -104,12 +123,7 @@ def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[st
     job = ledger.job()
     if not job:
         raise InputError(f"{ledger.storage.url()}: not an output of kosbert-ray (it has no _kosbert/job.json)")
-    try:
-        theirs = JobConfig.model_validate(job["config"])
-    except (ValidationError, KeyError) as error:
-        raise InputError(
-            f"{ledger.storage.url('_kosbert/job.json')}: not a job of this version ({first_line(error)})"
-        ) from error
+    theirs = stored_config(job, ledger.storage.url(JOB_FILE))
     encoder = config.encoder
     if encoder.precision == "auto":
         encoder = encoder.model_copy(update={"precision": theirs.encoder.precision})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.nearest import Similarity, nearest
 from kosbert_ray.shards.vectors import rows_of
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Hit:
     columns: dict[str, Any]
 
 
-def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Similarity) -> list[Hit]:
+def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Similarity, say: Say) -> list[Hit]:
     """Encodes the queries with the output's own model and finds the nearest rows to each.
 
     Args:
@@ -36,6 +38,7 @@ def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Si
         queries: any texts.
         top_k: how many rows a query.
         similarity: "cosine" or "dot".
+        say: takes a line for the user.
 
     Returns:
         The hits of each query, best first, query after query.
@@ -53,9 +56,13 @@ def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Si
     job, said = job_of_output(config, ledger)
     asked = {name: value for name in ("prompt", "prompt_name") if (value := getattr(config.model, name)) is not None}
     job = job.model_copy(update={"model": job.model.model_copy(update=asked)})
-    names = list(ledger.shards())
+    receipts = ledger.held()
+    names = [receipt.shard for receipt in receipts]
     if not names:
         raise InputError(f"{output.url()}: no shards in it yet")
+    if not ledger.success():
+        rows = sum(receipt.rows for receipt in receipts)
+        say(f"warning: {output.url()} is not complete: only the {rows:,} rows committed so far are searched")
     encoder = Encoder.load(model_source(job), encoder_options(job), spec_options(job))
     vectors = encoder.encode(list(queries))
     format = EmbeddingFormat.of(said["fingerprint"])

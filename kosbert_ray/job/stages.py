@@ -30,7 +30,15 @@ from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.packing import Tokens, take_rows
 from kosbert_ray.encoder.spec import sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.errors import InputChanged, InputError, KosbertError, ModelError, StorageError, described
+from kosbert_ray.errors import (
+    FingerprintMismatch,
+    InputChanged,
+    InputError,
+    KosbertError,
+    ModelError,
+    StorageError,
+    described,
+)
 from kosbert_ray.job.board import MAX_ATTEMPTS, Board
 from kosbert_ray.job.chunk_rows import CHUNK, KEEP, VECTOR_ROWS, collapse, expand, sources
 from kosbert_ray.job.config import OnBadRow
@@ -38,6 +46,7 @@ from kosbert_ray.job.known import KnownTexts, KnownVectors
 from kosbert_ray.job.resolve import ModelAsk
 from kosbert_ray.job.rows import apart, nest, notes_of, replace_columns, together, unnest, with_notes, without_slice
 from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, write_shard
 from kosbert_ray.storage import Storage
@@ -124,14 +133,15 @@ def _stage(name: str, row: pa.Table, work: Work, do: Do[Done]) -> list[Done | pa
 
 def _unmarked(name: str, row: pa.Table, _work: Work, do: Do[Done]) -> Done | pa.Table:
     notes = notes_of(row)
-    if "address" not in notes:
+    address = notes.get("address")
+    if address is None:
         return row
     try:
         return do(row, notes)
     except KosbertError:
         raise
     except Exception as error:
-        return without_slice({"failed": f"{notes['address']}: stage {name} failed ({described(error)})"})
+        return without_slice({"failed": f"{address}: stage {name} failed ({described(error)})"})
 
 
 def _marked(name: str, row: pa.Table, work: Work, do: Do[Done]) -> Done | pa.Table:
@@ -212,6 +222,8 @@ def slice_row(work: Work, piece: Slice, table: pa.Table, read_seconds: float) ->
         "fragment_index": fragment.index,
         "slice_index": piece.index,
         "last": piece.last,
+        "cut": fragment.cut,
+        "fingerprint": work.fingerprint,
         "input_rows": table.num_rows,
         "input_bytes": piece.input_bytes,
         "read_seconds": read_seconds,
@@ -381,8 +393,18 @@ def write(row: pa.Table, work: Work) -> pa.Table:
     return Outcome.table([item if isinstance(item, Outcome) else Outcome(**notes_of(item)) for item in done])
 
 
+@lru_cache(maxsize=4)
+def _require_claim(output: Storage, digest: str) -> None:
+    """Before a worker's first commit: another job may have replaced this one's claim while nothing was committed."""
+    if not Ledger(output).still_claimed(digest):
+        raise FingerprintMismatch(
+            f"{output.url()}: another job has claimed this output since the run began; choose another output"
+        )
+
+
 def _write(row: pa.Table, notes: dict[str, Any], work: Work) -> Outcome:
     started = time.perf_counter()
+    _require_claim(work.output, work.fingerprint)
     notices = tuple(notes.pop("notices"))
     del notes["address"]
     reread = notes.pop("reread", False)

@@ -30,6 +30,7 @@ class Status:
         tokens_per_second: of the run that writes to it; None if none does.
         seconds_left: by that speed; None where it cannot be told.
         nodes: encoded tokens by host.
+        notices: books of the output that cannot be read.
     """
 
     output: str
@@ -44,6 +45,7 @@ class Status:
     tokens_per_second: float | None
     seconds_left: float | None
     nodes: dict[str, int]
+    notices: tuple[str, ...] = ()
 
 
 def status(config: JobConfig) -> Status:
@@ -85,4 +87,5 @@ def status(config: JobConfig) -> Status:
         tokens_per_second=run.tokens / seconds if at_work and seconds else None,
         seconds_left=left,
         nodes=nodes,
+        notices=tuple(ledger.notices),
     )

@@ -6,20 +6,27 @@ Small outputs are read by threads of this process, large ones by Ray tasks; eith
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from kosbert_ray.corpus.plan import Fragment
+from kosbert_ray.corpus.plan import Fragment, is_current
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.errors import KosbertError, UsageError
 from kosbert_ray.job.config import JobConfig
+from kosbert_ray.job.identity import FileHashes
 from kosbert_ray.job.resample import Reading, resample
-from kosbert_ray.job.resolve import fragment_reader, fragments_of, job_of_output, open_corpus, open_output, reader_threads
-from kosbert_ray.shards.ledger import Ledger
-from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.verify import Promise, ShardCheck, check_cover, check_rejected, check_shard
+from kosbert_ray.job.resolve import (
+    fragment_reader,
+    fragments_left,
+    job_of_output,
+    open_corpus,
+    open_output,
+    reader_threads,
+)
+from kosbert_ray.shards.ledger import Committed, Ledger
+from kosbert_ray.shards.verify import Promise, check_cover, check_rejected, check_shard
 
 LARGE_BYTES = 8 * 2**30  # from here on Ray reads
 CHUNK = 16  # shards or fragments a Ray task
@@ -29,13 +36,31 @@ Found = TypeVar("Found")
 Say = Callable[[str], None]
 
 
+# What is wrong with an output, by kind, and what to do about it.
+ADVICE = {
+    "incomplete": "run the same embed command again to complete it",
+    "broken": "delete the broken files and run the same embed command again",
+    "stale": "run the same embed command again, which replaces shards of changed files",
+    "foreign": "move files that are not this job's out of the folder",
+    "input": "check that --input is what this output was made of",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with an output: its kind, one of ``ADVICE``, and a line that names the file."""
+
+    kind: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Verification:
     """What was looked at and what is wrong.
 
     Attributes:
         output: the output directory.
-        problems: one line each; empty if all is right.
+        problems: empty if all is right.
         shards, rows, rejected, bytes: what was read.
         seconds: how long it took.
         input_rows: rows of the input that were counted against the output, if it was.
@@ -44,7 +69,7 @@ class Verification:
     """
 
     output: str
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
     shards: int
     rows: int
     rejected: int
@@ -54,8 +79,14 @@ class Verification:
     sampled: int = 0
     agreement: float = 1.0
 
+    @property
+    def advice(self) -> str:
+        """What to do about the problems, kind by kind."""
+        kinds = {problem.kind for problem in self.problems}
+        return "; ".join(advice for kind, advice in ADVICE.items() if kind in kinds)
 
-def verify(config: JobConfig, sample: int, say: Say) -> Verification:
+
+def verify(config: JobConfig, sample: int, say: Say, seed: int = 0) -> Verification:
     """Reads all of an output and holds it against its job and, if ``input.path`` is given, against its input.
 
     Args:
@@ -63,6 +94,7 @@ def verify(config: JobConfig, sample: int, say: Say) -> Verification:
             ``ray`` apply, all else is the job's own.
         sample: how many rows to embed again and compare.
         say: takes a line for the user.
+        seed: of the sample.
 
     Raises:
         InputError: there is no output of ours, or a sample is asked for and the texts are nowhere to be had.
@@ -78,37 +110,48 @@ def verify(config: JobConfig, sample: int, say: Say) -> Verification:
     shards = ledger.shards()
     manifest = ledger.manifest()
     receipts = ledger.receipts()
-    problems: list[str] = []
+    for notice in ledger.notices:
+        say(f"{notice}; the next run of kosbert-ray embed makes it again")
+    problems: list[Problem] = []
     if manifest is None:
-        problems.append("_SUCCESS: missing; the output is not complete, run the job again")
-    else:
-        named = {receipt.shard: receipt for receipt in manifest if receipt.shard}
-        receipts |= named
-        problems += [
-            f"{name}: missing, with {receipt.rows:,} rows of {receipt.file}"
-            for name, receipt in named.items()
-            if name not in shards
-        ]
-        problems += [f"{name}: not in the manifest: stale or a stranger" for name in shards if name not in named]
-
-    reader = _reader(config, job) if config.input.path else None
+        problems.append(
+            Problem("incomplete", "no _SUCCESS: the output is incomplete, or too many of its rows were rejected")
+        )
+    named = {receipt.shard: receipt for receipt in manifest or [] if receipt.shard}
+    receipts |= named
+    problems += [
+        Problem("broken", f"{name}: missing, with {receipt.rows:,} rows of {receipt.file}")
+        for name, receipt in named.items()
+        if name not in shards
+    ]
     large = sum(shards.values()) > LARGE_BYTES or config.ray.address is not None
     with _Workers(config, large, reader_threads(output)) as workers:
         checks = workers.map(lambda name: check_shard(output, name, promise, receipts.get(name)), list(shards))
-        problems += [f"{check.name}: {problem}" for check in checks for problem in check.problems]
+        for check in checks:
+            kind = "broken" if check.name in receipts or check.of_this_job else "foreign"
+            problems += [Problem(kind, f"{check.name}: {problem}") for problem in check.problems]
+            if manifest is not None and check.name not in named and not check.problems:
+                text = f"{check.name}: not in the manifest (stale, or of a run that did not end)"
+                problems.append(Problem("stale", text))
         own = [check.receipt for check in checks if check.receipt and not check.problems]
         without_shard = [receipt for receipt in manifest or [] if not receipt.shard]
-        problems += check_cover([*own, *without_shard])
+        gaps = check_cover([*own, *without_shard])
+        problems += [Problem("broken" if manifest is not None else "incomplete", gap) for gap in gaps]
         rejecting = [check.receipt for check in checks if check.receipt and check.receipt.rejected]
-        problems += [problem for problem in workers.map(lambda item: check_rejected(output, item), rejecting) if problem]
-        input_rows = None
-        if reader:
-            found, input_rows = _against_input(reader, checks, without_shard, promise.fingerprint, workers, say)
+        lost = workers.map(lambda item: check_rejected(output, item), rejecting)
+        problems += [Problem("broken", problem) for problem in lost if problem]
+        input_rows, reader = None, None
+        if config.input.path:
+            held = Committed()
+            for receipt in [*own, *without_shard]:
+                held.add(receipt)
+            reader = _reader(config, job, said, held, FileHashes(output, ledger.run))
+            found, input_rows = _against_input(reader, held, promise.fingerprint, workers, say)
             problems += found
     agreement = 1.0
     if sample and own:
-        found, agreement, sample = resample(job, output, own, promise.formats[0], reader, sample, say)
-        problems += found
+        wrong, agreement, sample = resample(job, output, own, promise.formats[0], reader, sample, seed, say)
+        problems += [Problem("broken", problem) for problem in wrong]
     return Verification(
         output=output.address,
         problems=tuple(dict.fromkeys(problems)),
@@ -158,55 +201,66 @@ class _Workers:
 # -- against the input ---------------------------------------------------------------------------------------------
 
 
-def _reader(config: JobConfig, job: JobConfig) -> Reading:
+def _reader(config: JobConfig, job: JobConfig, said: Mapping[str, Any], held: Committed, hashes: FileHashes) -> Reading:
     asked = job.model_copy(update={"input": job.input.model_copy(update={"path": config.input.path})})
     corpus, columns = open_corpus(asked, patient=True)
+    corpus = hashes.settle(corpus, held.versions()).corpus
     reader = fragment_reader(job, corpus.storage, columns)
-    return Reading(reader, tuple(fragments_of(job, corpus)), frozenset(file.name for file in corpus.files))
+    fragments = fragments_left(job, corpus, held, said.get("fingerprint", {}))
+    return Reading(reader, tuple(fragments), frozenset(file.name for file in corpus.files))
 
 
 def _against_input(
-    reading: Reading,
-    checks: Iterable[ShardCheck],
-    without_shard: list[Receipt],
-    fingerprint: str,
-    workers: _Workers,
-    say: Say,
-) -> tuple[list[str], int]:
-    """Problems, and the number of input rows: the input is cut and counted anew, slice by slice."""
+    reading: Reading, held: Committed, fingerprint: str, workers: _Workers, say: Say
+) -> tuple[list[Problem], int]:
+    """Problems, and the number of input rows: the input is cut and counted again, slice by slice."""
+    files = set(held.versions())
+    where = reading.reader.storage.address
+    if files and not files & reading.files:
+        return [Problem("input", f"{where}: none of the {len(files):,} files of this output is in it ({min(files)}, …)")], 0
     problems = []
     planned = {fragment.id for fragment in reading.fragments}
-    slices: dict[tuple[str, int], Receipt] = {}
     gone = set()
-    for receipt in [*(check.receipt for check in checks if check.receipt), *without_shard]:
-        slices[receipt.fragment, receipt.slice_index] = receipt
+    for receipt in held.all():
         if receipt.fragment not in planned and receipt.file in reading.files:
-            problems.append(f"{receipt.shard}: stale, of {receipt.file} as it was before it changed")
+            name = receipt.shard or receipt.file
+            problems.append(Problem("stale", f"{name}: stale, of {receipt.file} as it was before it changed"))
         elif receipt.fragment not in planned:
             gone.add(receipt.file)
     if gone:
         say(f"{len(gone):,} files are gone from the input (the first: {min(gone)}); their shards were not held against it")
-    counts = workers.map(lambda fragment: _count(reading.reader, fragment, fingerprint), reading.fragments)
-    rows = 0
-    for fragment, count in zip(reading.fragments, counts, strict=True):
+    older = [item for item in reading.fragments if held.complete(item.id) and not is_current(item.cut)]
+    if older:
+        names = sorted({item.file.name for item in older})
+        say(
+            f"{len(names):,} files were read by an earlier version (the first: {names[0]}); their slices are complete and "
+            "are not cut again"
+        )
+    rows = sum(
+        receipt.input_rows or receipt.rows + receipt.rejected for receipt in held.receipts(item.id for item in older)
+    )
+    counted = [item for item in reading.fragments if item not in set(older)]
+    counts = workers.map(lambda fragment: _count(reading.reader, fragment, fingerprint), counted)
+    for fragment, count in zip(counted, counts, strict=True):
         if isinstance(count, str):
-            problems.append(count)
+            problems.append(Problem("input", count))
             continue
         missing = 0
         for index, (expected, shard) in enumerate(count):
             rows += expected
-            there = slices.get((fragment.id, index))
+            there = held.by_fragment.get(fragment.id, {}).get(index)
             where = f"{fragment.file.name}, slice {fragment.index}-{index}"
             if there is None:
                 missing += 1
             elif there.input_rows != expected:
-                problems.append(f"{where}: of {there.input_rows:,} rows instead of the input's {expected:,}")
+                problems.append(
+                    Problem("broken", f"{where}: of {there.input_rows:,} rows instead of the input's {expected:,}")
+                )
             elif there.shard != shard:
-                problems.append(f"{there.shard}: should be called {shard}")
+                problems.append(Problem("broken", f"{there.shard}: should be called {shard}"))
         if missing:
-            problems.append(
-                f"{fragment.file.name}, fragment {fragment.index}: {missing:,} of {len(count):,} slices missing"
-            )
+            text = f"{fragment.file.name}, fragment {fragment.index}: {missing:,} of {len(count):,} slices missing"
+            problems.append(Problem("incomplete", text))
     return problems, rows
 
 

@@ -49,7 +49,7 @@ def _summary(report: Report) -> Iterator[tuple[str, str]]:
     yield "Tokens", f"{totals.tokens:,}; {totals.encoded_tokens:,} through the model"
     # Rows that were not encoded took the vector of the same text in their slice, or of the whole corpus.
     yield "Duplicates", f"{max(0, 1 - totals.distinct / max(1, totals.rows)):.1%} of the rows took another row's vector"
-    yield "Long texts", totals.long_texts()
+    yield "Long texts", totals.long_texts() or "none"
     ways = dict.fromkeys(
         f"{one.precision}, {one.attention} attention, on {one.device}" for one in receipts if one.precision
     )

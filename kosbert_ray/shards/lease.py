@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from kosbert_ray.errors import StorageError
 from kosbert_ray.storage import Storage, process_alive
@@ -21,7 +21,10 @@ EXPIRY_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Holder:
-    """A run that writes to the output. Times are Unix seconds by the clock of its host."""
+    """A run that writes to the output.
+
+    Times are Unix seconds: ``started`` by the clock of its host, ``heartbeat`` by the store's.
+    """
 
     run: str
     host: str
@@ -39,7 +42,7 @@ class Holder:
         """Whether it is still at work, as far as one can tell: by its process on this host, else by its heartbeat."""
         if self.host == socket.gethostname() and not process_alive(self.pid):
             return False
-        return time.time() - self.heartbeat < EXPIRY_SECONDS
+        return abs(time.time() - self.heartbeat) < EXPIRY_SECONDS
 
 
 def holders(storage: Storage) -> list[Holder]:
@@ -48,9 +51,12 @@ def holders(storage: Storage) -> list[Holder]:
 
 
 def _read(storage: Storage) -> Iterator[tuple[str, Holder]]:
+    """Every lease; its heartbeat is when the store says that it was written, which no host's clock can spoil."""
     for entry in storage.list(LEASES_FOLDER):
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError):  # just given up, or half of one
-            yield entry.name, Holder(**json.loads(storage.read(entry.name)))
+            holder = Holder(**json.loads(storage.read(entry.name)))
+            written = storage.modified(entry.name)
+            yield entry.name, holder if written is None else replace(holder, heartbeat=written)
 
 
 class Lease:

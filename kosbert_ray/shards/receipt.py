@@ -19,6 +19,7 @@ UNSTABLE = (
     "tokenize_seconds",
     "encode_seconds",
     "write_seconds",
+    "fingerprint",  # a footer has it beside the receipt's own fields
 )
 ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
@@ -55,6 +56,8 @@ class Receipt:
         computed_tokens: tokens in them, what they were padded with included.
         wait_seconds: how long the encoder had nothing to do before the slice.
         read_seconds, tokenize_seconds, encode_seconds, write_seconds: wall time of each stage.
+        fingerprint: digest of the job it belongs to; empty in receipts of 0.1.0.
+        cut: the reader's version and limits that its fragment was cut by; empty for 0.1.0's.
     """
 
     shard: str
@@ -88,10 +91,15 @@ class Receipt:
     tokenize_seconds: float = 0.0
     encode_seconds: float = 0.0
     write_seconds: float = 0.0
+    fingerprint: str = ""
+    cut: str = ""
 
     def footer(self) -> dict[str, Any]:
         """The part that is the same whenever and wherever the slice is done on such hardware."""
-        return {name: value for name, value in asdict(self).items() if name not in UNSTABLE}
+        said = {name: value for name, value in asdict(self).items() if name not in UNSTABLE}
+        if not self.cut:  # the footers of 0.1.0 do not have it
+            del said["cut"]
+        return said
 
     @staticmethod
     def from_footer(footer: dict[str, Any], output_bytes: int) -> Receipt:

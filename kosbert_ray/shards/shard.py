@@ -141,6 +141,17 @@ def read_metadata(storage: Storage, name: str) -> dict[str, Any] | None:
         return None
 
 
+def read_schema(storage: Storage, name: str) -> pa.Schema | None:
+    """The columns of a shard as Parquet gives them back; None if it is not a shard of ours or cannot be read."""
+    try:
+        with storage.open(name) as file:
+            metadata = pq.read_metadata(file)
+            footer_of(metadata)
+            return metadata.schema.to_arrow_schema().remove_metadata()
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
+
+
 def footer_of(metadata: pq.FileMetaData) -> dict[str, Any]:
     """What a Parquet footer says of the slice; raises KeyError or ValueError where it says nothing of ours."""
     return dict(json.loads((metadata.metadata or {})[METADATA_KEY]))

@@ -18,6 +18,7 @@ from kosbert_ray.storage import Storage
 
 NORM_TOLERANCE = {"float32": 1e-3, "float16": 5e-3}
 BATCH_ROWS = 4096
+PARQUET_TYPES = {"<element: ": "<item: ", "timestamp[s": "timestamp[ms", "date64[ms]": "timestamp[ms]"}
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,16 @@ class Promise:
 
 @dataclass(frozen=True)
 class ShardCheck:
-    """What was found: the shard's own account of itself (None if it has none), and what is wrong with it."""
+    """What was found: the shard's own account of itself (None if it has none), and what is wrong with it.
+
+    ``of_this_job``: whether its footer names the job, be the rest broken.
+    """
 
     name: str
     size: int
     receipt: Receipt | None
     problems: tuple[str, ...] = field(default=())
+    of_this_job: bool = False
 
 
 def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt | None) -> ShardCheck:
@@ -75,7 +80,8 @@ def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt 
         return ShardCheck(name, len(content), None, (f"no whole Parquet file of ours ({first_line(error)})",))
     problems = []
     own: Receipt | None = None
-    if said.pop("fingerprint", None) != promise.fingerprint:
+    of_this_job = said.pop("fingerprint", None) == promise.fingerprint
+    if not of_this_job:
         problems.append("made by another job (its fingerprint is not job.json's)")
     try:
         own = Receipt.from_footer(said, len(content))
@@ -85,7 +91,7 @@ def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt 
         if own.shard != name:
             problems.append(f"holds another shard's content, that of {own.shard}")
         if receipt and receipt.footer() != own.footer():
-            fields = [key for key, value in own.footer().items() if receipt.footer()[key] != value]
+            fields = [key for key, value in own.footer().items() if receipt.footer().get(key) != value]
             problems.append(f"its footer is not its receipt's ({', '.join(fields)} differ)")
     if (file.metadata.metadata or {}).get(VECTORS_KEY) != described(promise.formats):
         problems.append("its footer says otherwise than job.json how vectors are stored")
@@ -98,12 +104,20 @@ def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt 
             problems += _check_rows(file, own, promise)
         except (pa.ArrowException, OSError, ValueError) as error:
             problems.append(f"its pages are damaged ({first_line(error)})")
-    return ShardCheck(name, len(content), own, tuple(problems))
+    return ShardCheck(name, len(content), own, tuple(problems), of_this_job)
 
 
 def _columns(described: Iterable[str]) -> list[str]:
-    """Names and types; Parquet calls "element" what Arrow calls the "item" of a list."""
-    return [column.replace("<element: ", "<item: ") for column in described]
+    """Names and types as Parquet gives them back.
+
+    It calls "element" what Arrow calls the "item" of a list, and has neither seconds nor date64, which 0.1.0 noted.
+    """
+    found = []
+    for column in described:
+        for ours, parquets in PARQUET_TYPES.items():
+            column = column.replace(ours, parquets)
+        found.append(column)
+    return found
 
 
 def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Iterable[str]:

@@ -11,13 +11,16 @@ import errno
 from collections.abc import Iterator
 
 from kosbert_ray.errors import StorageError, first_line
+from kosbert_ray.storage.options import is_url
 
 # aiohttp and botocore below s3fs, azure below adlfs, gcsfs itself, httpx below the client of the Hugging Face hub.
-CLIENT_MODULES = ("botocore", "aiobotocore", "aiohttp", "azure", "gcsfs", "huggingface_hub", "httpx")
+CLIENT_MODULES = ("botocore", "aiobotocore", "aiohttp", "azure", "gcsfs", "huggingface_hub", "httpx", "httpx2")
 # Credentials that were good and may be good again once they are renewed; a wrong secret is told at once. "400" is all that
 # the answer to a HEAD request says of an expired token: it has no body.
 EXPIRED = ("400", "ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidAccessKeyId")
 BUSY = ("SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "RequestLimitExceeded")
+
+NOT_DONE = (405, 412, 501)  # what the store does not support, or a condition that does not hold
 
 
 class CutShort(OSError):
@@ -33,7 +36,8 @@ def storage_errors(address: str) -> Iterator[None]:
         what = "bucket" if is_bucket_missing(error) else "file or folder"
         raise StorageError(f"{address}: no such {what}") from error
     except PermissionError as error:
-        raise StorageError(f"{address}: permission denied ({first_line(error)}); check the credentials") from error
+        hint = "check the credentials" if is_url(address) else "check the rights"
+        raise StorageError(f"{address}: permission denied ({first_line(error)}); {hint}") from error
     except OSError as error:
         hint = "; free some space and run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise StorageError(f"{address}: {error.strerror or first_line(error)}{hint}") from error
@@ -62,11 +66,19 @@ def is_passing(error: BaseException) -> bool:
     """
     if is_expired(error) or isinstance(error, CutShort | TimeoutError | ConnectionError):
         return True
+    if is_refused(error):
+        return False
     answer = _answer(error)
     if answer:
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return bool(status >= 500 or status == 429 or _code(error) in BUSY)
     return type(error).__module__.partition(".")[0] in CLIENT_MODULES
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the store cannot do what was asked, and never will: no answer of a later try is another."""
+    status = _answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status in NOT_DONE or _code(error) in ("NotImplemented", "MissingContentMD5", "PreconditionFailed")
 
 
 def _answer(error: BaseException) -> dict[str, dict[str, int]]:

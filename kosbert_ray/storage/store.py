@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -11,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -18,7 +20,14 @@ from typing import IO, Any, TypeVar, cast
 import fsspec
 
 from kosbert_ray.errors import StorageError, first_line
-from kosbert_ray.storage.failures import CutShort, is_bucket_missing, is_expired, is_passing, storage_errors
+from kosbert_ray.storage.failures import (
+    CutShort,
+    is_bucket_missing,
+    is_expired,
+    is_passing,
+    is_refused,
+    storage_errors,
+)
 from kosbert_ray.storage.options import StorageOptions, is_url
 
 TMP_FOLDER = "_kosbert/tmp"
@@ -27,6 +36,7 @@ STALE_TMP_SECONDS = 600  # a temporary file this old, from another host, has no 
 EXTRAS = {"az": "az", "abfs": "az", "gs": "gs", "gcs": "gs"}
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 # What an operation is waiting for is logged here, so that whoever runs it can show it.
 log = logging.getLogger(__name__)
@@ -72,6 +82,12 @@ class Storage:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Storage, (self.address, self.options))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Storage) and (self.address, self.options) == (other.address, other.options)
+
+    def __hash__(self) -> int:
+        return hash((self.address, self.options))
 
     def patient(self, retry_seconds: float) -> Storage:
         """The same folder, for one who goes on trying that long when the store fails."""
@@ -226,30 +242,96 @@ class Storage:
     def create(self, name: str, content: bytes) -> bool:
         """Writes ``content`` only if ``name`` does not exist yet: True if we were the one, False if it was there.
 
-        On S3 by ``If-None-Match: *``, on disk by ``link(2)``, which fails where the name is taken.
+        On S3 by ``If-None-Match: *``, on disk by ``link(2)``, which fails where the name is taken. A store that refuses
+        conditional writes is looked at first and then written to; one that ignores the condition replaces what is there.
+        So the caller of two that may race reads back what it has created.
         """
         create = self._create_remote if self.remote else self._create_on_disk
         return self._insist(name, lambda: create(name, content))
 
     def _create_on_disk(self, name: str, content: bytes) -> bool:
+        path = self.path(name)
         try:
             with self._temporary(name, content) as tmp:
-                os.link(tmp, self.path(name))
+                try:
+                    os.link(tmp, path)
+                except OSError as error:
+                    if error.errno not in NO_LINKS:
+                        raise
+                    # exFAT, SMB and FUSE mounts have no hard links: claim the name first, then fill it.
+                    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+                    os.replace(tmp, path)
         except FileExistsError:
             return False
         return True
 
     def _create_remote(self, name: str, content: bytes) -> bool:
+        path = self.path(name)
         try:
-            self.fs.pipe_file(self.path(name), content, mode="create")
+            self.fs.pipe_file(path, content, mode="create")
         except FileExistsError:
             return False
-        except OSError:
+        except OSError as error:
             # s3fs reports the refused condition as EINVAL; only a look tells it from another failure.
-            if self.fs.exists(self.path(name)):
+            if self.fs.exists(path):
                 return False
-            raise
+            if isinstance(error, PermissionError | FileNotFoundError) or (is_passing(error) and not is_refused(error)):
+                raise
+            log.warning(
+                "%s: the store refuses conditional writes; two runs that start at once may both claim it", self.address
+            )
+            self.fs.pipe_file(path, content)
         return True
+
+    def replace(self, name: str, content: bytes, expected: bytes) -> bool:
+        """Replaces ``name`` if it holds ``expected``: on S3 by ``If-Match``, elsewhere by a look before the write.
+
+        Returns:
+            Whether it was replaced.
+        """
+        if self.remote and not self._insist(name, lambda: self._replace_remote(name, content, expected)):
+            return False
+        if not self.remote:
+            try:
+                if self.read(name) != expected:
+                    return False
+            except FileNotFoundError:
+                return False
+            self.write_atomic(name, content)
+        return True
+
+    def _replace_remote(self, name: str, content: bytes, expected: bytes) -> bool:
+        path = self.path(name)
+        try:
+            etag = str(self.fs.info(path).get("ETag", ""))
+            if bytes(self.fs.cat_file(path)) != expected:
+                return False
+        except FileNotFoundError:
+            return False
+        try:
+            self.fs.pipe_file(path, content, **({"IfMatch": etag} if etag and self._speaks_s3 else {}))
+        except OSError as error:
+            if isinstance(error, PermissionError) or (is_passing(error) and not is_refused(error)):
+                raise
+            if bytes(self.fs.cat_file(path)) != expected:
+                return False
+            self.fs.pipe_file(path, content)
+        return True
+
+    @property
+    def _speaks_s3(self) -> bool:
+        return self.address.startswith(("s3://", "s3a://"))
+
+    def modified(self, name: str) -> float | None:
+        """When a file was last written, in Unix seconds by the store's own clock; None if that cannot be told."""
+        try:
+            info = self._insist(name, lambda: self.fs.info(self.path(name)))
+        except StorageError:
+            return None
+        when: Any = next((value for key in ("LastModified", "last_modified", "mtime") if (value := info.get(key))), None)
+        if isinstance(when, datetime):
+            return when.timestamp()
+        return float(when) if isinstance(when, int | float) else None
 
     def delete(self, names: Sequence[str]) -> None:
         """Removes files; one that is already gone is no error."""
@@ -263,7 +345,13 @@ class Storage:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path(name), recursive=True)
 
-        self._insist(name, remove)
+        try:
+            self._insist(name, remove)
+        except StorageError as error:
+            if not self.remote or isinstance(error.__cause__, PermissionError):
+                raise
+            # Some stores take no request that deletes many at once.
+            self.delete([entry.name for entry in self.list(name, recursive=True)])
 
     def delete_empty(self, name: str) -> None:
         """Removes a folder and those above it, the root included, as far as they are empty; a store has none."""
