@@ -6,10 +6,12 @@ import json
 
 import pyarrow as pa
 import pytest
+import yaml
 
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job.config import load_config
 from kosbert_ray.job.stored import resumed, schema_entry, settled_types, stored_config, taken
+from kosbert_ray.job.submission import JOB_FILE, ClusterJob
 from kosbert_ray.storage import Storage
 
 
@@ -70,3 +72,15 @@ def test_types_of_the_kept_columns_survive_job_json(tmp_path) -> None:
     entry = json.loads(json.dumps(schema_entry(keep)))
     assert settled_types(entry, Storage(str(tmp_path)), {}) == keep
     assert settled_types({}, Storage(str(tmp_path)), {}) is None
+
+
+def test_a_submitted_job_file_holds_what_was_said_and_no_defaults(tmp_path) -> None:
+    config = load_config(None, ["input.path=/a", "output.path=/b", "encoder.precision=bf16", "storage.retries=3"])
+    ClusterJob.of(config).write(tmp_path)
+    sent = yaml.safe_load((tmp_path / JOB_FILE).read_text("utf-8"))
+    assert sent == {
+        "input": {"path": "/a"},
+        "output": {"path": "/b"},
+        "encoder": {"precision": "bf16"},
+        "storage": {"retries": 3},
+    }

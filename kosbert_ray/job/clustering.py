@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,14 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class Run:
+    """Which clustering a file belongs to: its run, and the digest of the output's job. Stands in each file's footer."""
+
+    run: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Clustering:
     """What came of it: the clusters, largest first, how many rows are in one, and where it is written."""
 
@@ -83,7 +92,8 @@ def cluster(
     """Groups the rows of ``config.output.path`` and writes ``_clusters/`` into it.
 
     ``_clusters/<shard>`` has, row by row as in the shard, its kept columns, ``cluster`` (int32) and ``distance`` (float32),
-    null for rows in none; ``_clusters/_clusters.parquet`` a row for each cluster.
+    null for rows in none; ``_clusters/_clusters.parquet`` a row for each cluster. That one is written last: without it the
+    clustering was interrupted.
 
     Args:
         config: ``output.path`` says where.
@@ -116,15 +126,17 @@ def cluster(
         column = None
     label = _by_threshold(shards, threshold, say) if threshold is not None else _by_kmeans(shards, clusters, seed, say)
     central = _Central()
+    # An older clustering goes first: labels of two must not stand side by side, whenever this one is killed.
+    storage.delete([SUMMARY])
+    storage.delete([entry.name for entry in storage.list(FOLDER)])
+    run = Run(ledger.run, str(said["sha256"]))
     for index, name in enumerate(shards.names):
         vectors, places = shards.read(name)
         labels, distances = label(index, vectors)
-        _write_labels(storage, name, list(kept), labels, distances, places)
+        _write_labels(storage, name, list(kept), labels, distances, places, run)
         central.add(labels, distances, index, places)
     found = _describe(storage, shards.names, central, column)
-    _write_summary(storage, found)
-    written = {SUMMARY, *(f"{FOLDER}/{name}" for name in shards.names)}
-    storage.delete([entry.name for entry in storage.list(FOLDER) if entry.name not in written])
+    _write_summary(storage, found, run)
     return Clustering(storage.url(FOLDER), found, sum(one.rows for one in found), time.monotonic() - started)
 
 
@@ -238,6 +250,7 @@ def _write_labels(
     labels: npt.NDArray[np.int32],
     distances: Vectors,
     rows: npt.NDArray[np.int64],
+    run: Run,
 ) -> None:
     """A file row by row as the shard; rows without a vector, and those in no cluster, have nulls."""
     with storage.open(name) as file:
@@ -249,10 +262,10 @@ def _write_labels(
     all_labels, all_distances = np.zeros(total, np.int32), np.zeros(total, np.float32)
     all_labels[rows], all_distances[rows] = labels, distances
     table = table.append_column("cluster", pa.array(all_labels, mask=~has))
-    _write(storage, f"{FOLDER}/{name}", table.append_column("distance", pa.array(all_distances, mask=~has)))
+    _write(storage, f"{FOLDER}/{name}", table.append_column("distance", pa.array(all_distances, mask=~has)), run)
 
 
-def _write_summary(storage: Storage, clusters: list[Cluster]) -> None:
+def _write_summary(storage: Storage, clusters: list[Cluster], run: Run) -> None:
     table = pa.table(
         {
             "cluster": pa.array([one.number for one in clusters], pa.int32()),
@@ -262,10 +275,11 @@ def _write_summary(storage: Storage, clusters: list[Cluster]) -> None:
             "texts": pa.array([one.texts for one in clusters], pa.list_(pa.string())),
         }
     )
-    _write(storage, SUMMARY, table)
+    _write(storage, SUMMARY, table, run)
 
 
-def _write(storage: Storage, name: str, table: pa.Table) -> None:
+def _write(storage: Storage, name: str, table: pa.Table, run: Run) -> None:
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
+    metadata = {b"kosbert_ray.clustering": json.dumps(asdict(run)).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
     storage.write_atomic(name, sink.getvalue())

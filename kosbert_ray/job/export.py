@@ -49,6 +49,7 @@ class _Source:
     columns: tuple[str, ...]
     formats: tuple[EmbeddingFormat, ...]
     model: str
+    sha256: str
 
 
 def export(config: JobConfig, address: str, kind: Kind, column: str | None, say: Callable[[str], None]) -> Export:
@@ -76,7 +77,7 @@ def export(config: JobConfig, address: str, kind: Kind, column: str | None, say:
         if not formats:
             raise InputError(f"--column {column}: its columns of vectors are {', '.join(job.output.columns())}")
     names = tuple(sorted(receipt.shard for receipt in manifest if receipt.shard))
-    source = _Source(storage, names, job.columns(), formats, job.model.name)
+    source = _Source(storage, names, job.columns(), formats, job.model.name, str(said["sha256"]))
     if f"{storage.address}/".startswith(f"{Storage(address, storage.options).address}/"):
         raise UsageError(f"{address}: holds the output itself; choose another place")
     return _npy(source, Storage(address, storage.options)) if kind == "npy" else _lance(source, address, say)
@@ -89,9 +90,17 @@ def _npy(source: _Source, target: Storage) -> Export:
     source = replace(source, formats=source.formats[:1])
     sidecar = _sidecar(source)
     before = _json(target, SIDECAR)
-    if before and {**before, "shards": None} != {**sidecar, "shards": None}:
-        raise UsageError(f"{target.url(SIDECAR)}: another export is there; choose another folder or delete it")
     there = {entry.name for folder in (VECTORS, METADATA) for entry in target.list(folder)}
+    own = {file for name in source.names for file in _names(name)}
+    strange = {
+        key: value for key, value in before.items() if key not in ("shards", "complete") and sidecar.get(key) != value
+    }
+    if strange or (there - own and not before):
+        what = f"{min(strange)} {strange[min(strange)]}" if strange else f"{min(there - own)}, of no export of this output"
+        raise UsageError(f"{target.address}: another export is there ({what}); choose another folder or delete it")
+    # From here to its end an export is not complete, and holds files of this state of the output only.
+    target.write_atomic(SIDECAR, _json_bytes(sidecar | {"complete": False}))
+    target.delete(sorted(there - own))
 
     def write(name: str) -> tuple[int, bool]:
         vectors, metadata = _names(name)
@@ -105,9 +114,7 @@ def _npy(source: _Source, target: Storage) -> Export:
 
     with ThreadPoolExecutor(reader_threads(source.storage)) as pool:
         done = list(pool.map(write, source.names))
-    target.write_atomic(SIDECAR, json.dumps(sidecar, ensure_ascii=False, indent=2).encode())
-    stale = {*before.get("shards", ())} - {*source.names}
-    target.delete([file for name in stale for file in _names(name)])
+    target.write_atomic(SIDECAR, _json_bytes(sidecar | {"complete": True}))
     return Export(target.address, sum(rows for rows, _ in done), sum(kept for _, kept in done))
 
 
@@ -118,7 +125,12 @@ def _names(shard: str) -> tuple[str, str]:
 
 def _sidecar(source: _Source) -> dict[str, Any]:
     described = json.loads(json.dumps(source.formats[0].described()))
-    return {"output": source.storage.address, "model": source.model, **described, "shards": list(source.names)}
+    job = {"output": source.storage.address, "sha256": source.sha256, "model": source.model}
+    return {**job, **described, "shards": list(source.names)}
+
+
+def _json_bytes(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, indent=2).encode()
 
 
 def _json(storage: Storage, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+import xxhash
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kosbert_ray.encoder.source import filled_once
@@ -28,7 +30,9 @@ from kosbert_ray.storage import Storage
 
 DIGEST_BYTES = 16
 HASH = "hash"
-VECTORS_FILE = "vectors.float32"
+VECTORS_FILE, DIGEST_FILE = "vectors.float32", "vectors.xxh128"
+BLOCK_BYTES = 4 * 2**20
+FILLS = 3  # tries, while other processes of the node fill and check the same file
 
 UInt64 = npt.NDArray[np.uint64]
 Int64 = npt.NDArray[np.int64]
@@ -93,21 +97,26 @@ class KnownVectors:
 
     @property
     def folder(self) -> Path:
-        """Their place on a node."""
-        return Path(tempfile.gettempdir()) / f"kosbert-ray-known-{self.key}"
+        """Their place on a node, each user's own: others may write to the shared temporary folder, too."""
+        return Path(tempfile.gettempdir()) / f"kosbert-ray-{os.getuid()}-known-{self.key}"
 
     def open(self) -> npt.NDArray[np.float32]:
         """float32 ``[count, dimension]``, mapped from this node's file, which the first to ask for it fills.
+
+        A file that is not what was written (a power loss may cut it) is made again.
 
         Raises:
             InputError: the file cannot be made here.
         """
         try:
-            if not self.folder.is_dir():
-                with filled_once(self.folder) as partial, open(partial / VECTORS_FILE, "wb") as file:
-                    for name in self.shards:
-                        self._append(name, file)
-            return np.memmap(self.folder / VECTORS_FILE, np.float32, "r", shape=(self.count, self.format.dimension))
+            for _ in range(FILLS):
+                if not self.folder.is_dir():
+                    self._fill()
+                if self._is_whole():
+                    shape = (self.count, self.format.dimension)
+                    return np.memmap(self.folder / VECTORS_FILE, np.float32, "r", shape=shape)
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise OSError("it does not stay as it was written")
         except OSError as error:
             needed = self.count * self.format.dimension * 4 / 2**30
             raise InputError(
@@ -115,11 +124,36 @@ class KnownVectors:
                 f"({error.strerror or error}); make room or set dedup=slice"
             ) from error
 
-    def _append(self, name: str, file: IO[bytes]) -> None:
+    def _fill(self) -> None:
+        with filled_once(self.folder) as partial:
+            digest = xxhash.xxh3_128()
+            with open(partial / VECTORS_FILE, "wb") as file:
+                for name in self.shards:
+                    self._append(name, file, digest)
+            (partial / DIGEST_FILE).write_text(digest.hexdigest())
+
+    def _is_whole(self) -> bool:
+        """Whether the node's file is this user's and holds what was written."""
+        try:
+            info = (self.folder / VECTORS_FILE).stat()
+            said = (self.folder / DIGEST_FILE).read_text()
+        except OSError:
+            return False
+        if info.st_uid != os.getuid() or info.st_size != self.count * self.format.dimension * 4:
+            return False
+        digest = xxhash.xxh3_128()
+        with open(self.folder / VECTORS_FILE, "rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest() == said
+
+    def _append(self, name: str, file: IO[bytes], digest: Any) -> None:
         with self.storage.open(name) as handle:
             for batch in pq.ParquetFile(handle).iter_batches(columns=[self.format.column]):
                 vectors, _ = self.format.matrix(batch.column(0))
-                file.write(np.ascontiguousarray(vectors, np.float32).data)
+                content = np.ascontiguousarray(vectors, np.float32).data
+                digest.update(content)
+                file.write(content)
 
     def remove(self) -> None:
         """Deletes every node's copy; a node that does not answer keeps its own."""

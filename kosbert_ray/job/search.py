@@ -61,8 +61,8 @@ def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Si
     if not names:
         raise InputError(f"{output.url()}: no shards in it yet")
     if not ledger.success():
-        rows = sum(receipt.rows for receipt in receipts)
-        say(f"warning: {output.url()} is not complete: only the {rows:,} rows committed so far are searched")
+        committed = sum(receipt.rows for receipt in receipts)
+        say(f"warning: {output.url()} is not complete: only the {committed:,} rows committed so far are searched")
     encoder = Encoder.load(model_source(job), encoder_options(job), spec_options(job))
     vectors = encoder.encode(list(queries))
     format = EmbeddingFormat.of(said["fingerprint"])

@@ -72,18 +72,19 @@ class ClusterJob:
                 raise UsageError(
                     f"{section}.path: say where (kosbert-ray submit INPUT OUTPUT, or {section}.path in the job file)"
                 )
-        model = config.model.name
-        whole = {
-            "input": config.input.model_copy(update={"path": _whole(config.input.path)}),
-            "output": config.output.model_copy(update={"path": _whole(config.output.path)}),
-            "model": config.model.model_copy(update={"name": _whole(model) if Path(model).is_dir() else model}),
-        }
+        whole: dict[str, Any] = {}
+        for section, key in (("input", "path"), ("output", "path"), ("model", "name")):
+            options = getattr(config, section)
+            value = getattr(options, key)
+            if key in options.model_fields_set and (section != "model" or Path(value).is_dir()):
+                whole[section] = options.model_copy(update={key: _whole(value)})
         return ClusterJob(config.model_copy(update=whole), tuple(command))
 
     @property
     def name(self) -> str:
         """What all its submissions begin with: ``kosbert-ray-`` and 12 hex digits."""
-        identity = [self.command, self.config.model_dump(mode="json", include=set(IDENTITY))]
+        said = self.config.model_dump(mode="json", include=set(IDENTITY), exclude_unset=True)
+        identity = [self.command, said]
         return f"kosbert-ray-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
 
     @property
@@ -92,8 +93,11 @@ class ClusterJob:
         return shlex.join(["python", "-m", "kosbert_ray.cli", *self.command, "--config", JOB_FILE])
 
     def write(self, folder: Path) -> None:
-        """Puts the job file into the folder that the command is run in."""
-        job = self.config.model_dump(mode="json", exclude={"storage": set(SECRETS), "ray": True})
+        """Puts the job file into the folder that the command is run in: what was said, and no defaults.
+
+        A default would count as said there, and could contradict the job of an output that another version has made.
+        """
+        job = self.config.model_dump(mode="json", exclude={"storage": set(SECRETS), "ray": True}, exclude_unset=True)
         (folder / JOB_FILE).write_text(yaml.safe_dump(job, allow_unicode=True), "utf-8")
 
 
