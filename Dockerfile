@@ -11,7 +11,7 @@ RUN apt-get update \
     && useradd --uid 1000 --create-home ray
 
 WORKDIR /opt/kosbert-ray
-COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY pyproject.toml README.md LICENSE NOTICE constraints.txt ./
 COPY kosbert_ray kosbert_ray
 RUN case "$TARGET" in \
         cuda) pip install --no-cache-dir -c constraints.txt . ;; \

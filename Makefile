@@ -1,12 +1,11 @@
-# On a machine with python3 (3.10+) and make: `make demo` shows what it does, `make test` runs the tests.
+# On a machine with python3 (3.11+) and make: `make demo` shows what it does, `make test` runs the tests.
 PYTHON ?= python3
 VENV := .venv
 MITMPROXY := .venv-mitmproxy
 AIRFLOW := .venv-airflow
 AUDIT := .venv-audit
 BIN := $(VENV)/bin
-# transformers, numpy and pandas have left Python 3.10: it has pins of its own.
-PINS := $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if sys.version_info < (3, 11) else "constraints.txt")')
+PINS := constraints.txt
 
 .PHONY: bench demo test test-slow test-faults test-airflow audit lint format constraints clean
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from kosbert_ray.job.lifecycle import Summary
 
 __version__ = "0.1.0"
 
 
-def embed(input: str, output: str, /, *, model: str | None = None, **options: Any) -> Summary:
-    """``kosbert-ray embed`` from Python, a notebook for one: progress on standard error, or below the cell.
+def embed(
+    input: str | PathLike[str], output: str | PathLike[str], /, *, model: str | None = None, **options: Any
+) -> Summary:
+    """``kosbert-ray embed`` from Python, a notebook for example: progress on standard error, or below the cell.
+
+    A Ray that is initialized is used and left running. Streams, signal handlers, logging, environment and Ray Data's
+    settings are the caller's again afterwards.
 
     Args:
         input: file, folder, glob or URL.
@@ -26,11 +33,11 @@ def embed(input: str, output: str, /, *, model: str | None = None, **options: An
         KosbertError: as the command does, the message being its error line. What was committed stays.
     """
     # Imported late: the package itself is to load at once.
-    from kosbert_ray.cli.common import say, speak
+    from kosbert_ray.cli.common import say, speaking
     from kosbert_ray.job.config import load_config
     from kosbert_ray.job.lifecycle import embed as run
 
     given = {"input.path": input, "output.path": output} | ({"model.name": model} if model else {})
     config = load_config(options, [], given)
-    speak(config.log_format)
-    return run(config, say)
+    with speaking(config.log_format):
+        return run(config, say)

@@ -36,7 +36,7 @@ def reader(s3, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     folder = tmp_path_factory.mktemp("reader")
     for name in ("kosbert_ray", "jobs", "configs", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "constraints-3.10.txt"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder)
     (folder / "corpus").mkdir()
     rows = [json.dumps({"id": number, "text": text}) for number, text in enumerate(everyday()[:60])]

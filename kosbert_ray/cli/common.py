@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def say(line: str, **fields: Any) -> None:
         _put(f"kosbert-ray: {line}")
         return
     level = next((level for start, level in LEVELS.items() if line.startswith(start)), "info")
-    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
     _put(json.dumps({"time": now, "level": level, "message": line, **fields}, ensure_ascii=False))
 
 
@@ -53,6 +53,17 @@ def speak(log_format: str) -> None:
     """From now on lines are "text" or "json"."""
     global _json
     _json = log_format == "json"
+
+
+@contextlib.contextmanager
+def speaking(log_format: str) -> Iterator[None]:
+    """Lines are "text" or "json" until the block ends."""
+    before = "json" if _json else "text"
+    speak(log_format)
+    try:
+        yield
+    finally:
+        speak(before)
 
 
 @contextlib.contextmanager

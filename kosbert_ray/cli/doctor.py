@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli import embed
+from kosbert_ray.cli import embed, submit
 from kosbert_ray.cli.common import Commands
 
 
@@ -16,11 +16,16 @@ def add(commands: Commands) -> None:
         description="Tries each thing that the job would need, and says what is wrong. Fails if anything is.",
     )
     embed.add_options(parser)
+    parser.add_argument(
+        "--address", metavar="URL", help="look at a cluster and a node of each kind, by its job API: http://HEAD:8265"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     config = embed.config_of(arguments)
+    if arguments.address:
+        return submit.follow(arguments.address, config, ("doctor",))
     from kosbert_ray.job.doctor import examine
 
     well = True

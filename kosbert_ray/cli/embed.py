@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from typing import TYPE_CHECKING
 
 from kosbert_ray.cli.common import Commands, add_config, given, job_config, say, speak, without_core_noise
@@ -90,7 +91,8 @@ def _run(arguments: argparse.Namespace) -> int:
         for line in preview(config, say).lines():
             print(line)
         return 0
-    with without_core_noise():
+    # Standard output is for the result: Ray prints some of its troubles there.
+    with without_core_noise(), contextlib.redirect_stdout(sys.stderr):
         summary = embed(config, say)
     totals, new = summary.totals, summary.new
     if new.slices:

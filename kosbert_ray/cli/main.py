@@ -1,6 +1,6 @@
 """The ``kosbert-ray`` command: parses arguments, prints results, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 done but with more rejected rows than ``max_rejected`` allows, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 usage, 3 more rows rejected than ``max_rejected`` allows, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import io
 import os
 import signal
 import sys
+import tempfile
 import threading
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -37,7 +40,7 @@ from kosbert_ray.cli import (
 )
 from kosbert_ray.cli.common import EXIT_INTERRUPTED, say
 from kosbert_ray.cli.examples import add_examples
-from kosbert_ray.errors import KosbertError
+from kosbert_ray.errors import KosbertError, described
 
 COMMANDS = (
     *(embed, plan, submit, status, report, ls, search, cluster, verify, diff, promote, export),
@@ -52,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
+    _use_token()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal in EUC-KR has no emoji
+            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
         return int(arguments.run(arguments))
     except KosbertError as error:
@@ -63,6 +70,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        return _unforeseen(error, arguments.debug)
+
+
+def _unforeseen(error: Exception, debug: bool) -> int:
+    """One line for an error that is not ours; its traceback goes to a file, or into the log where no person looks on."""
+    lines = traceback.format_exc()
+    if debug or not sys.stderr.isatty():
+        for line in lines.rstrip().splitlines():
+            say(line)
+        where = "the lines above"
+    else:
+        with tempfile.NamedTemporaryFile("w", prefix="kosbert-ray-", suffix=".log", delete=False, encoding="utf-8") as file:
+            file.write(lines)
+        where = file.name
+    say(
+        f"error: {described(error)}; this is a fault of kosbert-ray, please report it with {where}. What is committed "
+        "stays; run the same command again"
+    )
+    return 1
+
+
+def _use_token() -> None:
+    """Ray's clusters ask for a token where one was made, and Ray's client sends it only if it is told to."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.join(os.path.expanduser("~"), ".ray", "auth_token")
+    if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(path)):
+        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def _interrupt(_number: int, _frame: Any) -> NoReturn:
@@ -103,4 +137,5 @@ def _parser() -> argparse.ArgumentParser:
     add_examples(parser, "")
     for name, command_parser in commands.choices.items():
         add_examples(command_parser, name)
+        command_parser.add_argument("--debug", action="store_true", help="print the traceback of an unforeseen error")
     return parser

@@ -6,12 +6,14 @@ import argparse
 import asyncio
 import contextlib
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kosbert_ray.cli import embed
 from kosbert_ray.cli.common import EXIT_INTERRUPTED, Commands, say
 
 if TYPE_CHECKING:
+    from kosbert_ray.job.config import JobConfig
     from kosbert_ray.job.submission import Submissions
 
 
@@ -66,6 +68,16 @@ def _run(arguments: argparse.Namespace) -> int:
     if code:
         say(f"error: {described(ended)}")
     return code
+
+
+def follow(address: str, config: JobConfig, command: Sequence[str]) -> int:
+    """Runs a command of kosbert-ray on a cluster, prints what it prints, and gives its exit code."""
+    from kosbert_ray.job.submission import ClusterJob, Submissions, exit_code_of
+
+    submissions = Submissions(address)
+    submission, _ = submissions.submit(ClusterJob.of(config, command), say, send_package=True)
+    asyncio.run(_print_log(submissions, submission))
+    return exit_code_of(submissions.details(submission))
 
 
 async def _print_log(submissions: Submissions, submission: str) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from ray.data import DataContext
 
 from kosbert_ray.corpus.plan import Limits
 from kosbert_ray.encoder.options import EncoderOptions, usable_cores
-from kosbert_ray.errors import JobFailed, first_line
+from kosbert_ray.errors import JobFailed, UsageError, first_line
 from kosbert_ray.job.config import EncoderConfig, RayConfig
 
 # Reading, tokenising and writing a slice take a few percent of the time of encoding it on a CPU. A local Ray is told of
@@ -25,6 +26,8 @@ from kosbert_ray.job.config import EncoderConfig, RayConfig
 LOCAL_TASK_CORES = 2
 NODE_SPARE_CORES = 1
 CONNECT_SECONDS = 10.0
+VERSION_LINES = 8  # of Ray's message on a version mismatch
+LOG_LEVELS = {"ray": logging.ERROR, "ray.data": logging.CRITICAL}
 ENCODERS_PER_NODE = 8
 BYTES_PER_ENCODER = 64 * 2**10
 WHOLE_SLICES_OF_A_GPU = 4  # of the default size and 768 numbers a row: 200 MB of vectors
@@ -57,62 +60,128 @@ class EncoderPool:
         return replace(options, device="cuda" if self.gpus else options.device, threads=self.threads)
 
 
-def start(config: RayConfig) -> bool:
-    """Joins the cluster at ``ray.address`` or ``RAY_ADDRESS``, or starts a local one that dies with this process.
+@contextlib.contextmanager
+def joined(config: RayConfig) -> Iterator[None]:
+    """Ray, for as long as the block lasts: the cluster at ``ray.address`` or ``RAY_ADDRESS``, else a local one.
 
-    Returns:
-        Whether it was not joined before: then :func:`stop` is to be called at the end.
+    A Ray that the caller has started is used as it is and left running. Signal handlers, log levels and environment are
+    the caller's again afterwards.
 
     Raises:
         JobFailed: there is no cluster at that address, or a local one does not start.
     """
     global _local
     if ray.is_initialized():
-        return False
+        yield
+        return
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     _require_listener(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_environment(RAY_USAGE_STATS_ENABLED=os.environ.get("RAY_USAGE_STATS_ENABLED", "0")))
+        stack.enter_context(_quiet_logs())
+        _local = address == "local"
+        stack.callback(_forget)
+        stack.callback(ray.shutdown)
+        _start(address, config)
+        for name, level in LOG_LEVELS.items():  # once more: Ray's start sets its own
+            logging.getLogger(name).setLevel(level)
+        yield
+
+
+def _start(address: str, config: RayConfig) -> None:
     # Workers' warnings and Ray's banners are not the user's business; errors reach us as exceptions.
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if config.runtime_env:
         options["runtime_env"] = config.runtime_env
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        _local = address == "local"
-        if _local:
-            ray.init("local", num_cpus=usable_cores() + LOCAL_TASK_CORES, include_dashboard=False, **options)
-        else:
-            ray.init(address, **options)
+        # Ray writes some of its troubles to standard output, which is for results.
+        with contextlib.redirect_stdout(sys.stderr):
+            if _local:
+                ray.init("local", num_cpus=usable_cores() + LOCAL_TASK_CORES, include_dashboard=False, **options)
+            else:
+                ray.init(address, **options)
     except SystemExit:  # Ray's handler of SIGTERM, which it puts in place early, exits without a word
         if callable(on_sigterm):
             on_sigterm(signal.SIGTERM, None)
         raise
     except Exception as error:
-        hint = "" if _local else "; if the cluster asks for a token, set RAY_AUTH_MODE=token"
-        reason = first_line(error)
-        raise JobFailed(f"Ray at {address} cannot be reached or started ({reason}){hint}") from error
+        raise JobFailed(f"Ray at {address} cannot be reached or started ({_reason(error)}){_hint(error)}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    return True
+
+
+def _reason(error: Exception) -> str:
+    """Ray's own words in one line: a version mismatch has the versions in the lines below its first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:VERSION_LINES]) if "ersion mismatch" in str(error) else first_line(error)
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, PermissionError) or "Permission denied" in str(error):
+        return "; set RAY_TMPDIR to a folder that you may write to"
+    if "home directory" in str(error):
+        return "; set HOME to a folder that you may write to"
+    if "ersion mismatch" in str(error):
+        return "; install the cluster's versions here, or use kosbert-ray submit, which runs there"
+    return "" if _local else "; if the cluster asks for a token, set RAY_AUTH_MODE=token"
+
+
+def _forget() -> None:
+    global _local
+    _local = False
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Ray's loggers hushed, and what its start changes of them undone afterwards."""
+    loggers = [logging.getLogger(name) for name in LOG_LEVELS]
+    before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(LOG_LEVELS[logger.name])
+    try:
+        yield
+    finally:
+        for logger, level, handlers, propagate in before:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+            logger.propagate = propagate
 
 
 def _require_listener(address: str) -> None:
     """Ray waits for minutes for a head that is not there; a connection tells at once."""
+    if address.startswith(("http://", "https://")):
+        raise UsageError(
+            f"ray.address: {address} is the address of a job API; submit the job there (kosbert-ray submit --address "
+            f"{address}), or give the cluster's own address (HEAD:6379, or auto on one of its nodes)"
+        )
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return
     try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except OSError as error:
         raise JobFailed(f"Ray at {address} cannot be reached ({error.strerror or error}); check ray.address") from error
 
 
-def stop() -> None:
-    """Leaves the cluster that :func:`start` joined; a local one ends."""
-    ray.shutdown()
+def is_local() -> bool:
+    """Whether the Ray in use is one that :func:`joined` has started."""
+    return _local
 
 
 def described() -> str:
@@ -152,15 +221,21 @@ def encoder_pool(config: EncoderConfig, input_bytes: int) -> EncoderPool:
         spare = LOCAL_TASK_CORES if _local else NODE_SPARE_CORES
         threads = config.threads or max(1, (max(nodes) - spare) // ENCODERS_PER_NODE)
         cpus = threads if max(nodes) > spare else 0
-        fit = sum((node - spare) // cpus for node in nodes) if cpus else 1
+        # A head without CPUs, as the pods and images here have it, takes no part.
+        fit = sum(max(0, node - spare) // cpus for node in nodes) if cpus else 1
     fit = max(1, min(fit, 1 + input_bytes // BYTES_PER_ENCODER))
     minimum, maximum = config.actors if isinstance(config.actors, tuple) else (config.actors or fit,) * 2
     return EncoderPool(minimum, maximum, cpus, int(on_gpu), threads)
 
 
-def configure_data() -> None:
-    """Ray Data's settings for this run: every row is a block of its own (a row is a slice), and it keeps quiet."""
-    context = DataContext.get_current()
+@contextlib.contextmanager
+def data_settings() -> Iterator[None]:
+    """Ray Data's settings for a run: every row is a block of its own (a row is a slice), and it keeps quiet.
+
+    They apply to a copy: the caller's settings are in force again afterwards.
+    """
+    before = DataContext.get_current()
+    context = before.copy()
     context.target_max_block_size = 1
     context.target_min_block_size = 1
     context.enable_progress_bars = False
@@ -168,6 +243,11 @@ def configure_data() -> None:
     context.raise_original_map_exception = True  # else an error of ours comes back without its type and its line
     context.log_internal_stack_trace_to_stdout = False
     context.execution_options.preserve_order = False
+    DataContext._set_current(context)
+    try:
+        yield
+    finally:
+        DataContext._set_current(before)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -44,6 +45,13 @@ def _bytes(value: Any) -> Any:
     return value
 
 
+def _path(value: Any) -> Any:
+    """A path object is its path, and ``~`` a home folder, as a shell has it."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+
+
 def _share_or_number(value: Any) -> Any:
     """``0.01`` is a share of the rows, ``100`` a number of them."""
     if (
@@ -62,13 +70,14 @@ def _names(value: Any) -> Any:
 
 
 Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
+Address = Annotated[str, BeforeValidator(_path)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 class ModelConfig(Section):
     """Which model, and how it takes its texts."""
 
-    name: str = "jhgan/ko-sbert-sts"
+    name: Address = "jhgan/ko-sbert-sts"
     revision: str | None = None
     prompt: str | None = None
     prompt_name: str | None = None
@@ -84,7 +93,7 @@ class InputConfig(Section):
     ``normalize`` makes texts alike before they are embedded: "html", "nfc", "whitespace" (see ``RowText``).
     """
 
-    path: str = ""
+    path: Address = ""
     format: Format | None = None
     text: str = "text"
     keep: Names = ()
@@ -120,7 +129,7 @@ class OutputConfig(Section):
     Of several ``dtype`` the first is in ``column``, and each other in ``<column>_<dtype>``.
     """
 
-    path: str = ""
+    path: Address = ""
     column: str = "embedding"
     dtype: Annotated[tuple[VectorType, ...], BeforeValidator(_names), Field(min_length=1)] = ("float32",)
     list_type: Literal["list", "fixed_size_list"] = "list"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,13 +14,16 @@ from importlib.metadata import PackageNotFoundError, version
 
 from kosbert_ray import __version__
 from kosbert_ray.encoder.options import usable_cores
+from kosbert_ray.encoder.source import cache_folder
 from kosbert_ray.errors import KosbertError, described
 from kosbert_ray.job.config import JobConfig
-from kosbert_ray.job.resolve import encoder_options, list_input, model_ask, open_output
-from kosbert_ray.storage import TMP_FOLDER
+from kosbert_ray.job.lifecycle import preview
+from kosbert_ray.job.resolve import encoder_options, model_ask, open_corpus, open_output
+from kosbert_ray.storage import TMP_FOLDER, is_url
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "s3fs")
 OPTIONAL = ("openvino", "nncf", "sentence-transformers", "apache-airflow")
+NODE_SECONDS = 120.0  # that a node may take to answer; one that is busy does not
 TEXT = "안녕하세요, 잘 되는지 보려고 합니다."
 
 
@@ -32,16 +37,21 @@ class Finding:
 
 
 def examine(config: JobConfig) -> Iterator[Finding]:
-    """Looks at versions, the machine, the model, the input and the output if they are named, and Ray, one after another."""
+    """Looks at all that a job needs: this machine, the model, the job as ``embed --dry-run`` would plan it, the output, and
+    Ray. On a cluster it also looks at one node of each kind.
+    """
     yield _tried("versions", _versions)
     yield _tried("machine", _machine)
     yield _tried("devices", _devices)
+    yield _tried("disk", lambda: _disk(config))
     yield _tried("model", lambda: _model(config))
     if config.input.path:
         yield _tried("input", lambda: _input(config))
+    if config.input.path and config.output.path:
+        yield _tried("job", lambda: _job(config))
     if config.output.path:
         yield _tried("output", lambda: _output(config))
-    yield _tried("ray", lambda: _ray(config))
+    yield from _ray(config)
 
 
 def _tried(what: str, look: Callable[[], str]) -> Finding:
@@ -93,8 +103,32 @@ def _model(config: JobConfig) -> str:
 
 
 def _input(config: JobConfig) -> str:
-    corpus = list_input(config)
-    return f"{corpus.storage.address}: {len(corpus.files):,} files, {corpus.size:,} bytes"
+    corpus, columns = open_corpus(config)
+    kept = ", ".join(f"{field.name}: {field.type}" for field in columns.keep) or "no column"
+    return f"{corpus.storage.address}: {len(corpus.files):,} files, {corpus.size:,} bytes; keeps {kept}"
+
+
+def _job(config: JobConfig) -> str:
+    """What ``--dry-run`` says; an output of another job, or one inside the input, is found here."""
+    said: list[str] = []
+    found = preview(config, lambda line, **_: said.append(line))
+    return "; ".join([*found.lines()[1:3], *said])
+
+
+def _disk(config: JobConfig) -> str:
+    """Free space where files are written on this machine."""
+    places = {"temporary files": tempfile.gettempdir(), "models": str(cache_folder("models"))}
+    if config.output.path and not is_url(config.output.path):
+        places["the output"] = config.output.path
+    return ", ".join(f"{_free(path):,.1f} GiB free for {what}" for what, path in places.items())
+
+
+def _free(path: str) -> float:
+    """GiB free on the disk that holds a path, which need not exist."""
+    place = os.path.abspath(path)
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    return shutil.disk_usage(place).free / 2**30
 
 
 def _output(config: JobConfig) -> str:
@@ -111,12 +145,55 @@ def _output(config: JobConfig) -> str:
     return f"{storage.address}: can be read, written to and deleted from"
 
 
-def _ray(config: JobConfig) -> str:
+def _ray(config: JobConfig) -> Iterator[Finding]:
     from kosbert_ray.job import cluster
 
     started = time.perf_counter()
-    cluster.start(config.ray)
     try:
-        return f"{cluster.described()}, in {time.perf_counter() - started:.1f} s"
-    finally:
-        cluster.stop()
+        with cluster.joined(config.ray):
+            yield Finding("ray", True, f"{cluster.described()}, in {time.perf_counter() - started:.1f} s")
+            yield _tried("encoders", lambda: _encoders(config))
+            if not cluster.is_local():
+                yield from _nodes(config)
+    except KosbertError as error:
+        yield Finding("ray", False, str(error))
+
+
+def _encoders(config: JobConfig) -> str:
+    from kosbert_ray.job import cluster
+
+    pool = cluster.encoder_pool(config.encoder, input_bytes=2**40)
+    return f"up to {pool.maximum:,}, each with {pool.cpus} CPUs and {pool.gpus} GPUs"
+
+
+def _nodes(config: JobConfig) -> Iterator[Finding]:
+    """One node of each kind: the same versions as here, rights at the output, room on its disk, its GPU."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    kinds: dict[tuple[float, float], list[str]] = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            resources = node["Resources"]
+            kinds.setdefault((resources.get("CPU", 0), resources.get("GPU", 0)), []).append(node["NodeID"])
+    task = ray.remote(num_cpus=0)(_node)
+    for (cpus, gpus), ids in sorted(kinds.items()):
+        place = NodeAffinitySchedulingStrategy(ids[0], soft=False)
+        asked = task.options(num_gpus=1 if gpus else 0, scheduling_strategy=place).remote(config, gpus > 0)
+        what = f"node x{len(ids)}"
+        try:
+            well, words = ray.get(asked, timeout=NODE_SECONDS)
+            yield Finding(what, well, f"{cpus:g} CPUs, {gpus:g} GPUs: {words}")
+        except Exception as error:
+            yield Finding(what, False, f"{cpus:g} CPUs, {gpus:g} GPUs: cannot be looked at ({described(error)})")
+
+
+def _node(config: JobConfig, gpu: bool) -> tuple[bool, str]:
+    """What a node says of itself."""
+    findings = [_tried("versions", _versions)]
+    if gpu:
+        findings.append(_tried("devices", _devices))
+    findings.append(_tried("disk", lambda: _disk(config)))
+    if config.output.path:
+        findings.append(_tried("output", lambda: _output(config)))
+    return all(item.well for item in findings), "; ".join(item.words for item in findings)

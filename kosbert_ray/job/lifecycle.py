@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -155,12 +155,17 @@ def _storage_log(say: Say) -> Iterator[None]:
                 say(message)
 
     log, handler = logging.getLogger("kosbert_ray.storage"), Tell(logging.WARNING)
+    if any(type(other).__name__ == Tell.__name__ for other in log.handlers):  # a run within a run: it is told once
+        yield
+        return
+    propagate = log.propagate
     log.addHandler(handler)
     log.propagate = False
     try:
         yield
     finally:
         log.removeHandler(handler)
+        log.propagate = propagate
 
 
 class _Raced(Exception):
@@ -174,6 +179,7 @@ class _Run:
         self.asked, self.say, self.stack = config, say, stack
         self.told: set[str] = set()
         self.ranges: Ranges = ()
+        self.on_ray = False
         self.changes: dict[str, str] = {}
         output = open_output(config)
         books = Ledger(output)
@@ -346,7 +352,7 @@ class _Run:
         return {
             "run": self.ledger.run,
             "kosbert_ray": __version__,
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "input": self.corpus.storage.address,
@@ -412,10 +418,11 @@ class _Run:
         """
         from kosbert_ray.job import cluster
 
-        self.stack.callback(self._sweep)
-        if cluster.start(self.config.ray):
-            self.stack.callback(cluster.stop)
-        cluster.configure_data()
+        if not self.on_ray:
+            self.on_ray = True
+            self.stack.callback(self._sweep)
+            self.stack.enter_context(cluster.joined(self.config.ray))
+            self.stack.enter_context(cluster.data_settings())
         return cluster.encoder_pool(self.config.encoder, input_bytes=self.corpus.size)
 
     def _sweep(self) -> None:

@@ -51,7 +51,7 @@ ABOUT = {
     "storage.access_key_id": "better in AWS_ACCESS_KEY_ID",
     "storage.secret_access_key": "better in AWS_SECRET_ACCESS_KEY",
     "storage.session_token": "better in AWS_SESSION_TOKEN",
-    "storage.retries": "tries of a request",
+    "storage.retries": "how often a failed request is sent again",
     "storage.timeout": "seconds to wait for an answer",
     "storage.retry_seconds": "how long a run outlasts a store that is down, or credentials that expired",
     "ray.address": "of a running cluster; else RAY_ADDRESS, else a Ray of this run's own",

@@ -7,6 +7,7 @@ slice; the vectors go from the encoder's process to the writer's through shared 
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.data.exceptions import SystemException
 from ray.exceptions import RayError
 
+from kosbert_ray import errors
 from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import JobFailed, KosbertError, first_line
@@ -146,6 +148,20 @@ def run(
         gc.collect()
 
 
+OWN_ERROR = re.compile(r"^(?:\S+: )?kosbert_ray\.errors\.(\w+): (.+)$", re.MULTILINE)
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def _own_error(text: str) -> KosbertError | None:
+    """The last error of ours in a traceback's text."""
+    found = OWN_ERROR.findall(ANSI.sub("", text))
+    if not found:
+        return None
+    name, line = found[-1]
+    kind = getattr(errors, name, JobFailed)
+    return kind(line.strip()) if issubclass(kind, KosbertError) else None
+
+
 def error_of(error: Exception) -> KosbertError:
     """The error of ours that Ray wrapped, or one that says in a line what broke."""
     chain: list[BaseException] = []
@@ -157,6 +173,10 @@ def error_of(error: Exception) -> KosbertError:
             return type(link)(first_line(link))
         chain.append(link)
         link = getattr(link, "cause", None) or link.__cause__
+    # An encoder that cannot start is told as an actor that died: our own line is in its text, below Ray's.
+    for link in chain:
+        if own := _own_error(str(link)):
+            return own
     causes = [link for link in chain if not isinstance(link, RayError | SystemException)] or chain
     text = next((line for line in str(causes[0]).splitlines() if line.strip()), "")
     return JobFailed(

@@ -136,8 +136,11 @@ def _unmarked(name: str, row: pa.Table, _work: Work, do: Do[Done]) -> Done | pa.
     address = notes.get("address")
     if address is None:
         return row
+    file = notes["file"]
     try:
         return do(row, notes)
+    except InputChanged:  # the writer reads a slice again for the texts of rejected rows
+        return without_slice({"changed": file})
     except KosbertError:
         raise
     except Exception as error:
@@ -317,6 +320,21 @@ class EncodeSlices:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.node = socket.gethostname()
+        # An actor whose creation fails is started again and again, with a traceback each time, and its reason is lost in
+        # Ray's. So it starts, and the first slice is answered with the reason.
+        self._broken: KosbertError | None = None
+        try:
+            self._start()
+        except KosbertError as error:
+            self._broken = error
+        except Exception as error:
+            self._broken = ModelError(
+                f"{work.model.source.name}: an encoder cannot start on {self.node} ({described(error)})"
+            )
+        self._free_since = time.perf_counter()
+
+    def _start(self) -> None:
+        work = self.work
         name = f"{self.node}:{os.getpid()}"
         work.board.start_encoder(name, work.encoders)
 
@@ -325,19 +343,14 @@ class EncodeSlices:
         spec = work.model.spec()
         if self.node != work.driver_host and sha256(spec.folder, spec.weight_files) != work.weights_sha256:
             raise ModelError(f"{work.model.source.name}: node {self.node} has other weights than the driver")
-        try:
-            self.encoder = Encoder(spec, work.encoder)
-        except KosbertError:
-            raise
-        except Exception as error:
-            where = f"{work.model.source.name}: an encoder cannot start on {self.node}"
-            raise ModelError(f"{where} ({described(error)})") from error
+        self.encoder = Encoder(spec, work.encoder)
         self.known = work.known.open() if work.known else None
         work.board.encoder_ready(name)
-        self._free_since = time.perf_counter()
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        """Token ids → vectors of the distinct texts, float32 ``[u, dimension]`` as one flat list, and whose each is."""
+        """Encodes token ids. Adds the vectors of the distinct texts (float32, flattened) and the index of each row's."""
+        if self._broken:
+            raise self._broken
         return together(_stage("encode", row, self.work, self._encode))
 
     def _encode(self, row: pa.Table, notes: dict[str, Any]) -> pa.Table:

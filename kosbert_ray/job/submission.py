@@ -33,6 +33,7 @@ from kosbert_ray.storage import is_url
 JOB_FILE = "kosbert-ray-job.yaml"
 # What is computed, not where, on what and with whose credentials: that may differ from one submission to the next.
 IDENTITY = ("model", "input", "output", "slice")
+ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 POLL_SECONDS = 2.0
 LOST_SECONDS = 300.0  # a cluster that does not answer for so long is given up; the job is not
 NOT_READY = "No available agent"  # the job API's word while a head that has just started is not ready for jobs
@@ -105,6 +106,16 @@ def _whole(path: str) -> str:
     return os.path.abspath(path) if path and not is_url(path) and not path.startswith(BUNDLED_PREFIX) else path
 
 
+@contextmanager
+def _no_other_address() -> Iterator[None]:
+    """Hides Ray's variables, which its client prefers to the address that it is given."""
+    hidden = {name: os.environ.pop(name) for name in ADDRESS_VARIABLES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
 class Submissions:
     """The jobs of one cluster.
 
@@ -119,7 +130,7 @@ class Submissions:
         for handler in logging.getLogger("ray").handlers:  # its loggers set levels of their own
             handler.setLevel(logging.ERROR)
         self.address = address
-        with _told(address):
+        with _told(address), _no_other_address():
             self.client = JobSubmissionClient(address)
 
     def find(self, job: ClusterJob) -> list[JobDetails]:

@@ -5,6 +5,7 @@ Small outputs are read by threads of this process, large ones by Ray tasks; eith
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -174,18 +175,17 @@ class _Workers:
         self._threads = ThreadPoolExecutor(threads)
 
     def __enter__(self) -> _Workers:
-        if self._ray:
-            from kosbert_ray.job import cluster
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._threads.shutdown, cancel_futures=True)
+            if self._ray:
+                from kosbert_ray.job import cluster
 
-            cluster.start(self._config.ray)
+                stack.enter_context(cluster.joined(self._config.ray))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._threads.shutdown(cancel_futures=True)
-        if self._ray:
-            from kosbert_ray.job import cluster
-
-            cluster.stop()
+        self._stack.close()
 
     def map(self, function: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
         """``function`` of each item, in order."""

@@ -6,7 +6,7 @@ import html
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 import plotly.graph_objects as go
@@ -73,7 +73,7 @@ def _throughput(receipts: Sequence[Receipt]) -> go.Figure:
     for receipt in receipts:
         node = receipt.node if receipt.node in named else "others"
         tokens[node][min(count - 1, int((receipt.finished_at - begin) / width))] += receipt.tokens / width
-    middle = [datetime.fromtimestamp(begin + (number + 0.5) * width, timezone.utc) for number in range(count)]
+    middle = [datetime.fromtimestamp(begin + (number + 0.5) * width, UTC) for number in range(count)]
     bars = [
         go.Bar(x=middle, y=values, name=node, width=width * 1000, hovertemplate="%{y:,.0f} tokens/s<br>%{x}")
         for node, values in sorted(tokens.items())

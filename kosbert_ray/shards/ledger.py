@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, dataclass, field, fields, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -104,7 +104,7 @@ class Ledger:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.run = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        self.run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         self.broken: dict[str, str] = {}  # books that cannot be read, with the reason
         self._pending: list[Receipt] = []
         self._flushed_at = time.monotonic()
@@ -153,7 +153,7 @@ class Ledger:
         """
         job = {
             "format": 1,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "kosbert_ray": __version__,
             "run": self.run,
             "sha256": fingerprint.sha256,
@@ -173,9 +173,11 @@ class Ledger:
                 self.storage.create(JOB_FILE, content)
             else:
                 differences = fingerprint.differences(there.get("fingerprint", {}), same_weights)
-                if not differences:
+                if there.get("run") == self.run:
                     return str(there["sha256"])
                 if not self.is_abandoned(there):
+                    if not differences:
+                        return str(there["sha256"])
                     raise FingerprintMismatch(f"{self.storage.url()} belongs to another job: {mismatch(differences)}")
                 self.storage.replace(JOB_FILE, content, self.storage.read(JOB_FILE))
         raise StorageError(f"{self.storage.url(JOB_FILE)}: cannot be read back after it was written; is the store sound?")
