@@ -203,6 +203,9 @@ class StorageConfig(Section):
     retries: int = Field(default=8, ge=0)
     timeout: float = Field(default=60.0, gt=0)
     retry_seconds: float = Field(default=600.0, ge=0)
+    requester_pays: bool = False
+    server_side_encryption: Literal["AES256", "aws:kms"] | None = None
+    sse_kms_key_id: str | None = None
 
     @field_validator("endpoint_url")
     @classmethod
@@ -228,6 +231,9 @@ class StorageConfig(Section):
             retries=self.retries,
             timeout=self.timeout,
             retry_seconds=self.retry_seconds if patient else 0.0,
+            requester_pays=self.requester_pays,
+            server_side_encryption=self.server_side_encryption,
+            sse_kms_key_id=self.sse_kms_key_id,
         )
 
 

@@ -92,14 +92,16 @@ def finish(
     receipts = committed.receipts(fragment.id for fragment in fragments)
     ledger.flush()
     there = ledger.shards()
-    lost = [receipt.shard for receipt in receipts if receipt.shard and receipt.shard not in there]
+    lost = ledger.storage.missing([item.shard for item in receipts if item.shard and item.shard not in there])
     if lost:
         raise JobFailed(
             f"{ledger.storage.url(lost[0])}: gone since it was committed ({len(lost):,} shards); run the same command again"
         )
     if not within_limit:
         return
-    keep = [receipt for receipt in leftover.keep if not receipt.shard or receipt.shard in there]
+    unlisted = [item.shard for item in leftover.keep if item.shard and item.shard not in there]
+    gone = set(ledger.storage.missing(unlisted))
+    keep = [receipt for receipt in leftover.keep if receipt.shard not in gone]
     others = _of_other_runs(ledger, digest, committed, corpus)
     if keep:
         files = {receipt.file for receipt in keep}

@@ -120,10 +120,11 @@ def verify(config: JobConfig, sample: int, say: Say, seed: int = 0) -> Verificat
         )
     named = {receipt.shard: receipt for receipt in manifest or [] if receipt.shard}
     receipts |= named
+    unlisted = [name for name in named if name not in shards]
+    lost_shards = output.missing(unlisted)
+    shards |= {name: named[name].output_bytes for name in unlisted if name not in {*lost_shards}}
     problems += [
-        Problem("broken", f"{name}: missing, with {receipt.rows:,} rows of {receipt.file}")
-        for name, receipt in named.items()
-        if name not in shards
+        Problem("broken", f"{name}: missing, with {named[name].rows:,} rows of {named[name].file}") for name in lost_shards
     ]
     large = sum(shards.values()) > LARGE_BYTES or config.ray.address is not None
     with _Workers(config, large, reader_threads(output)) as workers:

@@ -20,6 +20,9 @@ CLIENT_MODULES = ("botocore", "aiobotocore", "aiohttp", "azure", "gcsfs", "huggi
 EXPIRED = ("400", "ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidAccessKeyId")
 BUSY = ("SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "RequestLimitExceeded")
 
+HINT_REMOTE = (
+    "check the credentials, and storage.requester_pays or storage.server_side_encryption if the bucket asks for them"
+)
 NOT_DONE = (405, 412, 501)  # what the store does not support, or a condition that does not hold
 
 
@@ -36,7 +39,7 @@ def storage_errors(address: str) -> Iterator[None]:
         what = "bucket" if is_bucket_missing(error) else "file or folder"
         raise StorageError(f"{address}: no such {what}") from error
     except PermissionError as error:
-        hint = "check the credentials" if is_url(address) else "check the rights"
+        hint = HINT_REMOTE if is_url(address) else "check the rights"
         raise StorageError(f"{address}: permission denied ({first_line(error)}); {hint}") from error
     except OSError as error:
         hint = "; free some space and run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""

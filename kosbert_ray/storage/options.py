@@ -16,6 +16,9 @@ class StorageOptions:
         timeout: seconds to wait for an answer before the request counts as failed.
         retry_seconds: how long an operation that failed all its ``retries`` is tried anew, from a fresh connection with
             the credentials of that moment, before it is given up. 0: not at all.
+        requester_pays: pay for requests to a bucket of another account that asks for it.
+        server_side_encryption: "AES256" or "aws:kms", asked for with each write; None: as the bucket says.
+        sse_kms_key_id: the key for "aws:kms"; None: the bucket's.
     """
 
     endpoint_url: str | None = None
@@ -28,6 +31,9 @@ class StorageOptions:
     retries: int = 8
     timeout: float = 60.0
     retry_seconds: float = 0.0
+    requester_pays: bool = False
+    server_side_encryption: str | None = None
+    sse_kms_key_id: str | None = None
 
     def s3fs_kwargs(self) -> dict[str, Any]:
         """The same options as ``s3fs.S3FileSystem`` names them."""
@@ -45,7 +51,10 @@ class StorageOptions:
             # Another run may write beside us: a remembered listing would be a wrong one.
             "use_listings_cache": False,
         }
+        encryption = {"ServerSideEncryption": self.server_side_encryption, "SSEKMSKeyId": self.sse_kms_key_id}
         named = {
+            "requester_pays": self.requester_pays,
+            "s3_additional_kwargs": {name: value for name, value in encryption.items() if value},
             "endpoint_url": self.endpoint_url,
             "profile": self.profile,
             "key": self.access_key_id,

@@ -11,6 +11,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -34,6 +35,7 @@ TMP_FOLDER = "_kosbert/tmp"
 READ_BUFFER_BYTES = 2**20
 STALE_TMP_SECONDS = 600  # a temporary file this old, from another host, has no living writer
 EXTRAS = {"az": "az", "abfs": "az", "gs": "gs", "gcs": "gs"}
+LOOKS_AT_ONCE = 16
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
@@ -178,6 +180,12 @@ class Storage:
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of that name."""
         return bool(self._insist(name, lambda: self.fs.exists(self.path(name))))
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Those of ``names`` that are not there: each is asked for, as a store's listings may be older than its files."""
+        with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
+            there = list(pool.map(self.exists, names))
+        return [name for name, found in zip(names, there, strict=True) if not found]
 
     def is_file(self, name: str = "") -> bool:
         """Whether it is a file."""
