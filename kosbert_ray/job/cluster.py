@@ -245,7 +245,8 @@ def data_settings() -> Iterator[None]:
     context.execution_options.preserve_order = False
     DataContext._set_current(context)
     try:
-        yield
+        with _quiet_logs():
+            yield
     finally:
         DataContext._set_current(before)
 
