@@ -21,11 +21,12 @@ from kosbert_ray.encoder.bisection import encode_all, in_streams
 from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import Device, EncoderOptions, Precision, usable_cores
 from kosbert_ray.encoder.packing import Batch, Pack, Tokens, take_rows
+from kosbert_ray.encoder.pickled import as_safetensors
 from kosbert_ray.encoder.pooling import Head
 from kosbert_ray.encoder.source import ModelSource, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.encoder.torch_engine import TorchEngine
+from kosbert_ray.encoder.torch_engine import PrecisionUnfit, TorchEngine
 from kosbert_ray.errors import ModelError, UsageError
 
 # Measured on 2 CPU cores with BERT-base: 1,024 to 4,096 tokens a batch differ by less than the noise.
@@ -92,7 +93,7 @@ class Encoder:
     """
 
     def __init__(self, spec: ModelSpec, options: EncoderOptions) -> None:
-        self.spec = spec
+        self.spec = spec = as_safetensors(spec)
         self.device = pick_device(options.device)
         self.precision = pick_precision(options.precision, self.device)
         if options.compile and self.device != "cuda":
@@ -105,12 +106,20 @@ class Encoder:
         self.engine = self._pick_engine(options.engine, threads)
         if self.device == "cpu":
             torch.set_num_threads(threads if self.engine == "torch" else 1)
-        self._engine = self._load(self.engine, threads)
+        fallback: list[str] = []
+        try:
+            self._engine = self._load(self.engine, threads)
+        except PrecisionUnfit as error:
+            if options.precision != "auto":
+                raise
+            fallback = [f"{error.args[0].partition(';')[0]}: fp32 is used"]
+            self.precision = "fp32"
+            self._engine = self._load(self.engine, threads)
         self.token_budget = options.token_budget or self._budget(self.engine)
         if self.device == "cuda" and not options.token_budget and isinstance(self._engine, TorchEngine):
             self.token_budget = self._engine.token_budget(self.token_budget)
         self.attention = self._engine.attention
-        self.notices = [*spec.notices, *self._engine.notices]
+        self.notices = [*spec.notices, *fallback, *self._engine.notices]
         self._computed: list[int] = []  # tokens of each batch of the slice, from several threads
 
     def _load(self, engine: str, threads: int) -> Engine:
@@ -171,8 +180,8 @@ class Encoder:
             ModelError: there is no such model, or it is of an unsupported kind.
             UsageError: the device or precision asked for is not to be had here.
         """
-        pickles, code = spec_options.allow_pickle, spec_options.allow_remote_code
-        source = ModelSource(model, allow_pickle=pickles, allow_remote_code=code) if isinstance(model, str) else model
+        code = spec_options.allow_remote_code
+        source = ModelSource(model, allow_remote_code=code) if isinstance(model, str) else model
         return cls(read_spec(fetch_model(source), spec_options), options)
 
     @property

@@ -115,7 +115,7 @@ def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[st
         encoder = encoder.model_copy(update={"precision": theirs.encoder.precision})
         if encoder.precision == "int8" and encoder.engine == "torch":
             encoder = encoder.model_copy(update={"engine": "auto"})
-    allowed = {"allow_pickle": config.model.allow_pickle, "allow_remote_code": config.model.allow_remote_code}
+    allowed = {"allow_remote_code": config.model.allow_remote_code}
     mine = {
         "model": theirs.model.model_copy(update=allowed),
         "output": theirs.output.model_copy(update={"path": config.output.path}),
@@ -146,9 +146,7 @@ def model_ask(config: JobConfig) -> ModelAsk:
 def model_source(config: JobConfig) -> ModelSource:
     """Where the job's model comes from."""
     model = config.model
-    return ModelSource(
-        model.name, model.revision, model.allow_pickle, model.allow_remote_code, config.storage.options(patient=True)
-    )
+    return ModelSource(model.name, model.revision, model.allow_remote_code, config.storage.options(patient=True))
 
 
 def spec_options(config: JobConfig) -> SpecOptions:
@@ -158,7 +156,6 @@ def spec_options(config: JobConfig) -> SpecOptions:
         model.max_seq_length,
         model.prompt,
         model.prompt_name,
-        model.allow_pickle,
         model.allow_remote_code,
         model.truncate_dim,
     )
