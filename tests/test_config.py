@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kosbert_ray.errors import UsageError
-from kosbert_ray.job.config import load_config
+from kosbert_ray.job.config import load_config, stored_config
 
 FOLDER = Path(__file__).parent.parent / "configs"
 # The others are recipes (test_train) and clusters (test_deployment).
@@ -27,6 +27,17 @@ def test_later_settings_overrule_earlier_ones(tmp_path: Path) -> None:
     assert (config.model.name, config.encoder.actors, config.input.keep) == ("b", (1, 4), ("id", "title"))
     assert load_config(path, ["model.name=b"], {"model.name": "c"}).model.name == "c"
     assert config.slice.max_bytes == 2**20
+
+
+def test_an_option_of_an_earlier_version_is_accepted_and_told_once(tmp_path: Path, caplog) -> None:
+    (tmp_path / "job.yaml").write_text("model: {name: a, allow_pickle: true}")
+    config = load_config(str(tmp_path / "job.yaml"), ["model.allow_pickle=true"])
+    assert [record.getMessage() for record in caplog.records] == ["model.allow_pickle is no longer needed"]
+    assert config == load_config(None, ["model.name=a"])
+    assert stored_config({"model": {"name": "a", "allow_pickle": False}}) == config
+    assert len(caplog.records) == 1
+    with pytest.raises(UsageError, match="unknown option model.allow_pickel"):
+        load_config(None, ["model.allow_pickel=true"])
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,9 @@ def test_the_weights_are_those_that_transformers_loads(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert names() == ["pytorch_model.bin"]
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(ModelError, match=r"no weights in it \(model\.safetensors or .*; adapter_model\.safetensors is neither"):
+    with pytest.raises(
+        ModelError, match=r"no weights in it \(model\.safetensors or .*; adapter_model\.safetensors is neither"
+    ):
         read_spec(folder)
     for shard in shards:
         (folder / shard).touch()

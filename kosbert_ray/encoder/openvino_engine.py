@@ -225,7 +225,8 @@ def _convert(spec: ModelSpec, precision: str, folder: Path) -> None:
     offset = position_offset(spec, model)
     example = {"ids": torch.ones(2, 7, dtype=torch.int64), "positions": torch.arange(7)[None] + offset}
     try:
-        with torch.inference_mode(), warnings.catch_warnings(action="ignore"):
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             graph = openvino.convert_model(_Graph(model).eval(), example_input=example)
         graph.reshape({0: [-1, -1], 1: [1, -1]})
         notice = _quantize(spec, graph, offset, folder) if precision == "int8" else None

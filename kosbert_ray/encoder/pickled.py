@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from kosbert_ray.encoder.spec import ModelSpec, sha256
 from kosbert_ray.errors import ModelError, first_line
 
 CONVERSION = "safetensors 1"  # part of the cache's key: raise the number where the conversion changes
-UNSAFE = re.compile(r"(?:GLOBAL|global:?)\s+(?:GLOBAL\s+)?([\w.]+\.\w+)")
+UNSAFE = re.compile(r"GLOBAL (\S+)")  # in torch's error: what the pickle would have called
 HEADS = ("cls.", "lm_head.", "predictions.", "generator_lm_head.")  # of masked or causal language models: never loaded
 
 
@@ -95,12 +96,15 @@ def read_tensors(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         found = UNSAFE.search(str(error))
+        if found is None:
+            raise ModelError(f"{path}: not a file of weights; save the model as safetensors") from error
         raise ModelError(
-            f"{path}: holds more than tensors ({found[1] if found else first_line(error)}), so it is not opened; save the "
-            "model as safetensors"
+            f"{path}: holds more than tensors (it calls {found[1]}), so it is not opened; save the model as safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError) as error:
         raise ModelError(f"{path}: broken or cut-short weights ({first_line(error)})") from error

@@ -430,9 +430,7 @@ def _length(
         length = min(of_tokenizer, trained if trained > 0 else UNLIMITED, positions or UNLIMITED)
         if length >= UNLIMITED:
             length = FALLBACK_LENGTH
-            notices.append(
-                f"{folder} names no maximum length: texts are cut at {length} tokens (set model.max_seq_length)"
-            )
+            notices.append(f"{folder} names no maximum length: texts are cut at {length} tokens (set model.max_seq_length)")
     return min(int(length), positions or UNLIMITED)
 
 

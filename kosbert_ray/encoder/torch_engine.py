@@ -50,9 +50,12 @@ SPARE_WEIGHTS = (
 )
 
 
+# What torch says where an index or a slice leaves a table of embeddings.
+BEYOND_A_TABLE = ("size of tensor", "out of bounds", "out of range")
+
+
 class PrecisionUnfit(ModelError):
     """The model cannot compute in the precision asked for."""
-
 
 
 class TorchEngine:
@@ -87,6 +90,9 @@ class TorchEngine:
         self._position_offset = position_offset(spec, self.model)
         accepted = inspect.signature(self.model.forward).parameters
         self._always: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
+        self._type_ids = False
+        if self.attention == "padded":
+            self._require_no_memory()  # before anything else has gone through the model
         self._type_ids = needs_type_ids(spec, self.model)
         if self.attention == "padded":
             self.notices.append(f"{spec.model_type} has no pluggable attention: batches are padded, which is slower")
@@ -218,9 +224,10 @@ class TorchEngine:
         except Exception as error:
             if self._precision == "fp32":
                 raise ModelError(f"{self._spec.folder}: the model fails on any text ({first_line(error)})") from error
+            kind = self._spec.model_type
             raise PrecisionUnfit(
-                f"{self._spec.folder}: a {self._spec.model_type} cannot compute in {self._precision} ({first_line(error)}); "
-                "use encoder.precision=fp32"
+                f"{self._spec.folder}: a {kind} cannot compute in {self._precision} ({first_line(error)}); use "
+                "encoder.precision=fp32"
             ) from error
 
     def _check_packed(self, batch: Batch, expected: torch.Tensor) -> str | None:
@@ -241,28 +248,31 @@ class TorchEngine:
             return f"self-check: packed and padded agree to a cosine of {agreement:.6f} only; using padded"
         return None
 
-    def _check_padded(self, batch: Batch, expected: torch.Tensor) -> None:
-        """A text must have the same vector alone, in a padded batch, and after a shorter one."""
-        least = AGREEMENT[self._precision]
+    @torch.inference_mode()
+    def _require_no_memory(self) -> None:
+        """Raises ModelError if a text's vector depends on what was encoded before it (BigBird's sparse attention does)."""
         length = min(self._spec.max_seq_length, PROBE_LONGEST)
         long, short = (random_batch([tokens], self.vocabulary) for tokens in (length, min(3, length)))
         first = self._reference(long)
         self._reference(short)
         agreement = agreement_of(self._reference(long), first, self._spec, self._precision)
-        if agreement < least:
+        if agreement < AGREEMENT[self._precision]:
             sparse = getattr(self.model.config, "attention_type", "") == "block_sparse"
             hint = '; set "attention_type": "original_full" in its config.json' if sparse else ""
             raise ModelError(
                 f"{self._spec.folder}: a {self._spec.model_type} gives a text another vector after a shorter one (cosine "
                 f"{agreement:.6f}), so its vectors would depend on the order of texts{hint}"
             )
+
+    def _check_padded(self, batch: Batch, expected: torch.Tensor) -> None:
+        """A text must have the same vector alone and in a padded batch; else a batch's texts are of one length."""
         alone = torch.cat([self._reference(one) for one in singles(batch)])
         agreement = agreement_of(alone, expected, self._spec, self._precision)
-        if agreement < least:
+        if agreement < AGREEMENT[self._precision]:
             self.pack = pack_one_length
             self.notices.append(
-                f"self-check: padding changes the vectors of a {self._spec.model_type} (cosine {agreement:.6f}); batches are "
-                "of texts of one length, which is slower"
+                f"self-check: padding changes the vectors of a {self._spec.model_type} (cosine {agreement:.6f}); a batch's "
+                "texts are of one length, which is slower"
             )
 
     def _require_width(self, pooled: torch.Tensor) -> None:
@@ -272,8 +282,8 @@ class TorchEngine:
         expected = first.in_features if isinstance(first, Dense) else self._spec.dimension
         if width < expected or (width > expected and not isinstance(first, Truncate)):
             raise ModelError(
-                f"{self._spec.folder}: the transformer's vectors have {width} numbers, and {expected} are expected (see its "
-                "pooling's config.json)"
+                f"{self._spec.folder}: the transformer's vectors have {width} numbers, and {expected} are expected (see "
+                "the config.json of its pooling)"
             )
 
 
@@ -435,8 +445,8 @@ def load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str, attention
     return Loaded(model.to(device), pluggable, notices)
 
 
-class _Enough(Exception):  # noqa: N818 (it ends a trial)
-    pass
+class _Enough(Exception):
+    """Ends a trial behind the embeddings."""
 
 
 @torch.inference_mode()
@@ -456,8 +466,8 @@ def _require_positions(spec: ModelSpec, model: Any) -> None:
             model(input_ids=torch.full((1, length), token))
         except IndexError:
             return False
-        except RuntimeError as error:  # of a table that is sliced: its last part has another size
-            return "size of tensor" not in str(error)
+        except RuntimeError as error:  # of a table that is sliced or gathered from
+            return not any(mark in str(error) for mark in BEYOND_A_TABLE)
         except Exception:  # _Enough, or what the self-check will tell
             return True
         return True
@@ -476,5 +486,6 @@ def _require_positions(spec: ModelSpec, model: Any) -> None:
         for hook in hooks:
             hook.remove()
     raise ModelError(
-        f"{spec.folder}: its position embeddings take {fit} tokens, not {spec.max_seq_length}; set model.max_seq_length={fit}"
+        f"{spec.folder}: its position embeddings take {fit} tokens, not {spec.max_seq_length}; set "
+        f"model.max_seq_length={fit}"
     )

@@ -21,7 +21,7 @@ from kosbert_ray.corpus.text import Normalization, RowText
 from kosbert_ray.encoder.chunks import Splitter
 from kosbert_ray.encoder.long_text import Policy
 from kosbert_ray.encoder.options import Device, Engine, Precision
-from kosbert_ray.settings import Section, load_settings, shown_value
+from kosbert_ray.settings import Section, load_settings, shown_value, without
 from kosbert_ray.shards.quantize import VectorType
 from kosbert_ray.storage import StorageOptions
 
@@ -31,6 +31,8 @@ PRIVATE: Any = {"storage": set(SECRETS), "ray": {"runtime_env"}, "on_finish": Tr
 # Which chunk of its text a row is, and the chunk's place in the text, in Unicode code points.
 CHUNK_COLUMNS = {"chunk": "int32", "chunk_start": "int64", "chunk_end": "int64"}
 CHUNK_TEXT = "chunk_text"
+# Options of earlier versions: job files and stored jobs may still have them.
+RETIRED = {"model.allow_pickle": "is no longer needed"}
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -74,7 +76,6 @@ class ModelConfig(Section):
     prompt_name: str | None = None
     max_seq_length: int | None = Field(default=None, gt=0)
     truncate_dim: int | None = Field(default=None, gt=0)
-    allow_pickle: bool = False
     allow_remote_code: bool = False
 
 
@@ -318,6 +319,11 @@ class JobConfig(Section):
         return self.model_dump(mode="json", exclude=PRIVATE)
 
 
+def stored_config(tree: Mapping[str, Any]) -> JobConfig:
+    """A job as an output's job.json holds it, of this version or an earlier one; raises pydantic's ValidationError."""
+    return JobConfig.model_validate(without(tree, RETIRED))
+
+
 def load_config(
     source: str | Mapping[str, Any] | None,
     settings: Sequence[str] = (),
@@ -330,4 +336,4 @@ def load_config(
     Raises:
         UsageError: the file cannot be read, or an option is unknown or wrong.
     """
-    return load_settings(JobConfig, source, settings, overrides, defaults)
+    return load_settings(JobConfig, source, settings, overrides, defaults, RETIRED)

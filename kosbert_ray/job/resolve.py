@@ -17,7 +17,7 @@ from kosbert_ray.encoder.options import EncoderOptions, usable_cores
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
 from kosbert_ray.errors import InputError, UsageError, first_line
-from kosbert_ray.job.config import JobConfig
+from kosbert_ray.job.config import JobConfig, stored_config
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
@@ -105,7 +105,7 @@ def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[st
     if not job:
         raise InputError(f"{ledger.storage.url()}: not an output of kosbert-ray (it has no _kosbert/job.json)")
     try:
-        theirs = JobConfig.model_validate(job["config"])
+        theirs = stored_config(job["config"])
     except (ValidationError, KeyError) as error:
         raise InputError(
             f"{ledger.storage.url('_kosbert/job.json')}: not a job of this version ({first_line(error)})"

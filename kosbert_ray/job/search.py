@@ -31,8 +31,8 @@ def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Si
     """Encodes the queries with the output's own model and finds the nearest rows to each.
 
     Args:
-        config: ``output.path`` says where; ``storage`` and ``encoder`` apply, ``model.allow_pickle``, and, to the queries,
-            ``model.prompt`` and ``model.prompt_name``.
+        config: ``output.path`` says where; ``storage`` and ``encoder`` apply, and, to the queries, ``model.prompt`` and
+            ``model.prompt_name``.
         queries: any texts.
         top_k: how many rows a query.
         similarity: "cosine" or "dot".
