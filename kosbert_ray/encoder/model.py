@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from kosbert_ray.encoder import cuda, openvino_engine
 from kosbert_ray.encoder.bisection import encode_all, in_streams
 from kosbert_ray.encoder.long_text import join_parts
-from kosbert_ray.encoder.options import Device, EncoderOptions, Precision, usable_cores
+from kosbert_ray.encoder.options import Device, EncoderOptions, Precision, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Pack, Tokens, take_rows
 from kosbert_ray.encoder.pickled import as_safetensors
 from kosbert_ray.encoder.pooling import Head
@@ -95,9 +95,8 @@ class Encoder:
     def __init__(self, spec: ModelSpec, options: EncoderOptions) -> None:
         self.spec = spec = as_safetensors(spec)
         self.device = pick_device(options.device)
+        require_possible(replace(options, device=self.device))
         self.precision = pick_precision(options.precision, self.device)
-        if options.compile and self.device != "cuda":
-            raise UsageError(f"encoder.compile: torch.compile gains on GPUs only, and the device is {self.device}")
         self._compile = options.compile
         threads = options.threads or usable_cores()
         self._tokenizer: Tokenizer | None = None
@@ -131,12 +130,8 @@ class Encoder:
         return TOKEN_BUDGET[self.device] if engine == "torch" else OPENVINO_BUDGET
 
     def _pick_engine(self, asked: str, threads: int) -> str:
-        """The engine for "auto", or the one asked for; raises UsageError where that one cannot be."""
-        if self.precision == "int8" and asked == "torch":
-            raise UsageError("encoder.precision: int8 needs encoder.engine=openvino")
+        """The engine for "auto", or the one asked for."""
         if self.device != "cpu":
-            if asked == "openvino":
-                raise UsageError(f"encoder.engine: openvino is for CPUs, and the device is {self.device}")
             return "torch"
         if asked != "auto":
             return asked
@@ -258,9 +253,9 @@ class Encoder:
         }
 
 
-def pick_device(device: Device) -> str:
+def pick_device(device: Device) -> Device:
     """The device to compute on; raises UsageError for one that is not here."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present: dict[Device, bool] = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return next(name for name, here in present.items() if here)
     if not present[device]:
@@ -271,10 +266,6 @@ def pick_device(device: Device) -> str:
 def pick_precision(precision: Precision, device: str) -> str:
     """bf16 where the hardware multiplies it natively, else fp32, for "auto"; any other as asked."""
     if precision != "auto":
-        if precision == "int8" and device != "cpu":
-            raise UsageError(f"encoder.precision: int8 is for CPUs, and the device is {device}")
-        if precision == "fp16" and device == "cpu":
-            raise UsageError("encoder.precision: fp16 is for GPUs; use bf16 or fp32 on a CPU")
         return precision
     if device == "cuda":
         return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp32"

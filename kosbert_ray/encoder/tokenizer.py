@@ -21,6 +21,22 @@ from kosbert_ray.errors import ModelError, first_line
 
 UINT16_VOCABULARY = 2**16
 SAMPLE = "안녕하세요"
+MANY_UNKNOWN = 0.1  # of the tokens; real Korean text is at 0.01 and below
+
+
+def unknown_notice(unknown: int, tokens: int) -> str | None:
+    """A line for the user where much of a corpus is not in the model's vocabulary; None where it is.
+
+    Args:
+        unknown: tokens that are not.
+        tokens: all tokens.
+    """
+    if unknown < MANY_UNKNOWN * tokens or not unknown:
+        return None
+    return (
+        f"{unknown / tokens:.0%} of the tokens are unknown to the model, so texts look alike to it; try "
+        "input.normalize=nfc, or a model of the corpus's language"
+    )
 
 
 def _lacks_sentencepiece(spec: ModelSpec) -> bool:

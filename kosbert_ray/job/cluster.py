@@ -17,7 +17,7 @@ import ray
 from ray.data import DataContext
 
 from kosbert_ray.corpus.plan import Limits
-from kosbert_ray.encoder.options import EncoderOptions, usable_cores
+from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
 from kosbert_ray.errors import JobFailed, first_line
 from kosbert_ray.job.config import EncoderConfig, RayConfig
 
@@ -57,8 +57,11 @@ class EncoderPool:
         return input_bytes // (PARTS_OF_AN_ENCODER * self.maximum)
 
     def encoder_options(self, options: EncoderOptions) -> EncoderOptions:
-        """How one of its actors computes."""
-        return replace(options, device="cuda" if self.gpus else options.device, threads=self.threads)
+        """How one of its actors computes; raises UsageError where that cannot be."""
+        chosen = replace(options, device="cuda" if self.gpus else options.device, threads=self.threads)
+        on_cpu = chosen.device == "auto" and sys.platform != "darwin"
+        require_possible(replace(chosen, device="cpu") if on_cpu else chosen)
+        return chosen
 
 
 def start(config: RayConfig) -> bool:

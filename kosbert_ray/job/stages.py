@@ -280,6 +280,7 @@ def tokenize(
             "distinct": int(to_encode.sum()) - len(tokens.failed),
             "tokens": int(replace(tokens, rows=rows).row_lengths().sum()),
             "encoded_tokens": int(tokens.lengths[to_encode].sum()),
+            "unknown_tokens": _tokenizer(tokenizer).unknown(tokens, to_encode),
             "split": found.split,
             "truncated": int((tokens.dropped[rows] > 0).sum()),
             "dropped_tokens": int(tokens.dropped[rows].sum()),

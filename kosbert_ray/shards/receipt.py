@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-# What differs from run to run of the same slice, and so is not in its shard.
+# What differs from run to run of the same slice, or came after version 0.1.0, and so is not in its shard.
 UNSTABLE = (
     "output_bytes",
     "node",
@@ -19,6 +19,7 @@ UNSTABLE = (
     "tokenize_seconds",
     "encode_seconds",
     "write_seconds",
+    "unknown_tokens",
 )
 ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
@@ -55,6 +56,7 @@ class Receipt:
         computed_tokens: tokens in them, what they were padded with included.
         wait_seconds: how long the encoder had nothing to do before the slice.
         read_seconds, tokenize_seconds, encode_seconds, write_seconds: wall time of each stage.
+        unknown_tokens: of ``encoded_tokens``, those that are not in the model's vocabulary.
     """
 
     shard: str
@@ -88,6 +90,7 @@ class Receipt:
     tokenize_seconds: float = 0.0
     encode_seconds: float = 0.0
     write_seconds: float = 0.0
+    unknown_tokens: int = 0
 
     def footer(self) -> dict[str, Any]:
         """The part that is the same whenever and wherever the slice is done on such hardware."""
