@@ -25,7 +25,7 @@ from test_model import cosines, reference
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.files import model_files
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.pickled import as_safetensors
+from kosbert_ray.encoder.prepare import as_safetensors
 from kosbert_ray.encoder.spec import read_spec, sha256
 from kosbert_ray.errors import ModelError
 

@@ -21,8 +21,8 @@ from kosbert_ray.encoder.bisection import encode_all, in_streams
 from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import Device, EncoderOptions, Precision, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Pack, Tokens, take_rows
-from kosbert_ray.encoder.pickled import as_safetensors
 from kosbert_ray.encoder.pooling import Head
+from kosbert_ray.encoder.prepare import as_safetensors
 from kosbert_ray.encoder.source import ModelSource, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer

@@ -1,4 +1,4 @@
-"""Pickled weights (``pytorch_model.bin``) as safetensors, converted once and kept in the cache.
+"""Pickled weights (``pytorch_model.bin``) as safetensors.
 
 A pickle is a program. torch's restricted unpickler runs none of it beyond rebuilding tensors; a file that asks for more
 is refused. What is loaded afterwards is the converted copy, so that no other process opens the pickle.
@@ -6,7 +6,6 @@ is refused. What is loaded afterwards is the converted copy, so that no other pr
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
@@ -17,34 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder.files import files_in, weight_names
-from kosbert_ray.encoder.source import cache_folder, filled_once
-from kosbert_ray.encoder.spec import ModelSpec, sha256
+from kosbert_ray.encoder.files import weight_names
 from kosbert_ray.errors import ModelError, first_line
 
-CONVERSION = "safetensors 1"  # part of the cache's key: raise the number where the conversion changes
 UNSAFE = re.compile(r"GLOBAL (\S+)")  # in torch's error: what the pickle would have called
 HEADS = ("cls.", "lm_head.", "predictions.", "generator_lm_head.")  # of masked or causal language models: never loaded
-
-
-def as_safetensors(spec: ModelSpec) -> ModelSpec:
-    """The same model with all its weights as safetensors; as it is if they are that already.
-
-    Raises:
-        ModelError: a file holds more than tensors, is broken, or the cache cannot be written to.
-    """
-    if not spec.pickled:
-        return spec
-    names = files_in(spec.folder, spec.remote_code)
-    content = sha256(spec.folder, [spec.folder / name for name in names])
-    folder = cache_folder("models") / hashlib.sha256(f"{content}\n{CONVERSION}".encode()).hexdigest()[:16]
-    if not folder.is_dir():
-        try:
-            with filled_once(folder) as partial:
-                copy_model(spec.folder, names, partial)
-        except OSError as error:
-            raise ModelError(f"{spec.folder}: cannot be copied to {folder.parent} ({first_line(error)})") from error
-    return spec.moved(folder)
 
 
 def copy_model(folder: Path, names: list[str], target: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kosbert_ray.encoder.files import MODULES, files_in, model_files
+from kosbert_ray.encoder.files import MODULES, files_in, model_files, module_folders
 from kosbert_ray.errors import ModelError, StorageError, first_line
 from kosbert_ray.storage import Storage, StorageOptions, is_url
 
@@ -149,6 +149,24 @@ def _fetch_hub(source: ModelSource) -> Fetched:
         raise
     except Exception as error:
         raise ModelError(f"{source.name}{at}: cannot be fetched ({first_line(error)})") from error
+
+
+def fetch_other_weights(source: ModelSource, folder: Path, commit: str | None) -> None:
+    """Fetches the weights of a hub model that are not loaded, which version 0.1.0 fetched and hashed, too.
+
+    Where the hub cannot be reached, what its cache holds has to do.
+    """
+    if commit is None:
+        return
+    from huggingface_hub import HfApi, snapshot_download
+
+    with contextlib.suppress(Exception):
+        suffix = ".safetensors" if any(folder.rglob("*.safetensors")) else ".bin"
+        modules = (folder / MODULES).read_bytes() if (folder / MODULES).exists() else None
+        folders = module_folders(modules)
+        names = HfApi().list_repo_files(source.name, revision=commit)
+        others = [name for name in names if name.endswith(suffix) and name.rpartition("/")[0] in folders]
+        snapshot_download(source.name, revision=commit, allow_patterns=[glob.escape(name) for name in others])
 
 
 def _fetch_store(source: ModelSource) -> Path:

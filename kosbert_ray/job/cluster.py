@@ -39,13 +39,17 @@ _hushed = False  # whether the core's noise is filtered already
 
 @dataclass(frozen=True)
 class EncoderPool:
-    """Size and shape of the actor pool: ``minimum`` to ``maximum`` actors of ``cpus`` and ``gpus`` each."""
+    """Size and shape of the actor pool: ``minimum`` to ``maximum`` actors of ``cpus`` and ``gpus`` each.
+
+    ``local``: all of them are on this machine.
+    """
 
     minimum: int
     maximum: int
     cpus: int
     gpus: int
     threads: int
+    local: bool = True
 
     def together(self, limits: Limits) -> Limits:
         """How much of slices of these limits may stay together on its way: a GPU is done with a whole one soon."""
@@ -187,7 +191,7 @@ def encoder_pool(config: EncoderConfig, input_bytes: int) -> EncoderPool:
         fit = sum((node - spare) // cpus for node in nodes) if cpus else 1
     fit = max(1, min(fit, 1 + input_bytes // BYTES_PER_ENCODER))
     minimum, maximum = config.actors if isinstance(config.actors, tuple) else (config.actors or fit,) * 2
-    return EncoderPool(minimum, maximum, cpus, int(on_gpu), threads)
+    return EncoderPool(minimum, maximum, cpus, int(on_gpu), threads, _local)
 
 
 def configure_data() -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.slices import FragmentReader
+from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.spec import ModelSpec, sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import (
@@ -82,12 +83,13 @@ class Summary:
     within_limit: bool
 
 
-def embed(config: JobConfig, say: Say) -> Summary:
+def embed(config: JobConfig, say: Say, model: PreparedModel | None = None) -> Summary:
     """Runs a job to its end; run again after any crash, it does what is left.
 
     Args:
         config: the job.
         say: takes a line for the user.
+        model: the job's model, if it is prepared already.
 
     Raises:
         KosbertError: the input, the model, the output or the run is at fault. What was committed stays.
@@ -96,7 +98,7 @@ def embed(config: JobConfig, say: Say) -> Summary:
     ended = Ended("failed", config.output.path)
     try:
         with ExitStack() as stack, _storage_log(say):
-            summary = _Run(config, say, stack).run()
+            summary = _Run(config, say, stack, model).run()
         status = "done" if summary.within_limit else "rejected"
         ended = Ended(status, summary.output, totals=asdict(summary.totals), new=asdict(summary.new))
         return summary
@@ -142,12 +144,12 @@ def _storage_log(say: Say) -> Iterator[None]:
 class _Run:
     """One run of a job: what it knows from its start to its end."""
 
-    def __init__(self, config: JobConfig, say: Say, stack: ExitStack) -> None:
+    def __init__(self, config: JobConfig, say: Say, stack: ExitStack, model: PreparedModel | None = None) -> None:
         self.config, self.say, self.stack = config, say, stack
         self.corpus, self.columns = open_corpus(config)
         require_apart(config, self.corpus, open_output(config))
-        self.model = model_ask(config)
-        self.spec: ModelSpec = self.model.spec()
+        self.model = model
+        self.spec: ModelSpec = model.spec() if model else model_ask(config).spec()
         self.long_text = long_text(config, self.spec)
         self.told: set[str] = set()
         self.tell(*self.spec.notices)
@@ -171,12 +173,15 @@ class _Run:
         if not complete:
             self.stack.enter_context(lease)
         with ThreadPoolExecutor(2) as background:
-            hashing = background.submit(sha256, self.spec.folder, self.spec.weight_files)
+            preparing = background.submit(self._prepare, copy=not complete)
             self.loading: Future[Tokenizer] | None = None
             if not complete:  # there is work to do: Ray starts while this goes on
-                self.loading = background.submit(Tokenizer.load, self.spec)
+                self.loading = background.submit(lambda: Tokenizer.load(preparing.result().spec()))
                 self._start_ray()
-            self.weights = hashing.result()
+            self.model = preparing.result()
+            self.weights = self.model.digests.weights
+            self.spec = self.model.spec()  # its folder may have been replaced since it was first looked into
+            self.long_text = long_text(self.config, self.spec)
         fragments = fragments_of(self.config, self.corpus)
         self.fingerprint = self._open_job(fragments)
         self.committed: Committed = self.ledger.committed(self.fingerprint)
@@ -245,7 +250,7 @@ class _Run:
         from kosbert_ray.job.calibrate import calibrate
 
         pool = self._start_ray()
-        return calibrate(self._reader(), fragments, self.model, encoder_options(self.config), pool)
+        return calibrate(self._reader(), fragments, self._shared_model(pool), encoder_options(self.config), pool)
 
     def _is_done(self, fragments: list[Fragment]) -> bool:
         return all(self.committed.complete(fragment.id) for fragment in fragments)
@@ -270,6 +275,21 @@ class _Run:
         return leftover(self.committed, self.corpus, fragments, self.config.output.removed_inputs == "delete")
 
     # -- running ---------------------------------------------------------------------------------------------------
+
+    def _prepare(self, copy: bool) -> PreparedModel:
+        """The job's model, hashed; and, for a run that is to encode, where nothing changes it."""
+        model = self.model or model_ask(self.config).prepare()
+        return model.kept() if copy else model
+
+    def _shared_model(self, pool: EncoderPool) -> PreparedModel:
+        """The model as all nodes can load it: beside the output, if there may be nodes that cannot fetch it."""
+        assert self.model is not None
+        model = self.model.kept()
+        if model.travels and not pool.local and not model.uploaded:
+            model = model.upload(self.ledger.storage)
+        self.model = model
+        self.spec = model.spec()
+        return model
 
     def _reader(self) -> FragmentReader:
         storage = self.corpus.storage.patient(self.config.storage.retry_seconds)
@@ -325,23 +345,22 @@ class _Run:
 
         config, committed = self.config, self.committed
         pool = self._start_ray()
+        model = self._shared_model(pool)
         left = [(item, committed.done(item.id)) for item in fragments if not committed.complete(item.id)]
         reader = self._reader()
         shared = self._shared(reader, left)
         board = Board.put_up()
         work = Work(
             reader=reader,
-            model=self.model,
+            model=model,
             long_text=self.long_text,
             chunk_columns=tuple(config.chunk_columns()),
-            weights_sha256=self.weights,
             encoder=pool.encoder_options(encoder_options(config)),
             encoders=pool.maximum,
             output=self.ledger.storage,
             formats=embedding_formats(config, self.spec, self.ranges),
             on_bad_row=config.on_bad_row,
             fingerprint=self.fingerprint.sha256,
-            driver_host=socket.gethostname(),
             board=board,
             known=shared.vectors if shared else None,
             together=pool.together(config.slice.limits()),
@@ -368,7 +387,8 @@ class _Run:
         from kosbert_ray.job import dedup
 
         output = self.ledger.storage
-        shared = dedup.prepare(self.config, reader, left, output, embed, self.say)
+        embed_same = partial(embed, model=self.model)
+        shared = dedup.prepare(self.config, reader, left, output, embed_same, self.say)
         if shared:
             self.stack.callback(shared.vectors.remove)
         return shared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.chunks import splitter_version
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions, usable_cores
+from kosbert_ray.encoder.prepare import PreparedModel, prepare
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
 from kosbert_ray.errors import InputError, UsageError, first_line
@@ -137,10 +139,35 @@ class ModelAsk:
         """What this machine's copy of the folder says; raises ModelError if it cannot be had."""
         return read_spec(fetch_model(self.source), self.options)
 
+    def prepare(self, commit: str | None = None) -> PreparedModel:
+        """The model hashed and ready to be loaded by others; raises ModelError if it cannot be had or is not supported.
+
+        Args:
+            commit: of a hub model, instead of the revision that the job names.
+        """
+        return prepare(self.source, self.options, commit)
+
 
 def model_ask(config: JobConfig) -> ModelAsk:
     """The job's model, to be read on any machine."""
     return ModelAsk(model_source(config), spec_options(config))
+
+
+def own_model(job: JobConfig, said: Mapping[str, Any], output: Storage, commit: str | None = None) -> ModelSpec:
+    """The model that an output was made by.
+
+    Args:
+        job: the output's job.
+        said: the content of its job.json.
+        output: where it is.
+        commit: of a hub model, the commit that was recorded when it was made.
+
+    Raises:
+        ModelError: it cannot be had, or what now has its name is another model.
+    """
+    found = model_ask(job).prepare(commit)
+    found.require_made(said["fingerprint"], output.url())
+    return found.spec()
 
 
 def model_source(config: JobConfig) -> ModelSource:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job.config import JobConfig
-from kosbert_ray.job.resolve import encoder_options, job_of_output, model_source, open_output, reader_threads, spec_options
+from kosbert_ray.job.resolve import encoder_options, job_of_output, open_output, own_model, reader_threads
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.nearest import Similarity, nearest
@@ -42,7 +42,7 @@ def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Si
 
     Raises:
         InputError: there is no output of ours, or nothing in it.
-        ModelError: its model cannot be loaded.
+        ModelError: its model cannot be loaded, or is no longer the one it was made by.
     """
     from kosbert_ray.encoder.model import Encoder
 
@@ -56,7 +56,7 @@ def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Si
     names = list(ledger.shards())
     if not names:
         raise InputError(f"{output.url()}: no shards in it yet")
-    encoder = Encoder.load(model_source(job), encoder_options(job), spec_options(job))
+    encoder = Encoder(own_model(job, said, output), encoder_options(job))
     vectors = encoder.encode(list(queries))
     format = EmbeddingFormat.of(said["fingerprint"])
     found = nearest(output, names, format, vectors, top_k, similarity, reader_threads(output))

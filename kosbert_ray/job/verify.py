@@ -107,7 +107,7 @@ def verify(config: JobConfig, sample: int, say: Say) -> Verification:
             problems += found
     agreement = 1.0
     if sample and own:
-        found, agreement, sample = resample(job, output, own, promise.formats[0], reader, sample, say)
+        found, agreement, sample = resample(job, said, output, own, promise.formats[0], reader, sample, say)
         problems += found
     return Verification(
         output=output.address,
