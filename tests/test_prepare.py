@@ -216,3 +216,16 @@ def test_a_hub_name_is_resolved_to_a_commit_that_can_be_had_again(tiny_model: Pa
 def test_a_copy_is_read_under_the_same_options() -> None:
     model = prepare(ModelSource(TINY), SpecOptions(max_seq_length=16, prompt="글: ")).kept()
     assert (model.spec().max_seq_length, model.spec().prompt) == (16, "글: ")
+
+
+def test_search_and_verify_refuse_a_model_that_is_not_the_outputs(cli, told, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = cli("embed", "bundled:everyday", out, "--model", folder, "--keep", "text", "--set", "encoder.actors=1")
+    assert "done: 520 rows" in done.stdout
+    assert json.loads(cli("search", out, everyday()[0], "--top-k", "1", "--json").stdout)["rank"] == 1
+    spoil(folder)
+    for command in (["search", out, "질문"], ["verify", out, "--sample", "3"]):
+        assert told(*command, code=1) == (
+            f"{folder}: not the model that {out} was made by (its weights or tokenizer differ); bring that one back, or "
+            "embed again into another output"
+        )

@@ -1,9 +1,10 @@
 """A model made ready for a run: hashed, and copied to where nothing changes it while the run goes on.
 
 The user names a model by a hub name, a folder, an ``s3://`` URL or ``bundled:NAME``. :func:`prepare` hashes what is
-there, for the job's fingerprint. :meth:`PreparedModel.kept` turns it into a folder of the cache that is named by its content, with
-all weights as safetensors; a snapshot in the hub's cache and a bundled model are used as they are. A node takes the same
-path if it has it, else what the driver uploaded beside the output, else what the user named, and checks the digest.
+there, for the job's fingerprint. :meth:`PreparedModel.kept` turns it into a folder of the cache that is named by its
+content, with all weights as safetensors; a snapshot in the hub's cache and a bundled model are used as they are. A node
+takes the same path if it has it, else what the driver uploaded beside the output, else what the user named, and checks
+the digest.
 """
 
 from __future__ import annotations
