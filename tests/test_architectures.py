@@ -119,6 +119,16 @@ def test_causality_is_the_layers_own_and_counts(tmp_path: Path) -> None:
     assert cosines(encoder.encode(TEXTS), right).min() < 0.99
 
 
+@pytest.mark.parametrize("kind", ["GPTNeoX", "Mistral"])
+def test_openvino_keeps_causality_windows_and_groups(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = DECODER | {"sliding_window": 16} if kind == "Mistral" else SIZE | WIDE | {"max_position_embeddings": 256}
+    folder = save(tmp_path, kind, **config)
+    encoder = Encoder.load(str(folder), EncoderOptions("fp32", "cpu", engine="openvino"))
+    assert encoder.engine == "openvino"
+    assert cosines(encoder.encode(TEXTS), expected(folder)).min() > 0.9999
+
+
 def test_in_bf16_a_model_that_cannot_compute_in_it_falls_back_or_is_refused_once(tmp_path: Path, monkeypatch) -> None:
     folder = save(tmp_path, "FNet", **SIZE, max_position_embeddings=256)
     with pytest.raises(ModelError, match=r"a fnet cannot compute in bf16 \(.*; use encoder.precision=fp32"):

@@ -170,7 +170,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         OWN,
         "no weights in it (model.safetensors or pytorch_model.bin)",
     ),
-    ("weights no pickle", model(pickled), OWN, "pytorch_model.bin: broken or cut-short weights"),
+    ("weights no pickle", model(pickled), OWN, "pytorch_model.bin: not a file of weights; save the model as"),
     ("tokenizer missing", model(lambda f: (f / "tokenizer.json").unlink()), OWN, "no tokenizer in it"),
     ("unknown module", model(module("sentence_transformers.models.CNN")), OWN, "9: module CNN is not supported"),
     (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, everyday
 from hub import Hub
@@ -222,7 +223,10 @@ def test_search_and_verify_refuse_a_model_that_is_not_the_outputs(cli, told, fol
     out = tmp_path / "out"
     done = cli("embed", "bundled:everyday", out, "--model", folder, "--keep", "text", "--set", "encoder.actors=1")
     assert "done: 520 rows" in done.stdout
-    assert json.loads(cli("search", out, everyday()[0], "--top-k", "1", "--json").stdout)["rank"] == 1
+    receipts = pq.read_table(out / "_kosbert" / "receipts")
+    assert 0 <= sum(receipts["unknown_tokens"].to_pylist()) < sum(receipts["encoded_tokens"].to_pylist()) / 10
+    hit = json.loads(cli("search", out, everyday()[0], "--top-k", "1", "--format", "jsonl").stdout)
+    assert hit["rank"] == 1
     spoil(folder)
     for command in (["search", out, "질문"], ["verify", out, "--sample", "3"]):
         assert told(*command, code=1) == (

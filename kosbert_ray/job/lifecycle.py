@@ -176,6 +176,8 @@ class _Run:
             preparing = background.submit(self._prepare, copy=not complete)
             self.loading: Future[Tokenizer] | None = None
             if not complete:  # there is work to do: Ray starts while this goes on
+                if self.spec.pickled:  # what is refused is refused before Ray starts
+                    preparing.result()
                 self.loading = background.submit(lambda: Tokenizer.load(preparing.result().spec()))
                 self._start_ray()
             self.model = preparing.result()
