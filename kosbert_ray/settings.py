@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import difflib
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ from kosbert_ray.errors import UsageError
 
 # Options whose value is never shown: it is a secret, or may hold one.
 HIDDEN = ("access_key_id", "secret_access_key", "session_token", "endpoint_url", "on_finish")
+
+log = logging.getLogger(__name__)
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -36,6 +39,7 @@ def load_settings(
     settings: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    retired: Mapping[str, str] | None = None,
 ) -> Settings:
     """A YAML file or its tree, then ``--set`` settings, then options of the command line, each over the one before.
 
@@ -45,12 +49,13 @@ def load_settings(
         settings: ``section.key=value``, the value read as YAML.
         overrides: values by dotted name.
         defaults: a tree of what counts where none of these says anything.
+        retired: options of earlier versions by dotted name, and what to say of them: they are accepted and ignored.
 
     Raises:
         UsageError: the file cannot be read, or an option is unknown or wrong.
     """
     tree = _read(model, source) if isinstance(source, str) and source else copy.deepcopy(dict(source or {}))
-    tree = merged(defaults or {}, tree)
+    tree = merged(without(defaults or {}, retired or ()), tree)
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
@@ -62,11 +67,28 @@ def load_settings(
             raise UsageError(f"--set {name.strip()}: the value is not YAML") from error
     for name, value in (overrides or {}).items():
         _put(tree, name, value)
+    known = without(tree, retired or ())
+    for name, remark in (retired or {}).items():
+        if without(tree, (name,)) != tree:
+            log.warning("%s %s", name, remark)
     try:
-        return model.model_validate(tree)
+        return model.model_validate(known)
     except ValidationError as error:
         where = source if isinstance(source, str) and source else "config"
         raise UsageError(f"{where}: {_explain(model, error)}") from error
+
+
+def without(tree: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """A copy of a tree of options that lacks those of these dotted names."""
+    left = copy.deepcopy(dict(tree))
+    for name in names:
+        *sections, key = name.split(".")
+        inner: Any = left
+        for section in sections:
+            inner = inner.get(section) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            inner.pop(key, None)
+    return left
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

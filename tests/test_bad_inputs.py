@@ -164,8 +164,13 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
     ("no such bundled model", nothing, [*EMBED[:3], "--model", "bundled:x"], "bundled:x: nothing of that name is bundled"),
     ("hub out of reach", nothing, [*EMBED[:3], "--model", "some/model"], "the hub cannot be reached"),
     ("config broken", model(lambda f: (f / "config.json").write_text("{")), OWN, "config.json: cannot be read"),
-    ("weights missing", model(lambda f: (f / "model.safetensors").unlink()), OWN, "no *.safetensors in it"),
-    ("weights pickled", model(pickled), OWN, "its weights are pickled (pytorch_model.bin); set model.allow_pickle=true"),
+    (
+        "weights missing",
+        model(lambda f: (f / "model.safetensors").unlink()),
+        OWN,
+        "no weights in it (model.safetensors or pytorch_model.bin)",
+    ),
+    ("weights no pickle", model(pickled), OWN, "pytorch_model.bin: not a file of weights; save the model as"),
     ("tokenizer missing", model(lambda f: (f / "tokenizer.json").unlink()), OWN, "no tokenizer in it"),
     ("unknown module", model(module("sentence_transformers.models.CNN")), OWN, "9: module CNN is not supported"),
     (

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from kosbert_ray.encoder import attention
 from kosbert_ray.encoder.model import Encoder, pick_device, pick_precision
-from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.options import EncoderOptions, require_possible
 from kosbert_ray.encoder.spec import SpecOptions
 from kosbert_ray.errors import ModelError, UsageError
 
@@ -173,8 +173,14 @@ def test_a_device_or_precision_that_is_not_here_is_a_usage_error() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="no cuda device"):
             pick_device("cuda")
-    with pytest.raises(UsageError, match="fp16 is for GPUs"):
-        pick_precision("fp16", "cpu")
+    for impossible, message in (
+        (EncoderOptions("fp16", "cpu"), "fp16 is for GPUs"),
+        (EncoderOptions("int8", "cuda", engine="openvino"), "int8 is for CPUs, and the device is cuda"),
+        (EncoderOptions("int8"), r"int8 needs encoder\.engine=openvino"),
+        (EncoderOptions("bf16", "mps", engine="openvino"), "openvino is for CPUs, and the device is mps"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            require_possible(impossible)
     assert pick_precision("auto", "cpu") in ("bf16", "fp32")
 
 

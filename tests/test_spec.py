@@ -80,14 +80,39 @@ def test_normalize_and_dropout_are_read(folder: Path) -> None:
     assert read_spec(folder).normalized
 
 
-def test_pickled_weights_are_refused_unless_allowed_by_name(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="model.allow_pickle=true"):
-        read_spec(folder)
-    assert read_spec(folder, SpecOptions(allow_pickle=True)).weight_files[0].name == "pytorch_model.bin"
+def test_the_weights_are_those_that_transformers_loads(folder: Path) -> None:
+    def names() -> list[str]:
+        return [path.name for path in read_spec(folder).weight_files if path.name != "config.json"]
+
+    for stray in ("adapter_model.safetensors", "training_args.bin", "pytorch_model.bin"):
+        (folder / stray).write_bytes(b"not looked at")
+    assert names() == ["model.safetensors"]
+    shards = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    (folder / "model.safetensors").unlink()
+    assert names() == ["pytorch_model.bin"]
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(ModelError, match="no \\*.safetensors"):
+    with pytest.raises(
+        ModelError, match=r"no weights in it \(model\.safetensors or .*; adapter_model\.safetensors is neither"
+    ):
         read_spec(folder)
+    for shard in shards:
+        (folder / shard).touch()
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}))
+    assert names() == shards
+    (folder / shards[1]).unlink()
+    with pytest.raises(ModelError, match=f"{shards[1]}: missing, and pytorch_model.bin.index.json names it"):
+        read_spec(folder)
+
+
+def test_version_0_1_0_hashed_the_same_files_unless_others_lie_beside_them(folder: Path) -> None:
+    spec = read_spec(folder)
+    assert spec.legacy_weight_files == spec.weight_files
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "training_args.bin").touch()
+    spec = read_spec(folder)
+    assert [path.name for path in spec.legacy_weight_files][:2] == ["pytorch_model.bin", "training_args.bin"]
+    assert spec.weight_files[1:] == spec.legacy_weight_files[2:]
 
 
 def test_a_folder_without_a_tokenizer_is_refused_before_transformers_makes_an_empty_one(folder: Path) -> None:

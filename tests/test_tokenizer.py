@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from models import save_model
 from transformers import AutoTokenizer
 
 from kosbert_ray.encoder.spec import SpecOptions, read_spec
-from kosbert_ray.encoder.tokenizer import Tokenizer
+from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import ModelError
 
 
@@ -56,6 +58,37 @@ def test_a_prompts_length_leaves_out_the_closing_token(tmp_path: Path) -> None:
     plain = Tokenizer.load(read_spec(folder))
     assert tokenizer.prompt_length == plain(["오늘은 "]).lengths[0] - 1
     assert plain.prompt_length == 0
+
+
+def test_unknown_tokens_are_counted(tiny_model: Path) -> None:
+    tokenizer = Tokenizer.load(read_spec(tiny_model))
+    texts = everyday()[:50]
+    composed = tokenizer(texts)
+    assert tokenizer.unknown(composed) == int((composed.ids == 1).sum())
+    assert unknown_notice(tokenizer.unknown(composed), len(composed.ids)) is None
+    apart = tokenizer([unicodedata.normalize("NFD", text) for text in texts])
+    notice = unknown_notice(tokenizer.unknown(apart), len(apart.ids))
+    assert notice and "of the tokens are unknown to the model" in notice and "input.normalize=nfc" in notice
+    first = np.arange(len(apart.lengths)) == 0
+    assert tokenizer.unknown(apart, first) == int((apart.ids[: apart.lengths[0]] == 1).sum())
+
+
+def test_a_tokenizer_without_a_token_of_its_own_for_unknowns_counts_none(tmp_path: Path) -> None:
+    folder = save_model("roberta", everyday(), tmp_path)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"unk_token": settings["eos_token"]}))
+    tokenizer = Tokenizer.load(read_spec(folder))
+    assert tokenizer.unknown_id == -1 and tokenizer.unknown(tokenizer(["𓀀"])) == 0
+
+
+def test_a_sentencepiece_model_names_the_package_that_reads_it(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "tokenizer.json").unlink()
+    (folder / "spiece.model").write_bytes(b"\x0a\x0e\x0a")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "T5Tokenizer"}))
+    with pytest.raises(ModelError, match="its tokenizer is a SentencePiece model; pip install sentencepiece protobuf"):
+        Tokenizer.load(read_spec(folder))
 
 
 def test_a_broken_tokenizer_is_named(tiny_model: Path, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, everyday
 from models import save_model
+from test_architectures import BIDIRECTIONAL, DECODER, SLIDING, save
 
 from kosbert_ray.encoder import Encoder, cuda, torch_engine
 from kosbert_ray.encoder.options import EncoderOptions
@@ -25,9 +27,11 @@ def by_mask(query, key, value, offsets, longest, scaling, reach):
     at = torch.arange(query.shape[0])
     sequence = torch.bucketize(at, offsets[1:], right=True)
     seen = sequence[:, None] == sequence[None, :]
-    if reach != (-1, -1):
-        seen &= (at[:, None] - at[None, :] <= reach[0]) & (at[None, :] - at[:, None] <= reach[1])
-    q, k, v = (x.transpose(0, 1) for x in (query, key, value))
+    for distance, most in ((at[:, None] - at[None, :], reach[0]), (at[None, :] - at[:, None], reach[1])):
+        if most >= 0:
+            seen &= distance <= most
+    groups = query.shape[1] // key.shape[1]
+    q, k, v = (x.transpose(0, 1) for x in (query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)))
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scaling).transpose(0, 1)
 
 
@@ -53,6 +57,47 @@ def test_offsets_give_what_lengths_give(kind: str, skip: int, as_on_a_gpu: None,
     plain, by_offsets = engines(save_model(kind, everyday(), tmp_path, pooling=pooling), skip)
     batch = random_batch(LENGTHS, plain.vocabulary)
     torch.testing.assert_close(by_offsets.pooled(batch), plain.pooled(batch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("Qwen2", {"is_causal": False}),
+        ("Qwen2", {"is_causal": True}),
+        ("Mistral", {"sliding_window": 16}),
+        ("Gemma3Text", SLIDING | BIDIRECTIONAL),
+        ("Gemma3Text", SLIDING),
+    ],
+)
+@torch.inference_mode()
+def test_offsets_give_what_lengths_give_to_groups_of_heads(
+    kind: str, config: dict[str, Any], as_on_a_gpu: None, tmp_path: Path
+) -> None:
+    plain, by_offsets = engines(save(tmp_path, kind, **DECODER, **config))
+    assert plain.attention == "packed"
+    batch = random_batch(LENGTHS, plain.vocabulary)
+    torch.testing.assert_close(by_offsets.pooled(batch), plain.pooled(batch), rtol=1e-3, atol=1e-4)
+
+
+def test_flash_attention_is_called_as_each_version_of_torch_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.nn.attention.varlen as varlen
+
+    query, key = torch.zeros(3, 4, 8), torch.zeros(3, 2, 8)
+    seen = {}
+
+    def newest(q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False, num_splits=None):
+        seen.update(heads=k.shape[1], enable_gqa=enable_gqa, num_splits=num_splits, window_size=window_size)
+        return q
+
+    def older(q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+        seen.update(heads=k.shape[1], enable_gqa=False, num_splits=None, window_size=window_size)
+        return q
+
+    for function, expected in ((newest, (2, True, 1)), (older, (4, False, None))):
+        monkeypatch.setattr(varlen, "varlen_attn", function)
+        cuda.varlen_attention(query, key, key, torch.tensor([0, 3]), 3, None, (-1, 0))
+        assert (seen["heads"], seen["enable_gqa"], seen["num_splits"]) == expected
+        assert seen["window_size"] == (-1, 0)
 
 
 @pytest.mark.parametrize("total", [123, 124, 150, 200, 1000])

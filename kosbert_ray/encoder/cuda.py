@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,8 @@ def varlen_attention(
     """Flash attention over sequences of any lengths (torch.nn.attention.varlen): fp16 and bf16 only.
 
     Args:
-        query, key, value: ``[T, heads, head size]``.
+        query: ``[T, heads, head size]``.
+        key, value: the same, or of fewer heads, each of which serves a group of the query's.
         offsets: int32 ``[sequences + 1]``.
         longest: as long as the longest sequence at the least.
         scaling: factor on the scores.
@@ -33,9 +35,16 @@ def varlen_attention(
     from torch.nn.attention.varlen import varlen_attn
 
     # num_splits=1: the sum of a row is not split among blocks, so a sequence's vector does not depend on its neighbours.
-    attended = varlen_attn(
-        query, key, value, offsets, offsets, longest, longest, scale=scaling, window_size=reach, num_splits=1
-    )
+    wanted: dict[str, Any] = {"scale": scaling, "window_size": reach, "num_splits": 1}
+    known = inspect.signature(varlen_attn).parameters
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and "enable_gqa" in known:
+        wanted["enable_gqa"] = True
+    elif groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    if "num_splits" not in known:  # torch 2.11
+        del wanted["num_splits"]
+    attended = varlen_attn(query, key, value, offsets, offsets, longest, longest, **wanted)
     assert isinstance(attended, torch.Tensor)
     return attended
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,13 +19,14 @@ import torch
 from kosbert_ray.encoder import cuda, openvino_engine
 from kosbert_ray.encoder.bisection import encode_all, in_streams
 from kosbert_ray.encoder.long_text import join_parts
-from kosbert_ray.encoder.options import Device, EncoderOptions, Precision, usable_cores
+from kosbert_ray.encoder.options import Device, EncoderOptions, Precision, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Pack, Tokens, take_rows
 from kosbert_ray.encoder.pooling import Head
+from kosbert_ray.encoder.prepare import as_safetensors
 from kosbert_ray.encoder.source import ModelSource, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.encoder.torch_engine import TorchEngine
+from kosbert_ray.encoder.torch_engine import PrecisionUnfit, TorchEngine
 from kosbert_ray.errors import ModelError, UsageError
 
 # Measured on 2 CPU cores with BERT-base: 1,024 to 4,096 tokens a batch differ by less than the noise.
@@ -92,11 +93,10 @@ class Encoder:
     """
 
     def __init__(self, spec: ModelSpec, options: EncoderOptions) -> None:
-        self.spec = spec
+        self.spec = spec = as_safetensors(spec)
         self.device = pick_device(options.device)
+        require_possible(replace(options, device=self.device))
         self.precision = pick_precision(options.precision, self.device)
-        if options.compile and self.device != "cuda":
-            raise UsageError(f"encoder.compile: torch.compile gains on GPUs only, and the device is {self.device}")
         self._compile = options.compile
         threads = options.threads or usable_cores()
         self._tokenizer: Tokenizer | None = None
@@ -105,12 +105,20 @@ class Encoder:
         self.engine = self._pick_engine(options.engine, threads)
         if self.device == "cpu":
             torch.set_num_threads(threads if self.engine == "torch" else 1)
-        self._engine = self._load(self.engine, threads)
+        fallback: list[str] = []
+        try:
+            self._engine = self._load(self.engine, threads)
+        except PrecisionUnfit as error:
+            if options.precision != "auto":
+                raise
+            fallback = [f"{error.args[0].partition(';')[0]}: fp32 is used"]
+            self.precision = "fp32"
+            self._engine = self._load(self.engine, threads)
         self.token_budget = options.token_budget or self._budget(self.engine)
         if self.device == "cuda" and not options.token_budget and isinstance(self._engine, TorchEngine):
             self.token_budget = self._engine.token_budget(self.token_budget)
         self.attention = self._engine.attention
-        self.notices = [*spec.notices, *self._engine.notices]
+        self.notices = [*spec.notices, *fallback, *self._engine.notices]
         self._computed: list[int] = []  # tokens of each batch of the slice, from several threads
 
     def _load(self, engine: str, threads: int) -> Engine:
@@ -122,12 +130,8 @@ class Encoder:
         return TOKEN_BUDGET[self.device] if engine == "torch" else OPENVINO_BUDGET
 
     def _pick_engine(self, asked: str, threads: int) -> str:
-        """The engine for "auto", or the one asked for; raises UsageError where that one cannot be."""
-        if self.precision == "int8" and asked == "torch":
-            raise UsageError("encoder.precision: int8 needs encoder.engine=openvino")
+        """The engine for "auto", or the one asked for."""
         if self.device != "cpu":
-            if asked == "openvino":
-                raise UsageError(f"encoder.engine: openvino is for CPUs, and the device is {self.device}")
             return "torch"
         if asked != "auto":
             return asked
@@ -171,8 +175,8 @@ class Encoder:
             ModelError: there is no such model, or it is of an unsupported kind.
             UsageError: the device or precision asked for is not to be had here.
         """
-        pickles, code = spec_options.allow_pickle, spec_options.allow_remote_code
-        source = ModelSource(model, allow_pickle=pickles, allow_remote_code=code) if isinstance(model, str) else model
+        code = spec_options.allow_remote_code
+        source = ModelSource(model, allow_remote_code=code) if isinstance(model, str) else model
         return cls(read_spec(fetch_model(source), spec_options), options)
 
     @property
@@ -249,9 +253,9 @@ class Encoder:
         }
 
 
-def pick_device(device: Device) -> str:
+def pick_device(device: Device) -> Device:
     """The device to compute on; raises UsageError for one that is not here."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present: dict[Device, bool] = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return next(name for name, here in present.items() if here)
     if not present[device]:
@@ -262,10 +266,6 @@ def pick_device(device: Device) -> str:
 def pick_precision(precision: Precision, device: str) -> str:
     """bf16 where the hardware multiplies it natively, else fp32, for "auto"; any other as asked."""
     if precision != "auto":
-        if precision == "int8" and device != "cpu":
-            raise UsageError(f"encoder.precision: int8 is for CPUs, and the device is {device}")
-        if precision == "fp16" and device == "cpu":
-            raise UsageError("encoder.precision: fp16 is for GPUs; use bf16 or fp32 on a CPU")
         return precision
     if device == "cuda":
         return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp32"

@@ -27,12 +27,22 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from kosbert_ray.encoder.attention import causality, refuse_others
 from kosbert_ray.encoder.packing import Batch, pack_one_length
 from kosbert_ray.encoder.pooling import pool
 from kosbert_ray.encoder.source import bundled_sentences, cache_folder, filled_once
 from kosbert_ray.encoder.spec import ModelSpec, sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.encoder.torch_engine import AGREEMENT, agreement_of, load_transformer, position_offset, probe
+from kosbert_ray.encoder.torch_engine import (
+    AGREEMENT,
+    agreement_of,
+    load_transformer,
+    needs_type_ids,
+    position_offset,
+    probe,
+    use_default_attention,
+    vocabulary_of,
+)
 from kosbert_ray.errors import ModelError, UsageError, first_line
 
 ATTENTION = "one_length"
@@ -160,32 +170,42 @@ class _Graph(torch.nn.Module):
 
 
 def one_length_attention(
-    _module: torch.nn.Module,
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **_others: Any,
+    is_causal: bool | None = None,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Every token attends to all others of its sequence, or to those less than ``sliding_window`` away.
 
     Args:
-        _module: the attention layer (part of transformers' interface).
-        query, key, value: ``[n, heads, length, head size]``.
+        module: the attention layer; its ``is_causal`` counts where the call says nothing.
+        query: ``[n, heads, length, head size]``.
+        key, value: the same, or of fewer heads, each of which serves a group of the query's.
         attention_mask: None, as no mask is built.
         scaling: factor on the scores.
-        sliding_window: as in :func:`~kosbert_ray.encoder.attention.packed_attention`.
+        sliding_window, is_causal, others: as in :func:`~kosbert_ray.encoder.attention.packed_attention`.
 
     Returns:
         ``[n, length, heads, head size]`` and no attention weights.
     """
     assert attention_mask is None
+    refuse_others(others)
+    causal = causality(module, is_causal)
     mask = None
-    if sliding_window is not None:
+    if sliding_window is not None or causal:
         places = torch.arange(query.shape[2], device=query.device)
-        mask = (places[:, None] - places[None, :]).abs() < sliding_window
+        distance = places[:, None] - places[None, :]
+        mask = distance.abs() < sliding_window if sliding_window is not None else distance >= 0
+        if causal and sliding_window is not None:
+            mask = mask & (distance >= 0)
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     return attended.transpose(1, 2), None
 
@@ -195,13 +215,18 @@ def _convert(spec: ModelSpec, precision: str, folder: Path) -> None:
 
     openvino = _openvino()
     AttentionInterface.register(ATTENTION, one_length_attention)
-    model, kind = load_transformer(spec, torch.float32, "cpu", ATTENTION)
-    if kind != "packed":
+    loaded = load_transformer(spec, torch.float32, "cpu", ATTENTION)
+    model = loaded.model
+    if not loaded.pluggable:
         raise ModelError(f"{spec.folder}: {spec.model_type} has no pluggable attention; use encoder.engine=torch")
+    if needs_type_ids(spec, model):
+        raise ModelError(f"{spec.folder}: the model takes token_type_ids, which OpenVINO is not given; use torch")
+    model.set_attn_implementation(ATTENTION)
     offset = position_offset(spec, model)
     example = {"ids": torch.ones(2, 7, dtype=torch.int64), "positions": torch.arange(7)[None] + offset}
     try:
-        with torch.inference_mode(), warnings.catch_warnings(action="ignore"):
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             graph = openvino.convert_model(_Graph(model).eval(), example_input=example)
         graph.reshape({0: [-1, -1], 1: [1, -1]})
         notice = _quantize(spec, graph, offset, folder) if precision == "int8" else None
@@ -210,7 +235,7 @@ def _convert(spec: ModelSpec, precision: str, folder: Path) -> None:
             openvino.save_model(graph, folder / GRAPH, compress_to_fp16=False)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         raise ModelError(f"{spec.folder}: OpenVINO cannot convert it ({first_line(error)}); use torch") from error
-    account = {"vocabulary": int(model.config.vocab_size), "position_offset": offset, "notice": notice}
+    account = {"vocabulary": vocabulary_of(model), "position_offset": offset, "notice": notice}
     (folder / ACCOUNT).write_text(json.dumps(account), "utf-8")
 
 
@@ -229,6 +254,7 @@ def _require_agreement(spec: ModelSpec, model: Any, graph: Any, offset: int) -> 
     batch = probe(spec, model)
     run = _runner(graph, "fp32", offset)
     sequences = np.split(batch.ids, batch.offsets[1:-1])
+    use_default_attention(model)  # not the attention that was converted: the graph is to give what transformers gives
     with torch.inference_mode():
         theirs = [
             model(input_ids=torch.from_numpy(ids)[None], position_ids=torch.arange(len(ids))[None] + offset)

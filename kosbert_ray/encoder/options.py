@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from kosbert_ray.errors import UsageError
+
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Engine = Literal["torch", "openvino", "auto"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -25,6 +27,27 @@ class EncoderOptions:
     token_budget: int | None = None
     engine: Engine = "torch"
     compile: bool = False
+
+
+def require_possible(options: EncoderOptions) -> None:
+    """Raises UsageError for options that do not go together on any machine; needs neither torch nor the model.
+
+    Args:
+        options: with the device settled, if it is to be looked at.
+    """
+    device, precision, engine = options.device, options.precision, options.engine
+    if precision == "fp16" and device == "cpu":
+        raise UsageError("encoder.precision: fp16 is for GPUs; use bf16 or fp32 on a CPU")
+    if precision == "int8" and device in ("cuda", "mps"):
+        raise UsageError(f"encoder.precision: int8 is for CPUs, and the device is {device}")
+    if precision == "int8" and engine == "torch":
+        raise UsageError("encoder.precision: int8 needs encoder.engine=openvino")
+    if precision == "fp16" and engine == "openvino":
+        raise UsageError("encoder.precision: fp16 is for GPUs, and openvino for CPUs; use bf16 or fp32")
+    if engine == "openvino" and device in ("cuda", "mps"):
+        raise UsageError(f"encoder.engine: openvino is for CPUs, and the device is {device}")
+    if options.compile and device in ("cpu", "mps"):
+        raise UsageError(f"encoder.compile: torch.compile gains on GPUs only, and the device is {device}")
 
 
 def usable_cores() -> int:

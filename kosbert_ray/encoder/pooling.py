@@ -133,7 +133,7 @@ class _Dense(torch.nn.Module):
                 torch.nn.Identity() if square else torch.nn.Linear(part.in_features, part.out_features, bias=False)
             )
         try:
-            self.load_state_dict(_state(part))
+            self.load_state_dict(load_file(part.folder / "model.safetensors"))
         except (RuntimeError, OSError) as error:
             raise ModelError(f"{part.folder}: its weights do not fit its config ({first_line(error)})") from error
         self.activation = _activation(part)
@@ -141,14 +141,6 @@ class _Dense(torch.nn.Module):
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.activation(self.linear(vectors))
         return out if self.residual is None else out + self.residual(vectors)
-
-
-def _state(part: specs.Dense) -> dict[str, torch.Tensor]:
-    safe = part.folder / "model.safetensors"
-    if safe.exists():
-        return load_file(safe)
-    state: dict[str, torch.Tensor] = torch.load(part.folder / "pytorch_model.bin", weights_only=True, map_location="cpu")
-    return state
 
 
 def _activation(part: specs.Dense) -> torch.nn.Module:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kosbert_ray.encoder.files import MODULES, files_in, model_files, module_folders
 from kosbert_ray.errors import ModelError, StorageError, first_line
 from kosbert_ray.storage import Storage, StorageOptions, is_url
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 BUNDLED_PREFIX = "bundled:"
-WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
-PICKLE_PATTERNS = ("*.bin", "*.bin.index.json")
-CODE_PATTERNS = ("*.py",)
-OTHER_PATTERNS = ("*.json", "*.txt", "*.model")
+FIRST_FILES = ["modules.json", "config.json"]  # they settle a hub model's commit and tell what else it needs
 
 
 @dataclass(frozen=True)
@@ -30,22 +29,30 @@ class ModelSource:
     Attributes:
         name: a hub name (``jhgan/ko-sbert-sts``), a folder, an ``s3://`` URL, or ``bundled:NAME``.
         revision: branch, tag or commit of a hub name.
-        allow_pickle: also accept ``pytorch_model.bin`` (read with torch's restricted unpickler).
         allow_remote_code: also fetch the model's own Python code.
         storage: how to reach the object store of an ``s3://`` name.
     """
 
     name: str
     revision: str | None = None
-    allow_pickle: bool = False
     allow_remote_code: bool = False
     storage: StorageOptions = field(default_factory=StorageOptions)
 
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """The files that are fetched, wherever from."""
-        more = (PICKLE_PATTERNS if self.allow_pickle else ()) + (CODE_PATTERNS if self.allow_remote_code else ())
-        return OTHER_PATTERNS + WEIGHT_PATTERNS + more
+
+@dataclass(frozen=True)
+class Fetched:
+    """A model's folder on this machine.
+
+    Attributes:
+        folder: where it is.
+        commit: of a hub model, the commit that the revision resolved to.
+        frozen: whether the folder never changes: a snapshot of a commit, a copy under the hash of its content, or a part
+            of this package.
+    """
+
+    folder: Path
+    commit: str | None = None
+    frozen: bool = False
 
 
 def bundled_path(name: str) -> Path:
@@ -85,19 +92,24 @@ def bundled_sentences() -> list[str]:
 
 
 def fetch_model(source: ModelSource) -> Path:
-    """The model's folder on this machine, downloaded first if need be.
+    """The model's folder on this machine; downloads it first if needed. Raises as :func:`fetch` does."""
+    return fetch(source).folder
+
+
+def fetch(source: ModelSource) -> Fetched:
+    """Finds the model, and downloads it first if needed.
 
     Raises:
         ModelError: there is no such model, or it cannot be fetched.
         StorageError: the object store refuses.
     """
     if source.name.startswith(BUNDLED_PREFIX):
-        return bundled_path(source.name)
+        return Fetched(bundled_path(source.name), frozen=True)
     if is_url(source.name):
-        return _fetch_store(source)
+        return Fetched(_fetch_store(source), frozen=True)
     folder = Path(source.name).expanduser()
     if folder.is_dir():
-        return folder.resolve()
+        return Fetched(folder.resolve())
     if folder.exists():
         raise ModelError(f"{source.name}: a model is a folder, and this is a file")
     if source.name.startswith((".", "/", "~")) or source.name.count("/") > 1:
@@ -105,13 +117,25 @@ def fetch_model(source: ModelSource) -> Path:
     return _fetch_hub(source)
 
 
-def _fetch_hub(source: ModelSource) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+def _fetch_hub(source: ModelSource) -> Fetched:
+    """The hub's snapshot, with the model's files only; without a network, what the hub's cache has of it."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     at = f" at {source.revision}" if source.revision else ""
     try:
-        return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=list(source.patterns)))
+        folder = Path(snapshot_download(source.name, revision=source.revision, allow_patterns=FIRST_FILES))
+        commit = folder.name
+        try:
+            names = HfApi().list_repo_files(source.name, revision=commit)
+        except Exception as error:  # offline, in the words of whichever HTTP library the hub's client uses
+            if not any(name.endswith((".safetensors", ".bin")) for name in files_in(folder, code=False)):
+                raise ModelError(f"{source.name}{at}: its files cannot be listed ({first_line(error)})") from error
+            return Fetched(folder, commit, frozen=True)
+        modules = (folder / MODULES).read_bytes() if (folder / MODULES).exists() else None
+        wanted = model_files(names, modules, source.allow_remote_code)
+        snapshot_download(source.name, revision=commit, allow_patterns=[glob.escape(name) for name in wanted])
+        return Fetched(folder, commit, frozen=True)
     except HFValidationError as error:
         raise ModelError(f"{source.name}: neither a folder here nor a hub name") from error
     except RepositoryNotFoundError as error:
@@ -121,30 +145,61 @@ def _fetch_hub(source: ModelSource) -> Path:
             f"{source.name}{at}: the hub cannot be reached and the model is not in the cache; "
             "name a local folder or an s3:// copy with model.name"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except ModelError:
+        raise
+    except Exception as error:
         raise ModelError(f"{source.name}{at}: cannot be fetched ({first_line(error)})") from error
+
+
+def fetch_other_weights(source: ModelSource, folder: Path, commit: str | None) -> None:
+    """Fetches the weights of a hub model that are not loaded, which version 0.1.0 fetched and hashed, too.
+
+    Where the hub cannot be reached, what its cache holds has to do.
+    """
+    if commit is None:
+        return
+    from huggingface_hub import HfApi, snapshot_download
+
+    with contextlib.suppress(Exception):
+        suffix = ".safetensors" if any(folder.rglob("*.safetensors")) else ".bin"
+        modules = (folder / MODULES).read_bytes() if (folder / MODULES).exists() else None
+        folders = module_folders(modules)
+        names = HfApi().list_repo_files(source.name, revision=commit)
+        others = [name for name in names if name.endswith(suffix) and name.rpartition("/")[0] in folders]
+        snapshot_download(source.name, revision=commit, allow_patterns=[glob.escape(name) for name in others])
 
 
 def _fetch_store(source: ModelSource) -> Path:
     """Copies an ``s3://`` model folder into the cache, under a name that changes with its content."""
     store = Storage(source.name, source.storage)
-    entries = [entry for entry in store.list(recursive=True) if any(Path(entry.name).match(p) for p in source.patterns)]
-    if not entries:
+    entries = {entry.name: entry for entry in store.list(recursive=True)}
+    modules = store.read(MODULES) if MODULES in entries else None
+    wanted = [entries[name] for name in model_files(entries, modules, source.allow_remote_code)]
+    if not wanted:
         raise ModelError(f"{source.name}: no model there (neither *.json nor *.safetensors)")
-    content = "\n".join(f"{entry.name} {entry.size} {entry.version}" for entry in entries)
+    content = "\n".join(f"{entry.name} {entry.size} {entry.version}" for entry in wanted)
     cache = cache_folder("models")
     folder = cache / hashlib.sha256(f"{store.address}\n{content}".encode()).hexdigest()[:16]
-    if folder.is_dir():
-        return folder
+    if not folder.is_dir():
+        copy_from_store(store, [entry.name for entry in wanted], folder)
+    return folder
+
+
+def copy_from_store(store: Storage, names: Iterable[str], folder: Path) -> None:
+    """Copies files of a store into a new folder of the cache.
+
+    Raises:
+        StorageError: the store refuses.
+        ModelError: there is no room in the cache.
+    """
     try:
         with filled_once(folder) as partial:
-            for entry in entries:
-                target = partial / entry.name
+            for name in names:
+                target = partial / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with store.open(entry.name) as reader, open(target, "wb") as writer:
+                with store.open(name) as reader, open(target, "wb") as writer:
                     shutil.copyfileobj(reader, writer, 8 * 2**20)
     except StorageError:
         raise
     except OSError as error:
-        raise ModelError(f"{source.name}: cannot be copied to {cache} ({error.strerror or error})") from error
-    return folder
+        raise ModelError(f"{store.address}: cannot be copied to {folder.parent} ({error.strerror or error})") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,30 @@ from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
 
 UINT16_VOCABULARY = 2**16
+SAMPLE = "안녕하세요"
+MANY_UNKNOWN = 0.1  # of the tokens; real Korean text is at 0.01 and below
+
+
+def unknown_notice(unknown: int, tokens: int) -> str | None:
+    """A line for the user where much of a corpus is not in the model's vocabulary; None where it is.
+
+    Args:
+        unknown: tokens that are not.
+        tokens: all tokens.
+    """
+    if unknown < MANY_UNKNOWN * tokens or not unknown:
+        return None
+    return (
+        f"{unknown / tokens:.0%} of the tokens are unknown to the model, so texts look alike to it; try "
+        "input.normalize=nfc, or a model of the corpus's language"
+    )
+
+
+def _lacks_sentencepiece(spec: ModelSpec) -> bool:
+    """Whether the tokenizer is in a SentencePiece model only, and the package that reads it is not installed."""
+    names = {path.name for path in spec.tokenizer_files}
+    only = not names & {"tokenizer.json", "vocab.txt", "vocab.json"} and any(name.endswith(".model") for name in names)
+    return only and find_spec("sentencepiece") is None
 
 
 @dataclass(frozen=True)
@@ -31,6 +56,7 @@ class Tokenizer:
         prompt_length: tokens at a sequence's start that belong to the prompt, a leading special token included.
         special_tokens: how many are added to a text.
         vocabulary: number of token ids.
+        unknown_id: the token id of what is not in the vocabulary; -1 if there is none.
     """
 
     state: str
@@ -38,13 +64,15 @@ class Tokenizer:
     prompt_length: int
     special_tokens: int
     vocabulary: int
+    unknown_id: int = -1
 
     @staticmethod
     def load(spec: ModelSpec) -> Tokenizer:
         """Reads the tokenizer of a model folder.
 
         Raises:
-            ModelError: its files cannot be loaded, or it is written in Python (transformers' slow kind).
+            ModelError: its files cannot be loaded, it is written in Python (transformers' slow kind), or it numbers a
+                text's segments, which is not supported.
         """
         from tokenizers.normalizers import Lowercase, Sequence
         from transformers import AutoTokenizer
@@ -54,10 +82,17 @@ class Tokenizer:
                 spec.transformer, local_files_only=True, trust_remote_code=spec.remote_code
             )
         except Exception as error:
+            if _lacks_sentencepiece(spec):
+                raise ModelError(
+                    f"{spec.transformer}: its tokenizer is a SentencePiece model; pip install sentencepiece protobuf"
+                ) from error
             raise ModelError(f"{spec.transformer}: cannot load the tokenizer ({first_line(error)})") from error
         fast: Any = getattr(slow, "backend_tokenizer", None)
         if fast is None:
             raise ModelError(f"{spec.transformer}: {type(slow).__name__} is a Python tokenizer; save a tokenizer.json")
+        segments = slow(SAMPLE).get("token_type_ids") or ()
+        if any(segments):
+            raise ModelError(f"{spec.transformer}: its tokenizer gives token_type_ids other than 0, which is not supported")
         prompt_length = 0
         if spec.prompt:
             ids = slow(spec.prompt)["input_ids"]
@@ -67,7 +102,11 @@ class Tokenizer:
             fast.normalizer = Sequence([Lowercase(), before] if before is not None else [Lowercase()])
         fast.no_padding()
         fast.enable_truncation(spec.max_seq_length, direction=slow.truncation_side)
-        return Tokenizer(fast.to_str(), spec.prompt, prompt_length, slow.num_special_tokens_to_add(), len(slow))
+        # GPT-2's kind has no unknown token of its own and gives its end of text for it.
+        shared = (slow.pad_token_id, slow.cls_token_id, slow.sep_token_id, slow.bos_token_id, slow.eos_token_id)
+        unknown = slow.unk_token_id
+        unknown = -1 if unknown is None or unknown in shared else int(unknown)
+        return Tokenizer(fast.to_str(), spec.prompt, prompt_length, slow.num_special_tokens_to_add(), len(slow), unknown)
 
     @cached_property
     def _rust(self) -> Any:
@@ -115,6 +154,11 @@ class Tokenizer:
                 ids[end : end + length] = item.ids
             end += length
         return Tokens(ids, lengths, encoded.indices.to_numpy().astype(np.int32), np.array(dropped, np.int32), failed)
+
+    def unknown(self, tokens: Tokens, texts: npt.NDArray[np.bool_] | None = None) -> int:
+        """How many of the tokens are not in the vocabulary: in all distinct texts, or in those chosen, bool ``[u]``."""
+        found = tokens.ids == self.unknown_id
+        return int((found if texts is None else found & np.repeat(texts, tokens.lengths)).sum())
 
     def _encode(self, texts: list[str], first: int, failed: dict[int, str]) -> list[Any]:
         """The Rust encodings of ``texts``; those that fail are found by halving, and are None and in ``failed``."""

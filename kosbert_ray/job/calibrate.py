@@ -14,10 +14,10 @@ from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.rows import REASON, TEXT
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.errors import InputError, KosbertError, StorageError
 from kosbert_ray.job.cluster import EncoderPool
 from kosbert_ray.job.pipeline import error_of
-from kosbert_ray.job.resolve import ModelAsk
 from kosbert_ray.shards.quantize import Ranges, ranges_of
 
 FRAGMENTS = 16
@@ -55,7 +55,7 @@ def _spread(count: int, wanted: int) -> npt.NDArray[np.int64]:
 
 
 def calibrate(
-    reader: FragmentReader, fragments: Sequence[Fragment], model: ModelAsk, options: EncoderOptions, pool: EncoderPool
+    reader: FragmentReader, fragments: Sequence[Fragment], model: PreparedModel, options: EncoderOptions, pool: EncoderPool
 ) -> Ranges:
     """Smallest and largest value of each dimension among the sample's vectors, computed where an encoder would run.
 
@@ -74,11 +74,13 @@ def calibrate(
     return tuple(map(tuple, found))
 
 
-def _ranges(reader: FragmentReader, fragments: list[Fragment], model: ModelAsk, options: EncoderOptions) -> Ranges:
+def _ranges(reader: FragmentReader, fragments: list[Fragment], model: PreparedModel, options: EncoderOptions) -> Ranges:
     from kosbert_ray.encoder.model import Encoder
 
     texts = sample_texts(reader, fragments)
-    encoder = Encoder(model.spec(), options)
+    spec = model.spec()
+    with model.naming():
+        encoder = Encoder(spec, options)
     encoded = encoder.encode_tokens(encoder.tokenizer(pa.array(texts, pa.large_string())))
     good = [row for row in range(len(texts)) if row not in encoded.failed]
     if not good:

@@ -17,7 +17,7 @@ import ray
 from ray.data import DataContext
 
 from kosbert_ray.corpus.plan import Limits
-from kosbert_ray.encoder.options import EncoderOptions, usable_cores
+from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
 from kosbert_ray.errors import JobFailed, UsageError, first_line
 from kosbert_ray.job.config import EncoderConfig, RayConfig
 
@@ -38,13 +38,17 @@ _local = False  # whether the Ray in use is one that this process started
 
 @dataclass(frozen=True)
 class EncoderPool:
-    """Size and shape of the actor pool: ``minimum`` to ``maximum`` actors of ``cpus`` and ``gpus`` each."""
+    """Size and shape of the actor pool: ``minimum`` to ``maximum`` actors of ``cpus`` and ``gpus`` each.
+
+    ``local``: all of them are on this machine.
+    """
 
     minimum: int
     maximum: int
     cpus: int
     gpus: int
     threads: int
+    local: bool = True
 
     def together(self, limits: Limits) -> Limits:
         """How much of slices of these limits may stay together on its way: a GPU is done with a whole one soon."""
@@ -56,8 +60,11 @@ class EncoderPool:
         return input_bytes // (PARTS_OF_AN_ENCODER * self.maximum)
 
     def encoder_options(self, options: EncoderOptions) -> EncoderOptions:
-        """How one of its actors computes."""
-        return replace(options, device="cuda" if self.gpus else options.device, threads=self.threads)
+        """How one of its actors computes; raises UsageError where that cannot be."""
+        chosen = replace(options, device="cuda" if self.gpus else options.device, threads=self.threads)
+        on_cpu = chosen.device == "auto" and sys.platform != "darwin"
+        require_possible(replace(chosen, device="cpu") if on_cpu else chosen)
+        return chosen
 
 
 @contextlib.contextmanager
@@ -225,7 +232,7 @@ def encoder_pool(config: EncoderConfig, input_bytes: int) -> EncoderPool:
         fit = sum(max(0, node - spare) // cpus for node in nodes) if cpus else 1
     fit = max(1, min(fit, 1 + input_bytes // BYTES_PER_ENCODER))
     minimum, maximum = config.actors if isinstance(config.actors, tuple) else (config.actors or fit,) * 2
-    return EncoderPool(minimum, maximum, cpus, int(on_gpu), threads)
+    return EncoderPool(minimum, maximum, cpus, int(on_gpu), threads, _local)
 
 
 @contextlib.contextmanager

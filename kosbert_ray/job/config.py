@@ -32,6 +32,8 @@ PRIVATE: Any = {"storage": set(SECRETS), "ray": {"runtime_env"}, "on_finish": Tr
 # Which chunk of its text a row is, and the chunk's place in the text, in Unicode code points.
 CHUNK_COLUMNS = {"chunk": "int32", "chunk_start": "int64", "chunk_end": "int64"}
 CHUNK_TEXT = "chunk_text"
+# Options of earlier versions: job files and stored jobs may still have them.
+RETIRED = {"model.allow_pickle": "is no longer needed"}
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -83,7 +85,6 @@ class ModelConfig(Section):
     prompt_name: str | None = None
     max_seq_length: int | None = Field(default=None, gt=0)
     truncate_dim: int | None = Field(default=None, gt=0)
-    allow_pickle: bool = False
     allow_remote_code: bool = False
 
 
@@ -345,4 +346,4 @@ def load_config(
     Raises:
         UsageError: the file cannot be read, or an option is unknown or wrong.
     """
-    return load_settings(JobConfig, source, settings, overrides, defaults)
+    return load_settings(JobConfig, source, settings, overrides, defaults, RETIRED)

@@ -12,12 +12,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kosbert_ray import __version__
 from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.slices import FragmentReader
+from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.spec import ModelSpec, sha256
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import (
@@ -46,6 +48,7 @@ from kosbert_ray.job.resolve import (
     model_ask,
     open_corpus,
     open_output,
+    recorded_commit,
     require_apart,
 )
 from kosbert_ray.job.stored import resumed, schema_entry, settled_types, taken
@@ -92,12 +95,13 @@ class Summary:
     chunked: bool = False
 
 
-def embed(config: JobConfig, say: Say) -> Summary:
+def embed(config: JobConfig, say: Say, model: PreparedModel | None = None) -> Summary:
     """Runs a job to its end; run again after any crash, it does what is left.
 
     Args:
         config: the job.
         say: takes a line for the user.
+        model: the job's model, if it is prepared already.
 
     Raises:
         KosbertError: the input, the model, the output or the run is at fault. What was committed stays.
@@ -106,7 +110,7 @@ def embed(config: JobConfig, say: Say) -> Summary:
     ended = Ended("failed", config.output.path)
     try:
         with _storage_log(say):
-            summary = _run(config, say)
+            summary = _run(config, say, model)
         status = "done" if summary.within_limit else "rejected"
         ended = Ended(status, summary.output, totals=asdict(summary.totals), new=asdict(summary.new))
         return summary
@@ -127,11 +131,11 @@ def preview(config: JobConfig, say: Say) -> Preview:
         return _Run(config, say, stack).preview()
 
 
-def _run(config: JobConfig, say: Say) -> Summary:
+def _run(config: JobConfig, say: Say, model: PreparedModel | None) -> Summary:
     for last in (False, False, True):
         with ExitStack() as stack:
             try:
-                return _Run(config, say, stack).run()
+                return _Run(config, say, stack, model).run()
             except _Raced as error:
                 if last:
                     raise JobFailed(
@@ -175,7 +179,7 @@ class _Raced(Exception):
 class _Run:
     """One run of a job: what it knows from its start to its end."""
 
-    def __init__(self, config: JobConfig, say: Say, stack: ExitStack) -> None:
+    def __init__(self, config: JobConfig, say: Say, stack: ExitStack, model: PreparedModel | None = None) -> None:
         self.asked, self.say, self.stack = config, say, stack
         self.told: set[str] = set()
         self.ranges: Ranges = ()
@@ -194,8 +198,8 @@ class _Run:
         self.corpus, self.columns = open_corpus(config)
         del settled
         require_apart(config, self.corpus, output)
-        self.model = model_ask(config)
-        self.spec: ModelSpec = self.model.spec()
+        self.model = model
+        self.spec: ModelSpec = model.spec() if model else model_ask(config, recorded_commit(config, self.job)).spec()
         self.long_text = long_text(config, self.spec)
         self.tell(*self.spec.notices)
         if self.corpus.ignored:
@@ -222,12 +226,17 @@ class _Run:
         if not complete:
             self.stack.enter_context(lease)
         with ThreadPoolExecutor(2) as background:
-            hashing = background.submit(sha256, self.spec.folder, self.spec.weight_files)
+            preparing = background.submit(self._prepare, copy=not complete)
             self.loading: Future[Tokenizer] | None = None
             if not complete:  # there is work to do: Ray starts while this goes on
-                self.loading = background.submit(Tokenizer.load, self.spec)
+                if self.spec.pickled:  # what is refused is refused before Ray starts
+                    preparing.result()
+                self.loading = background.submit(lambda: Tokenizer.load(preparing.result().spec()))
                 self._start_ray()
-            self.weights = hashing.result()
+            self.model = preparing.result()
+            self.weights = self.model.digests.weights
+            self.spec = self.model.spec()  # its folder may have been replaced since it was first looked into
+            self.long_text = long_text(self.config, self.spec)
         self.digest = self._claim()
         self._look_at_output()
         fragments = self._fragments()
@@ -267,7 +276,8 @@ class _Run:
         self.committed = Committed()
         if self.job:
             self.ranges = self._stored_ranges()
-            digest = self.ledger.join(self._fingerprint())
+            fingerprint = self._fingerprint()
+            digest = self.ledger.join(fingerprint, self._same_weights(fingerprint, model_ask(self.config).prepare()))
             if digest:
                 self.digest = digest
                 self._look_at_output()
@@ -288,9 +298,11 @@ class _Run:
         if "int8" in self.config.output.dtype:
             self.ranges = self._stored_ranges() if self.job else self._measured_ranges()
         fingerprint = self._fingerprint()
-        more = schema_entry(self.columns.keep)
+        assert self.model is not None
+        more = schema_entry(self.columns.keep) | {"model": self.model.described()}
+        same = self._same_weights(fingerprint, self.model)
         try:
-            digest = self.ledger.claim(fingerprint, self.config.public(), more)
+            digest = self.ledger.claim(fingerprint, self.config.public(), more, same)
         except FingerprintMismatch as error:
             if not self.job and not self.ledger.is_abandoned(self.ledger.job()):
                 raise _Raced from error
@@ -300,6 +312,11 @@ class _Run:
             if self.job.get("run") != self.ledger.run:
                 raise _Raced
         return digest
+
+    def _same_weights(self, fingerprint: Fingerprint, model: PreparedModel) -> tuple[str, ...]:
+        """Version 0.1.0's hash of the model, where the output has another than today's."""
+        theirs = self.job.get("fingerprint", {}).get("weights", fingerprint.weights)
+        return () if theirs == fingerprint.weights else (model.legacy_weights(),)
 
     def _fingerprint(self) -> Fingerprint:
         return fingerprint_of(self.config, self.columns, self.spec, self.weights, self.ranges)
@@ -313,7 +330,7 @@ class _Run:
 
         pool = self._start_ray()
         fragments = fragments_of(self.config, self.corpus)
-        return calibrate(self._reader(), fragments, self.model, encoder_options(self.config), pool)
+        return calibrate(self._reader(), fragments, self._shared_model(pool), encoder_options(self.config), pool)
 
     def _look_at_output(self) -> None:
         """What is committed, and which of the input's files are those that were embedded."""
@@ -357,6 +374,7 @@ class _Run:
             "pid": os.getpid(),
             "input": self.corpus.storage.address,
             "files": len(self.corpus.files),
+            "model": self.model.described() if self.model else None,
             "said": self.asked.model_dump(mode="json", exclude_unset=True, exclude=PRIVATE),
             "versions": versions,
         }
@@ -405,6 +423,21 @@ class _Run:
         return leftover(self.committed, self.corpus, fragments, self.config.output.removed_inputs == "delete")
 
     # -- running ---------------------------------------------------------------------------------------------------
+
+    def _prepare(self, copy: bool) -> PreparedModel:
+        """The job's model, hashed; and, for a run that is to encode, where nothing changes it."""
+        model = self.model or model_ask(self.config).prepare(recorded_commit(self.config, self.job))
+        return model.kept() if copy else model
+
+    def _shared_model(self, pool: EncoderPool) -> PreparedModel:
+        """The model as all nodes can load it: beside the output, if there may be nodes that cannot fetch it."""
+        assert self.model is not None
+        model = self.model.kept()
+        if model.travels and not pool.local and not model.uploaded:
+            model = model.upload(self.ledger.storage)
+        self.model = model
+        self.spec = model.spec()
+        return model
 
     def _reader(self) -> FragmentReader:
         storage = self.corpus.storage.patient(self.config.storage.retry_seconds)
@@ -461,23 +494,22 @@ class _Run:
 
         config, committed = self.config, self.committed
         pool = self._start_ray()
+        model = self._shared_model(pool)
         left = [(item, committed.done(item.id)) for item in fragments if not committed.complete(item.id)]
         reader = self._reader()
         shared = self._shared(reader, left)
         board = Board.put_up()
         work = Work(
             reader=reader,
-            model=self.model,
+            model=model,
             long_text=self.long_text,
             chunk_columns=tuple(config.chunk_columns()),
-            weights_sha256=self.weights,
             encoder=pool.encoder_options(encoder_options(config)),
             encoders=pool.maximum,
             output=self.ledger.storage,
             formats=embedding_formats(config, self.spec, self.ranges),
             on_bad_row=config.on_bad_row,
             fingerprint=self.digest,
-            driver_host=socket.gethostname(),
             board=board,
             known=shared.vectors if shared else None,
             together=pool.together(config.slice.limits()),
@@ -504,7 +536,8 @@ class _Run:
         from kosbert_ray.job import dedup
 
         output = self.ledger.storage
-        shared = dedup.prepare(self.config, reader, left, output, embed, self.say)
+        embed_same = partial(embed, model=self.model)
+        shared = dedup.prepare(self.config, reader, left, output, embed_same, self.say)
         if shared:
             self.stack.callback(shared.vectors.remove)
         return shared

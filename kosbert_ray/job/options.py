@@ -17,7 +17,6 @@ ABOUT = {
     "model.prompt_name": "which of the model's own prompts",
     "model.max_seq_length": "tokens, special ones included; else the model's own",
     "model.truncate_dim": "keep the first so many numbers of a vector (Matryoshka models)",
-    "model.allow_pickle": "accept weights in pytorch_model.bin",
     "model.allow_remote_code": "run the Python code that a model brings",
     "input.path": "file, folder, glob, s3:// gs:// az:// URL, or hub://OWNER/NAME",
     "input.format": "parquet, arrow, jsonl, csv, tsv or text; else by the file's name",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job.config import CHUNK_TEXT, JobConfig
-from kosbert_ray.job.resolve import encoder_options, long_text, model_source, spec_options
+from kosbert_ray.job.resolve import encoder_options, long_text, own_model
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
@@ -42,6 +42,7 @@ class Reading:
 
 def resample(
     job: JobConfig,
+    said: Mapping[str, Any],
     output: Storage,
     receipts: list[Receipt],
     format: EmbeddingFormat,
@@ -54,6 +55,7 @@ def resample(
 
     Args:
         job: the output's job.
+        said: the content of its job.json.
         output: the output directory.
         receipts: of its shards that are whole.
         format: how its vectors are stored.
@@ -67,7 +69,7 @@ def resample(
 
     Raises:
         InputError: the texts are nowhere to be had.
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded, or is no longer the one that the output was made by.
     """
     from kosbert_ray.encoder.model import Encoder
 
@@ -81,7 +83,7 @@ def resample(
         receipts = there
     total = sum(receipt.rows for receipt in receipts)
     chosen = sorted(random.Random(seed).sample(range(total), min(sample, total)))
-    encoder = Encoder.load(model_source(job), encoder_options(job), spec_options(job))
+    encoder = Encoder(own_model(job, said, output), encoder_options(job))
     say(f"embedding {len(chosen):,} rows again ({encoder.precision} on {encoder.device})")
     problems: list[str] = []
     least = 1.0

@@ -14,6 +14,7 @@ from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.chunks import splitter_version
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions, usable_cores
+from kosbert_ray.encoder.prepare import PreparedModel, prepare
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
 from kosbert_ray.errors import InputError, UsageError
@@ -129,7 +130,7 @@ def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[st
         encoder = encoder.model_copy(update={"precision": theirs.encoder.precision})
         if encoder.precision == "int8" and encoder.engine == "torch":
             encoder = encoder.model_copy(update={"engine": "auto"})
-    allowed = {"allow_pickle": config.model.allow_pickle, "allow_remote_code": config.model.allow_remote_code}
+    allowed = {"allow_remote_code": config.model.allow_remote_code}
     mine = {
         "model": theirs.model.model_copy(update=allowed),
         "output": theirs.output.model_copy(update={"path": config.output.path}),
@@ -151,18 +152,50 @@ class ModelAsk:
         """What this machine's copy of the folder says; raises ModelError if it cannot be had."""
         return read_spec(fetch_model(self.source), self.options)
 
+    def prepare(self, commit: str | None = None) -> PreparedModel:
+        """The model hashed and ready to be loaded by others; raises ModelError if it cannot be had or is not supported.
 
-def model_ask(config: JobConfig) -> ModelAsk:
-    """The job's model, to be read on any machine."""
-    return ModelAsk(model_source(config), spec_options(config))
+        Args:
+            commit: of a hub model, instead of the revision that the job names.
+        """
+        return prepare(self.source, self.options, commit)
+
+
+def model_ask(config: JobConfig, commit: str | None = None) -> ModelAsk:
+    """The job's model, to be read on any machine; of a hub model at ``commit``, if that is given."""
+    source = model_source(config)
+    return ModelAsk(replace(source, revision=commit) if commit else source, spec_options(config))
+
+
+def recorded_commit(config: JobConfig, job: Mapping[str, Any]) -> str | None:
+    """The hub's commit that an output was made by, if ``config`` names the same model and revision."""
+    recorded = job.get("model")
+    if not isinstance(recorded, dict):
+        return None
+    same = (recorded.get("name"), recorded.get("revision")) == (config.model.name, config.model.revision)
+    return recorded.get("commit") if same else None
+
+
+def own_model(job: JobConfig, said: Mapping[str, Any], output: Storage) -> ModelSpec:
+    """The model that an output was made by.
+
+    Args:
+        job: the output's job.
+        said: the content of its job.json.
+        output: where it is.
+
+    Raises:
+        ModelError: it cannot be had, or what now has its name is another model.
+    """
+    found = model_ask(job).prepare(recorded_commit(job, said))
+    found.require_made(said["fingerprint"], output.url())
+    return found.spec()
 
 
 def model_source(config: JobConfig) -> ModelSource:
     """Where the job's model comes from."""
     model = config.model
-    return ModelSource(
-        model.name, model.revision, model.allow_pickle, model.allow_remote_code, config.storage.options(patient=True)
-    )
+    return ModelSource(model.name, model.revision, model.allow_remote_code, config.storage.options(patient=True))
 
 
 def spec_options(config: JobConfig) -> SpecOptions:
@@ -172,7 +205,6 @@ def spec_options(config: JobConfig) -> SpecOptions:
         model.max_seq_length,
         model.prompt,
         model.prompt_name,
-        model.allow_pickle,
         model.allow_remote_code,
         model.truncate_dim,
     )

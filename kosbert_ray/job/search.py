@@ -8,7 +8,7 @@ from typing import Any
 
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job.config import JobConfig
-from kosbert_ray.job.resolve import encoder_options, job_of_output, model_source, open_output, reader_threads, spec_options
+from kosbert_ray.job.resolve import encoder_options, job_of_output, open_output, own_model, reader_threads
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.nearest import Similarity, nearest
@@ -33,8 +33,8 @@ def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Si
     """Encodes the queries with the output's own model and finds the nearest rows to each.
 
     Args:
-        config: ``output.path`` says where; ``storage`` and ``encoder`` apply, ``model.allow_pickle``, and, to the queries,
-            ``model.prompt`` and ``model.prompt_name``.
+        config: ``output.path`` says where; ``storage`` and ``encoder`` apply, and, to the queries, ``model.prompt`` and
+            ``model.prompt_name``.
         queries: any texts.
         top_k: how many rows a query.
         similarity: "cosine" or "dot".
@@ -45,7 +45,7 @@ def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Si
 
     Raises:
         InputError: there is no output of ours, or nothing in it.
-        ModelError: its model cannot be loaded.
+        ModelError: its model cannot be loaded, or is no longer the one it was made by.
     """
     from kosbert_ray.encoder.model import Encoder
 
@@ -63,7 +63,7 @@ def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Si
     if not ledger.success():
         committed = sum(receipt.rows for receipt in receipts)
         say(f"warning: {output.url()} is not complete: only the {committed:,} rows committed so far are searched")
-    encoder = Encoder.load(model_source(job), encoder_options(job), spec_options(job))
+    encoder = Encoder(own_model(job, said, output), encoder_options(job))
     vectors = encoder.encode(list(queries))
     format = EmbeddingFormat.of(said["fingerprint"])
     found = nearest(output, names, format, vectors, top_k, similarity, reader_threads(output))

@@ -28,7 +28,7 @@ from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.packing import Tokens, take_rows
-from kosbert_ray.encoder.spec import sha256
+from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import (
     FingerprintMismatch,
@@ -43,7 +43,6 @@ from kosbert_ray.job.board import MAX_ATTEMPTS, Board
 from kosbert_ray.job.chunk_rows import CHUNK, KEEP, VECTOR_ROWS, collapse, expand, sources
 from kosbert_ray.job.config import OnBadRow
 from kosbert_ray.job.known import KnownTexts, KnownVectors
-from kosbert_ray.job.resolve import ModelAsk
 from kosbert_ray.job.rows import apart, nest, notes_of, replace_columns, together, unnest, with_notes, without_slice
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
@@ -65,17 +64,15 @@ class Work:
     """All that the stages need to know; small, and the same for every slice."""
 
     reader: FragmentReader
-    model: ModelAsk
+    model: PreparedModel
     long_text: LongText
     chunk_columns: tuple[str, ...]
-    weights_sha256: str
     encoder: EncoderOptions
     encoders: int
     output: Storage
     formats: tuple[EmbeddingFormat, ...]
     on_bad_row: OnBadRow
     fingerprint: str
-    driver_host: str
     board: Board
     known: KnownVectors | None  # of texts that stand in several slices
     together: Limits  # the most rows and bytes of text of slices that share their way
@@ -295,6 +292,7 @@ def tokenize(
             "distinct": int(to_encode.sum()) - len(tokens.failed),
             "tokens": int(replace(tokens, rows=rows).row_lengths().sum()),
             "encoded_tokens": int(tokens.lengths[to_encode].sum()),
+            "unknown_tokens": _tokenizer(tokenizer).unknown(tokens, to_encode),
             "split": found.split,
             "truncated": int((tokens.dropped[rows] > 0).sum()),
             "dropped_tokens": int(tokens.dropped[rows].sum()),
@@ -340,10 +338,9 @@ class EncodeSlices:
 
         from kosbert_ray.encoder.model import Encoder
 
-        spec = work.model.spec()
-        if self.node != work.driver_host and sha256(spec.folder, spec.weight_files) != work.weights_sha256:
-            raise ModelError(f"{work.model.source.name}: node {self.node} has other weights than the driver")
-        self.encoder = Encoder(spec, work.encoder)
+        spec = work.model.spec()  # which is the driver's, or it raises
+        with work.model.naming():
+            self.encoder = Encoder(spec, work.encoder)
         self.known = work.known.open() if work.known else None
         work.board.encoder_ready(name)
 

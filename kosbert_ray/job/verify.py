@@ -152,7 +152,7 @@ def verify(config: JobConfig, sample: int, say: Say, seed: int = 0) -> Verificat
             problems += found
     agreement = 1.0
     if sample and own:
-        wrong, agreement, sample = resample(job, output, own, promise.formats[0], reader, sample, seed, say)
+        wrong, agreement, sample = resample(job, said, output, own, promise.formats[0], reader, sample, seed, say)
         problems += [Problem("broken", problem) for problem in wrong]
     return Verification(
         output=output.address,

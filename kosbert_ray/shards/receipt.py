@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-# What differs from run to run of the same slice, and so is not in its shard.
+# What differs from run to run of the same slice, or came after version 0.1.0, and so is not in its shard.
 UNSTABLE = (
     "output_bytes",
     "node",
@@ -20,6 +20,7 @@ UNSTABLE = (
     "encode_seconds",
     "write_seconds",
     "fingerprint",  # a footer has it beside the receipt's own fields
+    "unknown_tokens",
 )
 ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
@@ -58,6 +59,7 @@ class Receipt:
         read_seconds, tokenize_seconds, encode_seconds, write_seconds: wall time of each stage.
         fingerprint: digest of the job it belongs to; empty in receipts of 0.1.0.
         cut: the reader's version and limits that its fragment was cut by; empty for 0.1.0's.
+        unknown_tokens: of ``encoded_tokens``, those that are not in the model's vocabulary.
     """
 
     shard: str
@@ -93,6 +95,7 @@ class Receipt:
     write_seconds: float = 0.0
     fingerprint: str = ""
     cut: str = ""
+    unknown_tokens: int = 0
 
     def footer(self) -> dict[str, Any]:
         """The part that is the same whenever and wherever the slice is done on such hardware."""

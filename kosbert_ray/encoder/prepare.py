@@ -1,0 +1,254 @@
+"""A model made ready for a run: hashed, and copied to where nothing changes it while the run goes on.
+
+The user names a model by a hub name, a folder, an ``s3://`` URL or ``bundled:NAME``. :func:`prepare` hashes what is
+there, for the job's fingerprint. :meth:`PreparedModel.kept` turns it into a folder of the cache that is named by its
+content, with all weights as safetensors; a snapshot in the hub's cache and a bundled model are used as they are. A node
+takes the same path if it has it, else what the driver uploaded beside the output, else what the user named, and checks
+the digest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kosbert_ray.encoder.files import files_in
+from kosbert_ray.encoder.pickled import copy_model
+from kosbert_ray.encoder.source import ModelSource, cache_folder, copy_from_store, fetch, fetch_other_weights, filled_once
+from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
+from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.storage import Storage
+
+CONVERSION = "safetensors 1"  # part of a converted copy's name: raise the number where the conversion changes
+UPLOADS = "_kosbert/model"  # below the output
+COMPLETE = "complete"  # a file that is written last
+DIGEST_LETTERS = 16  # of a folder's name
+
+
+@dataclass(frozen=True)
+class Digests:
+    """sha256 of a model folder.
+
+    Attributes:
+        weights: of weights and the modules' configs, as the fingerprint has it.
+        tokenizer: of the tokenizer's files.
+        all: of everything that is loaded.
+    """
+
+    weights: str
+    tokenizer: str
+    all: str
+
+    @staticmethod
+    def of(spec: ModelSpec) -> Digests:
+        """Reads all files of a model once."""
+        weights, tokenizer = (sha256(spec.folder, files) for files in (spec.weight_files, spec.tokenizer_files))
+        counted = {*spec.weight_files, *spec.tokenizer_files}
+        paths = [spec.folder / name for name in files_in(spec.folder, spec.remote_code)]
+        others = sha256(spec.folder, [path for path in paths if path not in counted])
+        return Digests(weights, tokenizer, hashlib.sha256(f"{weights} {tokenizer} {others}".encode()).hexdigest())
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model as every process of a run loads it.
+
+    Attributes:
+        source: where it comes from; of a hub name, ``revision`` is the commit.
+        revision: what the user called the revision.
+        options: how its folder is read.
+        origin: where it lies, as the user named it.
+        folder: what is loaded: ``origin``, or a copy of it.
+        digests: of ``origin``.
+        digest: of all that is loaded from ``folder``.
+        commit: of a hub name.
+        frozen: whether ``folder`` never changes.
+        host: the machine that prepared it.
+        uploaded: the folder below an output where other machines find it.
+    """
+
+    source: ModelSource
+    revision: str | None
+    options: SpecOptions
+    origin: Path
+    folder: Path
+    digests: Digests
+    digest: str
+    commit: str | None
+    frozen: bool
+    host: str
+    uploaded: Storage | None = None
+
+    def described(self) -> dict[str, str | None]:
+        """What a run's record says of it; ``commit`` can be given to :func:`prepare` again."""
+        return {"name": self.source.name, "revision": self.revision, "commit": self.commit, "sha256": self.digest}
+
+    @property
+    def travels(self) -> bool:
+        """Whether other machines need a copy: what they would fetch is a folder of this one, or is converted."""
+        return not self.frozen or self.folder != self.origin
+
+    def kept(self) -> PreparedModel:
+        """The same model in a folder that never changes, with safetensors only.
+
+        Raises:
+            ModelError: it changed since it was hashed, its weights are no tensors, or the cache cannot be written to.
+        """
+        spec = read_spec(self.folder, self.options)
+        if self.frozen and not spec.pickled:
+            return self
+        copy = _copied(spec, self.digests)
+        return replace(self, folder=copy.folder, digest=Digests.of(copy).all, frozen=True)
+
+    def spec(self) -> ModelSpec:
+        """What is to be loaded on this machine; fetches it first if needed.
+
+        Raises:
+            ModelError: this machine has no such model, or another one of that name.
+            StorageError: a store refuses.
+        """
+        if self.host == socket.gethostname() and self.folder.is_dir():
+            return read_spec(self.folder, self.options)
+        for folder in (self.folder, cache_folder("models") / self.digest[:DIGEST_LETTERS]):
+            spec = self._matching(folder)
+            if spec:
+                return spec
+        if self.uploaded:
+            names = [entry.name for entry in self.uploaded.list(recursive=True) if entry.name != COMPLETE]
+            folder = cache_folder("models") / self.digest[:DIGEST_LETTERS]
+            copy_from_store(self.uploaded, names, folder)
+            spec = self._matching(folder)
+        else:
+            fetched = read_spec(fetch(self.source).folder, self.options)
+            spec = self._matching(as_safetensors(fetched).folder)
+        if spec is None:
+            raise ModelError(
+                f"{self.source.name}: node {socket.gethostname()} has another model of that name than {self.host}; put the "
+                "same files on all nodes, or name a hub model or an s3:// copy"
+            )
+        return spec
+
+    def _matching(self, folder: Path) -> ModelSpec | None:
+        """The spec of a folder that holds this model; None if it holds another or none."""
+        with contextlib.suppress(ModelError):
+            spec = read_spec(folder, self.options)
+            if Digests.of(spec).all == self.digest:
+                return spec
+        return None
+
+    def upload(self, output: Storage) -> PreparedModel:
+        """The same model with a copy beside an output, where other machines take it from; written if it is not there.
+
+        Raises:
+            StorageError: the store refuses.
+        """
+        root = f"{UPLOADS}/{self.digest[:DIGEST_LETTERS]}"
+        if not output.exists(f"{root}/{COMPLETE}"):
+            for name in files_in(self.folder, self.options.allow_remote_code):
+                output.write_atomic(f"{root}/{name}", (self.folder / name).read_bytes())
+            output.write_atomic(f"{root}/{COMPLETE}", self.digest.encode())
+        return replace(self, uploaded=Storage(output.url(root), output.options))
+
+    def made(self, fingerprint: Mapping[str, Any]) -> bool:
+        """Whether an output with this fingerprint was made by this model; also takes version 0.1.0's hash of weights."""
+        if fingerprint.get("tokenizer") != self.digests.tokenizer:
+            return False
+        weights = fingerprint.get("weights")
+        return weights == self.digests.weights or weights == self.legacy_weights()
+
+    def legacy_weights(self) -> str:
+        """Version 0.1.0's hash of the weights: of all weight files beside those that are loaded, too."""
+        fetch_other_weights(self.source, self.origin, self.commit)
+        spec = read_spec(self.origin, self.options)
+        return sha256(spec.folder, spec.legacy_weight_files)
+
+    def require_made(self, fingerprint: Mapping[str, Any], output: str) -> None:
+        """Raises ModelError unless ``output``, whose fingerprint this is, was made by this model."""
+        if not self.made(fingerprint):
+            at = f" at commit {self.commit}" if self.commit else ""
+            raise ModelError(
+                f"{self.source.name}{at}: not the model that {output} was made by (its weights or tokenizer differ); bring "
+                "that one back, or embed again into another output"
+            )
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Errors inside name the model as the user did, and not a copy of it."""
+        try:
+            yield
+        except ModelError as error:
+            text = str(error)
+            for folder in {self.folder, cache_folder("models") / self.digest[:DIGEST_LETTERS]} - {self.origin}:
+                text = text.replace(str(folder), self.source.name)
+            raise type(error)(text) from error
+
+
+def prepare(source: ModelSource, options: SpecOptions = SpecOptions(), commit: str | None = None) -> PreparedModel:
+    """Finds and hashes a model.
+
+    Args:
+        source: where it is.
+        options: how its folder is read.
+        commit: of a hub name, the commit to take instead of ``source.revision``.
+
+    Raises:
+        ModelError: there is no such model, or it is not supported.
+        StorageError: the object store refuses.
+    """
+    fetched = fetch(replace(source, revision=commit) if commit else source)
+    spec = read_spec(fetched.folder, options)
+    _require_known(spec)
+    digests = Digests.of(spec)
+    return PreparedModel(
+        source=replace(source, revision=fetched.commit) if fetched.commit else source,
+        revision=source.revision,
+        options=options,
+        origin=fetched.folder,
+        folder=fetched.folder,
+        digests=digests,
+        digest=digests.all,
+        commit=fetched.commit,
+        frozen=fetched.frozen,
+        host=socket.gethostname(),
+    )
+
+
+def as_safetensors(spec: ModelSpec) -> ModelSpec:
+    """The same model with all its weights as safetensors: a copy in the cache, unless they are that already.
+
+    Raises:
+        ModelError: a file holds more than tensors, is broken, or the cache cannot be written to.
+    """
+    return _copied(spec, Digests.of(spec)) if spec.pickled else spec
+
+
+def _copied(spec: ModelSpec, digests: Digests) -> ModelSpec:
+    """A copy in the cache, under the name of its content, with safetensors only; made first if it is not there."""
+    name = digests.all
+    if spec.pickled:
+        name = hashlib.sha256(f"{name} {CONVERSION}".encode()).hexdigest()
+    folder = cache_folder("models") / name[:DIGEST_LETTERS]
+    if not folder.is_dir():
+        try:
+            with filled_once(folder) as partial:
+                copy_model(spec.folder, files_in(spec.folder, spec.remote_code), partial)
+                if Digests.of(spec) != digests:
+                    raise ModelError(f"{spec.folder}: changed while it was copied; run the same command again")
+        except OSError as error:
+            raise ModelError(f"{spec.folder}: cannot be copied to {folder.parent} ({first_line(error)})") from error
+    return spec.moved(folder)
+
+
+def _require_known(spec: ModelSpec) -> None:
+    """Raises ModelError for an architecture that the installed transformers does not have."""
+    from transformers import CONFIG_MAPPING, __version__
+
+    if not spec.remote_code and spec.model_type not in CONFIG_MAPPING:
+        raise ModelError(
+            f"{spec.transformer / 'config.json'}: transformers {__version__} knows no models of type {spec.model_type!r}"
+        )
