@@ -15,6 +15,10 @@ KosbertError
 They are raised where the cause is known and caught once, in ``cli.py``, which prints their single line.
 """
 
+from collections.abc import Sequence
+
+SHOWN_NAMES = 3
+
 
 class KosbertError(Exception):
     """Root of the tree. Its text is one line that names the culprit and says what to do."""
@@ -75,3 +79,9 @@ def first_line(error: BaseException) -> str:
     """The error's text as one line, or its type where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def shown_names(names: Sequence[str], quoted: bool = False) -> str:
+    """The first few of many names, for a message."""
+    shown = ", ".join(map(repr, names[:SHOWN_NAMES]) if quoted else names[:SHOWN_NAMES])
+    return f"{shown} and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else shown

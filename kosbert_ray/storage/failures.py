@@ -11,6 +11,7 @@ import errno
 from collections.abc import Iterator
 
 from kosbert_ray.errors import StorageError, first_line
+from kosbert_ray.storage.options import is_url
 
 # aiohttp and botocore below s3fs, azure below adlfs, gcsfs itself, httpx below the client of the Hugging Face hub.
 CLIENT_MODULES = ("botocore", "aiobotocore", "aiohttp", "azure", "gcsfs", "huggingface_hub", "httpx")
@@ -33,7 +34,9 @@ def storage_errors(address: str) -> Iterator[None]:
         what = "bucket" if is_bucket_missing(error) else "file or folder"
         raise StorageError(f"{address}: no such {what}") from error
     except PermissionError as error:
-        raise StorageError(f"{address}: permission denied ({first_line(error)}); check the credentials") from error
+        check = "credentials" if is_url(address) else "rights of the file and of the folders above it"
+        reason = first_line(error) if is_url(address) else error.strerror or first_line(error)
+        raise StorageError(f"{address}: permission denied ({reason}); check the {check}") from error
     except OSError as error:
         hint = "; free some space and run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise StorageError(f"{address}: {error.strerror or first_line(error)}{hint}") from error
