@@ -3,7 +3,8 @@
 KosbertError
 ├── UsageError            an option or a config value is wrong: change the command            (exit 2)
 ├── InputError            the corpus cannot be read as asked: fix the file or the column      (exit 1)
-│   └── InputChanged      a file is no longer what was planned: plan again                    (exit 1)
+│   ├── InputChanged      a file is no longer what was planned: plan again                    (exit 1)
+│   └── InputBroken       a file is broken from some point on: what came before it is good    (exit 1)
 ├── ModelError            the model folder cannot be loaded or is unsupported                 (exit 1)
 ├── StorageError          a store refused or is not there: fix the address or the credentials (exit 1)
 ├── FingerprintMismatch   the output belongs to another job: use another output               (exit 1)
@@ -38,6 +39,10 @@ class InputError(KosbertError):
 
 class InputChanged(InputError):
     """An input file was changed or removed since the plan was made."""
+
+
+class InputBroken(InputError):
+    """An input file is broken from some point on, by its content alone; the rows before that point are good."""
 
 
 class ModelError(KosbertError):
