@@ -69,7 +69,10 @@ def test_compressed_data_that_is_cut_short_or_broken_names_the_file(tmp_path: Pa
         out.write(b"".join(b"%d\n" % (number * 7919) for number in range(100_000)))
     whole = (tmp_path / name).read_bytes()
     plain = b"this is not compressed at all, whatever its name says"
-    for broken, reason in ((whole[: len(whole) // 2], f"broken or cut-short {codec}"), (plain, "but plain text; rename it")):
+    for broken, reason in (
+        (whole[: len(whole) // 2], f"broken or cut-short {codec}"),
+        (plain, "but plain text; rename it"),
+    ):
         (tmp_path / name).write_bytes(broken)
         corpus = list_corpus(str(tmp_path))
         found = []
@@ -104,10 +107,12 @@ def test_the_options_that_0_1_0_knew_are_told_as_it_told_them() -> None:
 def blocks_until_the_fault(folder: Path) -> tuple[list[bytes], str]:
     corpus = list_corpus(str(folder))
     found: list[bytes] = []
-    with pytest.raises(InputBroken) as raised:
+    try:
         for block in read_lines(corpus.storage, corpus.files[0], 0, corpus.files[0].size):
             found += block.lines
-    return found, str(raised.value)
+    except InputBroken as error:
+        return found, str(error)
+    raise AssertionError("nothing is broken")
 
 
 def test_padding_after_gzip_data_is_no_fault_and_other_bytes_are_told_after_the_rows(tmp_path: Path) -> None:

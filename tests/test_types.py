@@ -99,7 +99,8 @@ def test_parquet_gives_back_what_it_can_hold(kind: pa.DataType, back: pa.DataTyp
 
 
 @pytest.mark.parametrize(
-    "kind", [pa.struct([]), pa.month_day_nano_interval(), pa.run_end_encoded(pa.int32(), pa.string()), pa.list_(pa.struct([]))]
+    "kind",
+    [pa.struct([]), pa.month_day_nano_interval(), pa.run_end_encoded(pa.int32(), pa.string()), pa.list_(pa.struct([]))],
 )
 def test_a_type_that_parquet_cannot_hold_is_refused(kind: pa.DataType) -> None:
     with pytest.raises(UsageError, match="cannot be written to Parquet"):
@@ -114,7 +115,9 @@ def test_a_type_is_known_by_the_name_it_is_printed_by(kind: pa.DataType) -> None
     assert parse_type(str(kind)) == kind
 
 
-@pytest.mark.parametrize("name", ["", "klingon", "list<", "list<klingon>", "timestamp[us, tz=", "struct<a>", "decimal128(99, 0)"])
+@pytest.mark.parametrize(
+    "name", ["", "klingon", "list<", "list<klingon>", "timestamp[us, tz=", "struct<a>", "decimal128(99, 0)"]
+)
 def test_what_is_no_type_is_said(name: str) -> None:
     with pytest.raises(UsageError, match="is no column type; write it like int64"):
         parse_type(name)

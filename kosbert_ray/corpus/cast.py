@@ -41,11 +41,13 @@ def cast_column(array: pa.Array, field: pa.Field, position: int) -> pa.Array:
             try:
                 _cast(one, field.type)
             except (pa.ArrowException, NotImplementedError):
-                shown = str(one[0])[:SHOWN]
+                shown = f"{str(one[0])[:SHOWN]} ({array.type})"
                 raise InputError(
-                    f"row {position + row}: column {field.name!r} is {field.type}, and {shown} ({array.type}) does not fit; {REMEDY}"
+                    f"row {position + row}: column {field.name!r} is {field.type}, and {shown} does not fit; {REMEDY}"
                 ) from error
-        raise InputError(f"column {field.name!r}: {array.type} cannot be read as {field.type} ({first_line(error)})") from error
+        raise InputError(
+            f"column {field.name!r}: {array.type} cannot be read as {field.type} ({first_line(error)})"
+        ) from error
 
 
 def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:

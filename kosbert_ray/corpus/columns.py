@@ -139,7 +139,7 @@ def _chosen(corpus: Corpus) -> tuple[list[InputFile], list[str]]:
     if len(lines) > SAMPLE_FILES:
         places = {number * (len(lines) - 1) // (SAMPLE_FILES - 1) for number in range(SAMPLE_FILES)}
         notices.append(
-            f"columns and their types are told from {len(places):,} of {len(lines):,} line files; input.types overrides them"
+            f"columns and types are told from {len(places):,} of {len(lines):,} line files; input.types overrides them"
         )
         lines = [lines[place] for place in sorted(places)]
     names = {file.name for file in lines}
@@ -261,7 +261,9 @@ def _writable(name: str, kind: pa.DataType) -> pa.DataType:
     try:
         return as_parquet(kind)
     except UsageError as error:
-        raise UsageError(f"input.keep: column {name!r}: {error}; leave it out, or set input.types to another type") from error
+        raise UsageError(
+            f"input.keep: column {name!r}: {error}; leave it out, or set input.types to another type"
+        ) from error
 
 
 def _misfits(
@@ -308,5 +310,7 @@ def _notices(corpus: Corpus, looks: Sequence[Look], names: Sequence[str], partit
         key = composed(name)
         without = [file.name for file in corpus.files if key not in path_keys(corpus.storage.url(file.name))]
         if without:
-            notices.append(f"{len(without):,} files have no {name}= in their path; it is null there ({shown_names(without)})")
+            notices.append(
+                f"{len(without):,} files have no {name}= in their path; it is null there ({shown_names(without)})"
+            )
     return notices

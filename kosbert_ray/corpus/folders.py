@@ -1,7 +1,7 @@
 """Folders whose files are not simply their rows: tables with a log of their own, datasets with caches, our own outputs.
 
-A table format keeps deleted and replaced rows in its folder; only its log says which files count. Such a folder is refused by
-name, unless a glob spells out the files. Caches and outputs of kosbert-ray are left out with a notice.
+A table format keeps deleted and replaced rows in its folder; only its log says which files count. Such a folder is refused
+by name, unless a glob spells out the files. Caches and outputs of kosbert-ray are left out with a notice.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _without_caches(
 ) -> tuple[list[FileEntry], list[str]]:
     """Entries without the caches that ``datasets`` leaves beside a dataset's own files.
 
-    ``save_to_disk`` names the dataset's files in ``state.json``; in the hub's cache folder those called cache-*.arrow are none.
+    ``save_to_disk`` names the dataset's files in ``state.json``; in the hub's cache folder cache-*.arrow are none of them.
     """
     siblings: dict[str, set[str]] = defaultdict(set)
     for entry in everything:
@@ -127,7 +127,8 @@ def _without_caches(
         else:
             caches = {other for other in siblings[folder] if other.startswith("cache-")}
             own[folder] = siblings[folder] - caches if "dataset_info.json" in siblings[folder] else None
-    kept, left_out = [], []
+    kept: list[FileEntry] = []
+    left_out: list[FileEntry] = []
     for entry in entries:
         folder, _, name = entry.name.rpartition("/")
         files = own.get(folder) if name.endswith(".arrow") else None

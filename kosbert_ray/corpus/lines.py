@@ -128,9 +128,7 @@ def read_lines(
             yield from _range_lines(handle, start, stop, file, where)
 
 
-def first_lines(
-    storage: Storage, file: InputFile, most: int, ahead: int | None = None, header: bool = True
-) -> list[bytes]:
+def first_lines(storage: Storage, file: InputFile, most: int, ahead: int | None = None, header: bool = True) -> list[bytes]:
     """Up to ``most`` lines from the start of a file."""
     found: list[bytes] = []
     for block in read_lines(storage, file, 0, BLOCK_BYTES, ahead, header):

@@ -185,7 +185,8 @@ def list_corpus(address: str, options: StorageOptions | None = None, format: For
         raise InputError(failed[0].reason)
     if not files:
         raise InputError(
-            f"{address}: none of its {len(entries)} files is a text shard (first: {shown_names([e.name for e in entries])}); "
+            f"{address}: none of its {len(entries)} files is a text shard "
+            f"(first: {shown_names([entry.name for entry in entries])}); "
             f"known endings are {' '.join(SUFFIXES)}, also with .gz, .zst or .zip; or name one with input.format: "
             f"{', '.join(FORMATS)}"
         )
@@ -209,9 +210,9 @@ def _survey(address: str, options: StorageOptions | None) -> tuple[Storage, str,
     survey = storage.survey()
     if not pattern and not survey.entries and not survey.unreadable and not storage.exists():
         raise StorageError(f"{address}: no such file or folder")
-    if not pattern and not survey.entries and not storage.remote and os.path.exists(storage.root):
-        if not os.path.isdir(storage.root):
-            raise InputError(f"{address}: neither a regular file nor a folder; write it to a file first")
+    there = not storage.remote and os.path.exists(storage.root)
+    if not pattern and there and not os.path.isdir(storage.root):
+        raise InputError(f"{address}: neither a regular file nor a folder; write it to a file first")
     return storage, pattern, survey
 
 

@@ -240,7 +240,7 @@ def _look_csv(storage: Storage, file: InputFile, wanted: Wanted, _end: bytes | N
         )
     if layout.in_file and len(present) > 1 and lines and lines[0] in lines[1:]:
         notices.append("its header line is repeated between the rows; the repetitions are not embedded")
-    types = {name: Seen(pa.string()) for name in wanted.keep if own_name(name, present) is not None}
+    types = {name: Seen(pa.string(), loose=True) for name in wanted.keep if own_name(name, present) is not None}
     return Look(file, present, types, tuple(notices))
 
 
@@ -274,7 +274,9 @@ def _look_jsonl(storage: Storage, file: InputFile, wanted: Wanted, _end: bytes |
         if nested == {dict}:
             inner = next((key for value in values for key, item in value.items() if isinstance(item, str)), None)
             hint = f", such as {name}.{inner}" if inner else ""
-            raise InputError(f"column {name!r} is a JSON object, not a string; name one of its fields with input.text{hint}")
+            raise InputError(
+                f"column {name!r} is a JSON object, not a string; name one of its fields with input.text{hint}"
+            )
         if nested == {list}:
             raise InputError(
                 f"column {name!r} is a JSON list, not a string; make one string of it in a column of its own "
@@ -296,7 +298,7 @@ def json_type(values: Sequence[Any]) -> Seen:
         wide = not -EXACT_INTEGERS <= low <= high <= EXACT_INTEGERS
         if float in kinds:
             return Seen(pa.string(), wide, True, spelled=True) if wide else Seen(pa.float64(), loose=True)
-        if -(2**63) <= low and high < 2**63:
+        if low >= -(2**63) and high < 2**63:
             return Seen(pa.int64(), wide, loose=True)
         if low >= 0 and high < 2**64:
             return Seen(pa.uint64(), wide, loose=True)

@@ -27,12 +27,12 @@ from kosbert_ray.errors import InputBroken
 MAX_ROWS = 16_384
 MAX_BYTES = 32 * 2**20
 STEM_BYTES = 100  # of a file name's 255, or of the 143 that some encrypting file systems leave
-MAX_CARRIED_BYTES = 256 * 2**20  # of the columns carried through a slice: what the stages hold and pass on
+MAX_CARRIED_BYTES = 128 * 2**20  # of the columns carried through a slice: what the stages hold and pass on
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most rows, bytes of UTF-8 text and bytes of carried columns in a slice (a single larger row is one of its own)."""
+    """The most rows, bytes of UTF-8 text and bytes of carried columns in a slice; a larger row is one of its own."""
 
     max_rows: int = MAX_ROWS
     max_bytes: int = MAX_BYTES
@@ -158,7 +158,7 @@ def cut(fragment: Fragment, batches: Iterable[tuple[pa.Table, int]], limits: Lim
                 index, row = index + 1, row + held[0]
             held = (count, size, table)
     except InputBroken:
-        # The same at each attempt, so what came before can be committed; without a last slice the fragment stays incomplete.
+        # The same at each attempt, so what came before can be committed. Without a last slice the fragment is incomplete.
         if held and held[0]:
             yield Slice(fragment, index, row, held[0], False, held[1]), held[2]
         raise

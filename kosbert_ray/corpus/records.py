@@ -103,7 +103,7 @@ def csv_layout(storage: Storage, file: InputFile, options: LineOptions, lines: l
         skipped += 1
     reader = _csv_reader(iter(text[skipped:]), file, options, delimiter)
     try:
-        names = next(reader, [])
+        names: list[str] = next(reader, [])
     except csv.Error as error:
         raise InputError(f"{storage.url(file.name)}: bad CSV header ({error})") from error
     used = skipped + reader.line_num

@@ -25,9 +25,7 @@ REASON = "__reason"
 Row = tuple[int, dict[str, Any], str | None]  # position, values by column, why it cannot be read
 
 # White space, control and format characters, fillers of Hangul, the blank of Braille, and what only changes a neighbour.
-INVISIBLE = (
-    r"^[\s\p{Z}\p{Cc}\p{Cf}\x{115F}\x{1160}\x{3164}\x{FFA0}\x{2800}\x{034F}\x{180B}-\x{180F}\x{FE00}-\x{FE0F}]*$"
-)
+INVISIBLE = r"^[\s\p{Z}\p{Cc}\p{Cf}\x{115F}\x{1160}\x{3164}\x{FFA0}\x{2800}\x{034F}\x{180B}-\x{180F}\x{FE00}-\x{FE0F}]*$"
 
 
 def rows_from_values(rows: Iterable[Row], source: RowText, keep: pa.Schema) -> pa.Table:

@@ -32,7 +32,8 @@ def row_bytes(array: pa.Array) -> Sizes:
         return _between(array.offsets.to_numpy(), row_bytes(array.values))
     if pa.types.is_fixed_size_list(kind):
         values = row_bytes(array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size))
-        return values.reshape(len(array), kind.list_size).sum(axis=1)
+        sums: Sizes = values.reshape(len(array), kind.list_size).sum(axis=1)
+        return sums
     try:
         return np.full(len(array), max(1, kind.bit_width // 8), np.int64)
     except ValueError:  # a type of no fixed width that is not known here

@@ -101,13 +101,10 @@ class FragmentReader:
         position = read = 0
         with open_arrow(self.storage, fragment.file) as stream:
             find = _Finder.of(self.columns, stream.schema)
-            for batch in stream.batches:
-                most = _rows_at_once(batch, find)
-                for start in range(0, len(batch), most):
-                    piece = batch.slice(start, most)
-                    fetched = min(stream.handle.tell(), fragment.file.size)
-                    yield self._table(piece, position, find), max(0, fetched - read)
-                    position, read = position + len(piece), max(read, fetched)
+            for piece in _pieces(stream.batches, find):
+                fetched = min(stream.handle.tell(), fragment.file.size)
+                yield self._table(piece, position, find), max(0, fetched - read)
+                position, read = position + len(piece), max(read, fetched)
         nothing = rows_from_values((), self.columns.source, self.columns.stored)
         yield nothing, fragment.file.size - read
 
@@ -140,10 +137,10 @@ class FragmentReader:
                 coerce_int96_timestamp_unit=INT96_UNIT,
             )
             batches = file.iter_batches(DECODED_ROWS, row_groups=groups, columns=find.paths)
-            for batch in _regrouped(batches):
-                table = self._table(batch, position, find)
-                position += len(batch)
-                yield table, fragment.file.size * len(batch) // file_rows
+            for piece in _pieces(_regrouped(batches), find):
+                table = self._table(piece, position, find)
+                position += len(piece)
+                yield table, fragment.file.size * len(piece) // file_rows
 
     def _line_rows(self, fragment: Fragment) -> Iterator[tuple[pa.Table, int]]:
         file = fragment.file
@@ -201,7 +198,9 @@ def _stored_bytes(metadata: pq.FileMetaData, groups: Iterable[int], paths: Itera
         for number in range(metadata.num_columns)
         if any(_is_within(metadata.schema.column(number).path, path) for path in asked)
     ]
-    return sum(metadata.row_group(group).column(column).total_compressed_size for group in groups for column in columns)
+    return sum(
+        int(metadata.row_group(group).column(column).total_compressed_size) for group in groups for column in columns
+    )
 
 
 def _is_within(leaf: str, path: str) -> bool:
@@ -222,12 +221,13 @@ def _regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield held[0] if len(held) == 1 else pa.concat_batches(held)
 
 
-def _rows_at_once(batch: pa.RecordBatch, find: _Finder) -> int:
-    """How many rows of an Arrow batch to convert together; what a dictionary holds once may be large in each row."""
-    packed = any(pa.types.is_dictionary(find.values(batch.slice(0, 0), name).type) for name in find.places)
-    if packed:
-        return DECODED_ROWS
-    return max(1, min(BATCH_ROWS, BATCH_BYTES * len(batch) // max(1, batch.nbytes)))
+def _pieces(batches: Iterable[pa.RecordBatch], find: _Finder) -> Iterator[pa.RecordBatch]:
+    """The batches in pieces to convert at a time; what a dictionary holds once may be large in each row."""
+    for batch in batches:
+        packed = any(pa.types.is_dictionary(find.values(batch.slice(0, 0), name).type) for name in find.places)
+        most = DECODED_ROWS if packed else max(1, min(BATCH_ROWS, BATCH_BYTES * len(batch) // max(1, batch.nbytes)))
+        for start in range(0, len(batch), most):
+            yield batch.slice(start, most)
 
 
 @contextlib.contextmanager

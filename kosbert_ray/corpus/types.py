@@ -190,7 +190,14 @@ def may_cast(seen: pa.DataType, asked: pa.DataType) -> bool:
     """Whether values of one type may turn out to be values of another; each is checked when it is cast."""
     if seen == asked or common_type(seen, asked) is not None:
         return True
-    simple = (pa.types.is_boolean, pa.types.is_date, pa.types.is_timestamp, pa.types.is_time, pa.types.is_decimal, _is_number)
+    simple = (
+        pa.types.is_boolean,
+        pa.types.is_date,
+        pa.types.is_timestamp,
+        pa.types.is_time,
+        pa.types.is_decimal,
+        _is_number,
+    )
     return is_string(asked) and any(check(seen) for check in simple)
 
 
@@ -214,7 +221,9 @@ def parse_type(name: str) -> pa.DataType:
     try:
         return _parse(name.strip())
     except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise UsageError(f"{name!r} is no column type; write it like int64, string, timestamp[us] or list<string>") from error
+        raise UsageError(
+            f"{name!r} is no column type; write it like int64, string, timestamp[us] or list<string>"
+        ) from error
 
 
 def _parse(name: str) -> pa.DataType:
