@@ -93,6 +93,7 @@ class Corpus:
         ignored: names of the files that are no text shards.
         failed: what cannot be embedded and is not among ``files``: the run embeds the others and then fails.
         notices: what the user should know of how the input is read, a line each.
+        whole: whether it is a folder of which all text shards are read, not a file or a glob.
     """
 
     storage: Storage
@@ -100,6 +101,7 @@ class Corpus:
     ignored: tuple[str, ...] = ()
     failed: tuple[FailedFile, ...] = ()
     notices: tuple[str, ...] = ()
+    whole: bool = False
 
     @cached_property
     def size(self) -> int:
@@ -157,7 +159,7 @@ def list_corpus(address: str, options: StorageOptions | None = None, format: For
         StorageError: there is no such path, or the store refuses.
         InputError: nothing there is a text shard, or a folder is a table whose files are not its rows.
     """
-    storage, pattern, survey = _survey(address, options)
+    storage, pattern, survey, whole = _survey(address, options)
     entries = [entry for entry in survey.entries if not hidden(entry.name) or hidden(pattern)]
     if pattern:
         entries = [entry for entry in entries if _matches(entry.name, pattern)]
@@ -192,11 +194,11 @@ def list_corpus(address: str, options: StorageOptions | None = None, format: For
         )
     names = {file.name for file in files}
     ignored = tuple(entry.name for entry in entries if entry.name not in names)
-    return Corpus(storage, tuple(files), ignored, tuple(failed), tuple(notices))
+    return Corpus(storage, tuple(files), ignored, tuple(failed), tuple(notices), whole)
 
 
-def _survey(address: str, options: StorageOptions | None) -> tuple[Storage, str, Survey]:
-    """The folder that an address means, the pattern that its files must match, and what is in it."""
+def _survey(address: str, options: StorageOptions | None) -> tuple[Storage, str, Survey, bool]:
+    """The folder that an address means, the pattern that its files must match, what it holds, whether all of it counts."""
     folder, pattern = _split_glob(address)
     if pattern and (whole := Storage(address, options)).exists():
         folder, pattern = address, ""  # the brackets are part of a name
@@ -206,14 +208,14 @@ def _survey(address: str, options: StorageOptions | None) -> tuple[Storage, str,
     if not pattern and storage.is_file():
         parent, _, name = storage.address.rpartition("/")
         storage = Storage(parent or "/", options)
-        return storage, "", Survey((storage.entry(name),))
+        return storage, "", Survey((storage.entry(name),)), False
     survey = storage.survey()
     if not pattern and not survey.entries and not survey.unreadable and not storage.exists():
         raise StorageError(f"{address}: no such file or folder")
     there = not storage.remote and os.path.exists(storage.root)
     if not pattern and there and not os.path.isdir(storage.root):
         raise InputError(f"{address}: neither a regular file nor a folder; write it to a file first")
-    return storage, pattern, survey
+    return storage, pattern, survey, not pattern
 
 
 def wrapped(name: str, format: Format | None = None) -> str | None:

@@ -35,11 +35,14 @@ def leftover(committed: Committed, corpus: Corpus, fragments: list[Fragment], de
     """
     planned = {fragment.id for fragment in fragments}
     files = {file.name for file in corpus.files}
+    failed = tuple(file.name for file in corpus.failed)  # of these nothing is known: what they gave before stays
+    below = tuple(f"{name}/" for name in failed)
     receipts = [
         receipt
         for fragment, slices in committed.by_fragment.items()
         if fragment not in planned
         for receipt in slices.values()
+        if not (receipt.file in failed or receipt.file.startswith(below))
     ]
     goes = [delete_removed or item.file in files or not committed.complete(item.fragment) for item in receipts]
     return Leftover(

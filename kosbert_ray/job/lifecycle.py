@@ -26,7 +26,7 @@ from kosbert_ray.errors import (
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.finish import Leftover, finish, leftover
 from kosbert_ray.job.on_finish import Ended, notify
-from kosbert_ray.job.outcomes import Books
+from kosbert_ray.job.outcomes import MAX_FAILED, Books
 from kosbert_ray.job.preview import Preview
 from kosbert_ray.job.progress import Progress, Totals, duration
 from kosbert_ray.job.resolve import (
@@ -145,14 +145,13 @@ class _Run:
     def __init__(self, config: JobConfig, say: Say, stack: ExitStack) -> None:
         self.config, self.say, self.stack = config, say, stack
         self.corpus, self.columns = open_corpus(config)
-        require_apart(config, self.corpus, open_output(config))
+        require_apart(self.corpus, open_output(config))
         self.model = model_ask(config)
         self.spec: ModelSpec = self.model.spec()
         self.long_text = long_text(config, self.spec)
         self.told: set[str] = set()
         self.tell(*self.spec.notices)
-        if self.corpus.ignored:
-            say(f"{self.corpus.storage.url()}: {self.corpus.ignored:,} files are no text shards and are left out")
+        self._tell_of_input()
 
     def tell(self, *notices: str) -> None:
         """Says what was not said before."""
@@ -160,6 +159,22 @@ class _Run:
             if notice not in self.told:
                 self.told.add(notice)
                 self.say(notice)
+
+    def _tell_of_input(self) -> None:
+        """Says how the input is read, what is left out of it, and which of its files cannot be embedded."""
+        corpus = self.corpus
+        self.tell(*corpus.notices, *filter(None, [corpus.ignored_line()]))
+        self.tell(*(f"failed: {file.reason}" for file in corpus.failed[:MAX_FAILED]))
+
+    def _require_all_files(self) -> None:
+        """Raises JobFailed if there are files that cannot be embedded; all others are committed by now."""
+        failed = self.corpus.failed
+        if failed:
+            self.ledger.start()  # what an earlier run completed is no longer all that the input holds
+            raise JobFailed(
+                f"{failed[0].reason} ({len(failed):,} files failed, all others are committed); fix or remove them and run "
+                "the same command again"
+            )
 
     def run(self) -> Summary:
         """Passes over the corpus until all of it is committed as it is."""
@@ -190,6 +205,7 @@ class _Run:
             f"{self.progress.done.slices:,} slices are committed already"
         )
         if complete and self._is_done(fragments) and not self._leftover(fragments).delete:
+            self._require_all_files()
             return self._summary(fragments, removed=0)
         if complete:
             self.stack.enter_context(lease)
@@ -199,6 +215,7 @@ class _Run:
                 self._pass(fragments)
             changed = self._look_again()
             if not changed:
+                self._require_all_files()
                 leftover = self._leftover(fragments)
                 self._clear()
                 finish(self.ledger, self.committed, self.corpus, fragments, leftover, self.progress.seconds, self.say)
@@ -257,13 +274,12 @@ class _Run:
         changed = [name for name, version in before.items() if now.get(name) != version]
         if changed:
             self.corpus, columns = open_corpus(self.config, patient=True)
+            self._tell_of_input()
             if columns != self.columns:
                 where = self.corpus.storage.url(changed[0])
                 raise InputError(f"{where}: its columns changed while the run went on; choose another output for it")
-        elif len(now) > len(before):
-            self.say(
-                f"{len(now) - len(before):,} files were added since the run began; run the same command again for them"
-            )
+        elif added := now.keys() - before.keys() - {file.name for file in self.corpus.failed}:
+            self.say(f"{len(added):,} files were added since the run began; run the same command again for them")
         return changed
 
     def _leftover(self, fragments: list[Fragment]) -> Leftover:

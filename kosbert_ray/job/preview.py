@@ -23,6 +23,7 @@ class Preview:
         partial: files that a run has begun.
         removed: shards that would be deleted, with the files they are of.
         kept: shards that stay although their files are gone.
+        failed: why files cannot be embedded, a line each.
     """
 
     output: str
@@ -33,6 +34,7 @@ class Preview:
     partial: tuple[str, ...]
     removed: dict[str, str]
     kept: int
+    failed: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """For a person: what there is, then one line a shard that would go."""
@@ -42,6 +44,7 @@ class Preview:
             f"to embed: {count:,} new files ({size:,} bytes), {len(self.changed):,} changed, {len(self.partial):,} begun",
             f"to delete: {len(self.removed):,} shards; {self.kept:,} shards of files that are gone would stay",
         ]
+        lines += [f"failed: {reason}" for reason in self.failed]
         return [*lines, *(f"delete {shard} (of {file})" for shard, file in sorted(self.removed.items()))]
 
     @staticmethod
@@ -72,4 +75,5 @@ class Preview:
             partial=tuple(name for name in todo if name in begun and name not in seen),
             removed={receipt.shard: receipt.file for receipt in left.delete if receipt.shard},
             kept=sum(bool(receipt.shard) for receipt in left.keep),
+            failed=tuple(file.reason for file in corpus.failed),
         )
