@@ -82,6 +82,7 @@ def _gzip(handle: IO[bytes]) -> Iterator[bytes]:
                 return
         chunk += handle.read(1) if len(chunk) == 1 else b""
         if not chunk.startswith(GZIP):
+            yield b"\n"  # the last line is whole, whether or not a newline ends it
             raise EOFError("bytes that are no gzip data follow the data; its rows are good")
     if begun:
         raise EOFError("the file ends in the middle of the data")

@@ -129,12 +129,16 @@ def read_lines(
 
 
 def first_lines(storage: Storage, file: InputFile, most: int, ahead: int | None = None, header: bool = True) -> list[bytes]:
-    """Up to ``most`` lines from the start of a file."""
+    """Up to ``most`` lines from the start of a file, or those before a fault in it."""
     found: list[bytes] = []
-    for block in read_lines(storage, file, 0, BLOCK_BYTES, ahead, header):
-        found += block.lines
-        if len(found) >= most:
-            break
+    try:
+        for block in read_lines(storage, file, 0, BLOCK_BYTES, ahead, header):
+            found += block.lines
+            if len(found) >= most:
+                break
+    except InputBroken:
+        if not found:
+            raise
     return found[:most]
 
 

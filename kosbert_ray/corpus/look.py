@@ -310,7 +310,7 @@ def look_later(storage: Storage, file: InputFile, wanted: Wanted, names: Collect
     """What is seen of columns beyond the first lines of a JSON lines file, as far as ``LATE_BYTES`` reach."""
     found: dict[str, Seen] = {}
     read = 0
-    with contextlib.suppress(InputError):  # what is broken further on is told when it is read
+    with contextlib.suppress(InputError, StorageError):  # what is broken further on is told when it is read
         for block in read_lines(storage, file, 0, min(file.size, LATE_BYTES), SAMPLE_AHEAD):
             objects = json_objects(block.lines, wanted.options)
             for name in names:

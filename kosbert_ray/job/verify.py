@@ -162,7 +162,9 @@ def _reader(config: JobConfig, job: JobConfig) -> Reading:
     asked = job.model_copy(update={"input": job.input.model_copy(update={"path": config.input.path})})
     corpus, columns = open_corpus(asked, patient=True)
     reader = fragment_reader(job, corpus.storage, columns)
-    return Reading(reader, tuple(fragments_of(job, corpus)), frozenset(file.name for file in corpus.files))
+    files = frozenset(file.name for file in corpus.files)
+    failed = tuple(file.reason for file in corpus.failed)
+    return Reading(reader, tuple(fragments_of(job, corpus)), files, failed)
 
 
 def _against_input(
@@ -174,7 +176,7 @@ def _against_input(
     say: Say,
 ) -> tuple[list[str], int]:
     """Problems, and the number of input rows: the input is cut and counted anew, slice by slice."""
-    problems = []
+    problems = list(reading.failed)
     planned = {fragment.id for fragment in reading.fragments}
     slices: dict[tuple[str, int], Receipt] = {}
     gone = set()
