@@ -87,8 +87,14 @@ def test_footers_in_an_object_store_are_read_from_the_files_ends(s3, tmp_path: P
     here, _ = look(tmp_path)
     assert [file.row_groups for file in corpus.files] == [file.row_groups for file in here.files]
     store.pipe("footers/in/many.parquet", b"PAR1 nothing PAR1")
-    with pytest.raises(InputError, match=r"s3://footers/in/many\.parquet: broken Parquet"):
-        inspect(list_corpus("s3://footers/in"), "text", [], LineOptions())
+    corpus, _ = inspect(list_corpus("s3://footers/in"), "text", [], LineOptions())
+    assert [file.name for file in corpus.files] == ["large.parquet", "small.parquet"]
+    assert corpus.failed[0].reason.startswith("s3://footers/in/many.parquet: broken Parquet")
+    store.pipe("footers/in/empty.jsonl", b"")
+    store.pipe("footers/in/[1] 글.jsonl", "\ufeff[]".encode())
+    with pytest.raises(InputError, match=r"s3://footers/in/\[1\] 글\.jsonl: a JSON document"):
+        inspect(list_corpus("s3://footers/in/[1] 글.jsonl"), "text", [], LineOptions())
+    assert len(inspect(list_corpus("s3://footers/in"), "text", [], LineOptions())[0].failed) == 2
 
 
 def test_a_file_whose_kept_columns_are_of_another_type_fails_by_name(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ class _Run:
         for _ in range(MAX_PASSES):
             if not self._is_done(fragments):
                 self.ledger.start()
-                self._pass(fragments)
+                self._pass_and_tell(fragments)
             changed = self._look_again()
             if not changed:
                 self._require_all_files()
@@ -226,6 +226,15 @@ class _Run:
             f"{self.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
             "run the same command again when it is written"
         )
+
+    def _pass_and_tell(self, fragments: list[Fragment]) -> None:
+        """A pass whose failure also counts the files that planning gave up."""
+        try:
+            self._pass(fragments)
+        except JobFailed as error:
+            if not self.corpus.failed:
+                raise
+            raise JobFailed(f"{error}; {len(self.corpus.failed):,} more files cannot be read at all") from error
 
     def preview(self) -> Preview:
         """What :meth:`run` would do."""
