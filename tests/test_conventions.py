@@ -87,7 +87,12 @@ def test_euc_kr_that_is_really_cp949_says_so(tmp_path: Path) -> None:
 
 
 NOTICES: dict[str, tuple[str, bytes, str, str]] = {
-    "a TSV by pandas": ("a.tsv", b'id\ttext\n1\t"a ""b"" c"\n', "text", "set input.quoting=minimal to read them as CSV does"),
+    "a TSV by pandas": (
+        "a.tsv",
+        b'id\ttext\n1\t"a ""b"" c"\n',
+        "text",
+        "set input.quoting=minimal to read them as CSV does",
+    ),
     "a TSV called .txt": (
         "ratings.txt",
         b"id\tdocument\tlabel\n1\ta\t0\n",
@@ -164,7 +169,9 @@ def test_a_number_in_a_template_is_spelled_alike_in_each_format(tmp_path: Path) 
 def test_dates_and_decimals_go_into_a_template(tmp_path: Path, value: object, spelled: str) -> None:
     pq.write_table(pa.table({"day": [value]}), tmp_path / "a.parquet")
     assert good(rows(tmp_path, "[{day}]")) == [f"[{spelled}]"]
-    with pytest.raises(InputError, match=r"column 'day' is .*, not a string; .*or take it as it is by a template \(\{day\}\)"):
+    with pytest.raises(
+        InputError, match=r"column 'day' is .*, not a string; .*or take it as it is by a template \(\{day\}\)"
+    ):
         rows(tmp_path, "day")
 
 

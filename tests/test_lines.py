@@ -121,7 +121,11 @@ def test_padding_after_gzip_data_is_no_fault_and_other_bytes_are_told_after_the_
     assert first_lines(corpus.storage, corpus.files[0], 10) == [b"a", b"b"]
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a\nb\n") + b"junk")
     lines, reason = blocks_until_the_fault(tmp_path)
-    assert lines[:2] == [b"a", b"b"] and not any(lines[2:]) and "bytes that are no gzip data follow the data; its rows are good" in reason
+    assert (
+        lines[:2] == [b"a", b"b"]
+        and not any(lines[2:])
+        and "bytes that are no gzip data follow the data; its rows are good" in reason
+    )
 
 
 def test_the_lines_before_a_fault_are_read(tmp_path: Path) -> None:

@@ -105,7 +105,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = _Parser(prog="kosbert-ray", description="Sentence embeddings of a large text corpus, on Ray.")
+    parser: argparse.ArgumentParser = _Parser(
+        prog="kosbert-ray", description="Sentence embeddings of a large text corpus, on Ray."
+    )
     parser.add_argument("--version", action="version", version=f"kosbert-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
