@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, everyday
 
+from kosbert_ray.cli import main
 from kosbert_ray.corpus.listing import Corpus, FailedFile, InputFile
 from kosbert_ray.errors import UsageError
 from kosbert_ray.job.finish import leftover
@@ -89,3 +90,18 @@ def test_an_output_among_the_input_is_seen_through_links(
         require_apart(corpus, Storage(str(tmp_path / output)))
     require_apart(corpus, Storage(str(tmp_path / "apart")))
     require_apart(Corpus(corpus.storage, listed), Storage(str(tmp_path / "in" / "vectors")))
+
+
+def test_a_pattern_that_the_shell_expanded_is_told_to_be_quoted(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text('{"text": "글"}')
+    with pytest.raises(SystemExit):
+        main(["embed", "a.jsonl", "out", "b.jsonl"])
+    assert (
+        "unrecognized arguments: b.jsonl (INPUT is one path; if the shell expanded a pattern, quote it"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(SystemExit):
+        main(["embed", "a.jsonl", "out", "--nope"])
+    assert "quote" not in capsys.readouterr().err

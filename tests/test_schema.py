@@ -266,7 +266,7 @@ def test_a_corpus_of_empty_files_has_no_rows(tmp_path: Path) -> None:
             b"version https://git-lfs.github.com/spec/v1\n",
             "a Git LFS pointer, not the file itself; run git lfs pull",
         ),
-        ("a.arrow", b"PAR1", "a Parquet file; rename it"),
+        ("a.arrow", b"PAR1\x15\x04", "a Parquet file; rename it"),
         ("a.jsonl.gz", b"plain", "not gzip data but plain text"),
         ("a.csv", b"id,body\n1,x\n", "no column 'text'; it has 'id', 'body' (set input.text)"),
         ("a.csv", b"text,x,text\n1,2,3\n", "column 'text' stands 2 times in its header"),

@@ -80,6 +80,7 @@ CASES: list[tuple[str, bytes, str]] = [
     ("a.jsonl", arrow(False), "an Arrow stream; rename it"),
     ("a.csv", sqlite(), "an SQLite database"),
     ("a.txt", b"%PDF-1.7\n", "a PDF document"),
+    ("a.csv", b"ORC\n\x1e\n\x0a\x12\xff\xfe\xc0\x08\x00" * 20, "an ORC file"),
     ("a.jsonl", LFS.encode(), "a Git LFS pointer, not the file itself; run git lfs pull"),
     ("a.jsonl", b'[\n{"text": "a"}\n]', "a JSON document (one array), not JSON lines; convert it with jq -c '.[]'"),
     ("a.jsonl", b'\xef\xbb\xbf [{"text": "a"}]', "a JSON document (one array)"),
@@ -115,6 +116,9 @@ def test_what_a_file_really_is_is_said_in_one_line(tmp_path: Path, name: str, co
         ("a.jsonl", b'\n{"text": "a"}\n'),
         ("a.csv", b'"[",{\n'),
         ("a.txt", b"<html> is a tag\n"),
+        ("a.csv", b"ORCHID,text\n1,a\n"),
+        ("a.txt", b"BZh is a name\n"),
+        ("a.txt", b"PAR1 and ARROW1 are words\n"),
         ("a.txt", "가".encode() * 2000),
     ],
 )

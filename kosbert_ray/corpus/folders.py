@@ -23,6 +23,7 @@ class Table:
     """A table format: a file that marks its folder, and how to get the rows that count."""
 
     name: str
+    part: str  # of the path of each file that marks such a folder: quick to look for among a million names
     mark: re.Pattern[str]
     remedy: str
 
@@ -30,16 +31,19 @@ class Table:
 TABLES = (
     Table(
         "a Delta table",
+        "_delta_log/",
         re.compile(r"(?:^|(.*)/)_delta_log/[^/]+\.(?:json|checkpoint\.parquet)$"),
         "write its current rows to plain Parquet first, for example pq.write_table(DeltaTable(path).to_pyarrow_table(), …)",
     ),
     Table(
         "an Iceberg table",
+        "metadata/",
         re.compile(r"(?:^|(.*)/)metadata/[^/]+\.metadata\.json$"),
         "write its current rows to plain Parquet first, for example pq.write_table(table.scan().to_arrow(), …)",
     ),
     Table(
         "a Hudi table",
+        ".hoodie/",
         re.compile(r"(?:^|(.*)/)\.hoodie/[^/]+$"),
         "write its current rows to plain Parquet first, for example with spark.read.format('hudi')",
     ),
@@ -73,7 +77,8 @@ def check_folders(
         )
     names = [entry.name for entry in entries]
     for table in TABLES:
-        for folder in sorted({match[1] or "" for entry in everything if (match := table.mark.match(entry.name))}):
+        marks = (table.mark.match(entry.name) for entry in everything if table.part in entry.name)
+        for folder in sorted({match[1] or "" for match in marks if match}):
             if not any(_below(name, folder) for name in names):
                 continue
             what = f"{storage.url(folder)}: this is {table.name}; its folder may hold rows that were deleted or replaced"
@@ -113,6 +118,8 @@ def _without_caches(
 
     ``save_to_disk`` names the dataset's files in ``state.json``; in the hub's cache folder cache-*.arrow are none of them.
     """
+    if not any(entry.name.endswith(".arrow") for entry in entries):
+        return list(entries), []
     siblings: dict[str, set[str]] = defaultdict(set)
     for entry in everything:
         folder, _, name = entry.name.rpartition("/")

@@ -20,15 +20,14 @@ KNOWN: tuple[tuple[bytes, str, str], ...] = (
     (GZIP, "gzip data", f"{RENAME} .gz"),
     (ZSTD, "zstd data", f"{RENAME} .zst"),
     (ZIP, "a zip archive or an Office file", f"{RENAME} .zip if it holds a text shard, or export it as CSV"),
-    (b"BZh", "bzip2 data", "recompress it with gzip or zstd"),
+    (b"BZh91AY&SY", "bzip2 data", "recompress it with gzip or zstd"),
     (b"\xfd7zXZ\x00", "xz data", "recompress it with gzip or zstd"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
     (b"Rar!\x1a", "a RAR archive", "unpack it"),
-    (b"PAR1", "a Parquet file", f"{RENAME} .parquet, or set input.format=parquet"),
-    (b"ARROW1", "an Arrow file", f"{RENAME} .arrow, or set input.format=arrow"),
+    (b"PAR1\x15", "a Parquet file", f"{RENAME} .parquet, or set input.format=parquet"),
+    (b"ARROW1\0", "an Arrow file", f"{RENAME} .arrow, or set input.format=arrow"),
     (b"\xff\xff\xff\xff", "an Arrow stream", f"{RENAME} .arrow, or set input.format=arrow"),
     (b"Obj\x01", "an Avro file", CONVERT),
-    (b"ORC", "an ORC file", CONVERT),
     (b"SQLite format 3\0", "an SQLite database", CONVERT),
     (b"%PDF-", "a PDF document", CONVERT),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office or Hangul (HWP) document", CONVERT),
@@ -49,6 +48,8 @@ def recognise(head: bytes) -> str | None:
     for prefix, what, remedy in KNOWN:
         if head.startswith(prefix):
             return f"{what}; {remedy}"
+    if head.startswith(b"ORC") and not _decodes_as_utf8(head):  # three letters that a text may well begin with
+        return f"an ORC file; {CONVERT}"
     if head[TAR_MAGIC_AT : TAR_MAGIC_AT + 5] == b"ustar":
         return "a tar archive; unpack it"
     return _with_nuls(head)
