@@ -3,7 +3,8 @@
 KosbertError
 ├── UsageError            an option or a config value is wrong: change the command            (exit 2)
 ├── InputError            the corpus cannot be read as asked: fix the file or the column      (exit 1)
-│   └── InputChanged      a file is no longer what was planned: plan again                    (exit 1)
+│   ├── InputChanged      a file is no longer what was planned: plan again                    (exit 1)
+│   └── InputBroken       a file is broken from some point on: what came before it is good    (exit 1)
 ├── ModelError            the model folder cannot be loaded or is unsupported                 (exit 1)
 ├── StorageError          a store refused or is not there: fix the address or the credentials (exit 1)
 ├── FingerprintMismatch   the output belongs to another job: use another output               (exit 1)
@@ -14,6 +15,10 @@ KosbertError
 
 They are raised where the cause is known and caught once, in ``cli.py``, which prints their single line.
 """
+
+from collections.abc import Sequence
+
+SHOWN_NAMES = 3
 
 
 class KosbertError(Exception):
@@ -34,6 +39,10 @@ class InputError(KosbertError):
 
 class InputChanged(InputError):
     """An input file was changed or removed since the plan was made."""
+
+
+class InputBroken(InputError):
+    """An input file is broken from some point on, by its content alone; the rows before that point are good."""
 
 
 class ModelError(KosbertError):
@@ -75,3 +84,9 @@ def first_line(error: BaseException) -> str:
     """The error's text as one line, or its type where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def shown_names(names: Sequence[str], quoted: bool = False) -> str:
+    """The first few of many names, for a message."""
+    shown = ", ".join(map(repr, names[:SHOWN_NAMES]) if quoted else names[:SHOWN_NAMES])
+    return f"{shown} and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else shown

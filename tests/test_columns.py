@@ -62,10 +62,9 @@ def test_a_missing_column_is_named_with_the_columns_there_are(tmp_path: Path) ->
 
 
 def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
-    for content in (b"", b"PAR1 nothing PAR1"):
-        (tmp_path / "a.parquet").write_bytes(content)
-        with pytest.raises(InputError, match=r"a\.parquet: broken Parquet"):
-            look(tmp_path)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing PAR1")
+    with pytest.raises(InputError, match=r"a\.parquet: broken Parquet"):
+        look(tmp_path)
 
 
 def test_footers_in_an_object_store_are_read_from_the_files_ends(s3, tmp_path: Path, monkeypatch) -> None:
@@ -88,13 +87,23 @@ def test_footers_in_an_object_store_are_read_from_the_files_ends(s3, tmp_path: P
     here, _ = look(tmp_path)
     assert [file.row_groups for file in corpus.files] == [file.row_groups for file in here.files]
     store.pipe("footers/in/many.parquet", b"PAR1 nothing PAR1")
-    with pytest.raises(InputError, match=r"s3://footers/in/many\.parquet: broken Parquet"):
-        inspect(list_corpus("s3://footers/in"), "text", [], LineOptions())
+    corpus, _ = inspect(list_corpus("s3://footers/in"), "text", [], LineOptions())
+    assert [file.name for file in corpus.files] == ["large.parquet", "small.parquet"]
+    assert corpus.failed[0].reason.startswith("s3://footers/in/many.parquet: broken Parquet")
+    store.pipe("footers/in/empty.jsonl", b"")
+    store.pipe("footers/in/[1] 글.jsonl", "\ufeff[]".encode())
+    with pytest.raises(InputError, match=r"s3://footers/in/\[1\] 글\.jsonl: a JSON document"):
+        inspect(list_corpus("s3://footers/in/[1] 글.jsonl"), "text", [], LineOptions())
+    assert len(inspect(list_corpus("s3://footers/in"), "text", [], LineOptions())[0].failed) == 2
 
 
-def test_files_whose_kept_columns_differ_in_type_are_refused(tmp_path: Path) -> None:
+def test_a_file_whose_kept_columns_are_of_another_type_fails_by_name(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["가"], "id": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": ["가"], "id": ["x"]}), tmp_path / "b.parquet")
-    look(tmp_path)
-    with pytest.raises(InputError, match=r"b\.parquet: the columns to keep are \(id: string\), but in a\.parquet"):
-        look(tmp_path, keep=["id"])
+    assert not look(tmp_path)[0].failed
+    corpus, columns = look(tmp_path, keep=["id"])
+    assert [file.name for file in corpus.files] == ["a.parquet"] and columns.keep.field("id").type == pa.int64()
+    (failed,) = corpus.failed
+    assert failed.name == "b.parquet"
+    assert "b.parquet: column 'id' is string, but in a.parquet it is int64" in failed.reason
+    assert "input.types={id: string}" in failed.reason

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kosbert_ray.corpus.listing import InputFile, RowGroup
 from kosbert_ray.corpus.plan import Fragment, Limits, cut, plan
 from kosbert_ray.corpus.rows import TEXT
+from kosbert_ray.corpus.sizes import row_bytes
+from kosbert_ray.errors import InputBroken
 
 limits = st.builds(Limits, st.integers(1, 50), st.integers(1, 200))
 groups = st.lists(st.builds(RowGroup, st.integers(0, 120), st.integers(0, 400)), max_size=12)
@@ -130,3 +136,66 @@ def test_an_output_name_never_leaves_its_folder_and_is_never_hidden(stem: str) -
     assert "/" not in name
     assert "\0" not in name
     assert not name.startswith((".", "_"))
+
+
+def test_the_stem_of_an_output_name_is_cut_in_bytes(tmp_path) -> None:
+    file = InputFile("가" * 85 + ".jsonl", 10, "v", "jsonl", None)
+    ((piece, _),) = cut(Fragment(file, 0, 0, 10), [(pa.table({TEXT: pa.array(["x"], pa.large_string())}), 1)], Limits())
+    name = piece.shard_name("fp")
+    assert name.startswith("가" * 33 + ".00000-") and len(name.encode()) < 143
+    (tmp_path / name).touch()
+
+
+ARRAYS = {
+    "string": (pa.array(["ab", None, "가"]), [2, 0, 3]),
+    "view": (pa.array(["ab", None, "가"]).cast(pa.string_view()), [2, 0, 3]),
+    "dictionary": (pa.array(["ab", "ab", "c"]).dictionary_encode(), [2, 2, 1]),
+    "numbers": (pa.array([1, None, 3], pa.int32()), [4, 4, 4]),
+    "booleans": (pa.array([True, None, False]), [1, 1, 1]),
+    "lists": (pa.array([["a", "bc"], None, []]), [3, 0, 0]),
+    "structs": (pa.array([{"a": "xy", "b": [1, 2]}, {"a": None, "b": None}, {"a": "z", "b": [1]}]), [18, 0, 9]),
+    "maps": (pa.array([[("k", "vv")], [], None], pa.map_(pa.string(), pa.string())), [3, 0, 0]),
+    "fixed lists": (pa.array([["a", "b"], ["c", "dd"], ["", ""]], pa.list_(pa.string(), 2)), [2, 3, 0]),
+    "decimals": (pa.array([1, 2, 3], pa.decimal128(20, 2)), [16, 16, 16]),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_the_bytes_of_a_row_are_the_same_in_each_slice_of_an_array(name: str) -> None:
+    array, expected = ARRAYS[name]
+    assert row_bytes(array).tolist() == expected
+    assert [row_bytes(array.slice(row, 1)).tolist() for row in range(3)] == [[size] for size in expected]
+    assert row_bytes(array.slice(0, 0)).tolist() == []
+
+
+@given(st.lists(st.integers(0, 40), max_size=60), st.lists(st.integers(0, 30), max_size=8), st.integers(1, 100))
+def test_a_slice_is_bounded_by_the_bytes_that_it_carries(sizes: list[int], steps: list[int], most: int) -> None:
+    whole = pa.table(
+        {TEXT: pa.array(["x"] * len(sizes), pa.large_string()), "html": pa.array(["h" * size for size in sizes])}
+    )
+
+    def pieces(steps: list[int]) -> list[tuple[int, list[int]]]:
+        at, batches = 0, []
+        for step in [*steps, len(sizes)]:
+            batches.append((whole.slice(at, step), 1))
+            at += step
+        found = cut(FRAGMENT, batches, Limits(max_carried=most))
+        return [(piece.index, np.array([len(v) for v in table["html"].to_pylist()]).tolist()) for piece, table in found]
+
+    found = pieces([])
+    assert found == pieces(steps)
+    assert [size for _, lengths in found for size in lengths] == sizes
+    assert all(sum(lengths) <= most or len(lengths) == 1 for _, lengths in found)
+
+
+def test_what_came_before_a_fault_is_committed_and_the_fragment_stays_open() -> None:
+    def broken():
+        yield from batched(["a", "b", "c"], [2])
+        raise InputBroken("cut short")
+
+    found = []
+    pieces = cut(FRAGMENT, broken(), Limits(2))
+    with contextlib.suppress(InputBroken):
+        found.extend((piece.index, piece.rows, piece.last, table[TEXT].to_pylist()) for piece, table in pieces)
+        raise AssertionError("the fault is told after what came before it")
+    assert found == [(0, 2, False, ["a", "b"]), (1, 1, False, ["c"])]

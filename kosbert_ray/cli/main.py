@@ -127,8 +127,21 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     os._exit(code)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what may be behind arguments that are too many."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command with a message about its arguments."""
+        _, found, names = message.partition("unrecognized arguments: ")
+        if found and all(os.path.exists(name) for name in names.split()):
+            message += " (INPUT is one path; if the shell expanded a pattern, quote it: 'in/*.jsonl')"
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kosbert-ray", description="Sentence embeddings of a large text corpus, on Ray.")
+    parser: argparse.ArgumentParser = _Parser(
+        prog="kosbert-ray", description="Sentence embeddings of a large text corpus, on Ray."
+    )
     parser.add_argument("--version", action="version", version=f"kosbert-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -52,6 +52,8 @@ def _lines(found: Status) -> list[str]:
         ", ".join(part for part in (totals.long_texts(), f"{totals.rejected:,} rejected") if part),
     ]
     lines += [f"warning: {notice}" for notice in found.notices]
+    if found.skipped_files:
+        lines.append(f"{found.skipped_files:,} files of the input were skipped: their extension is not supported")
     if found.unbooked:
         lines.append(f"{found.unbooked:,} shards more, whose receipts are not written yet")
     for holder in found.holders:

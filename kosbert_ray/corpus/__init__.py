@@ -1,5 +1,6 @@
 """What is read: the listing, the plan, and the slices of text that flow on to the encoder.
 
-Read it in this order: ``listing`` (which files) → ``inspect`` (what is in them) → ``plan`` (how they are cut) →
-``parquet`` and ``lines`` + ``records`` (rows of one fragment) → ``slices`` (the fragment's slices, one after another).
+In reading order: ``listing`` with ``folders`` (which files) → ``columns`` with ``look``, ``types`` and ``names`` (what is
+in them, settled once for all) → ``plan`` (how they are cut) → ``lines`` with ``sniff`` and ``decompress``, ``records``,
+``arrow`` (rows of one fragment) → ``slices`` with ``cast`` and ``sizes`` (the fragment's slices, one after another).
 """

@@ -6,23 +6,22 @@ Comes in: a file and a byte range. Goes out: blocks of whole lines with the posi
 from __future__ import annotations
 
 import csv
-import zipfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO, Any, Literal
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import IO, Literal
 
-import pyarrow as pa
-
+from kosbert_ray.corpus.decompress import decompressed
 from kosbert_ray.corpus.listing import InputFile
-from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.corpus.sniff import HEAD_BYTES, check_line_ends, check_text
+from kosbert_ray.errors import InputBroken, InputError, UsageError
 from kosbert_ray.storage import Storage, storage_errors
 
 BLOCK_BYTES = 2**20
 MAX_LINE_BYTES = 64 * 2**20  # a longer line is not text but a file of another kind
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LineOptions:
     """How line formats are read; ``None`` means the format's own custom.
 
@@ -30,6 +29,8 @@ class LineOptions:
     ``newlines_in_values``: a quoted CSV value may span lines; such a file is read in one pass.
     ``columns``: names of the columns where CSV and TSV files have no header line.
     ``encoding``: any Python codec in which a newline is one byte, such as cp949.
+    ``escape``: the character before a quote (or itself) inside a CSV or TSV value, such as Spark's backslash.
+    ``null_values``: what stands for null in CSV and TSV files, such as ``\\N``.
     """
 
     delimiter: str | None = None
@@ -37,14 +38,26 @@ class LineOptions:
     newlines_in_values: bool = False
     columns: tuple[str, ...] = ()
     encoding: str = "utf-8"
+    escape: str | None = None
+    null_values: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
-            one_byte = '\n",'.encode(self.encoding) == b'\n",'
+            fit = _is_cut_at_newlines(self.codec)
         except LookupError:
             raise UsageError(f"input.encoding: no such encoding {self.encoding!r}") from None
-        if not one_byte:
+        if not fit:
             raise UsageError(f"input.encoding: {self.encoding} cannot be cut at line ends; convert the files to utf-8")
+
+    def __repr__(self) -> str:
+        """Part of an output's fingerprint: what came after 0.1.0 is named only where it is not at its default."""
+        shown = [field for field in fields(self) if field.name not in LATER or getattr(self, field.name) != field.default]
+        return f"LineOptions({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in shown)})"
+
+    @cached_property
+    def codec(self) -> str:
+        """The codec of a line; the byte order mark that utf-8-sig speaks of is taken off the first line anyway."""
+        return "utf-8" if self.encoding.lower().replace("_", "-") in ("utf-8-sig", "utf8-sig") else self.encoding
 
     def csv_delimiter(self, format: str) -> str:
         """The character between values."""
@@ -54,6 +67,22 @@ class LineOptions:
         """The quoting, as the csv module names it."""
         quoting = self.quoting or ("none" if format == "tsv" else "minimal")
         return csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
+
+
+LATER = ("escape", "null_values")
+
+
+def _is_cut_at_newlines(codec: str) -> bool:
+    """Whether each line can be decoded without those before it, as in all codecs that are no wide or stateful ones."""
+    if '\n",'.encode(codec) != b'\n",':
+        return False
+    try:
+        text = '한글"\n,하나\n한글'
+        return [line.decode(codec) for line in text.encode(codec).split(b"\n")] == text.split("\n")
+    except UnicodeEncodeError:  # it has no Hangul
+        return True
+    except UnicodeDecodeError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -69,32 +98,58 @@ class Lines:
     read: int
 
 
-def read_lines(storage: Storage, file: InputFile, start: int, stop: int) -> Iterator[Lines]:
+def read_lines(
+    storage: Storage, file: InputFile, start: int, stop: int, ahead: int | None = None, header: bool = True
+) -> Iterator[Lines]:
     """The lines whose first byte lies in ``[start, stop)`` of the file, or all lines of a compressed one.
 
+    Args:
+        storage: the input folder.
+        file: what to read.
+        start: the first byte of the range.
+        stop: the first byte after it.
+        ahead: how much of the file to fetch at a time; None if it is read to the range's end.
+        header: whether CSV and TSV files begin with a header line.
+
     Raises:
-        InputError: the compressed data is broken or cut short, or a line is longer than 64 MiB.
+        InputError: the content is not what the file's name says.
+        InputBroken: the compressed data is broken or cut short, or a line is longer than 64 MiB.
         StorageError: the file cannot be read.
     """
     where = storage.url(file.name)
-    with storage_errors(where), storage.open(file.name) as handle:
+    if not file.size:
+        return
+    with storage_errors(where), storage.open(file.name, ahead) as handle:
         if file.compression:
-            yield from _compressed_lines(handle, file, where)
+            yield from _compressed_lines(handle, file, where, header)
         else:
-            yield from _range_lines(handle, start, stop, where)
+            if start:  # its first bytes are another fragment's: what they say holds for this one, too
+                _check(storage.read_head(file.name, HEAD_BYTES), file, where)
+            yield from _range_lines(handle, start, stop, file, where)
 
 
-def first_lines(storage: Storage, file: InputFile, most: int) -> list[bytes]:
-    """Up to ``most`` lines from the start of a file."""
+def first_lines(storage: Storage, file: InputFile, most: int, ahead: int | None = None, header: bool = True) -> list[bytes]:
+    """Up to ``most`` lines from the start of a file, or those before a fault in it."""
     found: list[bytes] = []
-    for block in read_lines(storage, file, 0, BLOCK_BYTES):
-        found += block.lines
-        if len(found) >= most:
-            break
+    try:
+        for block in read_lines(storage, file, 0, BLOCK_BYTES, ahead, header):
+            found += block.lines
+            if len(found) >= most:
+                break
+    except InputBroken:
+        if not found:
+            raise
     return found[:most]
 
 
-def _range_lines(handle: IO[bytes], start: int, stop: int, where: str) -> Iterator[Lines]:
+def _check(block: bytes, file: InputFile, where: str) -> None:
+    """Raises InputError if a file's first bytes are not what its name says."""
+    problem = check_text(block[:HEAD_BYTES], file.format) or check_line_ends(block)
+    if problem:
+        raise InputError(f"{where}: {problem}")
+
+
+def _range_lines(handle: IO[bytes], start: int, stop: int, file: InputFile, where: str) -> Iterator[Lines]:
     position = start
     if start:
         # A line belongs to the range that holds its first byte: skip the one that began before us.
@@ -110,6 +165,8 @@ def _range_lines(handle: IO[bytes], start: int, stop: int, where: str) -> Iterat
         block = handle.read(min(BLOCK_BYTES, stop - position - len(rest)))
         if not block:
             break
+        if position == 0 and not rest:
+            _check(block, file, where)
         rest = _checked(rest + block, where, position)
         end = rest.rfind(b"\n") + 1
         if end:
@@ -124,37 +181,35 @@ def _range_lines(handle: IO[bytes], start: int, stop: int, where: str) -> Iterat
         yield Lines(_split(rest), position, "byte", len(rest))
 
 
-def _compressed_lines(handle: IO[bytes], file: InputFile, where: str) -> Iterator[Lines]:
+def _compressed_lines(handle: IO[bytes], file: InputFile, where: str, header: bool) -> Iterator[Lines]:
     position, read, rest = 0, 0, b""
+    first = True
     try:
-        with _decompressed(handle, file, where) as stream:
-            while block := stream.read(BLOCK_BYTES):
-                rest = _checked(rest + block, where, position)
-                end = rest.rfind(b"\n") + 1
-                if end:
-                    fetched = min(handle.tell(), file.size)
-                    lines = _split(rest[:end])
-                    yield Lines(lines, position, "line", fetched - read)
-                    position, read, rest = position + len(lines), fetched, rest[end:]
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
-        raise InputError(f"{where}: broken or cut-short {file.compression} data ({error})") from error
+        for block in decompressed(handle, file, where, header):
+            if first:
+                _check(block, file, where)
+                first = False
+            rest = _checked(rest + block, where, position)
+            if len(rest) < BLOCK_BYTES:
+                continue
+            end = rest.rfind(b"\n") + 1
+            if end:
+                fetched = min(handle.tell(), file.size)
+                lines = _split(rest[:end])
+                yield Lines(lines, position, "line", fetched - read)
+                position, read, rest = position + len(lines), fetched, rest[end:]
+    except InputBroken:
+        end = rest.rfind(b"\n") + 1  # the line that the fault lies in is not whole
+        if end:
+            yield Lines(_split(rest[:end]), position, "line", 0)
+        raise
     if rest or read < file.size:
         yield Lines(_split(rest) if rest else [], position, "line", file.size - read)
 
 
-def _decompressed(handle: IO[bytes], file: InputFile, where: str) -> Any:
-    if file.compression != "zip":
-        return pa.CompressedInputStream(pa.PythonFile(handle, mode="r"), file.compression)
-    archive = zipfile.ZipFile(handle)
-    members = [member for member in archive.infolist() if not member.is_dir()]
-    if len(members) != 1:
-        raise InputError(f"{where}: holds {len(members)} files; a zipped text shard holds one, so unpack it")
-    return archive.open(members[0])
-
-
 def _checked(rest: bytes, where: str, position: int) -> bytes:
     if len(rest) > MAX_LINE_BYTES and b"\n" not in rest:
-        raise InputError(f"{where}: a line of over {MAX_LINE_BYTES >> 20} MiB at {position}; is it a text shard?")
+        raise InputBroken(f"{where}: a line of over {MAX_LINE_BYTES >> 20} MiB at {position}; is it a text shard?")
     return rest
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,8 +13,9 @@ from typing import Literal, get_args
 
 from fsspec.utils import glob_translate
 
-from kosbert_ray.errors import InputError, StorageError
-from kosbert_ray.storage import FileEntry, Storage, StorageOptions, is_url
+from kosbert_ray.corpus.folders import check_folders
+from kosbert_ray.errors import InputError, StorageError, shown_names
+from kosbert_ray.storage import FileEntry, Storage, StorageOptions, Survey, is_url
 
 Format = Literal["parquet", "arrow", "jsonl", "csv", "tsv", "text"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -30,6 +33,7 @@ SUFFIXES: dict[str, Format] = {
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
 BINARY = ("parquet", "arrow")  # formats that are no lines
 GLOB_CHARACTERS = "*?["
+LINES_IN_JSON = ".json"  # may hold JSON lines or one document; taken for lines only where nothing else is a text shard
 
 
 @dataclass(frozen=True)
@@ -79,17 +83,57 @@ class InputFile:
 
 
 @dataclass(frozen=True)
+class FailedFile:
+    """A file (or folder) that cannot be embedded; ``reason`` is one line that begins with its address."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Corpus:
-    """The input folder and the files in it that are to be embedded, sorted by name."""
+    """The input folder and the files in it that are to be embedded, sorted by name.
+
+    Attributes:
+        storage: the input folder.
+        files: the text shards.
+        ignored: names of the files that are no text shards.
+        failed: what cannot be embedded and is not among ``files``: the run embeds the others and then fails.
+        notices: what the user should know of how the input is read, a line each.
+        whole: whether it is a folder of which all text shards are read, not a file or a glob.
+    """
 
     storage: Storage
     files: tuple[InputFile, ...]
-    ignored: int
+    ignored: tuple[str, ...] = ()
+    failed: tuple[FailedFile, ...] = ()
+    notices: tuple[str, ...] = ()
+    whole: bool = False
 
     @cached_property
     def size(self) -> int:
         """Bytes of all files, as stored."""
         return sum(file.size for file in self.files)
+
+    @cached_property
+    def ignored_endings(self) -> dict[str, int]:
+        """How many files of each ending are ignored, the most frequent first."""
+        endings = Counter(posixpath.splitext(name.lower())[1] or "no ending" for name in self.ignored)
+        return dict(endings.most_common())
+
+    def ignored_line(self) -> str:
+        """One line about the ignored files; empty if there are none."""
+        if not self.ignored:
+            return ""
+        endings = ", ".join(f"{count:,} {ending}" for ending, count in list(self.ignored_endings.items())[:5])
+        more = ", …" if len(self.ignored_endings) > 5 else ""
+        hint = ""
+        if any(ending in self.ignored_endings for ending in (LINES_IN_JSON, ".bz2", ".xz")):
+            hint = "; rename JSON lines to .jsonl, and recompress .bz2 and .xz as .gz or .zst, to include them"
+        return (
+            f"{self.storage.url()}: skipped {len(self.ignored):,} files with an unsupported extension "
+            f"({endings}{more}: {shown_names(self.ignored)}){hint}"
+        )
 
 
 def classify(name: str, format: Format | None = None) -> tuple[Format, str | None] | None:
@@ -120,37 +164,110 @@ def list_corpus(address: str, options: StorageOptions | None = None, format: For
 
     Raises:
         StorageError: there is no such path, or the store refuses.
-        InputError: nothing there is a text shard.
+        InputError: nothing there is a text shard, or a folder is a table whose files are not its rows.
     """
-    folder, pattern = _split_glob(address)
-    storage = Storage(folder, options)
-    entries: Sequence[FileEntry]
+    storage, pattern, survey, whole = _survey(address, options)
+    entries = [entry for entry in survey.entries if not hidden(entry.name) or hidden(pattern)]
     if pattern:
-        entries = [
-            entry
-            for entry in storage.list(recursive=True)
-            if _matches(entry.name, pattern) and (hidden(pattern) or not hidden(entry.name))
-        ]
+        entries = [entry for entry in entries if _matches(entry.name, pattern)]
         if not entries:
             raise InputError(f"{address}: no file matches")
-    elif storage.is_file():
-        parent, _, name = storage.address.rpartition("/")
-        storage = Storage(parent or "/", options)
-        entries = [storage.entry(name)]
-    else:
-        entries = storage.list(recursive=True)
-        if not entries and not storage.exists():
-            raise StorageError(f"{address}: no such file or folder")
-        entries = [entry for entry in entries if not hidden(entry.name)]
-        if not entries:
-            raise InputError(f"{address}: the folder holds no files")
+    elif not entries:
+        for trouble in survey.unreadable:
+            raise trouble
+        raise InputError(f"{address}: the folder holds no files" + "".join(f" ({line})" for line in survey.skipped[:1]))
+    entries, notices = check_folders(storage, survey.entries, entries, strict=not pattern)
+    entries, twice = _once(entries)
+    notices = [*_shortened(survey.skipped), *notices, *twice]
+    if not entries:
+        raise InputError(f"{address}: no files are left to embed ({notices[-1]})")
+    failed = [FailedFile(_below(storage, trouble), str(trouble)) for trouble in survey.unreadable if not pattern]
+    for entry in entries:
+        if problem := wrapped(entry.name, format):
+            failed.append(FailedFile(entry.name, f"{storage.url(entry.name)}: {problem}"))
+    broken = {file.name for file in failed}
+    entries = [entry for entry in entries if entry.name not in broken]
     files = [file for entry in entries if (file := _input_file(entry, format))]
+    if not files and not failed:
+        files = [file for entry in entries if (file := _input_file(entry, _json_lines(entry.name)))]
+    if not files and failed:
+        raise InputError(failed[0].reason)
     if not files:
         raise InputError(
-            f"{address}: none of its {len(entries)} files is a text shard (first: {entries[0].name}); known endings are "
-            f"{' '.join(SUFFIXES)}, also with .gz, .zst or .zip; or name one with input.format: {', '.join(FORMATS)}"
+            f"{address}: none of its {len(entries)} files is a text shard "
+            f"(first: {shown_names([entry.name for entry in entries])}); "
+            f"known endings are {' '.join(SUFFIXES)}, also with .gz, .zst or .zip; or name one with input.format: "
+            f"{', '.join(FORMATS)}"
         )
-    return Corpus(storage, tuple(files), ignored=len(entries) - len(files))
+    names = {file.name for file in files}
+    ignored = tuple(entry.name for entry in entries if entry.name not in names)
+    return Corpus(storage, tuple(files), ignored, tuple(failed), tuple(notices), whole)
+
+
+def _survey(address: str, options: StorageOptions | None) -> tuple[Storage, str, Survey, bool]:
+    """The folder that an address means, the pattern that its files must match, what it holds, whether all of it counts."""
+    folder, pattern = _split_glob(address)
+    if pattern and (whole := Storage(address, options)).exists():
+        folder, pattern = address, ""  # the brackets are part of a name
+        storage = whole
+    else:
+        storage = Storage(folder, options)
+    if not pattern and storage.is_file():
+        parent, _, name = storage.address.rpartition("/")
+        storage = Storage(parent or "/", options)
+        return storage, "", Survey((storage.entry(name),)), False
+    survey = storage.survey()
+    if not pattern and not survey.entries and not survey.unreadable and not storage.exists():
+        raise StorageError(f"{address}: no such file or folder")
+    there = not storage.remote and os.path.exists(storage.root)
+    if not pattern and there and not os.path.isdir(storage.root):
+        raise InputError(f"{address}: neither a regular file nor a folder; write it to a file first")
+    return storage, pattern, survey, not pattern
+
+
+def wrapped(name: str, format: Format | None = None) -> str | None:
+    """The reason why a compressed Parquet or Arrow file cannot be read; None for all others."""
+    base, suffix = posixpath.splitext(name.lower())
+    kind = format or SUFFIXES.get(posixpath.splitext(base)[1])
+    if suffix in COMPRESSIONS and kind in BINARY:
+        return f"a {kind} file compressed once more, which cannot be read from its end; decompress it first"
+    return None
+
+
+def _json_lines(name: str) -> Format | None:
+    base, suffix = posixpath.splitext(name.lower())
+    if suffix in COMPRESSIONS:
+        suffix = posixpath.splitext(base)[1]
+    return "jsonl" if suffix == LINES_IN_JSON else None
+
+
+def _once(entries: Sequence[FileEntry]) -> tuple[list[FileEntry], list[str]]:
+    """The entries without second names of the same file, and notices of those."""
+    first: dict[object, FileEntry] = {}
+    # A name that leads through no link is the file's own.
+    for entry in sorted(entries, key=lambda entry: (entry.linked, entry.name)):
+        first.setdefault(entry.inode or entry.name, entry)
+    kept = {entry.name for entry in first.values()}
+    seconds = [entry for entry in entries if entry.name not in kept]
+    if not seconds:
+        return list(entries), []
+    one = seconds[0]
+    notice = (
+        f"{len(seconds):,} names are links to files that are read under another name and are skipped "
+        f"({one.name} is {first[one.inode].name})"
+    )
+    return [entry for entry in entries if entry.name in kept], [notice]
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    """The first few lines, and how many more there are."""
+    shown = [f"skipped {line}" for line in lines[:3]]
+    return [*shown, f"skipped {len(lines) - 3:,} more of this kind"] if len(lines) > 3 else shown
+
+
+def _below(storage: Storage, trouble: StorageError) -> str:
+    address = str(trouble).partition(": ")[0]
+    return address.removeprefix(f"{storage.address}/")
 
 
 def _input_file(entry: FileEntry, format: Format | None) -> InputFile | None:

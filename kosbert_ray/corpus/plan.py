@@ -15,23 +15,29 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kosbert_ray.corpus.listing import InputFile, RowGroup
-from kosbert_ray.corpus.rows import TEXT
+from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
+from kosbert_ray.corpus.sizes import row_bytes
+from kosbert_ray.errors import InputBroken
 
 READER_VERSION = 2  # of what the rows of a file are and where slices end; 0.1.0's, which had no number, was the first
 MAX_ROWS = 16_384
 MAX_BYTES = 32 * 2**20
+STEM_BYTES = 100  # of a file name's 255, or of the 143 that some encrypting file systems leave
+MAX_CARRIED_BYTES = 128 * 2**20  # of the columns carried through a slice: what the stages hold and pass on
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most rows and the most bytes of UTF-8 text in a slice (a single longer text is a slice of its own)."""
+    """The most rows, bytes of UTF-8 text and bytes of carried columns in a slice; a larger row is one of its own."""
 
     max_rows: int = MAX_ROWS
     max_bytes: int = MAX_BYTES
+    max_carried: int = MAX_CARRIED_BYTES
 
     @property
     def cut(self) -> str:
@@ -120,7 +126,7 @@ def shard_name(fragment: Fragment, index: int, key: str) -> str:
     stem = re.sub(r"[^\w.-]", "_", fragment.file.name.rpartition("/")[2])
     for suffix in (r"\.(gz|zst|zip)$", r"\.\w+$"):
         stem = re.sub(suffix, "", stem, flags=re.IGNORECASE)
-    stem = stem.lstrip("._")[:100] or "part"
+    stem = stem.lstrip("._").encode()[:STEM_BYTES].decode(errors="ignore") or "part"
     return f"{stem}.{fragment.index:05d}-{index:05d}.{key}.parquet"
 
 
@@ -167,41 +173,77 @@ def cut(fragment: Fragment, batches: Iterable[tuple[pa.Table, int]], limits: Lim
 
     Yields:
         Each slice with its rows. A fragment without rows yields one empty slice, so that it too is accounted for.
+
+    Raises:
+        InputBroken: the file is broken from some point on; the rows before it have been yielded.
     """
     index = row = 0
     held: tuple[int, int, pa.Table] | None = None  # the newest whole slice, until we know whether it is the last
-    for count, size, table in _whole_slices(batches, limits):
-        if held:
+    try:
+        for count, size, table in _whole_slices(batches, limits):
+            if held:
+                yield Slice(fragment, index, row, held[0], False, held[1]), held[2]
+                index, row = index + 1, row + held[0]
+            held = (count, size, table)
+    except InputBroken:
+        # The same at each attempt, so what came before can be committed. Without a last slice the fragment is incomplete.
+        if held and held[0]:
             yield Slice(fragment, index, row, held[0], False, held[1]), held[2]
-            index, row = index + 1, row + held[0]
-        held = (count, size, table)
+        raise
     if held:
         yield Slice(fragment, index, row, held[0], True, held[1]), held[2]
 
 
 def _whole_slices(batches: Iterable[tuple[pa.Table, int]], limits: Limits) -> Iterator[tuple[int, int, pa.Table]]:
     parts: list[pa.Table] = []
-    rows = size = 0  # of the slice being filled
+    rows = size = carried = 0  # of the slice being filled
     read = 0  # bytes of the file not yet given to a slice
     yielded = False
-    for table, read_bytes in batches:
-        if not table.num_rows:
-            read += read_bytes
-        lengths = pc.fill_null(pc.binary_length(table[TEXT]), 0).to_numpy()
-        ends = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-        done = 0
-        while done < table.num_rows:
-            # The most rows of this batch that still fit, by either limit.
-            by_bytes = int(np.searchsorted(ends, ends[done] + limits.max_bytes - size, side="right")) - 1 - done
-            fit = max(0, min(limits.max_rows - rows, by_bytes, table.num_rows - done))
-            if fit == 0 and rows == 0:
-                fit = 1
-            parts.append(table.slice(done, fit))
-            # A batch may span slices: each is given its rows' share of what was read for the batch.
-            read += read_bytes * (done + fit) // table.num_rows - read_bytes * done // table.num_rows
-            done, rows, size = done + fit, rows + fit, size + int(ends[done + fit] - ends[done])
-            if done < table.num_rows:
-                yield rows, read, pa.concat_tables(parts)
-                parts, rows, size, read, yielded = [], 0, 0, 0, True
+    try:
+        for table, read_bytes in batches:
+            if not table.num_rows:
+                read += read_bytes
+            lengths = pc.fill_null(pc.binary_length(table[TEXT]), 0).to_numpy()
+            ends = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+            carried_ends = _carried_ends(table)
+            done = 0
+            while done < table.num_rows:
+                # The most rows of this batch that still fit, by each limit.
+                fit = min(
+                    limits.max_rows - rows,
+                    _fitting(ends, done, limits.max_bytes - size),
+                    _fitting(carried_ends, done, limits.max_carried - carried),
+                    table.num_rows - done,
+                )
+                fit = max(0, fit)
+                if fit == 0 and rows == 0:
+                    fit = 1
+                parts.append(table.slice(done, fit))
+                # A batch may span slices: each is given its rows' share of what was read for the batch.
+                read += read_bytes * (done + fit) // table.num_rows - read_bytes * done // table.num_rows
+                size += int(ends[done + fit] - ends[done])
+                carried += int(carried_ends[done + fit] - carried_ends[done])
+                done, rows = done + fit, rows + fit
+                if done < table.num_rows:
+                    yield rows, read, pa.concat_tables(parts)
+                    parts, rows, size, carried, read, yielded = [], 0, 0, 0, 0, True
+    except InputBroken:
+        if rows:
+            yield rows, read, pa.concat_tables(parts)
+        raise
     if rows or not yielded:
         yield rows, read, pa.concat_tables(parts) if parts else table.slice(0, 0)
+
+
+def _fitting(ends: npt.NDArray[np.int64], done: int, left: int) -> int:
+    """How many rows after the first ``done`` take no more than ``left`` bytes; ``ends`` are where rows end."""
+    return int(np.searchsorted(ends, ends[done] + left, side="right")) - 1 - done
+
+
+def _carried_ends(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Where each row's carried columns end, in bytes: int64 ``[n + 1]``, from 0."""
+    sizes = np.zeros(table.num_rows, np.int64)
+    for name in table.column_names:
+        if name not in (TEXT, POSITION, REASON) and table.num_rows:
+            sizes += np.concatenate([row_bytes(chunk) for chunk in table[name].chunks])
+    return np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))

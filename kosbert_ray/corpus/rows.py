@@ -7,13 +7,15 @@ number from 0) and ``__reason`` (string, null for a good row). The columns to ke
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kosbert_ray.corpus.cast import encodable, fit
+from kosbert_ray.corpus.names import MISSING, pick
 from kosbert_ray.corpus.text import RowText
 
 TEXT = "__text"
@@ -22,7 +24,8 @@ REASON = "__reason"
 
 Row = tuple[int, dict[str, Any], str | None]  # position, values by column, why it cannot be read
 
-INT64 = range(-(2**63), 2**63)
+# White space, control and format characters, fillers of Hangul, the blank of Braille, and what only changes a neighbour.
+INVISIBLE = r"^[\s\p{Z}\p{Cc}\p{Cf}\x{115F}\x{1160}\x{3164}\x{FFA0}\x{2800}\x{034F}\x{180B}-\x{180F}\x{FE00}-\x{FE0F}]*$"
 
 
 def rows_from_values(rows: Iterable[Row], source: RowText, keep: pa.Schema) -> pa.Table:
@@ -32,20 +35,26 @@ def rows_from_values(rows: Iterable[Row], source: RowText, keep: pa.Schema) -> p
     texts: list[str | None] = []
     kept: dict[str, list[Any]] = {name: [] for name in keep.names}
     for position, values, reason in rows:
+        parts: dict[str, Any] = {}
         value: Any = None
         for name in source.columns:
-            part = values.get(name)
+            part = pick(values, name)
+            if part is MISSING or part is None:
+                continue
+            if isinstance(part, float) and math.isnan(part):
+                continue
             number = source.joined and isinstance(part, int | float) and not isinstance(part, bool)
-            if part is not None and not isinstance(part, str) and not number:
+            if not isinstance(part, str) and not number:
                 reason = reason or f"column {name!r} is {type(part).__name__}, not a string"
                 break
+            parts[name] = part
         else:
-            value = source.fill(values)
-        if isinstance(value, str) and not _encodable(value):
+            value = source.fill(parts)
+        if isinstance(value, str) and not encodable(value):
             reason = reason or "invalid text: a lone surrogate or a byte that is not in the encoding"
             value = None
         for field in keep:
-            item, problem = _fit(values.get(field.name), field)
+            item, problem = fit(pick(values, field.name), field)
             kept[field.name].append(item)
             reason = reason or problem
         positions.append(position)
@@ -65,37 +74,9 @@ def rows_from_arrays(
 ) -> pa.Table:
     """The row table; null and empty texts get their reason here, whatever the format."""
     text = source.normalized(text)
-    empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0)
+    empty = pc.match_substring_regex(text, INVISIBLE)
     reason = pc.coalesce(
         reason,
         pc.if_else(pc.is_null(text), "null text", pc.if_else(empty, "empty text", pa.scalar(None, pa.string()))),
     )
     return pa.table({TEXT: text, POSITION: position, REASON: reason, **keep})
-
-
-def _encodable(value: str) -> bool:
-    if value.isascii():
-        return True
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _fit(value: Any, field: pa.Field) -> tuple[Any, str | None]:
-    """A parsed value as its column wants it, and what is wrong where it cannot be."""
-    if value is None:
-        return None, None
-    kind = field.type
-    if pa.types.is_string(kind):
-        if not isinstance(value, str):
-            value = json.dumps(value, ensure_ascii=False)
-        return (value, None) if _encodable(value) else (None, f"column {field.name!r} holds invalid text")
-    if pa.types.is_boolean(kind) and isinstance(value, bool):
-        return value, None
-    if pa.types.is_int64(kind) and isinstance(value, int) and not isinstance(value, bool) and value in INT64:
-        return value, None
-    if pa.types.is_float64(kind) and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value), None
-    return None, f"column {field.name!r} is {kind} in the first rows, and here {json.dumps(value, default=str)[:80]}"

@@ -12,10 +12,19 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kosbert_ray.corpus.types import is_binary, is_string, plain
 from kosbert_ray.errors import UsageError
 
 Normalization = Literal["html", "nfc", "whitespace"]
 WHITE_SPACE = r"[\s\p{Z}\x85]+"
+IN_TEMPLATES = (
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_decimal,
+    pa.types.is_date,
+    pa.types.is_timestamp,
+    pa.types.is_time,
+)
 
 
 @dataclass(frozen=True)
@@ -66,13 +75,13 @@ class RowText:
         if all(values.get(name) is None for name in self.columns):
             return None
         return "".join(
-            literal + ("" if name is None or (value := values.get(name)) is None else str(value))
+            literal + ("" if name is None or (value := values.get(name)) is None else _spelled(value))
             for literal, name in self._parts
         )
 
     def join(self, columns: Mapping[str, pa.Array]) -> pa.Array:
         """As :meth:`fill`, of Arrow columns: large_string ``[n]``."""
-        strings = {name: columns[name].cast(pa.large_string()) for name in self.columns}
+        strings = {name: _strings(columns[name]) for name in self.columns}
         if not self.joined:
             return strings[self.template]
         parts: list[Any] = []
@@ -100,11 +109,53 @@ class RowText:
         return texts
 
 
+def _spelled(value: Any) -> str:
+    """A value in a template, as Arrow spells it, so that a row has the same text in each format: 2026.0 is ``2026``."""
+    return str(pa.scalar(value, pa.float64()).cast(pa.string())) if isinstance(value, float) else str(value)
+
+
+def _strings(column: pa.Array) -> pa.Array:
+    """A column as text; bytes that are not UTF-8 become null (see :func:`broken_bytes`)."""
+    if pa.types.is_floating(column.type):  # NaN is what pandas has for nothing
+        return pc.if_else(pc.is_nan(column), None, column).cast(pa.large_string())
+    if not is_binary(column.type):
+        return column.cast(pa.large_string())
+    try:
+        return column.cast(pa.large_binary()).cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return pa.array([_decoded(value) for value in column.to_pylist()], pa.large_string())
+
+
+def _decoded(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def broken_bytes(columns: Mapping[str, pa.Array], reasons: pa.Array) -> pa.Array:
+    """The reasons with those of rows added whose bytes are not UTF-8."""
+    for name, column in columns.items():
+        if is_binary(column.type):
+            bad = pc.and_(pc.is_valid(column), pc.is_null(_strings(column)))
+            reasons = pc.coalesce(reasons, pc.if_else(bad, f"column {name!r} is not UTF-8", pa.scalar(None, pa.string())))
+    return reasons
+
+
 def require_strings(source: RowText, types: Sequence[tuple[str, pa.DataType]]) -> str | None:
-    """What is wrong with the types of its columns; None if nothing is. A template takes numbers, too."""
+    """What is wrong with the types of its columns; None if nothing is. A template takes numbers and dates, too."""
     for name, kind in types:
-        value = kind.value_type if pa.types.is_dictionary(kind) else kind
-        string = pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)
-        if not (string or (source.joined and (pa.types.is_integer(value) or pa.types.is_floating(value)))):
-            return f"column {name!r} is {value}, not a string; name the text column with input.text"
+        value = plain(kind)
+        if is_string(value) or is_binary(value) or pa.types.is_null(value):
+            continue
+        if source.joined and any(check(value) for check in IN_TEMPLATES):
+            continue
+        problem = f"column {name!r} is {value}, not a string; "
+        if pa.types.is_struct(value) and value.num_fields:
+            return problem + f"name one of its fields with input.text, such as {name}.{value.field(0).name}"
+        if pa.types.is_list(value) or pa.types.is_large_list(value) or pa.types.is_map(value):
+            return problem + "make one string of it in a column of its own and name that with input.text"
+        if any(check(value) for check in IN_TEMPLATES):
+            return problem + f"name the text column with input.text, or take it as it is by a template ({{{name}}})"
+        return problem + "name the text column with input.text"
     return None

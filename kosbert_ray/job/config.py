@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import pyarrow as pa
 from pydantic import (
     BeforeValidator,
     Field,
@@ -19,9 +20,11 @@ from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import Format
 from kosbert_ray.corpus.plan import MAX_BYTES, MAX_ROWS, Limits
 from kosbert_ray.corpus.text import Normalization, RowText
+from kosbert_ray.corpus.types import parse_type
 from kosbert_ray.encoder.chunks import Splitter
 from kosbert_ray.encoder.long_text import Policy
 from kosbert_ray.encoder.options import Device, Engine, Precision
+from kosbert_ray.errors import UsageError
 from kosbert_ray.settings import Section, load_settings, shown_value
 from kosbert_ray.shards.quantize import VectorType
 from kosbert_ray.storage import StorageOptions
@@ -104,15 +107,29 @@ class InputConfig(Section):
     newlines_in_values: bool = False
     columns: Names = ()
     encoding: str = "utf-8"
+    escape: str | None = Field(default=None, min_length=1, max_length=1)
+    null_values: Names = ()
+    types: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> InputConfig:
         for name in self.keep:
+            if name.startswith("__index_level_"):
+                raise ValueError(
+                    f"keep: {name!r} is the index of a pandas DataFrame; name it before writing (df.rename_axis('id'))"
+                )
             if name.startswith("__"):
                 raise ValueError(f"keep: {name!r} starts with two underscores, which is reserved")
         if len(set(self.keep)) < len(self.keep):
             raise ValueError("keep: a column is named twice")
         self.row_text().columns  # noqa: B018 (a template that is none raises)
+        for name, kind in self.types.items():
+            if name not in self.keep:
+                raise ValueError(f"types: {name!r} is not among input.keep")
+            try:
+                parse_type(kind)
+            except UsageError as error:
+                raise ValueError(f"types.{name}: {error}") from error
         return self
 
     def row_text(self) -> RowText:
@@ -121,7 +138,19 @@ class InputConfig(Section):
 
     def line_options(self) -> LineOptions:
         """How line formats are read."""
-        return LineOptions(self.delimiter, self.quoting, self.newlines_in_values, self.columns, self.encoding)
+        return LineOptions(
+            self.delimiter,
+            self.quoting,
+            self.newlines_in_values,
+            self.columns,
+            self.encoding,
+            self.escape,
+            self.null_values,
+        )
+
+    def column_types(self) -> dict[str, pa.DataType]:
+        """The types that the job gives columns to keep, whatever the files say."""
+        return {name: parse_type(kind) for name, kind in self.types.items()}
 
 
 class OutputConfig(Section):

@@ -157,7 +157,7 @@ def estimate(config: JobConfig) -> Estimate:
     texts: list[Any] = []
     distinct: list[set[int]] = []
     kept: list[Any] = []
-    unread: list[str] = []
+    unread = [file.reason for file in corpus.failed]
     slices = 0.0
     every = sum(len(part.fragments) for part in parts)
     for part in parts:

@@ -35,11 +35,14 @@ def leftover(committed: Committed, corpus: Corpus, fragments: list[Fragment], de
     """
     planned = {fragment.id for fragment in fragments}
     files = {file.name for file in corpus.files}
+    failed = tuple(file.name for file in corpus.failed)  # of these nothing is known: what they gave before stays
+    below = tuple(f"{name}/" for name in failed)
     receipts = [
         receipt
         for fragment, slices in committed.by_fragment.items()
         if fragment not in planned
         for receipt in slices.values()
+        if not (receipt.file in failed or receipt.file.startswith(below))
     ]
     goes = [delete_removed or item.file in files or not committed.complete(item.fragment) for item in receipts]
     return Leftover(
@@ -113,6 +116,7 @@ def finish(
     ledger.remove(receipt for receipt in leftover.delete if receipt.shard not in named)
     ledger.storage.sweep()
     totals = asdict(Totals.of(receipts)) | {"files": len(corpus.files), "seconds": round(seconds, 3)}
+    totals |= {"skipped_files": len(corpus.ignored), "skipped_endings": corpus.ignored_endings}
     ledger.finish([*receipts, *keep, *others], totals)
 
 

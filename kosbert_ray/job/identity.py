@@ -164,7 +164,7 @@ def hash_file(storage: Storage, file: InputFile, stop: Callable[[], bool] = lamb
     digest = xxhash.xxh3_128()
     try:
         before = storage.entry(file.name)
-        with open(storage.path(file.name), "rb") as reader:
+        with storage.open(file.name) as reader:
             while block := reader.read(BLOCK_BYTES):
                 if stop():
                     return ""

@@ -33,7 +33,7 @@ from kosbert_ray.job.config import PRIVATE, JobConfig
 from kosbert_ray.job.finish import Leftover, finish, leftover
 from kosbert_ray.job.identity import BackgroundHashing, FileHashes
 from kosbert_ray.job.on_finish import Ended, notify
-from kosbert_ray.job.outcomes import Books
+from kosbert_ray.job.outcomes import MAX_FAILED, Books
 from kosbert_ray.job.preview import Preview
 from kosbert_ray.job.progress import Progress, Totals, duration
 from kosbert_ray.job.resolve import (
@@ -195,15 +195,13 @@ class _Run:
         settled = settled_types(self.job, output, books.shards()) if self.job else None
         if self.job and (settings := taken(self.asked, self.job, output.address)):
             self.tell(f"settings from {output.url(JOB_FILE)}: {settings}")
-        self.corpus, self.columns = open_corpus(config)
-        del settled
-        require_apart(config, self.corpus, output)
+        self.corpus, self.columns = open_corpus(config, settled=settled)
+        require_apart(self.corpus, output)
         self.model = model
         self.spec: ModelSpec = model.spec() if model else model_ask(config, recorded_commit(config, self.job)).spec()
         self.long_text = long_text(config, self.spec)
         self.tell(*self.spec.notices)
-        if self.corpus.ignored:
-            say(f"{self.corpus.storage.url()}: {self.corpus.ignored:,} files are no text shards and are left out")
+        self._tell_of_input()
 
     def tell(self, *notices: str) -> None:
         """Says what was not said before."""
@@ -211,6 +209,22 @@ class _Run:
             if notice not in self.told:
                 self.told.add(notice)
                 self.say(notice)
+
+    def _tell_of_input(self) -> None:
+        """Says how the input is read, what is left out of it, and which of its files cannot be embedded."""
+        corpus = self.corpus
+        self.tell(*corpus.notices, *filter(None, [corpus.ignored_line()]))
+        self.tell(*(f"failed: {file.reason}" for file in corpus.failed[:MAX_FAILED]))
+
+    def _require_all_files(self) -> None:
+        """Raises JobFailed if there are files that cannot be embedded; all others are committed by now."""
+        failed = self.corpus.failed
+        if failed:
+            self.ledger.start(self._account())  # what an earlier run completed is no longer all that the input holds
+            raise JobFailed(
+                f"{failed[0].reason} ({len(failed):,} files failed, all others are committed); fix or remove them and run "
+                "the same command again"
+            )
 
     def run(self) -> Summary:
         """Passes over the corpus until all of it is committed as it is.
@@ -251,6 +265,7 @@ class _Run:
         )
         if complete and self._is_done(fragments) and not self._leftover(fragments).delete and self._books_are_whole():
             self.hashes.flush()
+            self._require_all_files()
             return self._summary(fragments, removed=0)
         if complete:
             self.stack.enter_context(lease)
@@ -258,9 +273,10 @@ class _Run:
             self.ledger.start(self._account())
             if not self._is_done(fragments):
                 with BackgroundHashing(self.hashes, self.corpus):
-                    self._pass(fragments)
+                    self._pass_and_tell(fragments)
             changed = self._look_again()
             if not changed:
+                self._require_all_files()
                 return self._finish(fragments)
             self.say(f"{changed[0]}: changed or removed while the run was on ({len(changed):,} files); planning again")
             fragments = self._fragments()
@@ -268,6 +284,15 @@ class _Run:
             f"{self.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
             "run the same command again when it is written"
         )
+
+    def _pass_and_tell(self, fragments: list[Fragment]) -> None:
+        """A pass whose failure also counts the files that planning gave up."""
+        try:
+            self._pass(fragments)
+        except JobFailed as error:
+            if not self.corpus.failed:
+                raise
+            raise JobFailed(f"{error}; {len(self.corpus.failed):,} more files cannot be read at all") from error
 
     def preview(self) -> Preview:
         """What :meth:`run` would do; nothing is written."""
@@ -408,15 +433,14 @@ class _Run:
         now = {file.name: file.listed for file in list_input(self.config, patient=True).files}
         changed = [name for name, listed in before.items() if now.get(name) != listed]
         if changed:
-            self.corpus, columns = open_corpus(self.config, patient=True)
+            self.corpus, columns = open_corpus(self.config, patient=True, settled=self.columns.keep)
+            self._tell_of_input()
             if columns != self.columns:
                 where = self.corpus.storage.url(changed[0])
                 raise InputError(f"{where}: its columns changed while the run was on; choose another output for it")
             self._settle_identities()
-        elif len(now) > len(before):
-            self.say(
-                f"{len(now) - len(before):,} files were added since the run began; run the same command again for them"
-            )
+        elif added := now.keys() - before.keys() - {file.name for file in self.corpus.failed}:
+            self.say(f"{len(added):,} files were added since the run began; run the same command again for them")
         return changed
 
     def _leftover(self, fragments: list[Fragment]) -> Leftover:

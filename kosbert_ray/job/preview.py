@@ -24,6 +24,7 @@ class Preview:
         partial: files that a run has begun.
         removed: shards that would be deleted, with the files they are of.
         kept: shards that stay although their files are gone.
+        failed: why files cannot be embedded, a line each.
     """
 
     output: str
@@ -34,6 +35,7 @@ class Preview:
     partial: tuple[str, ...]
     removed: dict[str, str]
     kept: int
+    failed: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """For a person: what there is, then one line a shard that would go."""
@@ -44,6 +46,7 @@ class Preview:
             f"to delete: {len(self.removed):,} shards; {self.kept:,} shards of files that are gone would stay",
         ]
         lines += [f"changed {name}: {reason}" for name, reason in sorted(self.changed.items())]
+        lines += [f"failed: {reason}" for reason in self.failed]
         return [*lines, *(f"delete {shard} (of {file})" for shard, file in sorted(self.removed.items()))]
 
     @staticmethod
@@ -82,4 +85,5 @@ class Preview:
             partial=tuple(name for name in todo if name in begun and name not in seen),
             removed={receipt.shard: receipt.file for receipt in left.delete if receipt.shard},
             kept=sum(bool(receipt.shard) for receipt in left.keep),
+            failed=tuple(file.reason for file in corpus.failed),
         )

@@ -33,11 +33,12 @@ TYPE_AGREEMENT = {"float32": 1.0, "float16": 0.9999, "int8": 0.999, "ubinary": 0
 
 @dataclass(frozen=True)
 class Reading:
-    """The input as the job reads it: its reader and its plan."""
+    """The input as the job reads it: its reader and its plan, and why files of it cannot be read."""
 
     reader: FragmentReader
     fragments: tuple[Fragment, ...]
     files: frozenset[str]  # names
+    failed: tuple[str, ...] = ()
 
 
 def resample(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+import pyarrow as pa
 
 from kosbert_ray.corpus.columns import Columns, inspect
 from kosbert_ray.corpus.listing import Corpus, list_corpus
@@ -54,10 +57,19 @@ def list_input(config: JobConfig, patient: bool = False) -> Corpus:
     return list_corpus(address, config.storage.options(patient), config.input.format)
 
 
-def open_corpus(config: JobConfig, patient: bool = False) -> tuple[Corpus, Columns]:
-    """Lists the input and looks into its files; raises InputError also where one is not as asked."""
-    corpus = list_input(config, patient)
-    return inspect(corpus, config.input.row_text(), config.input.keep, config.input.line_options())
+def open_corpus(config: JobConfig, patient: bool = False, settled: pa.Schema | None = None) -> tuple[Corpus, Columns]:
+    """Lists the input and looks into its files; those that cannot be embedded are in ``Corpus.failed``.
+
+    Args:
+        config: the job.
+        patient: whether to outlast the store's outages.
+        settled: the kept columns that an existing output has already; files are cast to them.
+
+    Raises:
+        KosbertError: none of the files can be embedded.
+    """
+    corpus, options = list_input(config, patient), config.input
+    return inspect(corpus, options.row_text(), options.keep, options.line_options(), options.column_types(), settled)
 
 
 def open_output(config: JobConfig, patient: bool = False) -> Storage:
@@ -70,6 +82,10 @@ def open_output(config: JobConfig, patient: bool = False) -> Storage:
     if not config.output.path:
         raise UsageError("output.path: say where (kosbert-ray embed INPUT OUTPUT, or output.path in the job file)")
     storage = Storage(config.output.path, config.storage.options(patient))
+    if not storage.remote and os.path.isfile(storage.root):
+        raise UsageError(
+            f"output.path: {storage.root} is a file, and an output is a folder; if the shell expanded a pattern, quote it"
+        )
     name = current(storage)
     return storage if name is None else Storage(storage.url(name), config.storage.options(patient))
 
@@ -102,15 +118,23 @@ def fragment_reader(config: JobConfig, storage: Storage, columns: Columns) -> Fr
     return FragmentReader(storage, columns, config.input.line_options(), config.slice.limits())
 
 
-def require_apart(config: JobConfig, corpus: Corpus, output: Storage) -> None:
+def require_apart(corpus: Corpus, output: Storage) -> None:
     """Raises UsageError if the output lies among the input's files, where its shards would be read as text."""
-    inside = f"{output.address}/".startswith(f"{corpus.storage.address}/")
-    if inside and any(corpus.storage.url(file.name).startswith(f"{output.address}/") for file in corpus.files):
+    source, target = _real(corpus.storage), _real(output)
+    folders = {corpus.storage.url(file.name).rpartition("/")[0] for file in corpus.files}
+    if not corpus.storage.remote:
+        folders = {os.path.realpath(folder) for folder in folders}
+    if any(f"{folder}/".startswith(f"{target}/") for folder in folders):
         raise UsageError(f"output.path: {output.address} holds input files; choose an output apart from the input")
-    if inside and config.input.path.rstrip("/") == corpus.storage.address:
+    if f"{target}/".startswith(f"{source}/") and corpus.whole:
         raise UsageError(
             f"output.path: {output.address} is inside the input {corpus.storage.address}; its shards would be read as text"
         )
+
+
+def _real(storage: Storage) -> str:
+    """An address to compare: on disk without the symbolic links in it."""
+    return storage.address if storage.remote else os.path.realpath(storage.root)
 
 
 def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[str, Any]]:

@@ -31,6 +31,7 @@ class Status:
         seconds_left: by that speed; None where it cannot be told.
         nodes: encoded tokens by host.
         notices: books of the output that cannot be read.
+        skipped_files: files of the input that are no text shards, when it was completed.
     """
 
     output: str
@@ -46,6 +47,7 @@ class Status:
     seconds_left: float | None
     nodes: dict[str, int]
     notices: tuple[str, ...] = ()
+    skipped_files: int = 0
 
 
 def status(config: JobConfig) -> Status:
@@ -61,7 +63,8 @@ def status(config: JobConfig) -> Status:
     receipts = [receipt for name, receipt in ledger.receipts().items() if name in shards]
     totals = Totals.of(receipts)
     at_work = tuple(holders(ledger.storage))
-    done = ledger.success() is not None
+    success = ledger.success()
+    done = success is not None
     total_bytes = None
     with contextlib.suppress(KosbertError):
         total_bytes = list_input(job).size
@@ -88,4 +91,5 @@ def status(config: JobConfig) -> Status:
         seconds_left=left,
         nodes=nodes,
         notices=tuple(ledger.notices),
+        skipped_files=int((success or {}).get("skipped_files", 0)),
     )

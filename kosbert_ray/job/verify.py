@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 from kosbert_ray.corpus.plan import Fragment, is_current
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.errors import KosbertError, UsageError
@@ -26,6 +28,7 @@ from kosbert_ray.job.resolve import (
     open_output,
     reader_threads,
 )
+from kosbert_ray.job.stored import settled_types
 from kosbert_ray.shards.ledger import Committed, Ledger
 from kosbert_ray.shards.verify import Promise, check_cover, check_rejected, check_shard
 
@@ -147,7 +150,8 @@ def verify(config: JobConfig, sample: int, say: Say, seed: int = 0) -> Verificat
             held = Committed()
             for receipt in [*own, *without_shard]:
                 held.add(receipt)
-            reader = _reader(config, job, said, held, FileHashes(output, ledger.run))
+            types = settled_types(said, output, shards)
+            reader = _reader(config, job, said, held, FileHashes(output, ledger.run), types, say)
             found, input_rows = _against_input(reader, held, promise.fingerprint, workers, say)
             problems += found
     agreement = 1.0
@@ -202,13 +206,24 @@ class _Workers:
 # -- against the input ---------------------------------------------------------------------------------------------
 
 
-def _reader(config: JobConfig, job: JobConfig, said: Mapping[str, Any], held: Committed, hashes: FileHashes) -> Reading:
+def _reader(
+    config: JobConfig,
+    job: JobConfig,
+    said: Mapping[str, Any],
+    held: Committed,
+    hashes: FileHashes,
+    types: pa.Schema | None,
+    say: Say,
+) -> Reading:
     asked = job.model_copy(update={"input": job.input.model_copy(update={"path": config.input.path})})
-    corpus, columns = open_corpus(asked, patient=True)
+    corpus, columns = open_corpus(asked, patient=True, settled=types)
+    if skipped := corpus.ignored_line():
+        say(skipped)
     corpus = hashes.settle(corpus, held.versions()).corpus
     reader = fragment_reader(job, corpus.storage, columns)
     fragments = fragments_left(job, corpus, held, said.get("fingerprint", {}))
-    return Reading(reader, tuple(fragments), frozenset(file.name for file in corpus.files))
+    files = frozenset(file.name for file in corpus.files)
+    return Reading(reader, tuple(fragments), files, tuple(file.reason for file in corpus.failed))
 
 
 def _against_input(
@@ -219,7 +234,7 @@ def _against_input(
     where = reading.reader.storage.address
     if files and not files & reading.files:
         return [Problem("input", f"{where}: none of the {len(files):,} files of this output is in it ({min(files)}, …)")], 0
-    problems = []
+    problems = [Problem("input", reason) for reason in reading.failed]
     planned = {fragment.id for fragment in reading.fragments}
     gone = set()
     for receipt in held.all():

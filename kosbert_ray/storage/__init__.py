@@ -6,6 +6,7 @@ one can list, read from, and write to atomically; whatever goes wrong there surf
 
 from kosbert_ray.storage.failures import storage_errors
 from kosbert_ray.storage.options import StorageOptions, is_url
-from kosbert_ray.storage.store import TMP_FOLDER, FileEntry, Storage, process_alive
+from kosbert_ray.storage.store import TMP_FOLDER, Storage, process_alive
+from kosbert_ray.storage.walk import FileEntry, Survey
 
-__all__ = ["TMP_FOLDER", "FileEntry", "Storage", "StorageOptions", "is_url", "process_alive", "storage_errors"]
+__all__ = ["TMP_FOLDER", "FileEntry", "Storage", "StorageOptions", "Survey", "is_url", "process_alive", "storage_errors"]

@@ -8,11 +8,12 @@ import io
 import logging
 import os
 import random
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from kosbert_ray.storage.failures import (
     storage_errors,
 )
 from kosbert_ray.storage.options import StorageOptions, is_url
+from kosbert_ray.storage.walk import FileEntry, Survey, unescape_name, walk
 
 TMP_FOLDER = "_kosbert/tmp"
 READ_BUFFER_BYTES = 2**20
@@ -46,13 +48,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class FileEntry:
-    """A file as a listing shows it: path below the root, bytes, and what changes when its content does."""
-
-    name: str
-    size: int
-    version: str
+def remote_address(address: str) -> bool:
+    """True for an object store; a path and a ``file://`` URL lie on this machine."""
+    return is_url(address) and not address.startswith("file://")
 
 
 class Storage:
@@ -68,7 +66,7 @@ class Storage:
 
     def __init__(self, address: str, options: StorageOptions | None = None) -> None:
         self.options = options or StorageOptions()
-        self.remote = is_url(address) and not address.startswith("file://")
+        self.remote = remote_address(address)
         if self.remote:
             scheme = address.partition("://")[0]
             if "@" in address.partition("://")[2].partition("/")[0]:
@@ -135,6 +133,8 @@ class Storage:
         """The file system's own path of ``name``, which must stay below the root."""
         if any(part == ".." for part in name.split("/")):
             raise StorageError(f"{self.address}/{name}: a name may not climb out of its folder")
+        if not self.remote:
+            name = unescape_name(name)
         return f"{self.root}/{name}" if name else self.root
 
     def url(self, name: str = "") -> str:
@@ -143,9 +143,16 @@ class Storage:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def open(self, name: str) -> IO[bytes]:
-        """A seekable binary reader; on an object store it fetches ranges as they are read."""
-        file: Any = self._insist(name, lambda: self.fs.open(self.path(name), "rb"))
+    def open(self, name: str, ahead: int | None = None) -> IO[bytes]:
+        """A seekable binary reader; on an object store it fetches ranges as they are read.
+
+        Args:
+            name: the file.
+            ahead: how many bytes an object store is asked for beyond those that are read; None for its client's default,
+                which suits a file that is read to its end.
+        """
+        more = {"block_size": ahead} if ahead is not None and self.remote else {}
+        file: Any = self._insist(name, lambda: self.fs.open(self.path(name), "rb", **more))
         if not self.remote:
             return cast(IO[bytes], file)
         fetch = file.cache.fetcher
@@ -177,6 +184,10 @@ class Storage:
         found = self.fs.cat_ranges(paths, starts, list(sizes.values()), on_error="return")
         return [bytes(content) if isinstance(content, bytes) else None for content in found]
 
+    def read_head(self, name: str, most: int) -> bytes:
+        """The first ``most`` bytes of a file, by one request."""
+        return bytes(self._insist(name, lambda: self.fs.cat_file(self.path(name), start=0, end=most)))
+
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of that name."""
         return bool(self._insist(name, lambda: self.fs.exists(self.path(name))))
@@ -202,9 +213,18 @@ class Storage:
 
     def list(self, folder: str = "", recursive: bool = False) -> Sequence[FileEntry]:
         """The files below ``folder``, sorted by name; none if there is no such folder."""
-        look = self._list_remote if self.remote else self._list_disk
-        entries = self._insist(folder, lambda: look(folder, recursive))
-        return sorted(entries, key=lambda entry: entry.name)
+        survey = self.survey(folder, recursive)
+        for trouble in survey.unreadable:
+            raise trouble
+        return survey.entries
+
+    def survey(self, folder: str = "", recursive: bool = True) -> Survey:
+        """As :meth:`list`, but what cannot be listed is part of the answer instead of an error."""
+        if self.remote:
+            entries = self._insist(folder, lambda: self._list_remote(folder, recursive))
+            return Survey(tuple(sorted(entries, key=lambda entry: entry.name)))
+        with storage_errors(self.url(folder)):
+            return walk(self.root, self.path(folder), recursive)
 
     def _list_remote(self, folder: str, recursive: bool) -> Sequence[FileEntry]:
         path = self.path(folder)
@@ -218,22 +238,6 @@ class Storage:
         prefix = len(self.root) + 1
         files = (info for info in found if info["type"] == "file" and len(info["name"]) >= prefix)
         return [FileEntry(info["name"][prefix:], int(info["size"] or 0), _version(info)) for info in files]
-
-    def _list_disk(self, folder: str, recursive: bool) -> Sequence[FileEntry]:
-        def refuse(error: OSError) -> None:
-            if not isinstance(error, FileNotFoundError | NotADirectoryError):
-                raise error
-
-        entries = []
-        for parent, folders, names in os.walk(self.path(folder), onerror=refuse, followlinks=True):
-            if not recursive:
-                folders.clear()
-            for name in names:
-                path = os.path.join(parent, name)
-                with contextlib.suppress(FileNotFoundError):  # a link to nowhere, or just deleted
-                    info = os.stat(path)
-                    entries.append(FileEntry(os.path.relpath(path, self.root), info.st_size, str(info.st_mtime_ns)))
-        return entries
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -380,7 +384,8 @@ class Storage:
         folder = self.path(TMP_FOLDER)
         os.makedirs(folder, exist_ok=True)
         os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
-        unique = f"{socket.gethostname()}~{os.getpid()}~{time.monotonic_ns()}~{os.path.basename(name)}"
+        # Not the file's own name: with what is added it could be longer than a file system allows.
+        unique = f"{socket.gethostname()}~{os.getpid()}~{time.monotonic_ns()}~{secrets.token_hex(4)}"
         tmp = os.path.join(folder, unique)
         try:
             with open(tmp, "wb") as file:

@@ -1,0 +1,120 @@
+"""Lists a folder on disk: every regular file once per name, without endless loops and without opening anything.
+
+Names that are not UTF-8 are escaped, since they end up in Parquet and JSON; ``unescape_name`` restores them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import deque
+from dataclasses import dataclass, field
+
+from kosbert_ray.errors import StorageError, first_line
+
+# A byte that is not UTF-8 becomes U+FFFD and two hex digits. Python holds such bytes as lone surrogates.
+ESCAPED = re.compile("\ufffd([89A-F][0-9A-F])")
+SURROGATE = re.compile("[\udc80-\udcff]")
+
+Inode = tuple[int, int]  # device and inode: the same for all names of one file
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file as a listing shows it: path below the root, bytes, and what changes when its content does.
+
+    On disk ``inode`` identifies the file behind the name, and ``linked`` says that the path leads through a symbolic link.
+    """
+
+    name: str
+    size: int
+    version: str
+    inode: Inode | None = field(default=None, compare=False, repr=False)
+    linked: bool = field(default=False, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A listing, sorted by name.
+
+    Attributes:
+        entries: the regular files.
+        skipped: one line for each thing that is not listed, and why.
+        unreadable: the folders that cannot be listed, as errors.
+    """
+
+    entries: tuple[FileEntry, ...]
+    skipped: tuple[str, ...] = ()
+    unreadable: tuple[StorageError, ...] = ()
+
+
+def escape_name(name: str) -> str:
+    """A file name as UTF-8 can hold it."""
+    return SURROGATE.sub(lambda match: f"\ufffd{ord(match[0]) - 0xDC00:02X}", name)
+
+
+def unescape_name(name: str) -> str:
+    """The name as the file system knows it."""
+    return ESCAPED.sub(lambda match: chr(0xDC00 + int(match[1], 16)), name)
+
+
+def walk(root: str, start: str, recursive: bool) -> Survey:
+    """The files below ``start``, with names below ``root``; none if there is no such folder.
+
+    Symbolic links are followed unless they lead back to a folder above them.
+    """
+    entries: list[FileEntry] = []
+    skipped: list[str] = []
+    unreadable: list[StorageError] = []
+    read: set[Inode] = set()
+    # Folders to read: path, the inodes of the folders above, and whether a link led there. Those behind links come last, so
+    # that from one linked folder to the next only those are followed that were not read before: else links among n folders
+    # could be followed in n! ways.
+    folders: deque[tuple[str, tuple[Inode, ...], bool]] = deque([(start, (), False)])
+    links: deque[tuple[str, tuple[Inode, ...], bool]] = deque()
+
+    def shown(path: str) -> str:
+        return escape_name(os.path.relpath(path, root))
+
+    while folders or links:
+        path, above, linked = folders.popleft() if folders else links.popleft()
+        try:
+            here = _inode(os.stat(path))
+            if here in above:
+                skipped.append(f"{shown(path)}: a symbolic link to a folder above it")
+                continue
+            read.add(here)
+            with os.scandir(path) as children:
+                found = sorted(children, key=lambda child: child.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            hint = "; check the rights of the folder" if isinstance(error, PermissionError) else ""
+            trouble = StorageError(f"{escape_name(path)}: cannot be listed ({error.strerror or first_line(error)}){hint}")
+            trouble.__cause__ = error
+            unreadable.append(trouble)
+            continue
+        for child in found:
+            try:
+                status = child.stat()
+                is_link = child.is_symlink()
+            except FileNotFoundError:  # a link to nowhere, or just deleted
+                continue
+            except OSError as error:
+                skipped.append(f"{shown(child.path)}: {error.strerror or first_line(error)}")
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                if recursive and not (is_link and linked and _inode(status) in read):
+                    (links if is_link or linked else folders).append((child.path, (*above, here), linked or is_link))
+            elif stat.S_ISREG(status.st_mode):
+                name = shown(child.path)
+                version = str(status.st_mtime_ns)
+                entries.append(FileEntry(name, status.st_size, version, _inode(status), linked or is_link))
+            else:
+                skipped.append(f"{shown(child.path)}: not a regular file (a pipe, a socket or a device)")
+    return Survey(tuple(sorted(entries, key=lambda entry: entry.name)), tuple(sorted(skipped)), tuple(unreadable))
+
+
+def _inode(status: os.stat_result) -> Inode:
+    return status.st_dev, status.st_ino
