@@ -66,7 +66,11 @@ def bundled_path(name: str) -> Path:
 
 def cache_folder(name: str) -> Path:
     """Where this machine keeps what it would otherwise fetch or make again; not yet made."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kosbert-ray" / name
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(named) if named else Path.home() / ".cache") / "kosbert-ray" / name
+    except RuntimeError as error:  # a user without a home
+        raise ModelError("there is no home directory to keep models in; set XDG_CACHE_HOME to a folder") from error
 
 
 @contextlib.contextmanager

@@ -1,0 +1,34 @@
+"""A container's CPU quota counts as much as the cores that the machine has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kosbert_ray.encoder.options import usable_cores
+
+ALL = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, ALL),
+        ({"cpu.max": "max 100000"}, ALL),
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000", "pod/cpu.max": "100000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, ALL),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu.max": "9900000 100000"}, ALL),
+        ({"cpu.max": "nonsense"}, ALL),
+    ],
+)
+def test_a_quota_below_the_cores_counts(tmp_path: Path, files: dict[str, str], cores: int) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "own").write_text("0::/pod/container\n")
+    assert usable_cores(tmp_path, tmp_path / "own") == cores
