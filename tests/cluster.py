@@ -43,9 +43,9 @@ class Cluster:
             self.add()
         wait_for(lambda: self.ray("job", "list", "--address", self.address).returncode == 0, 60, "no job API")
 
-    def add(self) -> None:
-        """One more node."""
-        self._start([f"--address={self.head}", "--num-cpus=2"])
+    def add(self, *options: str) -> None:
+        """One more node, of two CPUs unless ``options`` of ``ray start`` say otherwise."""
+        self._start([f"--address={self.head}", *(options or ["--num-cpus=2"])])
 
     def _start(self, arguments: list[str]) -> None:
         # A folder for each node, as on machines of their own: else one clears away the job's folder that another runs in.

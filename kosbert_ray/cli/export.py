@@ -13,7 +13,8 @@ def add(commands: Commands) -> None:
         "export",
         help="write an output as .npy files or as a Lance dataset",
         description="Writes the complete OUTPUT into FOLDER: text_emb/*.npy with metadata/*.parquet beside them, as "
-        "clip-retrieval and autofaiss read them, or a Lance dataset. Run again, .npy files that are there stay, and a Lance dataset gets a new version.",
+        "clip-retrieval and autofaiss read them, or a Lance dataset. Run again, .npy files that are there stay, and a "
+        "Lance dataset gets a new version.",
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
     parser.add_argument("folder", metavar="FOLDER", help="where to: a folder or s3:// URL")
