@@ -1,4 +1,4 @@
-"""The RayJob's entry command and configuration on a cluster shaped as its pods are: a head without CPUs, CPU nodes, GPU nodes."""
+"""The RayJob's entry command and configuration on a cluster shaped as its pods are."""
 
 from __future__ import annotations
 

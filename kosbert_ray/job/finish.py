@@ -105,7 +105,8 @@ def finish(
     unlisted = [item.shard for item in leftover.keep if item.shard and item.shard not in there]
     gone = set(ledger.storage.missing(unlisted))
     keep = [receipt for receipt in leftover.keep if receipt.shard not in gone]
-    others = _of_other_runs(ledger, digest, committed, corpus)
+    known = {receipt.shard for receipt in committed.all()}
+    others = _of_other_runs(ledger, digest, committed, corpus) if there.keys() - known else []
     if keep:
         files = {receipt.file for receipt in keep}
         say(
