@@ -270,6 +270,15 @@ def plot_lengths(model: Path, texts: list[str], tokenizer: Any, arguments: argpa
     print(f"\ntexts/s against length: {folder / 'lengths.svg'}", flush=True)
 
 
+def named_model(model: Path, work: Path) -> Path:
+    """The folder of ``--model``; BERT-base's shape under ``work`` is made if it is not there yet."""
+    if model.resolve() == work / "bert-base":
+        return base_model(model)
+    if not model.is_dir():
+        sys.exit(f"--model {model}: no such model folder")
+    return model
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -284,7 +293,7 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     parts = arguments.parts.split(",")
-    models = [Path(arguments.model)] if arguments.model else [base_model(work / "bert-base"), MINI]
+    models = [named_model(Path(arguments.model), work)] if arguments.model else [base_model(work / "bert-base"), MINI]
     sets = text_sets(arguments.data, arguments.texts)
     from kosbert_ray.encoder.spec import read_spec
     from kosbert_ray.encoder.tokenizer import Tokenizer

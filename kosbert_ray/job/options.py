@@ -18,7 +18,7 @@ ABOUT = {
     "model.max_seq_length": "tokens, special ones included; else the model's own",
     "model.truncate_dim": "keep the first so many numbers of a vector (Matryoshka models)",
     "model.allow_remote_code": "run the Python code that a model brings",
-    "input.path": "file, folder, glob, s3:// gs:// az:// URL, or hub://OWNER/NAME",
+    "input.path": "file, folder, glob, s3:// URL (gs://, az:// are experimental), or hub://OWNER/NAME",
     "input.format": "parquet, arrow, jsonl, csv, tsv or text; else by the file's name",
     "input.text": 'the text column, or several joined: "{title}\\n{body}"',
     "input.keep": "columns to carry through, keys of partitioned folders (year=2026/) among them",
