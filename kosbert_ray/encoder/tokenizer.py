@@ -40,7 +40,7 @@ def unknown_notice(unknown: int, tokens: int) -> str | None:
 
 
 def _lacks_sentencepiece(spec: ModelSpec) -> bool:
-    """Whether the tokenizer is in a SentencePiece model only, and the package that reads it is not installed."""
+    """True if the tokenizer is a SentencePiece model only and the package that reads it is not installed."""
     names = {path.name for path in spec.tokenizer_files}
     only = not names & {"tokenizer.json", "vocab.txt", "vocab.json"} and any(name.endswith(".model") for name in names)
     return only and find_spec("sentencepiece") is None
@@ -156,7 +156,7 @@ class Tokenizer:
         return Tokens(ids, lengths, encoded.indices.to_numpy().astype(np.int32), np.array(dropped, np.int32), failed)
 
     def unknown(self, tokens: Tokens, texts: npt.NDArray[np.bool_] | None = None) -> int:
-        """How many of the tokens are not in the vocabulary: in all distinct texts, or in those chosen, bool ``[u]``."""
+        """Counts unknown tokens in all distinct texts, or in those chosen by ``texts``, bool ``[u]``."""
         found = tokens.ids == self.unknown_id
         return int((found if texts is None else found & np.repeat(texts, tokens.lengths)).sum())
 
