@@ -39,6 +39,16 @@ def unknown_notice(unknown: int, tokens: int) -> str | None:
     )
 
 
+def _segments(slow: Any) -> list[int]:
+    """The token_type_ids of a text, as the tokenizer gives them; none if it does not, or fails on the text."""
+    try:
+        return list(slow(SAMPLE).get("token_type_ids") or ())
+    except BaseException as error:  # a panic in Rust is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        return []
+
+
 def _lacks_sentencepiece(spec: ModelSpec) -> bool:
     """True if the tokenizer is a SentencePiece model only and the package that reads it is not installed."""
     names = {path.name for path in spec.tokenizer_files}
@@ -90,8 +100,7 @@ class Tokenizer:
         fast: Any = getattr(slow, "backend_tokenizer", None)
         if fast is None:
             raise ModelError(f"{spec.transformer}: {type(slow).__name__} is a Python tokenizer; save a tokenizer.json")
-        segments = slow(SAMPLE).get("token_type_ids") or ()
-        if any(segments):
+        if any(_segments(slow)):
             raise ModelError(f"{spec.transformer}: its tokenizer gives token_type_ids other than 0, which is not supported")
         prompt_length = 0
         if spec.prompt:

@@ -21,7 +21,7 @@ from kosbert_ray.errors import ModelError, first_line
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROBE_LENGTHS = (3, 3, 7, 24)
 PROBE_LONGEST = 1024  # of a text that is tried before and after a short one
-TRIAL_LONGEST = 16_384  # of a text whose positions are tried
+TRIAL_LONGEST = 8192  # of a text whose positions are tried
 BUDGET_TOKENS = 8192  # of the batch whose memory is measured
 BUDGET_LENGTH = 128
 MEMORY_SHARE = 0.8  # of what is free: the allocator's pieces do not fit together without loss
