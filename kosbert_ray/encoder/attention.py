@@ -99,7 +99,7 @@ def refuse_others(others: dict[str, Any]) -> None:
 
 
 def causality(module: torch.nn.Module, is_causal: bool | None) -> bool:
-    """Whether a position sees none behind it: what the call says, else the layer."""
+    """True if a position attends to earlier ones only: by the call, else by the layer."""
     return bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
 
 

@@ -36,7 +36,7 @@ def require_possible(options: EncoderOptions) -> None:
     """Raises UsageError for options that do not go together on any machine; needs neither torch nor the model.
 
     Args:
-        options: with the device settled, if it is to be looked at.
+        options: combinations with a device are checked where it is not "auto".
     """
     device, precision, engine = options.device, options.precision, options.engine
     if precision == "fp16" and device == "cpu":

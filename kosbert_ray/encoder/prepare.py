@@ -85,12 +85,12 @@ class PreparedModel:
     uploaded: Storage | None = None
 
     def described(self) -> dict[str, str | None]:
-        """What a run's record says of it; ``commit`` can be given to :func:`prepare` again."""
+        """Name, revision and commit for a run's record; :func:`prepare` takes the commit again."""
         return {"name": self.source.name, "revision": self.revision, "commit": self.commit, "sha256": self.digest}
 
     @property
     def travels(self) -> bool:
-        """Whether other machines need a copy: what they would fetch is a folder of this one, or is converted."""
+        """True if other machines need a copy, because the model is a local folder or was converted."""
         return not self.frozen or self.folder != self.origin
 
     def kept(self) -> PreparedModel:
@@ -106,7 +106,7 @@ class PreparedModel:
         return replace(self, folder=copy.folder, digest=Digests.of(copy).all, frozen=True)
 
     def spec(self) -> ModelSpec:
-        """What is to be loaded on this machine; fetches it first if needed.
+        """Finds the model on this machine, or fetches it.
 
         Raises:
             ModelError: this machine has no such model, or another one of that name.
@@ -155,7 +155,7 @@ class PreparedModel:
         return replace(self, uploaded=Storage(output.url(root), output.options))
 
     def made(self, fingerprint: Mapping[str, Any]) -> bool:
-        """Whether an output with this fingerprint was made by this model; also takes version 0.1.0's hash of weights."""
+        """True if this model made an output with this fingerprint; also accepts version 0.1.0's hash of the weights."""
         if fingerprint.get("tokenizer") != self.digests.tokenizer:
             return False
         weights = fingerprint.get("weights")

@@ -177,7 +177,7 @@ class ModelSpec:
     ``max_seq_length`` counts special tokens. ``prompt`` is put before every text. ``dimension`` is the vector's length.
     ``weight_files`` are the weights and configs of all modules, ``tokenizer_files`` the tokenizer's own;
     ``legacy_weight_files`` are what version 0.1.0 hashed as weights, which is the same unless other weights lie beside
-    those that are used. ``remote_code``: whether the model's own Python code is to be run, which is then among the
+    those that are used. ``remote_code``: whether the model's own Python code runs, which is then among the
     ``weight_files``.
     """
 
@@ -204,7 +204,7 @@ class ModelSpec:
 
     @property
     def pickled(self) -> bool:
-        """Whether some of the weights are pickles, which have to be converted before they are loaded."""
+        """True if some of the weights are pickles, which are converted before they are loaded."""
         return any(path.suffix == ".bin" for path in self.weight_files)
 
     def moved(self, folder: Path) -> ModelSpec:
@@ -335,7 +335,7 @@ def _refuse_adapter(folder: Path) -> None:
 
 
 def _pools_last_token(config: dict[str, Any]) -> bool:
-    """Whether sentence-transformers would pool a plain folder of this architecture by its last token."""
+    """True if sentence-transformers pools a plain folder of this architecture by its last token."""
     architectures = config.get("architectures") or [""]
     return str(architectures[0]).endswith("ForCausalLM") and config.get("is_causal", True) is not False
 
@@ -525,7 +525,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _legacy_weights(folder: Path) -> list[Path]:
-    """What version 0.1.0 took for a module's weights."""
+    """The files that version 0.1.0 hashed as a module's weights."""
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
 
 

@@ -39,8 +39,18 @@ def unknown_notice(unknown: int, tokens: int) -> str | None:
     )
 
 
+def _segments(slow: Any) -> list[int]:
+    """The token_type_ids of a text, as the tokenizer gives them; none if it does not, or fails on the text."""
+    try:
+        return list(slow(SAMPLE).get("token_type_ids") or ())
+    except BaseException as error:  # a panic in Rust is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        return []
+
+
 def _lacks_sentencepiece(spec: ModelSpec) -> bool:
-    """Whether the tokenizer is in a SentencePiece model only, and the package that reads it is not installed."""
+    """True if the tokenizer is a SentencePiece model only and the package that reads it is not installed."""
     names = {path.name for path in spec.tokenizer_files}
     only = not names & {"tokenizer.json", "vocab.txt", "vocab.json"} and any(name.endswith(".model") for name in names)
     return only and find_spec("sentencepiece") is None
@@ -90,8 +100,7 @@ class Tokenizer:
         fast: Any = getattr(slow, "backend_tokenizer", None)
         if fast is None:
             raise ModelError(f"{spec.transformer}: {type(slow).__name__} is a Python tokenizer; save a tokenizer.json")
-        segments = slow(SAMPLE).get("token_type_ids") or ()
-        if any(segments):
+        if any(_segments(slow)):
             raise ModelError(f"{spec.transformer}: its tokenizer gives token_type_ids other than 0, which is not supported")
         prompt_length = 0
         if spec.prompt:
@@ -156,7 +165,7 @@ class Tokenizer:
         return Tokens(ids, lengths, encoded.indices.to_numpy().astype(np.int32), np.array(dropped, np.int32), failed)
 
     def unknown(self, tokens: Tokens, texts: npt.NDArray[np.bool_] | None = None) -> int:
-        """How many of the tokens are not in the vocabulary: in all distinct texts, or in those chosen, bool ``[u]``."""
+        """Counts unknown tokens in all distinct texts, or in those chosen by ``texts``, bool ``[u]``."""
         found = tokens.ids == self.unknown_id
         return int((found if texts is None else found & np.repeat(texts, tokens.lengths)).sum())
 

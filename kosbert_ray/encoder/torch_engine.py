@@ -21,7 +21,7 @@ from kosbert_ray.errors import ModelError, first_line
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROBE_LENGTHS = (3, 3, 7, 24)
 PROBE_LONGEST = 1024  # of a text that is tried before and after a short one
-TRIAL_LONGEST = 16_384  # of a text whose positions are tried
+TRIAL_LONGEST = 8192  # of a text whose positions are tried
 BUDGET_TOKENS = 8192  # of the batch whose memory is measured
 BUDGET_LENGTH = 128
 MEMORY_SHARE = 0.8  # of what is free: the allocator's pieces do not fit together without loss
@@ -156,7 +156,7 @@ class TorchEngine:
         return pool_by_offsets(hidden, batch.offsets, self._spec.pooling, self._skip, cuda.to_device)
 
     def _more(self, ids: torch.Tensor) -> dict[str, Any]:
-        """What the model is called with beside its tokens and their places."""
+        """Keyword arguments of every call beside tokens and positions."""
         return self._always | ({"token_type_ids": torch.zeros_like(ids)} if self._type_ids else {})
 
     def _filled_tokens(self, batch: Batch) -> int:
@@ -231,7 +231,7 @@ class TorchEngine:
             ) from error
 
     def _check_packed(self, batch: Batch, expected: torch.Tensor) -> str | None:
-        """Why the model cannot be packed; None if it can."""
+        """The reason why the model cannot be packed, or None if it can."""
         try:
             packed = self._packed(batch)
         except torch.OutOfMemoryError:
@@ -331,7 +331,7 @@ def text_config(model: Any) -> Any:
 
 
 def vocabulary_of(model: Any) -> int:
-    """How many token ids a model has embeddings for."""
+    """The number of token ids that a model has embeddings for."""
     return int(getattr(text_config(model), "vocab_size", None) or model.get_input_embeddings().num_embeddings)
 
 
@@ -350,7 +350,7 @@ def use_default_attention(model: Any) -> None:
 
 @torch.inference_mode()
 def needs_type_ids(spec: ModelSpec, model: Any) -> bool:
-    """Whether the model is to be given token_type_ids of 0: they change its vectors, and its tokenizer makes them.
+    """True if the model needs token_type_ids of 0: its tokenizer produces them, and they change its vectors.
 
     Most models take ids that are left out for zeros. Some (GPT-2, XLM) add the embedding of token 0 for them; there
     sentence-transformers, which passes on what the tokenizer gives, has other vectors with them than without.
@@ -359,7 +359,7 @@ def needs_type_ids(spec: ModelSpec, model: Any) -> bool:
         return False
     before = model.config._attn_implementation
     ids = torch.from_numpy(random_batch([min(7, spec.max_seq_length)], vocabulary_of(model)).ids)[None].to(model.device)
-    with contextlib.suppress(Exception):  # a model that fails on them is told by the self-check
+    with contextlib.suppress(Exception):  # the self-check reports a model that fails
         if before == attention.NAME:
             use_default_attention(model)
         plain, zeros = (

@@ -60,7 +60,7 @@ class EncoderPool:
         return input_bytes // (PARTS_OF_AN_ENCODER * self.maximum)
 
     def encoder_options(self, options: EncoderOptions) -> EncoderOptions:
-        """How one of its actors computes; raises UsageError where that cannot be."""
+        """The options of one of its actors; raises UsageError if they do not go together."""
         chosen = replace(options, device="cuda" if self.gpus else options.device, threads=self.threads)
         on_cpu = chosen.device == "auto" and sys.platform != "darwin"
         require_possible(replace(chosen, device="cpu") if on_cpu else chosen)
