@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kosbert_ray.corpus import records
 from kosbert_ray.corpus import slices as module
 from kosbert_ray.corpus.columns import inspect
-from kosbert_ray.corpus.lines import LineOptions
+from kosbert_ray.corpus.lines import LineOptions, read_lines
 from kosbert_ray.corpus.listing import list_corpus
 from kosbert_ray.corpus.plan import Limits, plan
 from kosbert_ray.corpus.slices import FragmentReader
+from kosbert_ray.corpus.text import RowText
 
 MB = 10**6
 POOLS: list[pa.MemoryPool] = []  # a pool must outlive what was taken from it
@@ -61,6 +63,17 @@ def test_the_first_slices_of_a_large_file_take_little_memory(tmp_path: Path, mak
     finally:
         pa.set_memory_pool(usual)
     assert counting.max_memory() < 320 * MB, f"{counting.max_memory():,}"
+
+
+def test_csv_records_are_held_by_their_size(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(records, "GROUP_CHARACTERS", 1000)
+    (tmp_path / "a.csv").write_text("text\n" + f"{'x' * 400}\n" * 100)
+    corpus = list_corpus(str(tmp_path))
+    blocks = read_lines(corpus.storage, corpus.files[0], 0, corpus.files[0].size)
+    layout = records.csv_layout(corpus.storage, corpus.files[0], LineOptions())
+    tables = records.parse(blocks, corpus.files[0], RowText("text"), pa.schema([]), LineOptions(), layout)
+    sizes = [table.num_rows for table, _ in tables]
+    assert sum(sizes) == 100 and max(sizes) == 3
 
 
 def test_a_nested_column_is_read_in_pieces(tmp_path: Path, monkeypatch) -> None:

@@ -93,6 +93,13 @@ def test_two_names_of_one_file_are_read_once_under_its_own_name(tmp_path: Path) 
     assert names(tmp_path / "lat*" / "*.txt") == ["latest/a.txt"]
 
 
+def test_a_link_to_a_file_of_another_ending_is_the_shard(tmp_path: Path) -> None:
+    put(tmp_path, "blobs/0a1b")
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "a.txt").symlink_to("../blobs/0a1b")
+    assert names(tmp_path) == ["snapshots/a.txt"], "as in the hub's cache"
+
+
 def test_links_among_many_folders_do_not_multiply(tmp_path: Path) -> None:
     for one in range(12):
         put(tmp_path, f"{one:02d}/a.txt")
@@ -133,7 +140,11 @@ def test_an_unreadable_subfolder_fails_by_name(tmp_path: Path, monkeypatch) -> N
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
+    put(tmp_path, "lost+found/b/x.txt", ".cache/b/x.txt")
+    assert not list_corpus(str(tmp_path / "*.txt")).failed
+    assert [file.name for file in list_corpus(str(tmp_path / "**" / "*.txt")).failed] == ["b"]
     found = list_corpus(str(tmp_path))
+    assert len(found.failed) == 1, "hidden folders do not count"
     assert [file.name for file in found.files] == ["a.txt"]
     assert found.failed[0].name == "b"
     assert found.failed[0].reason.endswith("/b: cannot be listed (Permission denied); check the rights of the folder")

@@ -28,7 +28,7 @@ FOREVER = datetime.datetime(9999, 12, 31)
 
 def write(path: Path, **columns: Any) -> None:
     """A file of any format by its name; a text of each row is added."""
-    count = len(next(iter(columns.values())))
+    count = len([*columns.values()][-1])
     values = {"text": [f"글 {path.name} {row}" for row in range(count)], **columns}
     if path.suffix == ".parquet":
         pq.write_table(pa.table(values), path)
@@ -240,6 +240,7 @@ def test_empty_files_of_any_format_have_no_rows_and_no_say(tmp_path: Path) -> No
     for name in ("a.parquet", "a.arrow", "a.csv", "a.tsv", "a.jsonl", "a.txt", "a.csv.gz", "a.jsonl.zst", "a.csv.zip"):
         (tmp_path / name).write_bytes(b"")
     pq.write_table(pa.table({"text": pa.array([], pa.float64()), "x": pa.array([], pa.null())}), tmp_path / "b.parquet")
+    write(tmp_path / "b.arrow", text=pa.array([], pa.float64()), x=pa.array([], pa.null()))
     (tmp_path / "b.csv").write_text("\n\n")
     write(tmp_path / "c.jsonl", x=[1])
     write(tmp_path / "d.parquet", x=[2])

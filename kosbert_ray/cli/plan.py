@@ -73,6 +73,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         return 0
     for line in _lines(config, found, done, profiles):
         print(line)
+    for notice in () if done else found.notices:  # a preview has said them
+        say(notice)
     for reason in found.unread[:SHOWN_REASONS]:
         say(f"problem: {reason}")
     return 0

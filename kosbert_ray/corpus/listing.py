@@ -149,8 +149,8 @@ def classify(name: str, format: Format | None = None) -> tuple[Format, str | Non
 
 
 def hidden(name: str) -> bool:
-    """True for what Arrow, Spark and DuckDB skip too: a file or folder whose name starts with ``_`` or ``.``."""
-    return any(part.startswith(("_", ".")) for part in name.split("/"))
+    """True for what Arrow, Spark and DuckDB skip too, names that start with ``_`` or ``.``, and for a disk's lost+found."""
+    return any(part.startswith(("_", ".")) or part == "lost+found" for part in name.split("/"))
 
 
 def list_corpus(address: str, options: StorageOptions | None = None, format: Format | None = None) -> Corpus:
@@ -177,19 +177,26 @@ def list_corpus(address: str, options: StorageOptions | None = None, format: For
             raise trouble
         raise InputError(f"{address}: the folder holds no files" + "".join(f" ({line})" for line in survey.skipped[:1]))
     entries, notices = check_folders(storage, survey.entries, entries, strict=not pattern)
-    entries, twice = _once(entries)
-    notices = [*_shortened(survey.skipped), *notices, *twice]
+    notices = [*_shortened([line for line in survey.skipped if not hidden(line.partition(": ")[0])]), *notices]
     if not entries:
         raise InputError(f"{address}: no files are left to embed ({notices[-1]})")
-    failed = [FailedFile(_below(storage, trouble), str(trouble)) for trouble in survey.unreadable if not pattern]
+    failed = [
+        FailedFile(name, str(trouble))
+        for trouble in survey.unreadable
+        if not hidden(name := _below(storage, trouble)) and (not pattern or _may_hold(name, pattern))
+    ]
     for entry in entries:
         if problem := wrapped(entry.name, format):
             failed.append(FailedFile(entry.name, f"{storage.url(entry.name)}: {problem}"))
     broken = {file.name for file in failed}
     entries = [entry for entry in entries if entry.name not in broken]
-    files = [file for entry in entries if (file := _input_file(entry, format))]
-    if not files and not failed:
-        files = [file for entry in entries if (file := _input_file(entry, _json_lines(entry.name)))]
+    shards = [entry for entry in entries if classify(entry.name, format)]
+    if not shards and not failed:
+        shards = [entry for entry in entries if _json_lines(entry.name)]
+    names = {entry.name for entry in shards}
+    ignored = tuple(entry.name for entry in entries if entry.name not in names)
+    shards, twice = _once(shards)
+    files = [file for entry in shards if (file := _input_file(entry, format or _json_lines(entry.name)))]
     if not files and failed:
         raise InputError(failed[0].reason)
     if not files:
@@ -199,9 +206,7 @@ def list_corpus(address: str, options: StorageOptions | None = None, format: For
             f"known endings are {' '.join(SUFFIXES)}, also with .gz, .zst or .zip; or name one with input.format: "
             f"{', '.join(FORMATS)}"
         )
-    names = {file.name for file in files}
-    ignored = tuple(entry.name for entry in entries if entry.name not in names)
-    return Corpus(storage, tuple(files), ignored, tuple(failed), tuple(notices), whole)
+    return Corpus(storage, tuple(files), ignored, tuple(failed), (*notices, *twice), whole)
 
 
 def _survey(address: str, options: StorageOptions | None) -> tuple[Storage, str, Survey, bool]:
@@ -257,6 +262,12 @@ def _once(entries: Sequence[FileEntry]) -> tuple[list[FileEntry], list[str]]:
         f"({one.name} is {first[one.inode].name})"
     )
     return [entry for entry in entries if entry.name in kept], [notice]
+
+
+def _may_hold(folder: str, pattern: str) -> bool:
+    """Whether names below a folder may match a glob."""
+    parts, depth = pattern.split("/"), folder.count("/") + 1
+    return "**" in pattern or (len(parts) > depth and _matches(folder, "/".join(parts[:depth])))
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ Parquet and Arrow files say it in their footer or head; of a line file the first
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -152,12 +152,27 @@ def _is_wide(metadata: pq.FileMetaData, column: int) -> bool:
 
 
 def _look_arrow(storage: Storage, file: InputFile, wanted: Wanted, _end: bytes | None) -> Look:
+    with _naming(storage, file), open_arrow(storage, file) as stream:
+        schema = stream.schema
+        names = tuple(schema.names)
+        try:
+            return Look(file, names, _check_schema(schema, wanted))
+        except InputError:
+            if any(len(batch) for batch in stream.batches):
+                raise
+            return Look(file, names, _kept_types(schema, wanted), empty=True)
+
+
+@contextlib.contextmanager
+def _naming(storage: Storage, file: InputFile) -> Iterator[None]:
+    """Where a file cannot be read, says what it really is, if that is known."""
     try:
-        with open_arrow(storage, file) as stream:
-            schema = stream.schema
+        yield
     except InputError as error:
-        raise InputError(_not_what_it_says(storage, file) or str(error)) from error
-    return Look(file, tuple(schema.names), _check_schema(schema, wanted))
+        found = _not_what_it_says(storage, file)
+        if not found:
+            raise
+        raise InputError(found) from error
 
 
 def _check_schema(schema: pa.Schema, wanted: Wanted) -> dict[str, Seen]:

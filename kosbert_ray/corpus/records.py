@@ -26,6 +26,8 @@ from kosbert_ray.storage import Storage
 
 HEADER_LINES = 100  # a header with quoted newlines may take a few
 HEADER_AHEAD = 2**18  # bytes to fetch for it
+GROUP_ROWS = 4096  # CSV records to hold at a time, or fewer of
+GROUP_CHARACTERS = 16 * 2**20
 SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)  # Excel's own first line
 # A lone CR inside a value, while the csv module, which takes it for a line end, reads the line. No codec decodes to it.
 CARRIAGE_RETURN = "\udc0d"
@@ -205,10 +207,10 @@ def _csv_rows(
     positions: list[int] = []  # of the lines fed since the last yield
     broken: dict[int, str] = {}  # positions of the lines that are not in the encoding
     quoted: set[int] = set()  # positions of the lines that hold a quote behind a backslash
-    read = 0
+    read = held = 0  # bytes of the file, and characters of its lines, since the last yield
 
     def feed() -> Iterator[str]:
-        nonlocal read
+        nonlocal read, held
         for block in blocks:
             read += block.read
             start = layout.start if block.unit == "byte" else layout.start_line
@@ -223,6 +225,7 @@ def _csv_rows(
                 elif '\\"' in content:
                     quoted.add(position)
                 positions.append(position)
+                held += len(content)
                 yield _hide_returns(content) + "\n"
 
     reader = _csv_reader(feed(), file, options, layout.delimiter)
@@ -267,9 +270,9 @@ def _csv_rows(
                 elif CARRIAGE_RETURN in value:
                     values[name] = value.replace(CARRIAGE_RETURN, "\r")
             rows.append((lines[0], values, reason))
-        if number % 4096 == 4095:
+        if number % GROUP_ROWS == GROUP_ROWS - 1 or held >= GROUP_CHARACTERS:
             yield rows, read
-            rows, read = [], 0
+            rows, read, held = [], 0, 0
             del positions[: consumed - dropped]
             dropped = consumed
     yield rows, read

@@ -102,8 +102,11 @@ class FragmentReader:
     def _arrow_rows(self, fragment: Fragment) -> Iterator[tuple[pa.Table, int]]:
         position = read = 0
         with open_arrow(self.storage, fragment.file) as stream:
-            find = _Finder.of(self.columns, stream.schema)
-            for piece in _pieces(stream.batches, find):
+            batches = filter(len, stream.batches)
+            first = next(batches, None)
+            filled = () if first is None else chain([first], batches)  # without rows, the columns do not matter
+            find = _Finder.of(self.columns, stream.schema) if filled else _Finder({})
+            for piece in _pieces(filled, find):
                 fetched = min(stream.handle.tell(), fragment.file.size)
                 yield self._table(piece, position, find), max(0, fetched - read)
                 position, read = position + len(piece), max(read, fetched)

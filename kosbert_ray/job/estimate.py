@@ -96,7 +96,8 @@ class Estimate:
         output_bytes: of all shards.
         puts, gets: requests to the stores.
         looked_at: rows of the slices that were looked at.
-        unread: why slices could not be read.
+        unread: why files or slices could not be read.
+        notices: what the user should know of how the input is read.
     """
 
     files: int
@@ -120,6 +121,7 @@ class Estimate:
     gets: float
     looked_at: int
     unread: tuple[str, ...]
+    notices: tuple[str, ...] = ()
 
 
 class _Sums:
@@ -209,6 +211,7 @@ def estimate(config: JobConfig) -> Estimate:
         gets=len(corpus.files) + len(fragments) * GETS_OF_A_FRAGMENT + slices * GETS_OF_A_SLICE,
         looked_at=looked_at,
         unread=tuple(unread),
+        notices=(*corpus.notices, *filter(None, [corpus.ignored_line()])),
     )
 
 
