@@ -9,6 +9,7 @@ import argparse
 import atexit
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     _use_token()
+    _tell_warnings()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal in EUC-KR has no emoji
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
@@ -90,6 +92,17 @@ def _unforeseen(error: Exception, debug: bool) -> int:
         "stays; run the same command again"
     )
     return 1
+
+
+def _tell_warnings() -> None:
+    """Warnings that the package logs are lines for the user like any other."""
+
+    class Tell(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage())
+
+    log = logging.getLogger("kosbert_ray")
+    log.handlers[:] = [Tell(logging.WARNING)]
 
 
 def _use_token() -> None:

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from kosbert_ray import __version__
 from kosbert_ray.encoder.options import usable_cores
 from kosbert_ray.encoder.source import cache_folder
+from kosbert_ray.encoder.tokenizer import unknown_notice
 from kosbert_ray.errors import KosbertError, described
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.lifecycle import preview
@@ -94,7 +95,9 @@ def _model(config: JobConfig) -> str:
     started = time.perf_counter()
     encoder = Encoder(model_ask(config).spec(), encoder_options(config))
     encoder.encode([TEXT])
-    notices = "".join(f"; {notice}" for notice in encoder.notices)
+    tokens = encoder.tokenizer([TEXT])
+    unknown = unknown_notice(encoder.tokenizer.unknown(tokens), len(tokens.ids))
+    notices = "".join(f"; {notice}" for notice in [*encoder.notices, *filter(None, [unknown])])
     return (
         f"{config.model.name}: {encoder.spec.dimension} dimensions, up to {encoder.spec.max_seq_length} tokens; "
         f"{encoder.engine} {encoder.precision} on {encoder.device}, attention {encoder.attention}, loaded and tried in "

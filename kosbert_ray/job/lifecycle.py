@@ -21,7 +21,7 @@ from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.spec import ModelSpec, sha256
-from kosbert_ray.encoder.tokenizer import Tokenizer
+from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import (
     FingerprintMismatch,
     InputError,
@@ -274,6 +274,8 @@ class _Run:
             if not self._is_done(fragments):
                 with BackgroundHashing(self.hashes, self.corpus):
                     self._pass_and_tell(fragments)
+                if notice := unknown_notice(self.progress.new.unknown_tokens, self.progress.new.encoded_tokens):
+                    self.tell(f"warning: {notice}")
             changed = self._look_again()
             if not changed:
                 self._require_all_files()
