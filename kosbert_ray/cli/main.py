@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -72,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG):
+            say(f"error: standard output cannot be written ({error.strerror}); the result is not complete")
+            return 1
+        return _unforeseen(error, arguments.debug)
     except Exception as error:
         return _unforeseen(error, arguments.debug)
 
