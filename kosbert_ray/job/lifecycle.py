@@ -50,6 +50,7 @@ from kosbert_ray.job.resolve import (
     open_output,
     recorded_commit,
     require_apart,
+    require_input,
 )
 from kosbert_ray.job.stored import resumed, schema_entry, settled_types, taken
 from kosbert_ray.shards.fingerprint import Fingerprint
@@ -185,6 +186,7 @@ class _Run:
         self.ranges: Ranges = ()
         self.on_ray = False
         self.changes: dict[str, str] = {}
+        require_input(config)
         output = open_output(config)
         books = Ledger(output)
         self.job = books.read_job() or {}
