@@ -57,7 +57,7 @@ def test_an_unforeseen_error_is_one_line_and_its_traceback_is_kept(
     monkeypatch.setattr("kosbert_ray.job.status.status", broken)
     assert main(["status", "somewhere"]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert "error: ZeroDivisionError: of no one's making; this is a fault of kosbert-ray" in lines[-1]
+    assert "error: ZeroDivisionError: of no one's making; this is a bug in kosbert-ray" in lines[-1]
     assert any("in broken" in line for line in lines), "where no terminal is, the log holds the traceback"
 
 

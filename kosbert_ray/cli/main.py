@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _unforeseen(error: Exception, debug: bool) -> int:
-    """One line for an error that is not ours; its traceback goes to a file, or into the log where no person looks on."""
+    """Reports an unexpected error in one line; its traceback goes to a file, or to the log if there is no terminal."""
     lines = traceback.format_exc()
     if debug or not sys.stderr.isatty():
         for line in lines.rstrip().splitlines():
@@ -94,14 +94,14 @@ def _unforeseen(error: Exception, debug: bool) -> int:
             file.write(lines)
         where = file.name
     say(
-        f"error: {described(error)}; this is a fault of kosbert-ray, please report it with {where}. What is committed "
+        f"error: {described(error)}; this is a bug in kosbert-ray, please report it with {where}. What is committed "
         "stays; run the same command again"
     )
     return 1
 
 
 def _tell_warnings() -> None:
-    """Warnings that the package logs are lines for the user like any other."""
+    """Prints warnings that the package logs like any other line for the user."""
 
     class Tell(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -112,7 +112,7 @@ def _tell_warnings() -> None:
 
 
 def _use_token() -> None:
-    """Ray's clusters ask for a token where one was made, and Ray's client sends it only if it is told to."""
+    """Makes Ray's client send the token that exists here: a cluster that has one asks for it."""
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.join(os.path.expanduser("~"), ".ray", "auth_token")
     if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(path)):
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -160,7 +160,7 @@ def _storage_log(say: Say) -> Iterator[None]:
                 say(message)
 
     log, handler = logging.getLogger("kosbert_ray.storage"), Tell(logging.WARNING)
-    if any(type(other).__name__ == Tell.__name__ for other in log.handlers):  # a run within a run: it is told once
+    if any(type(other).__name__ == Tell.__name__ for other in log.handlers):  # a run within a run: report once
         yield
         return
     propagate = log.propagate
@@ -174,7 +174,7 @@ def _storage_log(say: Say) -> Iterator[None]:
 
 
 class _Raced(Exception):
-    """Another run claimed a new output first: its settings count, so this run plans again."""
+    """Raised when another run claimed a new output first: its settings apply, so this run plans again."""
 
 
 class _Run:
@@ -213,7 +213,7 @@ class _Run:
                 self.say(notice)
 
     def _tell_of_input(self) -> None:
-        """Says how the input is read, what is left out of it, and which of its files cannot be embedded."""
+        """Reports how the input is read, which files are skipped, and which cannot be embedded."""
         corpus = self.corpus
         self.tell(*corpus.notices, *filter(None, [corpus.ignored_line()]))
         self.tell(*(f"failed: {file.reason}" for file in corpus.failed[:MAX_FAILED]))
@@ -362,10 +362,10 @@ class _Run:
         return calibrate(self._reader(), fragments, self._shared_model(pool), encoder_options(self.config), pool)
 
     def _look_at_output(self) -> None:
-        """What is committed, and which of the input's files are those that were embedded."""
+        """Reads what is committed, and finds which input files are unchanged."""
         self.committed = self.ledger.committed(self.digest)
         for receipt in self.ledger.lost_rejected(self.committed):
-            self.tell(f"{receipt.shard}: its rejected rows are gone or cut short; the slice is done again")
+            self.tell(f"{receipt.shard}: its file of rejected rows is missing or truncated; the slice is recomputed")
             self.committed.drop(receipt)
         self.tell(*self.ledger.notices)
         self.hashes = FileHashes(self.ledger.storage, self.ledger.run)
@@ -375,13 +375,13 @@ class _Run:
         settled = self.hashes.settle(self.corpus, self.committed.versions())
         self.corpus, self.changes = settled.corpus, settled.changed
         if settled.same:
-            self.tell(f"{len(settled.same):,} files have another modification time and the same content: unchanged")
+            self.tell(f"{len(settled.same):,} files have a new modification time but the same content: unchanged")
 
     def _fragments(self) -> list[Fragment]:
         return fragments_left(self.config, self.corpus, self.committed, self.job.get("fingerprint", {}))
 
     def _books_are_whole(self) -> bool:
-        """Whether a complete output's manifest can be read and names what is there."""
+        """True if the manifest of a complete output can be read."""
         try:
             self.ledger.manifest()
         except StorageError:
@@ -390,7 +390,7 @@ class _Run:
         return not self.ledger.broken
 
     def _account(self) -> dict[str, Any]:
-        """What may differ from run to run, for ``_kosbert/runs``."""
+        """Describes this run for ``_kosbert/runs``: what may differ from run to run."""
         versions = {}
         for name in PACKAGES:
             with contextlib.suppress(PackageNotFoundError):
@@ -409,7 +409,7 @@ class _Run:
         }
 
     def _finish(self, fragments: list[Fragment]) -> Summary:
-        """Holds the output against the plan and, unless too many rows were rejected, calls it complete."""
+        """Checks the output against the plan and, unless too many rows were rejected, marks it complete."""
         self.ledger.set_aside_broken()
         summary = self._summary(fragments, removed=0)
         leftover = self._leftover(fragments)

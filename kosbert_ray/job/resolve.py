@@ -110,7 +110,7 @@ def fragments_left(
         config: the job.
         corpus: the input, with the versions under which its files were embedded.
         committed: what the output holds.
-        fingerprint: as job.json has it; 0.1.0's limits stand in it.
+        fingerprint: as in job.json, which holds the limits of 0.1.0.
     """
     limits = config.slice.limits()
     first = Limits(int(fingerprint.get("max_rows", limits.max_rows)), int(fingerprint.get("max_bytes", limits.max_bytes)))
