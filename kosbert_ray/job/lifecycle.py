@@ -263,7 +263,7 @@ class _Run:
         )
         self.say(
             f"{self.corpus.storage.url()}: {len(self.corpus.files):,} files, {self.corpus.size:,} bytes; "
-            f"{self.progress.done.slices:,} slices are already committed"
+            f"{self.progress.done.slices:,} slices are committed already"
         )
         if complete and self._is_done(fragments) and not self._leftover(fragments).delete and self._books_are_whole():
             self.hashes.flush()
@@ -282,7 +282,7 @@ class _Run:
             if not changed:
                 self._require_all_files()
                 return self._finish(fragments)
-            self.say(f"{changed[0]}: changed or removed while the run was on ({len(changed):,} files); planning again")
+            self.say(f"{changed[0]}: changed or removed while the run went on ({len(changed):,} files); planning again")
             fragments = self._fragments()
         raise JobFailed(
             f"{self.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
