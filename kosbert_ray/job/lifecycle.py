@@ -264,9 +264,11 @@ class _Run:
             f"{self.progress.done.slices:,} slices are already committed"
         )
         if complete and self._is_done(fragments) and not self._leftover(fragments).delete and self._books_are_whole():
-            self.hashes.flush()
-            self._require_all_files()
-            return self._summary(fragments, removed=0)
+            summary = self._summary(fragments, removed=0)
+            if summary.within_limit:
+                self.hashes.flush()
+                self._require_all_files()
+                return summary
         if complete:
             self.stack.enter_context(lease)
         for _ in range(MAX_PASSES):
@@ -299,10 +301,11 @@ class _Run:
         self.ledger = Ledger(open_output(self.config))
         self.weights = sha256(self.spec.folder, self.spec.weight_files)
         self.committed = Committed()
-        if self.job:
+        if self.job or "int8" not in self.config.output.dtype:  # int8's ranges are not measured here
             self.ranges = self._stored_ranges()
             fingerprint = self._fingerprint()
-            digest = self.ledger.join(fingerprint, self._same_weights(fingerprint, model_ask(self.config).prepare()))
+            same = self._same_weights(fingerprint, model_ask(self.config).prepare()) if self.job else ()
+            digest = self.ledger.join(fingerprint, same)
             if digest:
                 self.digest = digest
                 self._look_at_output()
@@ -377,13 +380,14 @@ class _Run:
         return fragments_left(self.config, self.corpus, self.committed, self.job.get("fingerprint", {}))
 
     def _books_are_whole(self) -> bool:
-        """Whether a complete output's manifest can be read and names what is there."""
+        """Whether a complete output's manifest can be read and names exactly the shards that are there."""
         try:
-            self.ledger.manifest()
+            manifest = self.ledger.manifest() or []
         except StorageError:
             return False
         self.tell(*self.ledger.notices)
-        return not self.ledger.broken
+        named, there = ({item.shard for item in receipts} - {""} for receipts in (manifest, self.committed.all()))
+        return named == there and not self.ledger.broken
 
     def _account(self) -> dict[str, Any]:
         """What may differ from run to run, for ``_kosbert/runs``."""
