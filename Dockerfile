@@ -24,7 +24,8 @@ RUN case "$TARGET" in \
                  "torch==$(sed -n 's/^torch==//p' constraints.txt)+cpu" '.[cpu]' ;; \
         *) echo "TARGET is cuda or cpu, not $TARGET" >&2; exit 2 ;; \
     esac \
-    && rm -rf kosbert_ray build *.egg-info
+    && rm -rf kosbert_ray build *.egg-info \
+    && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
 
 COPY jobs jobs
 COPY configs configs

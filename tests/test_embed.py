@@ -113,13 +113,16 @@ def test_running_again_does_nothing_and_the_limit_on_rejected_rows_sets_the_exit
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == before
 
 
-def test_another_model_or_cut_is_refused_and_the_fields_are_named(cli, output: Path, corpus: Path) -> None:
-    done = cli(
-        "embed", corpus, output, *ARGUMENTS, "--set", "slice.max_rows=41", "--set", "model.max_seq_length=16", code=1
-    )
-    assert "max_rows: 40 → 41" in done.stderr
-    assert "max_seq_length: 128 → 16" in done.stderr
-    assert "weights: " not in done.stderr.splitlines()[-1]
+def test_another_model_is_refused_with_the_setting_to_add_and_another_cut_is_for_new_files(
+    cli, output: Path, corpus: Path
+) -> None:
+    done = cli("embed", corpus, output, *ARGUMENTS, "--set", "model.max_seq_length=16", code=1)
+    line = done.stderr.splitlines()[-1]
+    assert "model.max_seq_length is 128 there and 16 here; add --set model.max_seq_length=128, or choose" in line
+    assert "weights" not in line
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    cli("embed", corpus, output, *ARGUMENTS, "--set", "slice.max_rows=41")
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == before
 
 
 def test_searching_finds_the_sentence_itself_first(cli, output: Path) -> None:

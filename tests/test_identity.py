@@ -52,7 +52,7 @@ def test_a_touched_file_of_the_same_content_is_the_same(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [('{"text": "둘둘"}\n', "its content is another (XXH128)"), ('{"text": "하나 더"}\n', "its size changed from ")],
+    [('{"text": "둘둘"}\n', "its content differs (XXH128)"), ('{"text": "하나 더"}\n', "its size changed from ")],
 )
 def test_why_a_file_counts_as_changed_is_told(folder: Path, content: str, reason: str) -> None:
     corpus = listed(folder)

@@ -71,3 +71,14 @@ def test_a_node_that_claims_a_gpu_it_lacks_ends_the_job_in_one_line(pods, docume
     errors = [line for line in said.splitlines() if "error: " in line]
     assert any("there is no cuda device here" in line for line in errors), said
     assert "Traceback" not in said
+
+
+def test_the_doctor_looks_at_a_node_of_each_kind(pods, s3: S3, cli) -> None:
+    s3.filesystem().mkdir("pods-doctor")
+    arguments = ["doctor", "bundled:everyday", "s3://pods-doctor/out", "--model", TINY, "--address", pods.address]
+    done = cli(*arguments, env=pods.env, code=1)
+    nodes = [line for line in done.stdout.splitlines() if "node x1" in line]
+    assert len(nodes) == 3, done.stdout
+    assert all("s3://pods-doctor/out: can be read, written to and deleted from" in line for line in nodes)
+    (gpu,) = (line for line in nodes if "1 GPUs" in line)
+    assert gpu.startswith("BAD"), "it claims a GPU that it lacks"

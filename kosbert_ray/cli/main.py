@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import errno
 import io
+import logging
 import os
 import signal
 import sys
@@ -56,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     _use_token()
+    _tell_warnings()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal in EUC-KR has no emoji
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
@@ -70,12 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG):
+            say(f"error: standard output cannot be written ({error.strerror}); the result is not complete")
+            return 1
+        return _unforeseen(error, arguments.debug)
     except Exception as error:
         return _unforeseen(error, arguments.debug)
 
 
 def _unforeseen(error: Exception, debug: bool) -> int:
-    """One line for an error that is not ours; its traceback goes to a file, or into the log where no person looks on."""
+    """Reports an unexpected error in one line; its traceback goes to a file, or to the log if there is no terminal."""
     lines = traceback.format_exc()
     if debug or not sys.stderr.isatty():
         for line in lines.rstrip().splitlines():
@@ -86,14 +94,25 @@ def _unforeseen(error: Exception, debug: bool) -> int:
             file.write(lines)
         where = file.name
     say(
-        f"error: {described(error)}; this is a fault of kosbert-ray, please report it with {where}. What is committed "
+        f"error: {described(error)}; this is a bug in kosbert-ray, please report it with {where}. What is committed "
         "stays; run the same command again"
     )
     return 1
 
 
+def _tell_warnings() -> None:
+    """Prints warnings that the package logs like any other line for the user."""
+
+    class Tell(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage())
+
+    log = logging.getLogger("kosbert_ray")
+    log.handlers[:] = [Tell(logging.WARNING)]
+
+
 def _use_token() -> None:
-    """Ray's clusters ask for a token where one was made, and Ray's client sends it only if it is told to."""
+    """Makes Ray's client send the token that exists here: a cluster that has one asks for it."""
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.join(os.path.expanduser("~"), ".ray", "auth_token")
     if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(path)):
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -48,7 +48,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Run:
-    """Which clustering a file belongs to: its run, and the digest of the output's job. Stands in each file's footer."""
+    """Identifies a clustering in each file's footer: its run, and the digest of the output's job."""
 
     run: str
     sha256: str
@@ -126,7 +126,7 @@ def cluster(
         column = None
     label = _by_threshold(shards, threshold, say) if threshold is not None else _by_kmeans(shards, clusters, seed, say)
     central = _Central()
-    # An older clustering goes first: labels of two must not stand side by side, whenever this one is killed.
+    # Delete an older clustering first, so that a killed one never mixes the labels of two.
     storage.delete([SUMMARY])
     storage.delete([entry.name for entry in storage.list(FOLDER)])
     run = Run(ledger.run, str(said["sha256"]))

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from kosbert_ray import __version__
-from kosbert_ray.encoder.options import usable_cores
+from kosbert_ray.encoder.options import Device, usable_cores
 from kosbert_ray.encoder.source import cache_folder
+from kosbert_ray.encoder.tokenizer import unknown_notice
 from kosbert_ray.errors import KosbertError, described
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.lifecycle import preview
@@ -79,10 +80,10 @@ def _machine() -> str:
     return f"{usable_cores()} cores to use ({platform.processor() or platform.machine()}), {memory:,.0f} GiB of memory"
 
 
-def _devices() -> str:
+def _devices(asked: Device = "auto") -> str:
     from kosbert_ray.encoder.model import pick_device, pick_precision
 
-    device = pick_device("auto")
+    device = pick_device(asked)
     precision = pick_precision("auto", device)
     native = "" if precision != "fp32" else "; it does not multiply bf16 natively"
     return f"{device} would be used, with {precision}{native}"
@@ -94,7 +95,9 @@ def _model(config: JobConfig) -> str:
     started = time.perf_counter()
     encoder = Encoder(model_ask(config).spec(), encoder_options(config))
     encoder.encode([TEXT])
-    notices = "".join(f"; {notice}" for notice in encoder.notices)
+    tokens = encoder.tokenizer([TEXT])
+    unknown = unknown_notice(encoder.tokenizer.unknown(tokens), len(tokens.ids))
+    notices = "".join(f"; {notice}" for notice in [*encoder.notices, *filter(None, [unknown])])
     return (
         f"{config.model.name}: {encoder.spec.dimension} dimensions, up to {encoder.spec.max_seq_length} tokens; "
         f"{encoder.engine} {encoder.precision} on {encoder.device}, attention {encoder.attention}, loaded and tried in "
@@ -192,7 +195,7 @@ def _node(config: JobConfig, gpu: bool) -> tuple[bool, str]:
     """What a node says of itself."""
     findings = [_tried("versions", _versions)]
     if gpu:
-        findings.append(_tried("devices", _devices))
+        findings.append(_tried("devices", lambda: _devices("cuda")))
     findings.append(_tried("disk", lambda: _disk(config)))
     if config.output.path:
         findings.append(_tried("output", lambda: _output(config)))

@@ -23,7 +23,7 @@ from kosbert_ray.corpus.rows import REASON, TEXT
 from kosbert_ray.corpus.sample import Stratum, sampled_slices, strata
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.spec import ModelSpec
-from kosbert_ray.encoder.tokenizer import Tokenizer
+from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job.chunk_rows import chunk_columns
 from kosbert_ray.job.config import JobConfig
@@ -182,6 +182,7 @@ def estimate(config: JobConfig) -> Estimate:
             continue
         whole.add(sums, part.size / size)
         slices += _slices_of(part, numbers, config)
+    unknown = unknown_notice(round(whole.values["unknown"]), round(whole.values["encoded_tokens"]))
     rows = whole.values["rows"]
     formats = embedding_formats(config, spec)
     vectors = _some_vectors(spec, tokenizer, config, texts)
@@ -211,7 +212,7 @@ def estimate(config: JobConfig) -> Estimate:
         gets=len(corpus.files) + len(fragments) * GETS_OF_A_FRAGMENT + slices * GETS_OF_A_SLICE,
         looked_at=looked_at,
         unread=tuple(unread),
-        notices=(*corpus.notices, *filter(None, [corpus.ignored_line()])),
+        notices=(*corpus.notices, *filter(None, [corpus.ignored_line(), unknown])),
     )
 
 
@@ -248,6 +249,7 @@ def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequ
         repeated=len(texts) - len(distinct),
         tokens=float((lengths * weights).sum()),
         encoded_tokens=float(tokens.lengths.sum()) * len(distinct) / len(chosen),
+        unknown=float(tokenizer.unknown(tokens)) * len(distinct) / len(chosen),
         truncated=float(weights[dropped > 0].sum()),
         dropped_tokens=float((dropped * weights).sum()),
     )

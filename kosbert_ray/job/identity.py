@@ -1,4 +1,4 @@
-"""Tells a local file whose content changed from one that was only touched, copied or restored.
+"""Distinguishes a local file whose content changed from one that was only touched, copied or restored.
 
 A store's ETag identifies a file's content; a disk has only sizes and modification times. So while encoders work, the local
 files of a run are hashed in the background (XXH128) into ``_kosbert/hashes``. A later run hashes files of equal size whose
@@ -54,7 +54,7 @@ class Settled:
     Attributes:
         corpus: the listing.
         same: files that were touched and are what they were.
-        changed: of files that are no longer what was embedded, why that is thought.
+        changed: files that are no longer what was embedded, with the reason.
     """
 
     corpus: Corpus
@@ -80,7 +80,7 @@ class FileHashes:
                 self._known[item.name].append(item)
 
     def settle(self, corpus: Corpus, committed: Versions) -> Settled:
-        """Gives each file the version under which it was embedded, if its content is still the same.
+        """Restores the version under which each file was embedded, if its content is still the same.
 
         Args:
             corpus: the listing.
@@ -103,7 +103,7 @@ class FileHashes:
         """The version under which the file was embedded, or none and why not."""
         known = [item for item in self._known[file.name] if item.version in committed[file.name]]
         if not known:
-            return "", "its modification time is another, and it was not hashed when it was embedded"
+            return "", "its modification time differs, and it was not hashed when it was embedded"
         same_size = [item for item in known if item.size == file.size]
         if not same_size:
             return "", f"its size changed from {known[-1].size:,} to {file.size:,} bytes"
@@ -115,7 +115,7 @@ class FileHashes:
             if item.xxh128 == digest:
                 self._add(replace(item, stat=file.version))
                 return item.version, ""
-        return "", "its content is another (XXH128)"
+        return "", "its content differs (XXH128)"
 
     def _add(self, item: FileHash) -> None:
         self._known[item.name].append(item)
@@ -143,7 +143,7 @@ class FileHashes:
 
 def _changed_remotely(files: Iterable[InputFile], committed: Versions) -> dict[str, str]:
     return {
-        file.name: "its ETag is another"
+        file.name: "its ETag differs"
         for file in files
         if committed.get(file.name) and file.version not in committed[file.name]
     }

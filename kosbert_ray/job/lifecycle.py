@@ -21,7 +21,7 @@ from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.spec import ModelSpec, sha256
-from kosbert_ray.encoder.tokenizer import Tokenizer
+from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import (
     FingerprintMismatch,
     InputError,
@@ -50,6 +50,7 @@ from kosbert_ray.job.resolve import (
     open_output,
     recorded_commit,
     require_apart,
+    require_input,
 )
 from kosbert_ray.job.stored import resumed, schema_entry, settled_types, taken
 from kosbert_ray.shards.fingerprint import Fingerprint
@@ -159,7 +160,7 @@ def _storage_log(say: Say) -> Iterator[None]:
                 say(message)
 
     log, handler = logging.getLogger("kosbert_ray.storage"), Tell(logging.WARNING)
-    if any(type(other).__name__ == Tell.__name__ for other in log.handlers):  # a run within a run: it is told once
+    if any(type(other).__name__ == Tell.__name__ for other in log.handlers):  # a run within a run: report once
         yield
         return
     propagate = log.propagate
@@ -173,7 +174,7 @@ def _storage_log(say: Say) -> Iterator[None]:
 
 
 class _Raced(Exception):
-    """Another run claimed a new output first: its settings count, so this run plans again."""
+    """Raised when another run claimed a new output first: its settings apply, so this run plans again."""
 
 
 class _Run:
@@ -185,6 +186,7 @@ class _Run:
         self.ranges: Ranges = ()
         self.on_ray = False
         self.changes: dict[str, str] = {}
+        require_input(config)
         output = open_output(config)
         books = Ledger(output)
         self.job = books.read_job() or {}
@@ -211,7 +213,7 @@ class _Run:
                 self.say(notice)
 
     def _tell_of_input(self) -> None:
-        """Says how the input is read, what is left out of it, and which of its files cannot be embedded."""
+        """Reports how the input is read, which files are skipped, and which cannot be embedded."""
         corpus = self.corpus
         self.tell(*corpus.notices, *filter(None, [corpus.ignored_line()]))
         self.tell(*(f"failed: {file.reason}" for file in corpus.failed[:MAX_FAILED]))
@@ -261,7 +263,7 @@ class _Run:
         )
         self.say(
             f"{self.corpus.storage.url()}: {len(self.corpus.files):,} files, {self.corpus.size:,} bytes; "
-            f"{self.progress.done.slices:,} slices are already committed"
+            f"{self.progress.done.slices:,} slices are committed already"
         )
         if complete and self._is_done(fragments) and not self._leftover(fragments).delete and self._books_are_whole():
             summary = self._summary(fragments, removed=0)
@@ -276,11 +278,13 @@ class _Run:
             if not self._is_done(fragments):
                 with BackgroundHashing(self.hashes, self.corpus):
                     self._pass_and_tell(fragments)
+                if notice := unknown_notice(self.progress.new.unknown_tokens, self.progress.new.encoded_tokens):
+                    self.tell(f"warning: {notice}")
             changed = self._look_again()
             if not changed:
                 self._require_all_files()
                 return self._finish(fragments)
-            self.say(f"{changed[0]}: changed or removed while the run was on ({len(changed):,} files); planning again")
+            self.say(f"{changed[0]}: changed or removed while the run went on ({len(changed):,} files); planning again")
             fragments = self._fragments()
         raise JobFailed(
             f"{self.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
@@ -361,10 +365,10 @@ class _Run:
         return calibrate(self._reader(), fragments, self._shared_model(pool), encoder_options(self.config), pool)
 
     def _look_at_output(self) -> None:
-        """What is committed, and which of the input's files are those that were embedded."""
+        """Reads what is committed, and finds which input files are unchanged."""
         self.committed = self.ledger.committed(self.digest)
         for receipt in self.ledger.lost_rejected(self.committed):
-            self.tell(f"{receipt.shard}: its rejected rows are gone or cut short; the slice is done again")
+            self.tell(f"{receipt.shard}: its file of rejected rows is missing or truncated; the slice is recomputed")
             self.committed.drop(receipt)
         self.tell(*self.ledger.notices)
         self.hashes = FileHashes(self.ledger.storage, self.ledger.run)
@@ -374,13 +378,13 @@ class _Run:
         settled = self.hashes.settle(self.corpus, self.committed.versions())
         self.corpus, self.changes = settled.corpus, settled.changed
         if settled.same:
-            self.tell(f"{len(settled.same):,} files have another modification time and the same content: unchanged")
+            self.tell(f"{len(settled.same):,} files have a new modification time but the same content: unchanged")
 
     def _fragments(self) -> list[Fragment]:
         return fragments_left(self.config, self.corpus, self.committed, self.job.get("fingerprint", {}))
 
     def _books_are_whole(self) -> bool:
-        """Whether a complete output's manifest can be read and names exactly the shards that are there."""
+        """True if the manifest of a complete output can be read and names exactly the shards that are there."""
         try:
             manifest = self.ledger.manifest() or []
         except StorageError:
@@ -390,7 +394,7 @@ class _Run:
         return named == there and not self.ledger.broken
 
     def _account(self) -> dict[str, Any]:
-        """What may differ from run to run, for ``_kosbert/runs``."""
+        """Describes this run for ``_kosbert/runs``: what may differ from run to run."""
         versions = {}
         for name in PACKAGES:
             with contextlib.suppress(PackageNotFoundError):
@@ -409,7 +413,7 @@ class _Run:
         }
 
     def _finish(self, fragments: list[Fragment]) -> Summary:
-        """Holds the output against the plan and, unless too many rows were rejected, calls it complete."""
+        """Checks the output against the plan and, unless too many rows were rejected, marks it complete."""
         self.ledger.set_aside_broken()
         summary = self._summary(fragments, removed=0)
         leftover = self._leftover(fragments)

@@ -153,7 +153,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def _own_error(text: str) -> KosbertError | None:
-    """The last error of ours in a traceback's text."""
+    """Finds the last KosbertError in the text of a traceback."""
     found = OWN_ERROR.findall(ANSI.sub("", text))
     if not found:
         return None
@@ -173,7 +173,7 @@ def error_of(error: Exception) -> KosbertError:
             return type(link)(first_line(link))
         chain.append(link)
         link = getattr(link, "cause", None) or link.__cause__
-    # An encoder that cannot start is told as an actor that died: our own line is in its text, below Ray's.
+    # When an actor dies, its own error is only in the text of Ray's.
     for link in chain:
         if own := _own_error(str(link)):
             return own

@@ -43,6 +43,7 @@ class Totals:
     input_rows: int = 0
     input_bytes: int = 0
     output_bytes: int = 0
+    unknown_tokens: int = 0
 
     @staticmethod
     def of(receipts: Iterable[Receipt]) -> Totals:

@@ -35,6 +35,12 @@ OVERLAP = 8  # chunks share an eighth of their tokens
 REMOTE_THREADS = 16
 
 
+def require_input(config: JobConfig) -> None:
+    """Raises UsageError if the config names no input."""
+    if not config.input.path:
+        raise UsageError("input.path: say where (kosbert-ray embed INPUT OUTPUT, or input.path in the job file)")
+
+
 def list_input(config: JobConfig, patient: bool = False) -> Corpus:
     """Lists the input, without a look into its files.
 
@@ -47,9 +53,8 @@ def list_input(config: JobConfig, patient: bool = False) -> Corpus:
         InputError: there is nothing to read.
         StorageError: the store refuses.
     """
+    require_input(config)
     address = config.input.path
-    if not address:
-        raise UsageError("input.path: say where (kosbert-ray embed INPUT OUTPUT, or input.path in the job file)")
     if address.startswith(BUNDLED_PREFIX):
         address = str(bundled_path(address))
     elif address.startswith(HUB_PREFIX):
@@ -105,7 +110,7 @@ def fragments_left(
         config: the job.
         corpus: the input, with the versions under which its files were embedded.
         committed: what the output holds.
-        fingerprint: as job.json has it; 0.1.0's limits stand in it.
+        fingerprint: as in job.json, which holds the limits of 0.1.0.
     """
     limits = config.slice.limits()
     first = Limits(int(fingerprint.get("max_rows", limits.max_rows)), int(fingerprint.get("max_bytes", limits.max_bytes)))

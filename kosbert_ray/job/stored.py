@@ -180,7 +180,7 @@ def schema_entry(keep: pa.Schema) -> Tree:
 
 
 def settled_types(job: Mapping[str, Any], output: Storage, shards: Mapping[str, int]) -> pa.Schema | None:
-    """The kept columns' types as the output's first run settled them; None where nothing tells.
+    """Returns the kept columns' types as the output's first run settled them, or None if they are unknown.
 
     Version 0.1.0 stored their names only, so its types are those of a shard.
     """

@@ -85,7 +85,7 @@ class Verification:
 
     @property
     def advice(self) -> str:
-        """What to do about the problems, kind by kind."""
+        """Remedies for the problems, one per kind."""
         kinds = {problem.kind for problem in self.problems}
         return "; ".join(advice for kind, advice in ADVICE.items() if kind in kinds)
 
@@ -115,7 +115,7 @@ def verify(config: JobConfig, sample: int, say: Say, seed: int = 0) -> Verificat
     manifest = ledger.manifest()
     receipts = ledger.receipts()
     for notice in ledger.notices:
-        say(f"{notice}; the next run of kosbert-ray embed makes it again")
+        say(f"{notice}; the next run of kosbert-ray embed recreates it")
     problems: list[Problem] = []
     if manifest is None:
         problems.append(
@@ -244,7 +244,7 @@ def _against_input(
         elif receipt.fragment not in planned:
             gone.add(receipt.file)
     if gone:
-        say(f"{len(gone):,} files are gone from the input (the first: {min(gone)}); their shards were not held against it")
+        say(f"{len(gone):,} files are gone from the input (the first: {min(gone)}); their shards were not compared")
     older = [item for item in reading.fragments if held.complete(item.id) and not is_current(item.cut)]
     if older:
         names = sorted({item.file.name for item in older})

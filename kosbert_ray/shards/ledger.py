@@ -95,8 +95,8 @@ class Committed:
 class Ledger:
     """The books of one output directory, kept by the driver of one run.
 
-    A book that cannot be read (flipped bytes, another program's file) is no reason to stop where shard footers tell the
-    same: it counts as missing, is named in ``notices``, and :meth:`set_aside_broken` moves it out of the way of a run.
+    A file that cannot be read (flipped bytes, written by another program) does not stop a run, because shard footers hold
+    the same facts: it counts as missing, ``notices`` names it, and :meth:`set_aside_broken` moves it out of the way.
 
     Args:
         storage: the output directory.
@@ -105,18 +105,18 @@ class Ledger:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-        self.broken: dict[str, str] = {}  # books that cannot be read, with the reason
+        self.broken: dict[str, str] = {}  # files that cannot be read, with the reason
         self._pending: list[Receipt] = []
         self._flushed_at = time.monotonic()
         self._files = 0
 
     @property
     def notices(self) -> list[str]:
-        """A line for each book that cannot be read."""
+        """One line for each file that cannot be read."""
         return [f"{self.storage.url(name)}: cannot be read ({reason})" for name, reason in self.broken.items()]
 
     def set_aside_broken(self) -> None:
-        """Moves books that cannot be read into ``_kosbert/set_aside``, so that new ones take their place."""
+        """Moves files that cannot be read into ``_kosbert/set_aside``, so that new ones take their place."""
         for name, reason in list(self.broken.items()):
             with contextlib.suppress(FileNotFoundError):
                 self.storage.write_atomic(
@@ -228,7 +228,7 @@ class Ledger:
         if job is not None and JOB_FILE in self.broken:
             raise StorageError(
                 f"{self.storage.url(JOB_FILE)}: broken JSON ({self.broken[JOB_FILE]}); run kosbert-ray embed with the "
-                "options of the first run, which makes it again"
+                "options of the first run to recreate it"
             )
         return job or {}
 
@@ -279,7 +279,7 @@ class Ledger:
     # -- what is committed -----------------------------------------------------------------------------------------
 
     def committed(self, digest: str) -> Committed:
-        """Lists the output and the receipts; shards without a receipt are told from their footers.
+        """Lists the output and the receipts; shards without a receipt are read from their footers.
 
         A file that is no shard of this job (another writer's, or broken) is left alone and counts for nothing.
 
@@ -293,7 +293,7 @@ class Ledger:
                 continue
             if not receipt.shard or shards.pop(receipt.shard, None) is not None:
                 committed.add(receipt)
-        # What is left has no receipt: the driver died between the commit and its notice.
+        # The rest has no receipt: the driver died between the commit and its notice.
         for receipt in self._receipts_from_footers(shards, digest):
             committed.add(receipt)
             self._pending.append(receipt)
@@ -319,7 +319,7 @@ class Ledger:
     def manifest(self) -> list[Receipt] | None:
         """Receipts of all that the complete output holds; None if it is not complete.
 
-        A manifest that is gone or broken is told again from receipts and footers, as far as its shards are there.
+        A missing or broken manifest is reconstructed from receipts and footers if its shards are there.
 
         Raises:
             StorageError: the manifest is gone or broken, and shards that it named are gone too.
@@ -393,7 +393,7 @@ class Ledger:
         except BROKEN as error:
             raise StorageError(
                 f"{self.storage.url(name)}: the manifest is gone or broken ({first_line(error)}); run kosbert-ray embed "
-                "again, which makes it again"
+                "again, which recreates it"
             ) from error
 
     def receipts(self) -> dict[str, Receipt]:

@@ -142,7 +142,7 @@ def read_metadata(storage: Storage, name: str) -> dict[str, Any] | None:
 
 
 def read_schema(storage: Storage, name: str) -> pa.Schema | None:
-    """The columns of a shard as Parquet gives them back; None if it is not a shard of ours or cannot be read."""
+    """Returns a shard's columns as Parquet gives them back, or None if it cannot be read or is not a kosbert-ray shard."""
     try:
         with storage.open(name) as file:
             metadata = pq.read_metadata(file)

@@ -335,7 +335,7 @@ class Storage:
         return self.address.startswith(("s3://", "s3a://"))
 
     def modified(self, name: str) -> float | None:
-        """When a file was last written, in Unix seconds by the store's own clock; None if that cannot be told."""
+        """When a file was last written, in Unix seconds by the store's own clock; None if it is unknown."""
         try:
             info = self._insist(name, lambda: self.fs.info(self.path(name)))
         except StorageError:
