@@ -136,3 +136,7 @@ def test_a_buffered_result_that_cannot_be_written_is_an_error_too(tmp_path: Path
 
 def test_a_query_is_utf_8_whatever_the_locale_says(told: Callable[..., str]) -> None:
     assert "'\\udcff' is not UTF-8 text" in told("search", PINNED / "whole", "\udcff", code=2)
+
+
+def test_a_line_stays_one_line_whatever_a_file_is_called(tmp_path: Path, told: Callable[..., str]) -> None:
+    assert told("embed", tmp_path / "no\nfile", tmp_path / "out", code=1).endswith(r"no\nfile: no such file or folder")

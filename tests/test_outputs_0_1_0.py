@@ -114,6 +114,21 @@ def test_reading_commands_take_it(pinned: Path, command: tuple[str, ...]) -> Non
     assert main([*command, *arguments]) == 0
 
 
+def test_a_broken_pointer_is_named_and_replaced_by_promote(pinned: Path, told: Callable[..., str]) -> None:
+    for content in (b"", b"null", b'{"output": ".."}', b"[" * 100_000, b"\xff"):
+        (pinned / "_CURRENT").write_bytes(content)
+        assert "_CURRENT: names no output" in told("status", pinned, code=1)
+        assert main(["promote", "whole"]) == 0
+        assert main(["status", str(pinned)]) == 0
+
+
+def test_a_plan_takes_the_settings_of_the_output(pinned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "in", "whole"]) == 0
+    lines = capsys.readouterr().out
+    assert " 6 shards" in lines
+    assert "6 slices are committed; 0 new files, 0 changed" in lines
+
+
 def test_a_lost_job_file_is_restored_by_its_own_job_only(
     pinned: Path, told: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:

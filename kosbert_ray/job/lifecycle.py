@@ -132,6 +132,19 @@ def preview(config: JobConfig, say: Say) -> Preview:
         return _Run(config, say, stack).preview()
 
 
+def settings_of(config: JobConfig) -> JobConfig:
+    """The config that :func:`embed` would run with: options that are not given come from the output's job.json."""
+    output = open_output(config)
+    job = _job_in(Ledger(output))
+    return resumed(config, job, output.address) if job else config
+
+
+def _job_in(books: Ledger) -> dict[str, Any]:
+    """The content of job.json; empty if a run that committed nothing left it, which leaves no settings."""
+    job = books.read_job() or {}
+    return {} if job and books.is_abandoned(job) else job
+
+
 def _run(config: JobConfig, say: Say, model: PreparedModel | None) -> Summary:
     for last in (False, False, True):
         with ExitStack() as stack:
@@ -189,9 +202,7 @@ class _Run:
         require_input(config)
         output = open_output(config)
         books = Ledger(output)
-        self.job = books.read_job() or {}
-        if self.job and books.is_abandoned(self.job):
-            self.job = {}  # a run that committed nothing leaves no settings
+        self.job = _job_in(books)
         self.tell(*books.notices)
         self.config = config = resumed(config, self.job, output.address) if self.job else config
         settled = settled_types(self.job, output, books.shards()) if self.job else None
