@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,30 @@ def test_paths_are_path_objects_and_homes(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("HOME", str(tmp_path))
     config = load_config({"input": {"path": Path("in")}, "output": {"path": "~/out"}, "model": {"name": Path("m")}})
     assert (config.input.path, config.output.path, config.model.name) == ("in", f"{tmp_path}/out", "m")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_closed_streams_are_as_good_as_the_null_device(closed: str) -> None:
+    line = " ".join(map(str, command("status", PINNED / "whole")))
+    done = subprocess.run(["bash", "-c", f"{line} {closed}"], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.stdout == "") is closed.startswith(">")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_buffered_result_that_cannot_be_written_is_an_error_too(tmp_path: Path) -> None:
+    line = " ".join(map(str, command("status", PINNED / "whole")))
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 0; {line} > {tmp_path}/result"], cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("the result is not complete")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_query_is_utf_8_whatever_the_locale_says(told: Callable[..., str]) -> None:
+    assert "'\\udcff' is not UTF-8 text" in told("search", PINNED / "whole", "\udcff", code=2)
+
+
+def test_a_line_stays_one_line_whatever_a_file_is_called(tmp_path: Path, told: Callable[..., str]) -> None:
+    assert told("embed", tmp_path / "no\nfile", tmp_path / "out", code=1).endswith(r"no\nfile: no such file or folder")

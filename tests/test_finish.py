@@ -11,7 +11,7 @@ from test_ledger import FINGERPRINT, RECEIPT, commit
 from kosbert_ray.corpus.listing import Corpus, list_corpus
 from kosbert_ray.corpus.plan import Fragment, Limits, plan
 from kosbert_ray.errors import FingerprintMismatch, JobFailed
-from kosbert_ray.job.finish import Leftover, finish
+from kosbert_ray.job.finish import Leftover, finish, leftover
 from kosbert_ray.shards.ledger import Committed, Ledger
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.storage import Storage
@@ -99,6 +99,11 @@ def test_what_the_manifest_names_is_never_deleted(made: Made) -> None:
     made.finish(Leftover((old, own), ()))
     assert made.named() == {own.shard}
     assert {*made.ledger.shards()} == {own.shard}
+
+
+def test_a_changed_file_without_rows_leaves_nothing_to_delete(made: Made) -> None:
+    made.committed.add(replace(made.receipt("d" * 64), shard="", rows=0))
+    assert leftover(made.committed, made.corpus, made.fragments, delete_removed=False) == NOTHING
 
 
 def test_a_run_whose_claim_was_replaced_does_not_end_well(made: Made) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kosbert_ray.shards import lease as leases
-from kosbert_ray.shards.lease import EXPIRY_SECONDS, LEASES_FOLDER, Holder, Lease
+from kosbert_ray.shards.lease import EXPIRY_SECONDS, LEASES_FOLDER, Holder, Lease, holders
 from kosbert_ray.storage import Storage
 
 
@@ -37,7 +37,7 @@ def test_a_run_sees_the_other_while_both_work_and_nothing_is_left_of_either(stor
             assert (other.run, other.host, other.pid) == ("first", socket.gethostname(), os.getpid())
             assert other.age < 10
         assert first.others() == []
-    assert storage.list(LEASES_FOLDER) == []
+    assert not storage.list(LEASES_FOLDER)
 
 
 def test_the_leases_of_the_dead_are_removed(storage: Storage) -> None:
@@ -65,3 +65,14 @@ def test_a_lease_has_a_heartbeat(storage: Storage, monkeypatch: pytest.MonkeyPat
         after = json.loads(storage.read(lease.name))
     assert after["heartbeat"] > before["heartbeat"]
     assert after["started"] == before["started"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"pid": "x"}, {"pid": 10**30}, {"pid": None}, {"heartbeat": None}, {"host": 1, "started": [2]}]
+)
+def test_a_damaged_lease_counts_for_nothing(storage: Storage, change: dict) -> None:
+    with Lease(storage, "first") as first:
+        said = json.loads(storage.read(first.name))
+        storage.write_atomic(f"{LEASES_FOLDER}/second.json", json.dumps(said | change).encode())
+        storage.write_atomic(f"{LEASES_FOLDER}/third.json", b"[" * 100_000)
+        assert [holder.run for holder in holders(storage)] == ["first"]

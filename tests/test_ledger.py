@@ -224,7 +224,7 @@ def test_finishing_leaves_totals_and_a_manifest_and_starting_takes_success_away(
     assert ledger.success() is None
 
 
-BAD = [b"", b"null", b"{}", b"[]", b"{", b"\xff\xfe\x00", b'{"sha256": 3}']
+BAD = [b"", b"null", b"{}", b"[]", b"{", b"\xff\xfe\x00", b'{"sha256": 3}', b"[" * 100_000]
 
 
 @pytest.mark.parametrize("content", BAD)
@@ -240,6 +240,24 @@ def test_a_broken_job_file_is_named_and_made_again_by_the_same_job_only(storage:
     assert ledger.claim(FINGERPRINT, {}) == FINGERPRINT.sha256
     assert Ledger(storage).job()["sha256"] == FINGERPRINT.sha256
     assert len(storage.list("_kosbert/set_aside")) == 1
+
+
+@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"fingerprint": {}}, {"config": None}, {"config": 3}])
+def test_a_job_file_with_a_flipped_value_is_broken_and_not_another_job(storage: Storage, change: dict) -> None:
+    Ledger(storage).claim(FINGERPRINT, {})
+    commit(storage)
+    storage.write_atomic("_kosbert/job.json", json.dumps(Ledger(storage).job() | change).encode())
+    ledger = Ledger(storage)
+    assert ledger.read_job() == {}
+    assert ledger.claim(FINGERPRINT, {}) == FINGERPRINT.sha256
+    assert Ledger(storage).job()["config"] == {}
+
+
+def test_shards_without_a_job_file_are_joined_by_their_own_job_only(storage: Storage) -> None:
+    commit(storage)
+    with pytest.raises(StorageError, match=r"job\.json: cannot be read \(it does not exist\), and .* is not of the job"):
+        Ledger(storage).claim(replace(FINGERPRINT, prompt="other"), {})
+    assert Ledger(storage).claim(FINGERPRINT, {}) == FINGERPRINT.sha256
 
 
 @pytest.mark.parametrize("content", BAD)

@@ -112,3 +112,55 @@ def test_a_killed_run_is_resumed_with_every_row_once(pinned: Path, capsys: pytes
 def test_reading_commands_take_it(pinned: Path, command: tuple[str, ...]) -> None:
     arguments = {"report": ["whole", "--to", "r.html"], "plan": ["in", "whole", *JOB]}.get(command[0], ["whole"])
     assert main([*command, *arguments]) == 0
+
+
+def test_a_broken_pointer_is_named_and_replaced_by_promote(pinned: Path, told: Callable[..., str]) -> None:
+    for content in (b"", b"null", b'{"output": ".."}', b"[" * 100_000, b"\xff"):
+        (pinned / "_CURRENT").write_bytes(content)
+        assert "_CURRENT: names no output" in told("status", pinned, code=1)
+        assert main(["promote", "whole"]) == 0
+        assert main(["status", str(pinned)]) == 0
+
+
+def test_a_plan_takes_the_settings_of_the_output(pinned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "in", "whole"]) == 0
+    lines = capsys.readouterr().out
+    assert " 6 shards" in lines
+    assert "6 slices are committed; 0 new files, 0 changed" in lines
+
+
+def test_a_lost_job_file_is_restored_by_its_own_job_only(
+    pinned: Path, told: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = shards(pinned / "whole")
+    (pinned / "whole/_kosbert/job.json").unlink()
+    for more in ((), ("--dry-run",)):
+        line = told("embed", "in", "whole", *JOB, "--set", "model.truncate_dim=64", *more, code=1)
+        assert "a.00000-00000.b82d5eac.parquet is not of the job that this command describes" in line
+    assert embed("whole", "--dry-run") == 0
+    assert "6 slices are committed already" in capsys.readouterr().out
+    assert embed("whole") == 0
+    assert shards(pinned / "whole") == before
+    assert main(["verify", "whole", "--input", "in"]) == 0
+
+
+def test_a_lower_limit_of_rejected_rows_takes_success_away(pinned: Path) -> None:
+    before = shards(pinned / "rejected")
+    assert main(["embed", "rejecting", "rejected"]) == 3
+    assert not (pinned / "rejected/_SUCCESS").exists()
+    assert main(["verify", "rejected"]) == 1
+    assert main(["promote", "rejected"]) == 1
+    assert shards(pinned / "rejected") == before
+
+
+def test_a_manifest_of_another_output_is_written_again(pinned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (theirs,) = (pinned / "rejected/_kosbert/manifests").iterdir()
+    (ours,) = (pinned / "whole/_kosbert/manifests").iterdir()
+    shutil.copy(theirs, ours)
+    before = shards(pinned / "whole")
+    assert embed("whole") == 0
+    assert shards(pinned / "whole") == before
+    capsys.readouterr()
+    assert main(["ls", "whole"]) == 0
+    assert capsys.readouterr().out.split() == sorted(before)
+    assert main(["verify", "whole"]) == 0

@@ -90,7 +90,7 @@ def test_a_disk_without_hard_links_can_be_claimed(tmp_path: Path, monkeypatch: p
     assert storage.create("a", b"1")
     assert not storage.create("a", b"2")
     assert storage.read("a") == b"1"
-    assert storage.list("_kosbert/tmp") == []
+    assert not storage.list("_kosbert/tmp")
 
 
 def test_shards_that_a_stale_listing_does_not_show_are_not_lost(open_store: Open, tmp_path: Path) -> None:

@@ -74,6 +74,13 @@ def test_types_of_the_kept_columns_survive_job_json(tmp_path) -> None:
     assert settled_types({}, Storage(str(tmp_path)), {}) is None
 
 
+@pytest.mark.parametrize("schema", ["x", "xxxx", "AAAA", "ÿ"])
+def test_damaged_types_of_the_kept_columns_are_named(tmp_path, schema: str) -> None:
+    output = Storage(str(tmp_path))
+    with pytest.raises(InputError, match=r"job\.json: the types of the kept columns cannot be read; delete the file"):
+        settled_types({"schema": schema, "fingerprint": {}}, output, {})
+
+
 def test_a_submitted_job_file_holds_what_was_said_and_no_defaults(tmp_path) -> None:
     config = load_config(None, ["input.path=/a", "output.path=/b", "encoder.precision=bf16", "storage.retries=3"])
     ClusterJob.of(config).write(tmp_path)

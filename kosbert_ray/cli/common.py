@@ -36,7 +36,8 @@ def say(line: str, **fields: Any) -> None:
         fields: more of it for a machine, told where ``log_format`` is json.
     """
     if not _json:
-        _put(f"kosbert-ray: {line}")
+        # A file name may hold a line break, and a line is a line.
+        _put("kosbert-ray: " + line.replace("\n", "\\n"))
         return
     level = next((level for start, level in LEVELS.items() if line.startswith(start)), "info")
     now = datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a terminal in EUC-KR has no emoji
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
     except KosbertError as error:
         say(f"error: {error}")
         return error.exit_code
@@ -139,11 +141,23 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     An interpreter that is torn down while Arrow's or Ray's threads still hold something of Python's can abort, or hang
     when no timer of ours runs any more. By now all is written, so there is nothing left to tear down.
     """
+    _open_closed_streams()
     code = main(argv)
     atexit._run_exitfuncs()
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
     os._exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Puts the null device in place of closed standard streams (``2>&-``), so that no other file gets their descriptors."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    null = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
+    sys.stdout, sys.stderr = sys.stdout or null, sys.stderr or null
 
 
 class _Parser(argparse.ArgumentParser):

@@ -56,12 +56,14 @@ def _plan(arguments: argparse.Namespace) -> int:
         raise UsageError("input.path: say where (kosbert-ray plan INPUT [OUTPUT], or input.path in the job file)")
     from kosbert_ray.job.config import ProfileConfig
     from kosbert_ray.job.estimate import estimate
-    from kosbert_ray.job.lifecycle import preview
+    from kosbert_ray.job.lifecycle import preview, settings_of
     from kosbert_ray.job.resolve import model_ask
     from kosbert_ray.job.speed import remembered
 
-    found = estimate(config)
     done = preview(config, say) if config.output.path else None
+    if done:
+        config = settings_of(config)
+    found = estimate(config)
     speed = remembered(model_ask(config).spec(), config)
     profiles = dict(config.plan.profiles)
     if speed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path", "prompt": "model.prompt"})
-    queries = [*arguments.query, *(_lines(arguments.queries) if arguments.queries else [])]
+    queries = [*map(_utf8, arguments.query), *(_lines(arguments.queries) if arguments.queries else [])]
     if not queries:
         raise UsageError("QUERY: say what to look for, or --queries FILE")
     if arguments.format == "parquet" and not arguments.to:
@@ -53,6 +54,14 @@ def _run(arguments: argparse.Namespace) -> int:
         for line in lines:
             print(line)
     return 0
+
+
+def _utf8(query: str) -> str:
+    """An argument as UTF-8, whatever encoding the locale has."""
+    try:
+        return os.fsencode(query).decode()
+    except UnicodeError as error:
+        raise UsageError(f"QUERY: {query!r} is not UTF-8 text") from error
 
 
 def _lines(path: str) -> list[str]:

@@ -46,7 +46,8 @@ def leftover(committed: Committed, corpus: Corpus, fragments: list[Fragment], de
     ]
     goes = [delete_removed or item.file in files or not committed.complete(item.fragment) for item in receipts]
     return Leftover(
-        delete=tuple(item for item, go in zip(receipts, goes, strict=True) if go),
+        # A slice without rows has no shard: its receipt is no reason to finish the output again at each run.
+        delete=tuple(item for item, go in zip(receipts, goes, strict=True) if go and item.shard),
         keep=tuple(item for item, go in zip(receipts, goes, strict=True) if not go),
     )
 

@@ -132,6 +132,19 @@ def preview(config: JobConfig, say: Say) -> Preview:
         return _Run(config, say, stack).preview()
 
 
+def settings_of(config: JobConfig) -> JobConfig:
+    """The config that :func:`embed` would run with: options that are not given come from the output's job.json."""
+    output = open_output(config)
+    job = _job_in(Ledger(output))
+    return resumed(config, job, output.address) if job else config
+
+
+def _job_in(books: Ledger) -> dict[str, Any]:
+    """The content of job.json; empty if a run that committed nothing left it, which leaves no settings."""
+    job = books.read_job() or {}
+    return {} if job and books.is_abandoned(job) else job
+
+
 def _run(config: JobConfig, say: Say, model: PreparedModel | None) -> Summary:
     for last in (False, False, True):
         with ExitStack() as stack:
@@ -189,9 +202,7 @@ class _Run:
         require_input(config)
         output = open_output(config)
         books = Ledger(output)
-        self.job = books.read_job() or {}
-        if self.job and books.is_abandoned(self.job):
-            self.job = {}  # a run that committed nothing leaves no settings
+        self.job = _job_in(books)
         self.tell(*books.notices)
         self.config = config = resumed(config, self.job, output.address) if self.job else config
         settled = settled_types(self.job, output, books.shards()) if self.job else None
@@ -266,9 +277,11 @@ class _Run:
             f"{self.progress.done.slices:,} slices are committed already"
         )
         if complete and self._is_done(fragments) and not self._leftover(fragments).delete and self._books_are_whole():
-            self.hashes.flush()
-            self._require_all_files()
-            return self._summary(fragments, removed=0)
+            summary = self._summary(fragments, removed=0)
+            if summary.within_limit:
+                self.hashes.flush()
+                self._require_all_files()
+                return summary
         if complete:
             self.stack.enter_context(lease)
         for _ in range(MAX_PASSES):
@@ -303,10 +316,11 @@ class _Run:
         self.ledger = Ledger(open_output(self.config))
         self.weights = sha256(self.spec.folder, self.spec.weight_files)
         self.committed = Committed()
-        if self.job:
+        if self.job or "int8" not in self.config.output.dtype:  # int8's ranges are not measured here
             self.ranges = self._stored_ranges()
             fingerprint = self._fingerprint()
-            digest = self.ledger.join(fingerprint, self._same_weights(fingerprint, model_ask(self.config).prepare()))
+            same = self._same_weights(fingerprint, model_ask(self.config).prepare()) if self.job else ()
+            digest = self.ledger.join(fingerprint, same)
             if digest:
                 self.digest = digest
                 self._look_at_output()
@@ -381,13 +395,14 @@ class _Run:
         return fragments_left(self.config, self.corpus, self.committed, self.job.get("fingerprint", {}))
 
     def _books_are_whole(self) -> bool:
-        """True if the manifest of a complete output can be read."""
+        """True if the manifest of a complete output can be read and names exactly the shards that are there."""
         try:
-            self.ledger.manifest()
+            manifest = self.ledger.manifest() or []
         except StorageError:
             return False
         self.tell(*self.ledger.notices)
-        return not self.ledger.broken
+        named, there = ({item.shard for item in receipts} - {""} for receipts in (manifest, self.committed.all()))
+        return named == there and not self.ledger.broken
 
     def _account(self) -> dict[str, Any]:
         """Describes this run for ``_kosbert/runs``: what may differ from run to run."""

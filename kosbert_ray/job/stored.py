@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
-from kosbert_ray.errors import InputError, UsageError, first_line
+from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.settings import merged
 from kosbert_ray.shards.shard import read_schema
@@ -37,9 +37,12 @@ REMEMBERED: dict[str, tuple[str, ...] | None] = {
 # Of these sections, what may differ from run to run.
 FORGOTTEN = {"input": ("path",), "output": ("path", "removed_inputs")}
 
+REMEDY = "delete the file and run kosbert-ray embed with the options of the first run, which writes it again"
+
 
 def _drop_allow_pickle(tree: Tree) -> None:
-    tree.get("model", {}).pop("allow_pickle", None)
+    if isinstance(model := tree.get("model"), dict):
+        model.pop("allow_pickle", None)
 
 
 # Changes of the options since 0.1.0, oldest first: each turns a stored tree into what the next version would have stored.
@@ -66,7 +69,8 @@ def stored_config(job: Mapping[str, Any], where: str) -> JobConfig:
     try:
         return JobConfig.model_validate(_known(JobConfig, tree))
     except ValidationError as error:
-        raise InputError(f"{where}: a setting cannot be used ({first_line(error)})") from error
+        setting = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InputError(f"{where}: {setting} cannot be used ({first_line_of(error)}); {REMEDY}") from error
 
 
 def _known(model: type[BaseModel], tree: Mapping[str, Any]) -> Tree:
@@ -182,7 +186,11 @@ def settled_types(job: Mapping[str, Any], output: Storage, shards: Mapping[str, 
     """
     content = job.get("schema")
     if isinstance(content, str):
-        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(content)))
+        try:
+            return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(content)))
+        except (ValueError, pa.ArrowException, OSError) as error:
+            where = output.url("_kosbert/job.json")
+            raise InputError(f"{where}: the types of the kept columns cannot be read; {REMEDY}") from error
     kept = [str(column).partition(": ")[0] for column in job.get("fingerprint", {}).get("keep", ())]
     for name in shards:
         schema = read_schema(output, name)

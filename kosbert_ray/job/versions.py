@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.errors import InputError, StorageError, UsageError
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.resolve import job_of_output, open_output
 from kosbert_ray.shards.ledger import Ledger
@@ -70,6 +71,8 @@ def promote(config: JobConfig) -> tuple[str, str | None]:
     if success is None:
         raise InputError(f"{config.output.path}: not complete (no _SUCCESS); run kosbert-ray embed to its end first")
     storage = Storage(folder, config.storage.options())
-    before = current(storage)
+    before = None
+    with contextlib.suppress(StorageError):  # a broken pointer is replaced
+        before = current(storage)
     point(storage, name, success["run"])
     return storage.address, before

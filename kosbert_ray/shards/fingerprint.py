@@ -98,7 +98,7 @@ class Fingerprint:
     @property
     def sha256(self) -> str:
         """Digest of a new job. An existing output's digest is the one in its job.json, whatever this gives."""
-        return hashlib.sha256(json.dumps(self.described(), sort_keys=True).encode()).hexdigest()
+        return digest_of(self.described())
 
     def differences(self, other: Mapping[str, Any], same_weights: Collection[str] = ()) -> list[Difference]:
         """The fields in which the fingerprint ``other``, as read from job.json, makes it another job.
@@ -121,6 +121,11 @@ class Fingerprint:
                 continue  # another version of the splitter finds the sentences
             found.append(Difference(name, theirs, ours[name]))
         return found
+
+
+def digest_of(described: Mapping[str, Any]) -> str:
+    """Digest of a fingerprint's fields as job.json stores them; every version computes it the same way."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def mismatch(differences: list[Difference]) -> str:

@@ -53,8 +53,12 @@ def holders(storage: Storage) -> list[Holder]:
 def _read(storage: Storage) -> Iterator[tuple[str, Holder]]:
     """Every lease; its heartbeat is when the store says that it was written, which no host's clock can spoil."""
     for entry in storage.list(LEASES_FOLDER):
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):  # just given up, or half of one
-            holder = Holder(**json.loads(storage.read(entry.name)))
+        # just given up, half-written, or damaged
+        with contextlib.suppress(FileNotFoundError, KeyError, ValueError, TypeError, OverflowError, RecursionError):
+            said = json.loads(storage.read(entry.name))
+            holder = Holder(
+                str(said["run"]), str(said["host"]), int(said["pid"]), float(said["started"]), float(said["heartbeat"])
+            )
             written = storage.modified(entry.name)
             yield entry.name, holder if written is None else replace(holder, heartbeat=written)
 

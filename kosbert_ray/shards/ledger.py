@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from kosbert_ray import __version__
 from kosbert_ray.errors import FingerprintMismatch, InputError, StorageError, first_line
-from kosbert_ray.shards.fingerprint import Fingerprint, mismatch
+from kosbert_ray.shards.fingerprint import Fingerprint, digest_of, mismatch
 from kosbert_ray.shards.lease import holders
 from kosbert_ray.shards.receipt import SCHEMA, Receipt, from_table, to_table
 from kosbert_ray.shards.shard import REJECTED_FOLDER, read_metadata
@@ -149,7 +149,7 @@ class Ledger:
 
         Raises:
             FingerprintMismatch: it belongs to a job that gives other vectors; the message names the options that differ.
-            StorageError: job.json is broken and the shards are those of another job.
+            StorageError: job.json is lost or broken and the shards belong to another job.
         """
         job = {
             "format": 1,
@@ -165,11 +165,10 @@ class Ledger:
         for _ in range(CLAIM_TRIES):
             # Looked at before it is written: a store may ignore the condition of a conditional write.
             there = self.read_job()
-            if there is None:
-                self.storage.create(JOB_FILE, content)
-            elif JOB_FILE in self.broken:
+            if there is None or JOB_FILE in self.broken:
                 self._require_own_shards(fingerprint)
-                self.set_aside_broken()
+                if JOB_FILE in self.broken:
+                    self.set_aside_broken()
                 self.storage.create(JOB_FILE, content)
             else:
                 differences = fingerprint.differences(there.get("fingerprint", {}), same_weights)
@@ -183,10 +182,11 @@ class Ledger:
         raise StorageError(f"{self.storage.url(JOB_FILE)}: cannot be read back after it was written; is the store sound?")
 
     def join(self, fingerprint: Fingerprint, same_weights: Collection[str] = ()) -> str | None:
-        """As :meth:`claim` of an output that is there, without a write; None where there is none."""
+        """As :meth:`claim`, without a write; None where an abandoned claim would be replaced."""
         there = self.read_job()
         if not there:
-            return None
+            self._require_own_shards(fingerprint)
+            return fingerprint.sha256
         differences = fingerprint.differences(there.get("fingerprint", {}), same_weights)
         if differences and not self.is_abandoned(there):
             raise FingerprintMismatch(f"{self.storage.url()} belongs to another job: {mismatch(differences)}")
@@ -205,11 +205,15 @@ class Ledger:
         return not any((read_metadata(self.storage, name) or {}).get("fingerprint") == digest for name in self.shards())
 
     def _require_own_shards(self, fingerprint: Fingerprint) -> None:
+        """Raises StorageError if job.json is lost or broken and a shard belongs to another job than this one."""
+        reason = self.broken.get(JOB_FILE, "it does not exist")
         for name in self.shards():
             digest = (read_metadata(self.storage, name) or {}).get("fingerprint")
             if digest and digest != fingerprint.sha256:
+                if self.read_job() and JOB_FILE not in self.broken:
+                    return  # another run has just created it
                 raise StorageError(
-                    f"{self.storage.url(JOB_FILE)}: cannot be read ({self.broken[JOB_FILE]}), and {name} is not of the job "
+                    f"{self.storage.url(JOB_FILE)}: cannot be read ({reason}), and {name} is not of the job "
                     "that this command describes; restore job.json, repeat the options of the first run, or choose "
                     "another output"
                 )
@@ -235,8 +239,8 @@ class Ledger:
         if content is None:
             return None
         job = self._parsed(JOB_FILE, content)
-        if job and not (isinstance(job.get("sha256"), str) and isinstance(job.get("fingerprint"), dict)):
-            self.broken[JOB_FILE] = "it names no job"
+        if job and (reason := _unsound(job)):
+            self.broken[JOB_FILE] = reason
             return {}
         return job
 
@@ -258,7 +262,7 @@ class Ledger:
             found = json.loads(content)
             if not isinstance(found, dict) or not found:
                 raise ValueError("not a JSON object")
-        except ValueError as error:  # among them UnicodeDecodeError
+        except (ValueError, RecursionError) as error:  # ValueError includes UnicodeDecodeError
             self.broken[name] = first_line(error)
             return {}
         return found
@@ -473,6 +477,16 @@ class Ledger:
         self._write_table(manifest, to_table(receipts))
         success = {"run": self.run, "manifest": manifest, **totals}
         self.storage.write_atomic(SUCCESS_FILE, json.dumps(success, indent=2, ensure_ascii=False).encode())
+
+
+def _unsound(job: Mapping[str, Any]) -> str:
+    """Why the content of job.json cannot be used; empty if it can. A flipped digit must not pass for another job."""
+    digest, fingerprint = job.get("sha256"), job.get("fingerprint")
+    if not (isinstance(digest, str) and isinstance(fingerprint, dict)):
+        return "it names no job"
+    if digest != digest_of(fingerprint):
+        return "its sha256 does not match its fingerprint"
+    return "" if isinstance(job.get("config"), dict) else "it has no config"
 
 
 def manifest_name(number: int, run: str) -> str:

@@ -22,9 +22,9 @@ def current(folder: Storage) -> str | None:
             raise ValueError(name)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StorageError(
-            f"{folder.url(POINTER_FILE)}: names no output; write it anew with kosbert-ray promote"
+            f"{folder.url(POINTER_FILE)}: names no output; run kosbert-ray promote, which replaces it"
         ) from error
     return name
 

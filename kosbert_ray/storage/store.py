@@ -426,7 +426,7 @@ def process_alive(pid: int) -> bool:
     """Whether a process of this host runs, be it another user's."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
