@@ -113,14 +113,16 @@ def _run(arguments: argparse.Namespace) -> int:
         say(f"{summary.removed:,} shards of changed inputs were replaced")
     rejected = f", {totals.rejected:,} rows rejected (see _kosbert/rejected)" if totals.rejected else ""
     of = f" ({totals.input_rows - totals.rejected:,} texts)" if summary.chunked else ""
-    word = "done" if summary.within_limit else "not complete"
+    word = "done" if summary.complete else "not complete"
     with contextlib.suppress(BrokenPipeError):
         print(f"{word}: {totals.rows:,} rows{of} in {totals.slices:,} shards in {summary.output}{rejected}", flush=True)
     if not summary.within_limit:
-        say(
-            f"error: {totals.rejected:,} of {totals.input_rows:,} rows were rejected, more than max_rejected="
-            f"{config.max_rejected:g} allows, so no _SUCCESS was written; fix the input, or raise max_rejected, and run "
-            "the same command again"
+        limit = f"more than max_rejected={config.max_rejected:g} allows"
+        remedy = (
+            "the output was completed under another limit"
+            if summary.complete
+            else "so no _SUCCESS was written; fix the input, or raise max_rejected, and run the same command again"
         )
+        say(f"error: {totals.rejected:,} of {totals.input_rows:,} rows were rejected, {limit}; {remedy}")
         return EXIT_REJECTED
     return 0

@@ -114,6 +114,8 @@ def cluster(
     shards = _Shards(storage, [receipt.shard for receipt in ledger.held()], EmbeddingFormat.of(said["fingerprint"]))
     if not any(len(vectors) for name in shards.names for vectors, _ in read_vectors(storage, name, shards.format)):
         raise InputError(f"{storage.url()}: no vectors in it yet")
+    for notice in ledger.notices:
+        say(f"warning: {notice}")
     if not ledger.success():
         say(f"warning: {storage.url()} is not complete: only the rows committed so far are clustered")
     kept = job.columns()

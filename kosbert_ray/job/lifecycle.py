@@ -84,6 +84,7 @@ class Summary:
         removed: shards of changed (or removed) inputs that were deleted.
         within_limit: whether the rejected rows are within ``max_rejected``; if not, the output is not complete.
         chunked: whether long texts became a row for each chunk.
+        complete: whether the output has its ``_SUCCESS``.
     """
 
     output: str
@@ -94,6 +95,7 @@ class Summary:
     removed: int
     within_limit: bool
     chunked: bool = False
+    complete: bool = False
 
 
 def embed(config: JobConfig, say: Say, model: PreparedModel | None = None) -> Summary:
@@ -277,11 +279,10 @@ class _Run:
             f"{self.progress.done.slices:,} slices are committed already"
         )
         if complete and self._is_done(fragments) and not self._leftover(fragments).delete and self._books_are_whole():
-            summary = self._summary(fragments, removed=0)
-            if summary.within_limit:
-                self.hashes.flush()
-                self._require_all_files()
-                return summary
+            # Whether few enough rows were rejected was decided by the run that completed the output.
+            self.hashes.flush()
+            self._require_all_files()
+            return replace(self._summary(fragments, removed=0), complete=True)
         if complete:
             self.stack.enter_context(lease)
         for _ in range(MAX_PASSES):
@@ -441,7 +442,9 @@ class _Run:
         )
         if summary.within_limit:
             self._clear()
-        return replace(summary, removed=sum(bool(receipt.shard) for receipt in leftover.delete))
+        return replace(
+            summary, complete=summary.within_limit, removed=sum(bool(receipt.shard) for receipt in leftover.delete)
+        )
 
     def _is_done(self, fragments: list[Fragment]) -> bool:
         return all(self.committed.complete(fragment.id) for fragment in fragments)

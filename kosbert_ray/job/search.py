@@ -60,6 +60,8 @@ def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Si
     names = [receipt.shard for receipt in receipts]
     if not names:
         raise InputError(f"{output.url()}: no shards in it yet")
+    for notice in ledger.notices:
+        say(f"warning: {notice}")
     if not ledger.success():
         committed = sum(receipt.rows for receipt in receipts)
         say(f"warning: {output.url()} is not complete: only the {committed:,} rows committed so far are searched")

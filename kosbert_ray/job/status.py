@@ -65,6 +65,8 @@ def status(config: JobConfig) -> Status:
     at_work = tuple(holders(ledger.storage))
     success = ledger.success()
     done = success is not None
+    if done:
+        ledger.held()  # for its notice of missing shards
     total_bytes = None
     with contextlib.suppress(KosbertError):
         total_bytes = list_input(job).size

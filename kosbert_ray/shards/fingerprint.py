@@ -131,6 +131,8 @@ def digest_of(described: Mapping[str, Any]) -> str:
 def mismatch(differences: list[Difference]) -> str:
     """What differs between two jobs and how to join the other, as a part of an error line."""
     seen: dict[str, Difference] = {}
+    if any(difference.field == "dimension" for difference in differences):  # which says why the head differs
+        differences = [difference for difference in differences if difference.field != "head"]
     for difference in differences:  # one model: its weights, tokenizer and pooling differ together
         seen.setdefault(OPTIONS.get(difference.field, difference.field), difference)
     said = "; ".join(map(str, seen.values()))

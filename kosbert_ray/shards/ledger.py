@@ -106,14 +106,21 @@ class Ledger:
         self.storage = storage
         self.run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         self.broken: dict[str, str] = {}  # files that cannot be read, with the reason
+        self.lost: list[str] = []  # shards that a manifest names and that are not there, once held() has looked
         self._pending: list[Receipt] = []
         self._flushed_at = time.monotonic()
         self._files = 0
 
     @property
     def notices(self) -> list[str]:
-        """One line for each file that cannot be read."""
-        return [f"{self.storage.url(name)}: cannot be read ({reason})" for name, reason in self.broken.items()]
+        """One line for each file that cannot be read, and one for shards that are missing."""
+        lines = [f"{self.storage.url(name)}: cannot be read ({reason})" for name, reason in self.broken.items()]
+        if self.lost:
+            where = self.storage.url(self.lost[0])
+            lines.append(
+                f"{where}: missing ({len(self.lost):,} shards of the manifest); run kosbert-ray embed to recreate them"
+            )
+        return lines
 
     def set_aside_broken(self) -> None:
         """Moves files that cannot be read into ``_kosbert/set_aside``, so that new ones take their place."""
@@ -350,6 +357,7 @@ class Ledger:
         if manifest is None:
             manifest = list(self.committed(str(self.job().get("sha256"))).all())
             self._pending.clear()
+        self.lost = [receipt.shard for receipt in manifest if receipt.shard and receipt.shard not in there]
         return [receipt for receipt in manifest if receipt.shard in there]
 
     def complete_manifest(self) -> list[Receipt]:
