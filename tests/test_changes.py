@@ -73,6 +73,6 @@ def test_shards_of_a_removed_file_stay_unless_they_are_to_go(cli, tmp_path: Path
     assert ds.dataset(target, format="parquet").count_rows() == 50
     assert "verified" in cli("verify", target, "--input", source).stdout
     done = cli("embed", source, target, *SETTINGS, "--set", "output.removed_inputs=delete")
-    assert "1 shards of changed inputs were replaced" in done.stderr
+    assert "1 shards of changed or removed inputs were deleted" in done.stderr
     assert ds.dataset(target, format="parquet").count_rows() == 30
     assert "verified" in cli("verify", target, "--input", source).stdout

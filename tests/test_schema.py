@@ -433,3 +433,25 @@ def test_line_files_are_sampled_and_the_last_is_among_them(tmp_path: Path) -> No
     corpus, columns, _ = read(tmp_path)
     assert columns.keep.field("x").type == pa.string()
     assert any("types are told from 256 of 306 line files; input.types overrides them" in line for line in corpus.notices)
+
+
+def test_a_text_column_that_no_json_lines_file_has_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "가"}\n', "utf-8")
+    (tmp_path / "b.jsonl").write_text('{"text": "나", "title": "다"}\n', "utf-8")
+    corpus = list_corpus(str(tmp_path))
+    assert inspect(corpus, "{title} {text}", (), LineOptions())[0].failed == ()
+    with pytest.raises(InputError, match=r"a\.jsonl: no column 'titel'; it has 'text' \(set input\.text\)"):
+        inspect(corpus, "{titel} {text}", (), LineOptions())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("a.tsv", "하나\tone\n둘\ttwo\n", "if it has no header line, name its columns with input.columns"),
+        ("a.csv", "id;text\n1;가\n", "if its values are separated by ';', set input.delimiter"),
+    ],
+)
+def test_a_header_that_is_none_comes_with_a_hint(tmp_path: Path, name: str, content: str, hint: str) -> None:
+    (tmp_path / name).write_text(content, "utf-8")
+    with pytest.raises(InputError, match=hint):
+        inspect(list_corpus(str(tmp_path)), "text", (), LineOptions())

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from test_records import good, reasons, rows
 
 from kosbert_ray.corpus.plan import Limits
+from kosbert_ray.corpus.text import decomposed
 from kosbert_ray.encoder.source import bundled_path
 from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
@@ -172,3 +173,8 @@ def test_files_of_any_name_are_embedded_and_their_shards_stay_in_the_output(
     table = ds.dataset(target, format="parquet").to_table()
     assert sorted(zip(table["file"].to_pylist(), table["text"].to_pylist(), strict=True)) == expected
     assert {path.parent for path in Path(target).rglob("*.parquet") if "_kosbert" not in path.parts} == {Path(target)}
+
+
+def test_decomposed_hangul_is_counted() -> None:
+    texts = ["한국어", unicodedata.normalize("NFD", "한국어"), "abc", "ㅋㅋ", None]
+    assert decomposed(pa.array(texts, pa.large_string())) == 1

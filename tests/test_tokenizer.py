@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +97,12 @@ def test_a_broken_tokenizer_is_named(tiny_model: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot load the tokenizer"):
         Tokenizer.load(read_spec(folder))
+
+
+def test_a_tokenizer_that_composes_jamo_needs_no_notice(tiny_model: Path) -> None:
+    spec = read_spec(tiny_model)
+    plain = Tokenizer.load(spec)
+    assert not plain.composes
+    rust = json.loads(plain.state)
+    rust["normalizer"] = {"type": "NFC"}
+    assert replace(plain, state=json.dumps(rust)).composes

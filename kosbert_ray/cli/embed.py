@@ -76,7 +76,7 @@ def config_of(arguments: argparse.Namespace) -> JobConfig:
     from kosbert_ray.job.versions import successor
 
     defaults = successor(arguments.into, config.storage.options())
-    if config.model != type(config.model)():  # another model has another prompt and length, too
+    if {"name", "revision"} & config.model.model_fields_set:  # another model has another prompt and length, too
         del defaults["model"]
     return load_config(arguments.config, arguments.set, given(arguments, NAMES), defaults)
 
@@ -110,7 +110,7 @@ def _run(arguments: argparse.Namespace) -> int:
             "tokens were cut off. Set long_text=chunk or long_text=mean to embed all of each text"
         )
     if summary.removed:
-        say(f"{summary.removed:,} shards of changed inputs were replaced")
+        say(f"{summary.removed:,} shards of changed or removed inputs were deleted")
     rejected = f", {totals.rejected:,} rows rejected (see _kosbert/rejected)" if totals.rejected else ""
     of = f" ({totals.input_rows - totals.rejected:,} texts)" if summary.chunked else ""
     word = "done" if summary.complete else "not complete"

@@ -103,6 +103,7 @@ def inspect(
     for name, error in errors.items():
         errors[name] = _with_folder(error, name, looks)
 
+    _require_text(corpus, wanted, looks)
     partitions = _partitions(corpus, keep, looks)
     held = [name for name in keep if name not in partitions]
     seen, misfits = _settle(corpus, wanted, looks, held, types, settled)
@@ -180,6 +181,20 @@ def _with_folder(error: KosbertError, name: str, looks: Sequence[Look]) -> Kosbe
     return type(error)(
         f"{error}; files in {other}/ have it, so {folder or '.'}/ may hold other data: name one folder as the input"
     )
+
+
+def _require_text(corpus: Corpus, wanted: Wanted, looks: Sequence[Look]) -> None:
+    """Raises InputError if no file has a column of the text: a misspelt one would be empty in every row."""
+    full = [item for item in looks if item.names and not item.empty]
+    for name in wanted.text.columns:
+        if not full or not all(name in item.absent for item in full):
+            continue
+        if any(look_later(corpus.storage, item.file, wanted, [name]) for item in full[:LATE_FILES]):
+            continue
+        try:
+            require([name], lambda _: False, full[0].names, "input.text")
+        except InputError as error:
+            raise InputError(f"{corpus.storage.url(full[0].file.name)}: {error}") from error
 
 
 # -- settling ------------------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class Look:
         types: what was seen of the columns to keep; those that it lacks are not there.
         notices: what the user should know of it, without its address.
         empty: whether it is known to have no rows, so that the types of its columns mean little.
+        absent: columns of the text that none of the rows looked at has; in JSON lines a later row may.
     """
 
     file: InputFile
@@ -57,6 +58,7 @@ class Look:
     types: Mapping[str, Seen] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     empty: bool = False
+    absent: tuple[str, ...] = ()
 
 
 def look(storage: Storage, file: InputFile, wanted: Wanted, end: bytes | None = None) -> Look:
@@ -246,7 +248,7 @@ def _look_csv(storage: Storage, file: InputFile, wanted: Wanted, _end: bytes | N
     except InputError as error:
         if notices:
             raise InputError(f"{_named(present)}; {notices[0]}") from error
-        raise
+        raise InputError(f"{error}{_header_hint(present, layout.in_file)}") from error
     quoted = sum(line.count(b'""') > 0 and (b'\t"' in line or line.startswith(b'"')) for line in lines)
     if file.format == "tsv" and wanted.options.quoting is None and quoted:
         notices.append(
@@ -257,6 +259,15 @@ def _look_csv(storage: Storage, file: InputFile, wanted: Wanted, _end: bytes | N
         notices.append("its header line is repeated between the rows; the repetitions are not embedded")
     types = {name: Seen(pa.string(), loose=True) for name in wanted.keep if own_name(name, present) is not None}
     return Look(file, present, types, tuple(notices))
+
+
+def _header_hint(present: Sequence[str], in_file: bool) -> str:
+    """What may be wrong with a header that lacks the column asked for."""
+    if len(present) == 1:
+        for delimiter in (";", "\t", "|", ","):
+            if delimiter in present[0]:
+                return f"; if its values are separated by {delimiter!r}, set input.delimiter"
+    return "; if it has no header line, name its columns with input.columns" if in_file else ""
 
 
 def check_csv_names(present: Sequence[str], needed: Iterable[str]) -> None:
@@ -297,7 +308,8 @@ def _look_jsonl(storage: Storage, file: InputFile, wanted: Wanted, _end: bytes |
                 f"column {name!r} is a JSON list, not a string; make one string of it in a column of its own "
                 "and name that with input.text"
             )
-    return Look(file, names, types, _encoding_notices(lines, wanted.options))
+    absent = tuple(name for name in texts if objects and all(pick(item, name) is MISSING for item in objects))
+    return Look(file, names, types, _encoding_notices(lines, wanted.options), absent=absent)
 
 
 def json_type(values: Sequence[Any]) -> Seen:

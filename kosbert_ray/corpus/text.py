@@ -16,6 +16,9 @@ from kosbert_ray.corpus.types import is_binary, is_string, plain
 from kosbert_ray.errors import UsageError
 
 Normalization = Literal["html", "nfc", "whitespace"]
+CONJOINING = "[\u1100-\u1112][\u1161-\u1175]"  # a leading consonant and a vowel: the start of a syllable
+MANY_DECOMPOSED = 0.01  # of the texts
+DECOMPOSED_NOTICE = "texts hold decomposed Hangul (NFD), which few models know: set input.normalize=nfc"
 WHITE_SPACE = r"[\s\p{Z}\x85]+"
 IN_TEMPLATES = (
     pa.types.is_integer,
@@ -140,6 +143,11 @@ def broken_bytes(columns: Mapping[str, pa.Array], reasons: pa.Array) -> pa.Array
             bad = pc.and_(pc.is_valid(column), pc.is_null(_strings(column)))
             reasons = pc.coalesce(reasons, pc.if_else(bad, f"column {name!r} is not UTF-8", pa.scalar(None, pa.string())))
     return reasons
+
+
+def decomposed(texts: pa.Array | pa.ChunkedArray) -> int:
+    """How many texts hold Hangul in conjoining jamo (NFD, as Macs write names), which few models know."""
+    return int(pc.sum(pc.match_substring_regex(texts, CONJOINING)).as_py() or 0)
 
 
 def require_strings(source: RowText, types: Sequence[tuple[str, pa.DataType]]) -> str | None:

@@ -6,6 +6,7 @@ driver, and what comes of it, the Rust tokenizer as JSON, is all that the tokeni
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from kosbert_ray.encoder.packing import Tokens
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
 
+COMPOSED = "한국어 문장"
 UINT16_VOCABULARY = 2**16
 SAMPLE = "안녕하세요"
 MANY_UNKNOWN = 0.1  # of the tokens; real Korean text is at 0.01 and below
@@ -163,6 +165,13 @@ class Tokenizer:
                 ids[end : end + length] = item.ids
             end += length
         return Tokens(ids, lengths, encoded.indices.to_numpy().astype(np.int32), np.array(dropped, np.int32), failed)
+
+    @cached_property
+    def composes(self) -> bool:
+        """Whether it takes Hangul in conjoining jamo (NFD) for the syllables that they form."""
+        both = self([COMPOSED, unicodedata.normalize("NFD", COMPOSED)])
+        ids = np.split(both.ids, np.cumsum(both.lengths)[:-1])
+        return len(ids) == 2 and np.array_equal(ids[0], ids[1])
 
     def unknown(self, tokens: Tokens, texts: npt.NDArray[np.bool_] | None = None) -> int:
         """Counts unknown tokens in all distinct texts, or in those chosen by ``texts``, bool ``[u]``."""

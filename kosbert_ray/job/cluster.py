@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,7 @@ from kosbert_ray.job.config import EncoderConfig, RayConfig
 LOCAL_TASK_CORES = 2
 NODE_SPARE_CORES = 1
 CONNECT_SECONDS = 10.0
+LOCAL_STARTS = 3
 VERSION_LINES = 8  # of Ray's message on a version mismatch
 LOG_LEVELS = {"ray": logging.ERROR, "ray.data": logging.CRITICAL}
 ENCODERS_PER_NODE = 8
@@ -105,7 +107,7 @@ def _start(address: str, config: RayConfig) -> None:
         # Ray writes some of its troubles to standard output, which is for results.
         with contextlib.redirect_stdout(sys.stderr):
             if _local:
-                ray.init("local", num_cpus=usable_cores() + LOCAL_TASK_CORES, include_dashboard=False, **options)
+                _start_local(options)
             else:
                 ray.init(address, **options)
     except SystemExit:  # Ray's handler of SIGTERM, which it puts in place early, exits without a word
@@ -117,6 +119,18 @@ def _start(address: str, config: RayConfig) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _start_local(options: dict[str, Any]) -> None:
+    """Starts a Ray of this process's own; on a busy machine its first try may run out of time."""
+    for left in reversed(range(LOCAL_STARTS)):
+        try:
+            ray.init("local", num_cpus=usable_cores() + LOCAL_TASK_CORES, include_dashboard=False, **options)
+            return
+        except Exception as error:
+            if not left or "timed out" not in str(error):
+                raise
+            ray.shutdown()
 
 
 def _reason(error: Exception) -> str:
@@ -252,7 +266,8 @@ def data_settings() -> Iterator[None]:
     context.execution_options.preserve_order = False
     DataContext._set_current(context)
     try:
-        with _quiet_logs():
+        with _quiet_logs(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"ray\.data")
             yield
     finally:
         DataContext._set_current(before)

@@ -16,7 +16,7 @@ from kosbert_ray import __version__
 from kosbert_ray.encoder.options import Device, usable_cores
 from kosbert_ray.encoder.source import cache_folder
 from kosbert_ray.encoder.tokenizer import unknown_notice
-from kosbert_ray.errors import KosbertError, described
+from kosbert_ray.errors import InputError, KosbertError, described
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.lifecycle import preview
 from kosbert_ray.job.resolve import encoder_options, model_ask, open_corpus, open_output
@@ -115,6 +115,8 @@ def _job(config: JobConfig) -> str:
     """What ``--dry-run`` says; an output of another job, or one inside the input, is found here."""
     said: list[str] = []
     found = preview(config, lambda line, **_: said.append(line))
+    if found.failed:
+        raise InputError(f"{found.failed[0]} ({len(found.failed):,} files would fail)")
     return "; ".join([*found.lines()[1:3], *said])
 
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from kosbert_ray.corpus.plan import Fragment, Slice
 from kosbert_ray.corpus.rows import REASON, TEXT
 from kosbert_ray.corpus.sample import Stratum, sampled_slices, strata
+from kosbert_ray.corpus.text import DECOMPOSED_NOTICE, MANY_DECOMPOSED, decomposed
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
@@ -182,8 +183,14 @@ def estimate(config: JobConfig) -> Estimate:
             continue
         whole.add(sums, part.size / size)
         slices += _slices_of(part, numbers, config)
+    hold = 0 if tokenizer.composes else sum(decomposed(part) for part in texts)
+    nfd = DECOMPOSED_NOTICE if hold > MANY_DECOMPOSED * max(1, sum(map(len, texts))) else None
     unknown = unknown_notice(round(whole.values["unknown"]), round(whole.values["encoded_tokens"]))
     rows = whole.values["rows"]
+    lost = sum(whole.rejected.values())
+    limit = None
+    if lost > config.rejected_allowed(rows + lost):
+        limit = f"about {lost:,.0f} rows would be rejected, more than max_rejected={config.max_rejected:g} allows"
     formats = embedding_formats(config, spec)
     vectors = _some_vectors(spec, tokenizer, config, texts)
     output_rows = whole.values["output_rows"]
@@ -212,7 +219,7 @@ def estimate(config: JobConfig) -> Estimate:
         gets=len(corpus.files) + len(fragments) * GETS_OF_A_FRAGMENT + slices * GETS_OF_A_SLICE,
         looked_at=looked_at,
         unread=tuple(unread),
-        notices=(*corpus.notices, *filter(None, [corpus.ignored_line(), unknown])),
+        notices=(*corpus.notices, *filter(None, [corpus.ignored_line(), unknown, nfd, limit])),
     )
 
 

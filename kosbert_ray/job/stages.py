@@ -25,6 +25,7 @@ import ray
 from kosbert_ray.corpus.plan import Fragment, Limits, Slice
 from kosbert_ray.corpus.rows import POSITION, REASON, TEXT
 from kosbert_ray.corpus.slices import FragmentReader
+from kosbert_ray.corpus.text import DECOMPOSED_NOTICE, MANY_DECOMPOSED, decomposed
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.packing import Tokens, take_rows
@@ -292,6 +293,7 @@ def tokenize(
             "distinct": int(to_encode.sum()) - len(tokens.failed),
             "tokens": int(replace(tokens, rows=rows).row_lengths().sum()),
             "encoded_tokens": int(tokens.lengths[to_encode].sum()),
+            "decomposed": not _tokenizer(tokenizer).composes and decomposed(good) > MANY_DECOMPOSED * max(1, len(good)),
             "unknown_tokens": _tokenizer(tokenizer).unknown(tokens, to_encode),
             "split": found.split,
             "truncated": int((tokens.dropped[rows] > 0).sum()),
@@ -367,7 +369,7 @@ class EncodeSlices:
             "precision": self.encoder.precision,
             "attention": self.encoder.attention,
             "device": self.encoder.device,
-            "notices": self.encoder.notices,
+            "notices": [*self.encoder.notices, *([DECOMPOSED_NOTICE] if notes.pop("decomposed", False) else [])],
             "node": self.node,
             "batches": encoded.batches,
             "computed_tokens": encoded.computed_tokens,

@@ -46,6 +46,7 @@ ADVICE = {
     "broken": "delete the broken files and run the same embed command again",
     "stale": "run the same embed command again, which replaces shards of changed files",
     "foreign": "move files that are not this job's out of the folder",
+    "unreadable": "fix or remove the input files that cannot be read, and run the same embed command again",
     "input": "check that --input is what this output was made of",
 }
 
@@ -234,7 +235,7 @@ def _against_input(
     where = reading.reader.storage.address
     if files and not files & reading.files:
         return [Problem("input", f"{where}: none of the {len(files):,} files of this output is in it ({min(files)}, …)")], 0
-    problems = [Problem("input", reason) for reason in reading.failed]
+    problems = [Problem("unreadable", reason) for reason in reading.failed]
     planned = {fragment.id for fragment in reading.fragments}
     gone = set()
     for receipt in held.all():

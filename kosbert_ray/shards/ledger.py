@@ -474,9 +474,9 @@ class Ledger:
     # -- when it is done -------------------------------------------------------------------------------------------
 
     def remove(self, receipts: Iterable[Receipt]) -> None:
-        """Deletes shards whose input has changed, with their rejected rows."""
+        """Deletes shards whose input has changed, with their rejected rows and their cluster labels."""
         names = [receipt.shard for receipt in receipts if receipt.shard]
-        self.storage.delete([*names, *(f"{REJECTED_FOLDER}/{name}" for name in names)])
+        self.storage.delete([f"{folder}{name}" for name in names for folder in ("", f"{REJECTED_FOLDER}/", "_clusters/")])
 
     def finish(self, receipts: list[Receipt], totals: Mapping[str, Any]) -> None:
         """Writes the manifest of the complete output, then _SUCCESS with the totals and the manifest's name."""

@@ -39,8 +39,9 @@ def storage_errors(address: str) -> Iterator[None]:
         what = "bucket" if is_bucket_missing(error) else "file or folder"
         raise StorageError(f"{address}: no such {what}") from error
     except PermissionError as error:
-        hint = HINT_REMOTE if is_url(address) else "check the rights"
-        raise StorageError(f"{address}: permission denied ({first_line(error)}); {hint}") from error
+        hint = HINT_REMOTE if is_url(address) else "check the rights of the file and of the folders above it"
+        reason = first_line(error) if is_url(address) else error.strerror or first_line(error)
+        raise StorageError(f"{address}: permission denied ({reason}); {hint}") from error
     except OSError as error:
         hint = "; free some space and run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise StorageError(f"{address}: {error.strerror or first_line(error)}{hint}") from error
