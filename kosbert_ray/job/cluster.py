@@ -86,7 +86,8 @@ def joined(config: RayConfig) -> Iterator[None]:
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     _require_listener(address)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_environment(RAY_USAGE_STATS_ENABLED=os.environ.get("RAY_USAGE_STATS_ENABLED", "0")))
+        stack.enter_context(_rays_environment())
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         stack.enter_context(_quiet_logs())
         _local = address == "local"
         stack.callback(_forget)
@@ -155,17 +156,19 @@ def _forget() -> None:
 
 
 @contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def _rays_environment() -> Iterator[None]:
+    """Restores the variables that Ray sets in the process that starts it."""
+
+    def rays() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name.startswith("RAY_") or name == "PYTHONBREAKPOINT"}
+
+    before = rays()
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in rays().keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
