@@ -164,3 +164,12 @@ def test_a_manifest_of_another_output_is_written_again(pinned: Path, capsys: pyt
     assert main(["ls", "whole"]) == 0
     assert capsys.readouterr().out.split() == sorted(before)
     assert main(["verify", "whole"]) == 0
+
+
+def test_the_next_output_keeps_the_model_unless_another_is_named(
+    pinned: Path, capsys: pytest.CaptureFixture[str], told: Callable[..., str]
+) -> None:
+    assert main(["promote", "./whole"]) == 0
+    assert main(["embed", "--into", "./v2", "--set", "model.truncate_dim=64", "--dry-run"]) == 0
+    assert "to embed: 2 new files" in capsys.readouterr().out
+    assert "no such model folder" in told("embed", "--into", "./v2", "--model", "./nothing", "--dry-run", code=1)
