@@ -73,7 +73,7 @@ class Totals:
         parts = [f"{self.split:,} long texts in chunks"] if self.split else []
         if self.truncated:
             share = self.truncated / max(1, self.rows)
-            parts.append(f"{self.truncated:,} rows ({share:.1%}) truncated by {self.dropped_tokens:,} tokens")
+            parts.append(f"{self.truncated:,} rows truncated by {self.dropped_tokens:,} tokens ({share:.1%} of the rows)")
         return ", ".join(parts)
 
 
