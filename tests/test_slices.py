@@ -62,3 +62,16 @@ def test_a_broken_file_that_did_not_change_is_broken(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="broken or cut-short gzip data") as raised:
         list(slices)
     assert not isinstance(raised.value, InputChanged)
+
+
+def test_slices_of_one_block_share_its_bytes(tmp_path: Path) -> None:
+    """Progress counts bytes: the first slices of a small file are not all of it."""
+    rows = "".join(f"{number},한국어 문장 {number}\n" for number in range(900))
+    (tmp_path / "a.csv").write_text("id,text\n" + rows, "utf-8")
+    corpus, columns = inspect(list_corpus(str(tmp_path)), "text", ["id"], LineOptions())
+    limits = Limits(100)
+    reader = FragmentReader(corpus.storage, columns, LineOptions(), limits)
+    (fragment,) = plan(corpus.files, limits)
+    sizes = [piece.input_bytes for piece, _ in reader.slices(fragment)]
+    assert sum(sizes) == corpus.size
+    assert max(sizes) < 2 * min(sizes)

@@ -212,9 +212,13 @@ def _csv_rows(
     def feed() -> Iterator[str]:
         nonlocal read, held
         for block in blocks:
-            read += block.read
             start = layout.start if block.unit == "byte" else layout.start_line
+            # Each line is given its part of what was fetched: a block may hold the rows of many slices.
+            size, seen, given = sum(len(line) + 1 for line in block.lines), 0, 0
             for position, line in _numbered(block):
+                seen += len(line) + 1
+                share = block.read * seen // size
+                read, given = read + share - given, share
                 if position < start:
                     continue
                 content, reason = decode(line, options)
@@ -227,6 +231,7 @@ def _csv_rows(
                 positions.append(position)
                 held += len(content)
                 yield _hide_returns(content) + "\n"
+            read += block.read - given
 
     reader = _csv_reader(feed(), file, options, layout.delimiter)
     names = list(layout.names)
