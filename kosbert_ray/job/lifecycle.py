@@ -20,7 +20,7 @@ from kosbert_ray import __version__
 from kosbert_ray.corpus.plan import Fragment
 from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.encoder.prepare import PreparedModel
-from kosbert_ray.encoder.spec import ModelSpec, sha256
+from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import (
     FingerprintMismatch,
@@ -315,13 +315,13 @@ class _Run:
     def preview(self) -> Preview:
         """What :meth:`run` would do; nothing is written."""
         self.ledger = Ledger(open_output(self.config))
-        self.weights = sha256(self.spec.folder, self.spec.weight_files)
+        self.model = self._prepare(copy=False)
+        self.weights = self.model.digests.weights
         self.committed = Committed()
         if self.job or "int8" not in self.config.output.dtype:  # int8's ranges are not measured here
             self.ranges = self._stored_ranges()
             fingerprint = self._fingerprint()
-            same = self._same_weights(fingerprint, model_ask(self.config).prepare()) if self.job else ()
-            digest = self.ledger.join(fingerprint, same)
+            digest = self.ledger.join(fingerprint, self._same_weights(fingerprint, self.model))
             if digest:
                 self.digest = digest
                 self._look_at_output()

@@ -19,6 +19,7 @@ from kosbert_ray.corpus.slices import FragmentReader
 from kosbert_ray.errors import KosbertError, UsageError
 from kosbert_ray.job.config import JobConfig
 from kosbert_ray.job.identity import FileHashes
+from kosbert_ray.job.progress import Totals
 from kosbert_ray.job.resample import Reading, resample
 from kosbert_ray.job.resolve import (
     fragment_reader,
@@ -125,8 +126,8 @@ def verify(config: JobConfig, sample: int, say: Say, seed: int = 0) -> Verificat
     named = {receipt.shard: receipt for receipt in manifest or [] if receipt.shard}
     receipts |= named
     unlisted = [name for name in named if name not in shards]
-    lost_shards = output.missing(unlisted)
-    shards |= {name: named[name].output_bytes for name in unlisted if name not in {*lost_shards}}
+    lost_shards = dict.fromkeys(output.missing(unlisted))
+    shards |= {name: named[name].output_bytes for name in unlisted if name not in lost_shards}
     problems += [
         Problem("broken", f"{name}: missing, with {named[name].rows:,} rows of {named[name].file}") for name in lost_shards
     ]
@@ -246,17 +247,17 @@ def _against_input(
             gone.add(receipt.file)
     if gone:
         say(f"{len(gone):,} files are gone from the input (the first: {min(gone)}); their shards were not compared")
-    older = [item for item in reading.fragments if held.complete(item.id) and not is_current(item.cut)]
+    older: list[Fragment] = []
+    counted: list[Fragment] = []
+    for item in reading.fragments:
+        (older if held.complete(item.id) and not is_current(item.cut) else counted).append(item)
     if older:
         names = sorted({item.file.name for item in older})
         say(
             f"{len(names):,} files were read by an earlier version (the first: {names[0]}); their slices are complete and "
             "are not cut again"
         )
-    rows = sum(
-        receipt.input_rows or receipt.rows + receipt.rejected for receipt in held.receipts(item.id for item in older)
-    )
-    counted = [item for item in reading.fragments if item not in set(older)]
+    rows = Totals.of(held.receipts(item.id for item in older)).input_rows
     counts = workers.map(lambda fragment: _count(reading.reader, fragment, fingerprint), counted)
     for fragment, count in zip(counted, counts, strict=True):
         if isinstance(count, str):
