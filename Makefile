@@ -29,7 +29,7 @@ test-slow: $(VENV)/.installed
 
 # All competitors, in environments of their own under bench-out/: the better part of an hour. BENCH="--data FOLDER" names other texts.
 bench: $(VENV)/.installed
-	$(BIN)/python jobs/benchmark.py $(BENCH)
+	$(BIN)/python jobs/benchmark/benchmark.py $(BENCH)
 
 # mitmproxy pins what we do not: it has an environment of its own.
 $(MITMPROXY)/.installed:

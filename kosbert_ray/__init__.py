@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kosbert_ray._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from os import PathLike
 
-    from kosbert_ray.job.lifecycle import Summary
-
-__version__ = "0.1.0"
+    from kosbert_ray.run.lifecycle import Summary
 
 
 def embed(
@@ -34,8 +34,8 @@ def embed(
     """
     # Imported late: the package itself is to load at once.
     from kosbert_ray.cli.common import say, speaking
-    from kosbert_ray.job.config import load_config
-    from kosbert_ray.job.lifecycle import embed as run
+    from kosbert_ray.config import load_config
+    from kosbert_ray.run.lifecycle import embed as run
 
     given = {"input.path": input, "output.path": output} | ({"model.name": model} if model else {})
     config = load_config(options, [], given)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kosbert_ray.config import load_config
 from kosbert_ray.errors import UsageError
-from kosbert_ray.job.config import load_config
 
 FOLDER = Path(__file__).parent.parent / "configs"
 # The others are recipes (test_train) and clusters (test_deployment).

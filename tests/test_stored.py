@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from kosbert_ray.config import load_config
+from kosbert_ray.deploy.ray_jobs import JOB_FILE, ClusterJob
 from kosbert_ray.errors import InputError, UsageError
-from kosbert_ray.job.config import load_config
-from kosbert_ray.job.stored import resumed, schema_entry, settled_types, stored_config, taken
-from kosbert_ray.job.submission import JOB_FILE, ClusterJob
 from kosbert_ray.storage import Storage
+from kosbert_ray.stored import resumed, schema_entry, settled_types, stored_config, taken
 
 
 def job(settings: list[str], **fingerprint: object) -> dict:

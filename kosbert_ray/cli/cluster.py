@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path"})
-    from kosbert_ray.job.clustering import cluster
+    from kosbert_ray.outputs.clusters import cluster
 
     found = cluster(config, arguments.clusters, arguments.threshold, arguments.text, arguments.seed, say)
     for one in found.clusters[:SHOWN]:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from kosbert_ray.job.config import JobConfig
+    from kosbert_ray.config import JobConfig
 
 EXIT_INTERRUPTED = 130
 CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
@@ -114,7 +114,7 @@ def add_config(parser: argparse.ArgumentParser, what: str = "a job file in YAML"
 
 def job_config(arguments: argparse.Namespace, names: dict[str, str]) -> JobConfig:
     """The job that the command line says; ``names`` gives the dotted name of each of its own options."""
-    from kosbert_ray.job.config import load_config
+    from kosbert_ray.config import load_config
 
     return load_config(arguments.config, arguments.set, given(arguments, names))
 

@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {})
-    from kosbert_ray.job.diff import diff
+    from kosbert_ray.outputs.diff import diff
 
     found = diff(config, arguments.first, arguments.second, arguments.sample, arguments.neighbours)
     if arguments.json:

@@ -26,7 +26,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = embed.config_of(arguments)
     if arguments.address:
         return submit.follow(arguments.address, config, ("doctor",))
-    from kosbert_ray.job.doctor import examine
+    from kosbert_ray.planning.doctor import examine
 
     well = True
     for finding in examine(config):

@@ -11,7 +11,7 @@ from kosbert_ray.cli.common import Commands, add_config, given, job_config, say,
 from kosbert_ray.errors import UsageError
 
 if TYPE_CHECKING:
-    from kosbert_ray.job.config import JobConfig
+    from kosbert_ray.config import JobConfig
 
 EXIT_REJECTED = 3
 WARN_TRUNCATED = 0.01  # of the rows
@@ -66,14 +66,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def config_of(arguments: argparse.Namespace) -> JobConfig:
     """The job that those options say; raises UsageError also if ``--into`` finds no job to take over."""
-    from kosbert_ray.job.config import load_config
+    from kosbert_ray.config import load_config
 
     config = job_config(arguments, NAMES)
     if not arguments.into:
         return config
     if arguments.output:
         raise UsageError("--into: says where the output goes; leave OUTPUT out")
-    from kosbert_ray.job.versions import successor
+    from kosbert_ray.outputs.versions import successor
 
     defaults = successor(arguments.into, config.storage.options())
     if {"name", "revision"} & config.model.model_fields_set:  # another model has another prompt and length, too
@@ -84,8 +84,8 @@ def config_of(arguments: argparse.Namespace) -> JobConfig:
 def _run(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
     speak(config.log_format)
-    from kosbert_ray.job.lifecycle import embed, preview
-    from kosbert_ray.job.progress import duration
+    from kosbert_ray.run.lifecycle import embed, preview
+    from kosbert_ray.units import duration
 
     if arguments.dry_run:
         for line in preview(config, say).lines():

@@ -36,7 +36,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"model": "model.name"})
     from kosbert_ray.evaluation.evaluate import evaluate, require_quality, require_small_drop, table, types_of
     from kosbert_ray.evaluation.sts import read_sts
-    from kosbert_ray.job.resolve import encoder_options, model_source, spec_options
+    from kosbert_ray.job import encoder_options, model_source, spec_options
 
     data = [read_sts(path, config.storage.options()) for path in arguments.data]
     types = types_of(arguments.types)

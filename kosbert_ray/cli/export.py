@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path"})
-    from kosbert_ray.job.export import export
+    from kosbert_ray.outputs.export import export
 
     done = export(config, arguments.folder, arguments.format, arguments.column, say)
     print(f"exported: {done.rows:,} rows to {done.address}" + (f", {done.kept:,} files were there" if done.kept else ""))

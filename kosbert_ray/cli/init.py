@@ -49,8 +49,8 @@ def _run(arguments: argparse.Namespace) -> int:
             if dotted not in values:
                 answer = input(f"{question} [{default}] ").strip()
                 values[dotted] = answer or default
-    from kosbert_ray.job.config import load_config
-    from kosbert_ray.job.options import job_file
+    from kosbert_ray.config import load_config
+    from kosbert_ray.job_file import job_file
 
     config = load_config(None, (), {dotted: value for dotted, value in values.items() if value})
     settled: dict[str, Any] = {}

@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path"})
-    from kosbert_ray.job.runs import runs, since
+    from kosbert_ray.outputs.history import runs, since
 
     if arguments.runs:
         rows = [

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from kosbert_ray import __version__
+from kosbert_ray._version import __version__
 from kosbert_ray.cli import (
     cluster,
     completion,

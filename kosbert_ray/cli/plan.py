@@ -12,9 +12,9 @@ from kosbert_ray.cli.common import Commands, say
 from kosbert_ray.errors import UsageError
 
 if TYPE_CHECKING:
-    from kosbert_ray.job.config import JobConfig, ProfileConfig
-    from kosbert_ray.job.estimate import Estimate
-    from kosbert_ray.job.preview import Preview
+    from kosbert_ray.config import JobConfig, ProfileConfig
+    from kosbert_ray.planning.estimate import Estimate
+    from kosbert_ray.run.dry_run import Preview
 
 BAR = 40
 SHOWN_REASONS = 5
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
 
 def _calibrate(arguments: argparse.Namespace) -> int:
     config = embed.config_of(arguments)
-    from kosbert_ray.job.speed import measure
+    from kosbert_ray.planning.speed import measure
 
     speed = measure(config)
     print(f"{speed.tokens_per_second:,.0f} tokens/s ({speed.engine} {speed.precision} on {speed.device})")
@@ -54,11 +54,11 @@ def _plan(arguments: argparse.Namespace) -> int:
     config = embed.config_of(arguments)
     if not config.input.path:
         raise UsageError("input.path: say where (kosbert-ray plan INPUT [OUTPUT], or input.path in the job file)")
-    from kosbert_ray.job.config import ProfileConfig
-    from kosbert_ray.job.estimate import estimate
-    from kosbert_ray.job.lifecycle import preview, settings_of
-    from kosbert_ray.job.resolve import model_ask
-    from kosbert_ray.job.speed import remembered
+    from kosbert_ray.config import ProfileConfig
+    from kosbert_ray.job import model_ask
+    from kosbert_ray.planning.estimate import estimate
+    from kosbert_ray.planning.speed import remembered
+    from kosbert_ray.run.lifecycle import preview, settings_of
 
     done = preview(config, say) if config.output.path else None
     if done:
@@ -84,7 +84,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: dict[str, ProfileConfig]) -> list[str]:
     """The estimate for a person."""
-    from kosbert_ray.job.progress import duration
+    from kosbert_ray.units import duration
 
     rows = max(found.rows, 1e-9)
     all_rows = rows + sum(found.rejected.values())

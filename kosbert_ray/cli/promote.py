@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path"})
-    from kosbert_ray.job.versions import promote, split
+    from kosbert_ray.outputs.versions import promote, split
 
     folder, before = promote(config)
     name = split(config.output.path)[1]

@@ -30,8 +30,8 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path"})
-    from kosbert_ray.job.report import report
-    from kosbert_ray.report.page import write
+    from kosbert_ray.outputs.report.data import report
+    from kosbert_ray.outputs.report.page import write
 
     found = report(config, arguments.sample, arguments.color, arguments.text, arguments.evaluation, say)
     try:

@@ -12,7 +12,7 @@ from kosbert_ray.cli.common import Commands, add_config, job_config, say
 from kosbert_ray.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from kosbert_ray.job.search import Hit
+    from kosbert_ray.outputs.search import Hit
 
 
 def add(commands: Commands) -> None:
@@ -41,7 +41,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UsageError("QUERY: say what to look for, or --queries FILE")
     if arguments.format == "parquet" and not arguments.to:
         raise UsageError("--to: say which file the Parquet goes to")
-    from kosbert_ray.job.search import search
+    from kosbert_ray.outputs.search import search
 
     hits = search(config, queries, arguments.top_k, arguments.similarity, say)
     if arguments.format == "parquet":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kosbert_ray.cli.common import Commands, add_config, job_config
 
 if TYPE_CHECKING:
-    from kosbert_ray.job.status import Status
+    from kosbert_ray.outputs.status import Status
 
 
 def add(commands: Commands) -> None:
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path"})
-    from kosbert_ray.job.status import status
+    from kosbert_ray.outputs.status import status
 
     found = status(config)
     if arguments.json:
@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _lines(found: Status) -> list[str]:
-    from kosbert_ray.job.progress import duration
+    from kosbert_ray.units import duration
 
     totals = found.totals
     share = "" if found.share is None else f", {found.share:.1%} of the input"

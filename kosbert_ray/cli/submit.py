@@ -13,8 +13,8 @@ from kosbert_ray.cli import embed
 from kosbert_ray.cli.common import EXIT_INTERRUPTED, Commands, say
 
 if TYPE_CHECKING:
-    from kosbert_ray.job.config import JobConfig
-    from kosbert_ray.job.submission import Submissions
+    from kosbert_ray.config import JobConfig
+    from kosbert_ray.deploy.ray_jobs import Submissions
 
 
 def add(commands: Commands) -> None:
@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = embed.config_of(arguments)
-    from kosbert_ray.job.submission import ClusterJob, Submissions, described, exit_code_of
+    from kosbert_ray.deploy.ray_jobs import ClusterJob, Submissions, described, exit_code_of
 
     job = ClusterJob.of(config)
     submissions = Submissions(arguments.address)
@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def follow(address: str, config: JobConfig, command: Sequence[str]) -> int:
     """Runs a command of kosbert-ray on a cluster, prints what it prints, and gives its exit code."""
-    from kosbert_ray.job.submission import ClusterJob, Submissions, exit_code_of
+    from kosbert_ray.deploy.ray_jobs import ClusterJob, Submissions, exit_code_of
 
     submissions = Submissions(address)
     submission, _ = submissions.submit(ClusterJob.of(config, command), say, send_package=True)

@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path", "input": "input.path"})
-    from kosbert_ray.job.verify import verify
+    from kosbert_ray.outputs.verify import verify
 
     found = verify(config, arguments.sample, say, arguments.seed)
     for problem in found.problems[:SHOWN_PROBLEMS]:

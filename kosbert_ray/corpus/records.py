@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from kosbert_ray.corpus.lines import MAX_LINE_BYTES, LineOptions, Lines, first_lines
 from kosbert_ray.corpus.listing import InputFile
-from kosbert_ray.corpus.rows import Row, rows_from_values
+from kosbert_ray.corpus.row_table import Row, rows_from_values
 from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputError
 from kosbert_ray.storage import Storage

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from kosbert_ray.corpus.fragments import Fragment, Limits, limits_of, plan
 from kosbert_ray.corpus.listing import InputFile
-from kosbert_ray.corpus.plan import Fragment, Limits, limits_of, plan
 
 FIRST_CUT = ""  # 0.1.0's
 
@@ -28,7 +28,7 @@ def replan(
     Args:
         files: the corpus.
         limits: for files that are not begun.
-        newlines_in_values: as in :func:`~kosbert_ray.corpus.plan.plan`.
+        newlines_in_values: as in :func:`~kosbert_ray.corpus.fragments.plan`.
         first_limits: those of 0.1.0's cut, which does not name them.
         begun: by name and version of a file, the cuts of its committed slices.
         is_whole: whether all slices of a fragment, by its id, are committed.

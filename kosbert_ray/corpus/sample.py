@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from kosbert_ray.corpus.plan import Fragment, Slice
-from kosbert_ray.corpus.slices import FragmentReader
+from kosbert_ray.corpus.fragments import Fragment, Slice
+from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.errors import InputError, StorageError
 
 Kind = tuple[str, str]  # of files: format and compression, which go together with how a file's size tells of its rows

@@ -8,7 +8,7 @@ ids) → ``packing`` (token ids to batches without padding) → ``attention`` an
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kosbert_ray.encoder.model import Encoder
+    from kosbert_ray.encoder.encoder import Encoder
 
 __all__ = ["Encoder"]
 
@@ -16,7 +16,7 @@ __all__ = ["Encoder"]
 def __getattr__(name: str) -> Any:
     """Imports torch when the encoder is asked for, and not before."""
     if name == "Encoder":
-        from kosbert_ray.encoder.model import Encoder
+        from kosbert_ray.encoder.encoder import Encoder
 
         return Encoder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

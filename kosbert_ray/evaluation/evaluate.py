@@ -9,13 +9,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from kosbert_ray.encoder.model import Encoder
+from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.source import ModelSource
 from kosbert_ray.encoder.spec import SpecOptions
 from kosbert_ray.errors import QualityLost, UsageError
 from kosbert_ray.evaluation.sts import MEASURES, SentencePairs, correlations
-from kosbert_ray.shards.quantize import VECTOR_TYPES, VectorType, quantize, ranges_of, truncate
+from kosbert_ray.shards.vector_types import VECTOR_TYPES, VectorType, quantize, ranges_of, truncate
 
 Figures = dict[str, tuple[float, float]]
 

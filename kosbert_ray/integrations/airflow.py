@@ -16,10 +16,10 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferralTimeout
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from kosbert_ray.config import JobConfig, load_config
+from kosbert_ray.deploy.ray_jobs import ClusterJob, Submissions, described, exit_code_of
 from kosbert_ray.errors import KosbertError, UsageError
-from kosbert_ray.job.config import JobConfig, load_config
-from kosbert_ray.job.resolve import open_output
-from kosbert_ray.job.submission import ClusterJob, Submissions, described, exit_code_of
+from kosbert_ray.job import open_output
 from kosbert_ray.shards.ledger import Ledger
 
 if TYPE_CHECKING:

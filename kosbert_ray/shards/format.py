@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kosbert_ray.errors import UsageError
-from kosbert_ray.shards.quantize import Ranges, VectorType, dequantize, quantize
+from kosbert_ray.shards.vector_types import Ranges, VectorType, dequantize, quantize
 
 ARROW_TYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "ubinary": pa.uint8()}
 INT32_MAX = 2**31 - 1
@@ -29,7 +29,7 @@ class EmbeddingFormat:
         list_type: the Arrow list type.
         compression: the Parquet codec.
         nullable: rows that could not be embedded are there too, with a null.
-        ranges: of int8, as in :func:`~kosbert_ray.shards.quantize.quantize`.
+        ranges: of int8, as in :func:`~kosbert_ray.shards.vector_types.quantize`.
     """
 
     dimension: int

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kosbert_ray import __version__
+from kosbert_ray._version import __version__
 from kosbert_ray.errors import FingerprintMismatch, InputError, StorageError, first_line
 from kosbert_ray.shards.fingerprint import Fingerprint, digest_of, mismatch
 from kosbert_ray.shards.lease import holders

@@ -1,0 +1,1 @@
+"""Submits jobs to clusters."""

@@ -1,0 +1,310 @@
+"""From what the config says to the things it means: the corpus, the model, the output format, the fingerprint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from kosbert_ray.config import JobConfig
+from kosbert_ray.corpus.columns import Columns, inspect
+from kosbert_ray.corpus.fragments import Fragment, Limits, plan
+from kosbert_ray.corpus.listing import Corpus, list_corpus
+from kosbert_ray.corpus.reader import FragmentReader
+from kosbert_ray.corpus.replan import replan
+from kosbert_ray.encoder.chunks import splitter_version
+from kosbert_ray.encoder.long_text import LongText
+from kosbert_ray.encoder.options import EncoderOptions, usable_cores
+from kosbert_ray.encoder.prepare import PreparedModel, prepare
+from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
+from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
+from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.shards.fingerprint import Fingerprint
+from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.ledger import JOB_FILE, Committed, Ledger
+from kosbert_ray.shards.pointer import current
+from kosbert_ray.shards.vector_types import Ranges
+from kosbert_ray.storage import Storage
+from kosbert_ray.stored import stored_config
+
+HUB_PREFIX = "hub://"  # a dataset of the Hugging Face hub; OWNER/NAME@REVISION/FOLDER, the last two if you like
+OVERLAP = 8  # chunks share an eighth of their tokens
+REMOTE_THREADS = 16
+
+
+def require_input(config: JobConfig) -> None:
+    """Raises UsageError if the config names no input."""
+    if not config.input.path:
+        raise UsageError("input.path: say where (kosbert-ray embed INPUT OUTPUT, or input.path in the job file)")
+
+
+def list_input(config: JobConfig, patient: bool = False) -> Corpus:
+    """Lists the input, without a look into its files.
+
+    Args:
+        config: the job.
+        patient: whether to outlast the store's outages.
+
+    Raises:
+        UsageError: the config names no input.
+        InputError: there is nothing to read.
+        StorageError: the store refuses.
+    """
+    require_input(config)
+    address = config.input.path
+    if address.startswith(BUNDLED_PREFIX):
+        address = str(bundled_path(address))
+    elif address.startswith(HUB_PREFIX):
+        address = f"hf://datasets/{address.removeprefix(HUB_PREFIX)}"
+    return list_corpus(address, config.storage.options(patient), config.input.format)
+
+
+def open_corpus(config: JobConfig, patient: bool = False, settled: pa.Schema | None = None) -> tuple[Corpus, Columns]:
+    """Lists the input and looks into its files; those that cannot be embedded are in ``Corpus.failed``.
+
+    Args:
+        config: the job.
+        patient: whether to outlast the store's outages.
+        settled: the kept columns that an existing output has already; files are cast to them.
+
+    Raises:
+        KosbertError: none of the files can be embedded.
+    """
+    corpus, options = list_input(config, patient), config.input
+    return inspect(corpus, options.row_text(), options.keep, options.line_options(), options.column_types(), settled)
+
+
+def open_output(config: JobConfig, patient: bool = False) -> Storage:
+    """The output directory; of a folder of outputs, the one that its pointer names.
+
+    Raises:
+        UsageError: the config names none.
+        StorageError: the pointer is broken, or the store refuses.
+    """
+    if not config.output.path:
+        raise UsageError("output.path: say where (kosbert-ray embed INPUT OUTPUT, or output.path in the job file)")
+    storage = Storage(config.output.path, config.storage.options(patient))
+    if not storage.remote and os.path.isfile(storage.root):
+        raise UsageError(
+            f"output.path: {storage.root} is a file, and an output is a folder; if the shell expanded a pattern, quote it"
+        )
+    name = current(storage)
+    return storage if name is None else Storage(storage.url(name), config.storage.options(patient))
+
+
+def fragments_of(config: JobConfig, corpus: Corpus) -> list[Fragment]:
+    """The job's plan: what is read in one pass each."""
+    limits = config.slice.limits()
+    return [replace(item, cut=limits.cut) for item in plan(corpus.files, limits, config.input.newlines_in_values)]
+
+
+def fragments_left(
+    config: JobConfig, corpus: Corpus, committed: Committed, fingerprint: Mapping[str, Any]
+) -> list[Fragment]:
+    """The plan of a job of which an output holds a part: each file under the cut it was begun with.
+
+    Args:
+        config: the job.
+        corpus: the input, with the versions under which its files were embedded.
+        committed: what the output holds.
+        fingerprint: as in job.json, which holds the limits of 0.1.0.
+    """
+    limits = config.slice.limits()
+    first = Limits(int(fingerprint.get("max_rows", limits.max_rows)), int(fingerprint.get("max_bytes", limits.max_bytes)))
+    multiline = config.input.newlines_in_values
+    return list(replan(corpus.files, limits, multiline, first, committed.cuts(), committed.complete))
+
+
+def fragment_reader(config: JobConfig, storage: Storage, columns: Columns) -> FragmentReader:
+    """What reads the job's fragments and cuts them into slices."""
+    return FragmentReader(storage, columns, config.input.line_options(), config.slice.limits())
+
+
+def require_apart(corpus: Corpus, output: Storage) -> None:
+    """Raises UsageError if the output lies among the input's files, where its shards would be read as text."""
+    source, target = _real(corpus.storage), _real(output)
+    folders = {corpus.storage.url(file.name).rpartition("/")[0] for file in corpus.files}
+    if not corpus.storage.remote:
+        folders = {os.path.realpath(folder) for folder in folders}
+    if any(f"{folder}/".startswith(f"{target}/") for folder in folders):
+        raise UsageError(f"output.path: {output.address} holds input files; choose an output apart from the input")
+    if f"{target}/".startswith(f"{source}/") and corpus.whole:
+        raise UsageError(
+            f"output.path: {output.address} is inside the input {corpus.storage.address}; its shards would be read as text"
+        )
+
+
+def _real(storage: Storage) -> str:
+    """An address to compare: on disk without the symbolic links in it."""
+    return storage.address if storage.remote else os.path.realpath(storage.root)
+
+
+def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[str, Any]]:
+    """The job an output was made by: its config as this machine is to run it, and all that its job.json says.
+
+    What the job was (model, columns, cut, format) is its own; how to reach things and what to compute on is ``config``'s.
+
+    Raises:
+        InputError: it is no output of ours, or of another version.
+    """
+    job = ledger.job()
+    if not job:
+        raise InputError(f"{ledger.storage.url()}: not an output of kosbert-ray (it has no _kosbert/job.json)")
+    theirs = stored_config(job, ledger.storage.url(JOB_FILE))
+    encoder = config.encoder
+    if encoder.precision == "auto":
+        encoder = encoder.model_copy(update={"precision": theirs.encoder.precision})
+        if encoder.precision == "int8" and encoder.engine == "torch":
+            encoder = encoder.model_copy(update={"engine": "auto"})
+    allowed = {"allow_remote_code": config.model.allow_remote_code}
+    mine = {
+        "model": theirs.model.model_copy(update=allowed),
+        "output": theirs.output.model_copy(update={"path": config.output.path}),
+        "encoder": encoder,
+        "storage": config.storage,
+        "ray": config.ray,
+    }
+    return theirs.model_copy(update=mine), job
+
+
+@dataclass(frozen=True)
+class ModelAsk:
+    """The model and the options under which every worker reads its folder."""
+
+    source: ModelSource
+    options: SpecOptions
+
+    def spec(self) -> ModelSpec:
+        """What this machine's copy of the folder says; raises ModelError if it cannot be had."""
+        return read_spec(fetch_model(self.source), self.options)
+
+    def prepare(self, commit: str | None = None) -> PreparedModel:
+        """The model hashed and ready to be loaded by others; raises ModelError if it cannot be had or is not supported.
+
+        Args:
+            commit: of a hub model, instead of the revision that the job names.
+        """
+        return prepare(self.source, self.options, commit)
+
+
+def model_ask(config: JobConfig, commit: str | None = None) -> ModelAsk:
+    """The job's model, to be read on any machine; of a hub model at ``commit``, if that is given."""
+    source = model_source(config)
+    return ModelAsk(replace(source, revision=commit) if commit else source, spec_options(config))
+
+
+def recorded_commit(config: JobConfig, job: Mapping[str, Any]) -> str | None:
+    """The hub's commit that an output was made by, if ``config`` names the same model and revision."""
+    recorded = job.get("model")
+    if not isinstance(recorded, dict):
+        return None
+    same = (recorded.get("name"), recorded.get("revision")) == (config.model.name, config.model.revision)
+    return recorded.get("commit") if same else None
+
+
+def own_model(job: JobConfig, said: Mapping[str, Any], output: Storage) -> ModelSpec:
+    """The model that an output was made by.
+
+    Args:
+        job: the output's job.
+        said: the content of its job.json.
+        output: where it is.
+
+    Raises:
+        ModelError: it cannot be had, or what now has its name is another model.
+    """
+    found = model_ask(job).prepare(recorded_commit(job, said))
+    found.require_made(said["fingerprint"], output.url())
+    return found.spec()
+
+
+def model_source(config: JobConfig) -> ModelSource:
+    """Where the job's model comes from."""
+    model = config.model
+    return ModelSource(model.name, model.revision, model.allow_remote_code, config.storage.options(patient=True))
+
+
+def spec_options(config: JobConfig) -> SpecOptions:
+    """What the job asks of its model folder."""
+    model = config.model
+    return SpecOptions(
+        model.max_seq_length,
+        model.prompt,
+        model.prompt_name,
+        model.allow_remote_code,
+        model.truncate_dim,
+    )
+
+
+def encoder_options(config: JobConfig) -> EncoderOptions:
+    """How the job computes."""
+    encoder = config.encoder
+    return EncoderOptions(
+        encoder.precision, encoder.device, encoder.threads, encoder.token_budget, encoder.engine, encoder.compile
+    )
+
+
+def long_text(config: JobConfig, spec: ModelSpec) -> LongText:
+    """What becomes of texts that are too long; raises UsageError where the model does not take chunks of that size."""
+    chunk = config.chunk
+    size = chunk.size or spec.max_seq_length
+    if size > spec.max_seq_length:
+        raise UsageError(f"chunk.size: {size} is more than the {spec.max_seq_length} tokens that the model takes")
+    overlap = size // OVERLAP if chunk.overlap is None else chunk.overlap
+    return LongText(config.long_text, size, overlap, chunk.splitter, spec.normalized)
+
+
+def described_long_text(config: JobConfig, spec: ModelSpec) -> str:
+    """The same for the fingerprint, with all that changes a vector; raises UsageError also if the splitter is not here."""
+    policy = long_text(config, spec)
+    if policy.policy == "truncate":
+        return policy.policy
+    return f"{policy.policy} size={policy.size} overlap={policy.overlap} {splitter_version(policy.splitter)}"
+
+
+def embedding_formats(config: JobConfig, spec: ModelSpec, ranges: Ranges = ()) -> tuple[EmbeddingFormat, ...]:
+    """How the job stores its vectors, column by column; ``ranges`` are int8's."""
+    out = config.output
+    nullable = config.on_bad_row == "null_vector"
+    first = EmbeddingFormat(
+        spec.dimension, out.column, list_type=out.list_type, compression=out.compression, nullable=nullable
+    )
+    return first.each(out.dtype, ranges)
+
+
+def reader_threads(storage: Storage) -> int:
+    """How many shards to read at the same time: more than there are cores where each waits for a network."""
+    return REMOTE_THREADS if storage.remote else usable_cores()
+
+
+def fingerprint_of(config: JobConfig, columns: Columns, spec: ModelSpec, weights: str, ranges: Ranges = ()) -> Fingerprint:
+    """What makes it this job; ``weights`` is the sha256 of the model's weight files, ``ranges`` are int8's."""
+    return Fingerprint(
+        weights=weights,
+        tokenizer=sha256(spec.folder, spec.tokenizer_files),
+        pooling=spec.pooling,
+        head=tuple(type(part).__name__ for part in spec.head),
+        max_seq_length=spec.max_seq_length,
+        do_lower_case=spec.do_lower_case,
+        prompt=spec.prompt,
+        long_text=described_long_text(config, spec),
+        precision=config.encoder.precision,
+        dtype=config.output.dtype,
+        ranges=ranges,
+        list_type=config.output.list_type,
+        dimension=spec.dimension,
+        column=config.output.column,
+        text=columns.source.template,
+        normalize=columns.source.normalize,
+        keep=(
+            *(f"{field.name}: {field.type}" for field in columns.keep),
+            *(f"{name}: {kind}" for name, kind in config.chunk_columns().items()),
+        ),
+        input_format=str(config.input.line_options()),
+        on_bad_row="null_vector" if config.on_bad_row == "null_vector" else "reject",
+        max_rows=config.slice.max_rows,
+        max_bytes=config.slice.max_bytes,
+    )

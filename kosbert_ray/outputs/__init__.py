@@ -1,0 +1,1 @@
+"""Tools for existing outputs: search, verify, compare, cluster, export, report."""

@@ -1,0 +1,112 @@
+"""The rows of an output nearest to query vectors: exact, a shard at a time, memory for one block of rows a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.vector_types import unit
+from kosbert_ray.shards.vectors import read_vectors
+from kosbert_ray.storage import Storage
+
+Similarity = Literal["cosine", "dot"]
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The best rows of ``q`` queries, best first; each array is ``[q, k]``, less than ``k`` where there are fewer rows.
+
+    ``shard`` is an index into the names that were searched, ``row`` a row of that shard.
+    """
+
+    score: npt.NDArray[np.float32]
+    shard: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+
+    def best(self, k: int) -> Nearest:
+        """The ``k`` best; of equal ones the earlier shard's, then the earlier row."""
+        order = np.lexsort((self.row, self.shard, -self.score), axis=1)[:, :k]
+        score, shard, row = (np.take_along_axis(values, order, 1) for values in (self.score, self.shard, self.row))
+        return Nearest(np.asarray(score, np.float32), np.asarray(shard, np.int64), np.asarray(row, np.int64))
+
+
+def nearest(
+    storage: Storage,
+    names: Sequence[str],
+    format: EmbeddingFormat,
+    queries: npt.NDArray[np.float32],
+    k: int,
+    similarity: Similarity = "cosine",
+    threads: int = 1,
+) -> Nearest:
+    """Compares every vector with every query, by products of blocks, and keeps the best.
+
+    Rows without a vector are passed over; the cosine with a vector of zeros is 0. Vectors stored in fewer bits are made
+    numbers again and compared with the query's own, whole ones: every row gets what others call rescoring.
+
+    Args:
+        storage: the output directory.
+        names: its shards.
+        format: how their vectors are stored.
+        queries: float32 ``[q, d]``.
+        k: how many rows a query.
+        similarity: cosine, or the plain dot product.
+        threads: shards that are read at the same time.
+
+    Raises:
+        StorageError: a shard cannot be read.
+    """
+    if similarity == "cosine":
+        queries = unit(queries)
+    found = _none(len(queries))
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [
+            pool.submit(_of_shard, storage, name, index, format, queries, k, similarity) for index, name in enumerate(names)
+        ]
+        for job in jobs:
+            found = _joined(found, job.result()).best(k)
+    return found
+
+
+def _of_shard(
+    storage: Storage,
+    name: str,
+    index: int,
+    format: EmbeddingFormat,
+    queries: npt.NDArray[np.float32],
+    k: int,
+    similarity: Similarity,
+) -> Nearest:
+    found = _none(len(queries))
+    for vectors, rows in read_vectors(storage, name, format):
+        scores = queries @ vectors.T
+        if similarity == "cosine":
+            lengths = np.linalg.norm(vectors, axis=1)
+            scores /= np.where(lengths == 0, 1, lengths)
+        found = _joined(found, _best_of(scores, rows, index, k)).best(k)
+    return found
+
+
+def _best_of(scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], index: int, k: int) -> Nearest:
+    if scores.shape[1] > k:
+        # All that are as good as the k-th, so that equal ones are told apart by where they are.
+        worst = np.partition(scores, -k, axis=1)[:, -k]
+        some = np.flatnonzero((scores >= worst[:, None]).any(0))
+        scores, rows = scores[:, some], rows[some]
+    return Nearest(scores, np.full(scores.shape, index), np.broadcast_to(rows, scores.shape))
+
+
+def _joined(one: Nearest, other: Nearest) -> Nearest:
+    pairs: list[tuple[Any, Any]] = [(one.score, other.score), (one.shard, other.shard), (one.row, other.row)]
+    return Nearest(*(np.concatenate(pair, 1) for pair in pairs))
+
+
+def _none(queries: int) -> Nearest:
+    empty = np.empty((queries, 0), np.int64)
+    return Nearest(np.empty((queries, 0), np.float32), empty, empty)

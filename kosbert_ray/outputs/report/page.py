@@ -1,0 +1,103 @@
+"""The page: figures and tables in one HTML file that needs nothing from anywhere."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import plotly.io
+from jinja2 import Environment, PackageLoader
+from plotly.offline import get_plotlyjs
+
+from kosbert_ray._version import __version__
+from kosbert_ray.outputs.report.data import Report
+from kosbert_ray.outputs.report.figures import FONT, figures
+from kosbert_ray.units import duration
+
+TEXT_CHARS = 300
+
+
+def page(report: Report) -> str:
+    """The report as HTML, plotly's own script in it: some five megabytes."""
+    environment = Environment(loader=PackageLoader("kosbert_ray", "report"), autoescape=True, trim_blocks=True)
+    environment.filters["short"] = lambda text: text if len(text) <= TEXT_CHARS else f"{text[:TEXT_CHARS]}…"
+    config = {"displaylogo": False, "responsive": True}
+    drawn = [
+        (name, about, plotly.io.to_html(figure, config, include_plotlyjs=False, full_html=False, div_id=name.lower()))
+        for name, about, figure in figures(report)
+    ]
+    return environment.get_template("page.html.jinja").render(
+        report=report,
+        version=__version__,
+        font=FONT,
+        script=get_plotlyjs(),
+        summary=list(_summary(report)),
+        nodes=_nodes(report),
+        costs=list(_costs(report)),
+        figures=drawn,
+        evaluation_columns=list(dict.fromkeys(name for row in report.evaluation for name in row["figures"])),
+    )
+
+
+def _summary(report: Report) -> Iterator[tuple[str, str]]:
+    totals, receipts = report.totals, report.receipts
+    yield "Model", report.config.model.name
+    yield "Input", report.config.input.path
+    yield "Rows", f"{totals.rows:,} in {totals.slices:,} shards, {totals.output_bytes / 1e6:,.1f} MB"
+    share = totals.rejected / max(1, totals.rows + totals.rejected)
+    yield "Rejected", f"{totals.rejected:,} rows ({share:.2%})"
+    yield "Tokens", f"{totals.tokens:,}; {totals.encoded_tokens:,} through the model"
+    # Rows that were not encoded took the vector of the same text in their slice, or of the whole corpus.
+    yield "Duplicates", f"{max(0, 1 - totals.distinct / max(1, totals.rows)):.1%} of the rows took another row's vector"
+    yield "Long texts", totals.long_texts() or "none"
+    ways = dict.fromkeys(
+        f"{one.precision}, {one.attention} attention, on {one.device}" for one in receipts if one.precision
+    )
+    yield "Computed in", "; ".join(ways)
+    computed = sum(receipt.computed_tokens for receipt in receipts)
+    if computed:
+        fill = sum(receipt.encoded_tokens for receipt in receipts if receipt.computed_tokens) / computed
+        yield "Fill", f"{fill:.1%} of the computed tokens were no padding"
+    times = [receipt.finished_at for receipt in receipts if receipt.finished_at]
+    if times:
+        yield "Committed", f"within {duration(max(times) - min(times))}"
+    encoding = sum(receipt.encode_seconds for receipt in receipts)
+    if encoding:
+        yield "Encoding", f"{sum(one.encoded_tokens for one in receipts) / encoding:,.0f} tokens/s for each encoder"
+    if report.sample:
+        found = report.sample.health
+        yield "Anisotropy", f"{found.anisotropy:.3f}, the mean cosine of two rows picked at random"
+        yield (
+            "Dimensions",
+            f"{found.effective_dimensions:.1f} effective of {len(found.deviations)}; {found.constant} constant",
+        )
+    yield "Fingerprint", str(report.job["sha256"])
+
+
+def _nodes(report: Report) -> list[tuple[str, list[str]]]:
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0] * 5)
+    for receipt in report.receipts:
+        values = (1, receipt.rows, receipt.encoded_tokens, receipt.encode_seconds, receipt.wait_seconds)
+        sums[receipt.node or "not known"] = [a + b for a, b in zip(sums[receipt.node or "not known"], values, strict=True)]
+    return [
+        (node, [f"{slices:,.0f}", f"{rows:,.0f}", f"{tokens:,.0f}", f"{busy:,.1f}", f"{waiting:,.1f}"])
+        for node, (slices, rows, tokens, busy, waiting) in sorted(sums.items())
+    ]
+
+
+def _costs(report: Report) -> Iterator[tuple[str, str]]:
+    """By the prices in ``plan``: nothing where there are none."""
+    plan = report.config.plan
+    hours = sum(receipt.encode_seconds + receipt.wait_seconds for receipt in report.receipts) / 3600
+    for name, profile in plan.profiles.items():
+        if profile.price_per_hour is not None:
+            cost = hours * profile.price_per_hour
+            yield name, f"{cost:,.4g}: {hours:,.3f} encoder hours at {profile.price_per_hour:g}"
+    if plan.storage_price is not None:
+        yield "storage", f"{report.totals.output_bytes / 1e9 * plan.storage_price:,.4g} a month"
+
+
+def write(report: Report, path: str) -> None:
+    """Writes the page to a file; raises OSError where it cannot be."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(page(report))

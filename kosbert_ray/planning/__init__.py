@@ -1,0 +1,1 @@
+"""Estimates and checks before a job runs."""

@@ -1,0 +1,204 @@
+"""Whether a job could run from here: each thing it needs is tried, and what is wrong is said with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from kosbert_ray._version import __version__
+from kosbert_ray.config import JobConfig
+from kosbert_ray.encoder.options import Device, usable_cores
+from kosbert_ray.encoder.source import cache_folder
+from kosbert_ray.encoder.tokenizer import unknown_notice
+from kosbert_ray.errors import InputError, KosbertError, described
+from kosbert_ray.job import encoder_options, model_ask, open_corpus, open_output
+from kosbert_ray.run.lifecycle import preview
+from kosbert_ray.storage import TMP_FOLDER, is_url
+
+PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "s3fs")
+OPTIONAL = ("openvino", "nncf", "sentence-transformers", "apache-airflow")
+NODE_SECONDS = 120.0  # that a node may take to answer; one that is busy does not
+TEXT = "안녕하세요, 잘 되는지 보려고 합니다."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, whether it is well, and what was found or what to do."""
+
+    what: str
+    well: bool
+    words: str
+
+
+def examine(config: JobConfig) -> Iterator[Finding]:
+    """Looks at all that a job needs: this machine, the model, the job as ``embed --dry-run`` would plan it, the output, and
+    Ray. On a cluster it also looks at one node of each kind.
+    """
+    yield _tried("versions", _versions)
+    yield _tried("machine", _machine)
+    yield _tried("devices", _devices)
+    yield _tried("disk", lambda: _disk(config))
+    yield _tried("model", lambda: _model(config))
+    if config.input.path:
+        yield _tried("input", lambda: _input(config))
+    if config.input.path and config.output.path:
+        yield _tried("job", lambda: _job(config))
+    if config.output.path:
+        yield _tried("output", lambda: _output(config))
+    yield from _ray(config)
+
+
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, look())
+    except KosbertError as error:
+        return Finding(what, False, str(error))
+    except Exception as error:
+        return Finding(what, False, described(error))
+
+
+def _versions() -> str:
+    found = [f"kosbert-ray {__version__}", f"Python {platform.python_version()}"]
+    found += [f"{name} {version(name)}" for name in PACKAGES]
+    for name in OPTIONAL:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def _machine() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{usable_cores()} cores to use ({platform.processor() or platform.machine()}), {memory:,.0f} GiB of memory"
+
+
+def _devices(asked: Device = "auto") -> str:
+    from kosbert_ray.encoder.encoder import pick_device, pick_precision
+
+    device = pick_device(asked)
+    precision = pick_precision("auto", device)
+    native = "" if precision != "fp32" else "; it does not multiply bf16 natively"
+    return f"{device} would be used, with {precision}{native}"
+
+
+def _model(config: JobConfig) -> str:
+    from kosbert_ray.encoder.encoder import Encoder
+
+    started = time.perf_counter()
+    encoder = Encoder(model_ask(config).spec(), encoder_options(config))
+    encoder.encode([TEXT])
+    tokens = encoder.tokenizer([TEXT])
+    unknown = unknown_notice(encoder.tokenizer.unknown(tokens), len(tokens.ids))
+    notices = "".join(f"; {notice}" for notice in [*encoder.notices, *filter(None, [unknown])])
+    return (
+        f"{config.model.name}: {encoder.spec.dimension} dimensions, up to {encoder.spec.max_seq_length} tokens; "
+        f"{encoder.engine} {encoder.precision} on {encoder.device}, attention {encoder.attention}, loaded and tried in "
+        f"{time.perf_counter() - started:.1f} s{notices}"
+    )
+
+
+def _input(config: JobConfig) -> str:
+    corpus, columns = open_corpus(config)
+    kept = ", ".join(f"{field.name}: {field.type}" for field in columns.keep) or "no column"
+    return f"{corpus.storage.address}: {len(corpus.files):,} files, {corpus.size:,} bytes; keeps {kept}"
+
+
+def _job(config: JobConfig) -> str:
+    """What ``--dry-run`` says; an output of another job, or one inside the input, is found here."""
+    said: list[str] = []
+    found = preview(config, lambda line, **_: said.append(line))
+    if found.failed:
+        raise InputError(f"{found.failed[0]} ({len(found.failed):,} files would fail)")
+    return "; ".join([*found.lines()[1:3], *said])
+
+
+def _disk(config: JobConfig) -> str:
+    """Free space where files are written on this machine."""
+    places = {"temporary files": tempfile.gettempdir(), "models": str(cache_folder("models"))}
+    if config.output.path and not is_url(config.output.path):
+        places["the output"] = config.output.path
+    return ", ".join(f"{_free(path):,.1f} GiB free for {what}" for what, path in places.items())
+
+
+def _free(path: str) -> float:
+    """GiB free on the disk that holds a path, which need not exist."""
+    place = os.path.abspath(path)
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    return shutil.disk_usage(place).free / 2**30
+
+
+def _output(config: JobConfig) -> str:
+    """Writes, and deletes what it wrote: what a job has to be able to do, among it the write that only one of two wins."""
+    storage = open_output(config)
+    there = storage.exists()
+    name = f"{TMP_FOLDER}/doctor-{uuid.uuid4().hex}"
+    first, second = storage.create(name, b"1"), storage.create(name, b"2")
+    storage.delete([name])
+    if not there:
+        storage.delete_empty(TMP_FOLDER)
+    if not first or second:
+        return f"{storage.address}: can be written to, but two jobs at once could both claim it (no conditional writes)"
+    return f"{storage.address}: can be read, written to and deleted from"
+
+
+def _ray(config: JobConfig) -> Iterator[Finding]:
+    from kosbert_ray.run import ray_session
+
+    started = time.perf_counter()
+    try:
+        with ray_session.joined(config.ray):
+            yield Finding("ray", True, f"{ray_session.described()}, in {time.perf_counter() - started:.1f} s")
+            yield _tried("encoders", lambda: _encoders(config))
+            if not ray_session.is_local():
+                yield from _nodes(config)
+    except KosbertError as error:
+        yield Finding("ray", False, str(error))
+
+
+def _encoders(config: JobConfig) -> str:
+    from kosbert_ray.run import ray_session
+
+    pool = ray_session.encoder_pool(config.encoder, input_bytes=2**40)
+    return f"up to {pool.maximum:,}, each with {pool.cpus} CPUs and {pool.gpus} GPUs"
+
+
+def _nodes(config: JobConfig) -> Iterator[Finding]:
+    """One node of each kind: the same versions as here, rights at the output, room on its disk, its GPU."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    kinds: dict[tuple[float, float], list[str]] = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            resources = node["Resources"]
+            kinds.setdefault((resources.get("CPU", 0), resources.get("GPU", 0)), []).append(node["NodeID"])
+    task = ray.remote(num_cpus=0)(_node)
+    for (cpus, gpus), ids in sorted(kinds.items()):
+        place = NodeAffinitySchedulingStrategy(ids[0], soft=False)
+        asked = task.options(num_gpus=1 if gpus else 0, scheduling_strategy=place).remote(config, gpus > 0)
+        what = f"node x{len(ids)}"
+        try:
+            well, words = ray.get(asked, timeout=NODE_SECONDS)
+            yield Finding(what, well, f"{cpus:g} CPUs, {gpus:g} GPUs: {words}")
+        except Exception as error:
+            yield Finding(what, False, f"{cpus:g} CPUs, {gpus:g} GPUs: cannot be looked at ({described(error)})")
+
+
+def _node(config: JobConfig, gpu: bool) -> tuple[bool, str]:
+    """What a node says of itself."""
+    findings = [_tried("versions", _versions)]
+    if gpu:
+        findings.append(_tried("devices", lambda: _devices("cuda")))
+    findings.append(_tried("disk", lambda: _disk(config)))
+    if config.output.path:
+        findings.append(_tried("output", lambda: _output(config)))
+    return all(item.well for item in findings), "; ".join(item.words for item in findings)

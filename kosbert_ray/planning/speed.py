@@ -1,0 +1,83 @@
+"""How fast this machine embeds a corpus with a model: measured once, remembered, and what ``plan`` reckons with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+
+from kosbert_ray.config import JobConfig
+from kosbert_ray.corpus.row_table import REASON, TEXT
+from kosbert_ray.corpus.sample import sampled_slices, strata
+from kosbert_ray.encoder.source import cache_folder
+from kosbert_ray.encoder.spec import ModelSpec, sha256
+from kosbert_ray.errors import InputError, StorageError
+from kosbert_ray.job import encoder_options, fragment_reader, fragments_of, model_ask, open_corpus
+
+SECONDS = 10.0
+TEXTS = 512  # of a slice, so that several slices are seen
+WARM_UP = 2  # the first pieces find caches cold
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured: tokens/s of one encoder that has this machine for itself, and on what."""
+
+    tokens_per_second: float
+    device: str
+    engine: str
+    precision: str
+
+
+def measure(config: JobConfig) -> Speed:
+    """Embeds texts of the job's input for some ten seconds, and remembers the speed.
+
+    Raises:
+        KosbertError: the input or the model cannot be read.
+    """
+    from kosbert_ray.encoder.encoder import Encoder
+
+    corpus, columns = open_corpus(config)
+    encoder = Encoder(model_ask(config).spec(), encoder_options(config))
+    reader = fragment_reader(config, corpus.storage, columns)
+    parts = strata(fragments_of(config, corpus))
+    found = chain.from_iterable(sampled_slices(reader, part, config.plan.slices) for part in parts)
+    measured: list[tuple[int, float]] = []
+    for item in found:
+        if isinstance(item, InputError | StorageError):
+            continue
+        texts = item[1].filter(item[1][REASON].is_null())[TEXT].combine_chunks()
+        tokens = encoder.tokenizer(texts.take(pa.array(range(0, len(texts), max(1, len(texts) // TEXTS)))))
+        started = time.perf_counter()
+        encoder.encode_tokens(tokens)
+        measured.append((int(tokens.lengths.sum()), time.perf_counter() - started))
+        if sum(seconds for _, seconds in measured[WARM_UP:]) > SECONDS:
+            break
+    counted = measured[WARM_UP:] or measured[-1:]
+    tokens_seen, seconds = (sum(values) for values in zip(*counted, strict=True)) if counted else (0, 0.0)
+    if not tokens_seen:
+        raise InputError(f"{corpus.storage.url()}: there are no texts in it to measure with")
+    speed = Speed(tokens_seen / seconds, encoder.device, encoder.engine, encoder.precision)
+    path = _memory(encoder.spec, config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(speed)), "utf-8")
+    return speed
+
+
+def remembered(spec: ModelSpec, config: JobConfig) -> Speed | None:
+    """What was measured on this machine for this model and these options; None if nothing was."""
+    try:
+        return Speed(**json.loads(_memory(spec, config).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _memory(spec: ModelSpec, config: JobConfig) -> Path:
+    parts = [sha256(spec.folder, spec.weight_files), str(encoder_options(config)), platform.processor(), platform.node()]
+    return cache_folder("speed") / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.json"

@@ -1,0 +1,1 @@
+"""Runs a job: plan, read, tokenize, encode, write, finalize."""

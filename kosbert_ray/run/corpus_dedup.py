@@ -1,0 +1,205 @@
+"""``dedup: corpus``: texts that stand in several slices, found by a pass over the corpus and embedded once for all.
+
+The pass is a shuffle on Ray Data: each slice's distinct texts go to the partition of their hash, and what meets itself
+there is written to ``_kosbert/dedup/texts``. Those texts are then a corpus of their own, embedded by a job like any other
+into ``_kosbert/dedup/vectors``, and the slices take their vectors from there. All of it is kept until the output is
+complete, so that a run that goes on embeds nothing again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from kosbert_ray.config import ChunkConfig, InputConfig, JobConfig, OutputConfig
+from kosbert_ray.corpus.reader import FragmentReader
+from kosbert_ray.corpus.row_table import REASON, TEXT
+from kosbert_ray.errors import InputChanged, InputError, JobFailed, StorageError
+from kosbert_ray.run.pipeline import READ_CPUS, Pending, PlannedReads, error_of, shared_read_tasks
+from kosbert_ray.run.ray_session import row_blocks
+from kosbert_ray.run.shared_vectors import HASH, KnownTexts, KnownVectors, halves, hashes_of
+from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.ledger import Ledger
+from kosbert_ray.storage import Storage
+
+FOLDER = "_kosbert/dedup"
+TEXTS = f"{FOLDER}/texts"
+VECTORS = f"{FOLDER}/vectors"
+FRAGMENTS_FILE = f"{FOLDER}/fragments.parquet"  # written last: which fragments the pass has seen
+PARTITION = "partition"
+PARTITION_BYTES = 64 * 2**20  # of the stored input; a partition of text is sorted in memory
+MAX_PARTITIONS = 4096
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the pass and its job came to: the texts whose vectors are known, and these."""
+
+    texts: KnownTexts
+    vectors: KnownVectors
+
+
+def distinct_texts(reader: FragmentReader, partitions: int, pending: Pending) -> Iterator[pa.Table]:
+    """Distinct texts with their hash and its partition: a table for each slice of these fragments.
+
+    What cannot be read is left out: the run itself tells of it.
+    """
+    schema = pa.schema([(PARTITION, pa.int32()), (HASH, pa.binary(16)), (TEXT, pa.large_string())])
+    yield schema.empty_table()
+    for fragment, _ in pending:
+        try:
+            for _, table in reader.slices(fragment):
+                texts = pc.unique(table.filter(table[REASON].is_null())[TEXT].combine_chunks())
+                hashes = hashes_of(texts)
+                partition = (halves(hashes)[0] % np.uint64(partitions)).astype(np.int32)
+                yield pa.table([pa.array(partition), hashes, texts], schema=schema)
+        except (InputError, InputChanged, StorageError):
+            continue
+
+
+def write_shared(partition: pa.Table, storage: Storage) -> pa.Table:
+    """Writes the texts that stand more than once in a partition, in the order of their hashes; gives the sums."""
+    hashes = partition[HASH].combine_chunks()
+    order = pc.sort_indices(hashes)
+    high, low = halves(hashes.take(order))
+    starts = np.flatnonzero(np.concatenate(([True], (high[1:] != high[:-1]) | (low[1:] != low[:-1]))))
+    counts = np.diff(np.append(starts, len(high)))
+    several = counts > 1
+    chosen = order.to_numpy()[starts[several]]
+    texts = partition[TEXT].combine_chunks().take(pa.array(chosen))
+    if len(texts):
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({TEXT: texts, HASH: hashes.take(pa.array(chosen))}), sink, compression="zstd")
+        storage.write_atomic(f"{TEXTS}/{partition[PARTITION][0].as_py():05d}.parquet", sink.getvalue())
+    sizes = pc.binary_length(texts).to_numpy().astype(np.int64)
+    spared = int((sizes * (counts[several] - 1)).sum())
+    all_bytes = pc.sum(pc.binary_length(partition[TEXT])).as_py() or 0
+    return pa.table(
+        {"shared": [len(texts)], "times": [int(counts[several].sum())], "spared": [spared], "bytes": [all_bytes]}
+    )
+
+
+def prepare(
+    config: JobConfig,
+    reader: FragmentReader,
+    pending: Pending,
+    output: Storage,
+    embed: Callable[[JobConfig, Say], Any],
+    say: Say,
+) -> Shared | None:
+    """Finds and embeds what the pending fragments' slices have in common; what an earlier run has done is used.
+
+    Args:
+        config: the job.
+        reader: reads its fragments.
+        pending: what is left to do.
+        output: the job's output.
+        embed: runs a job.
+        say: takes a line for the user.
+
+    Returns:
+        The texts and their vectors; None if no text stands in two slices.
+
+    Raises:
+        KosbertError: as a run does.
+    """
+    if not {fragment.id for fragment, _ in pending} <= _seen(output):
+        clear(output)
+        _find(config, reader, pending, output, say)
+    if not output.list(TEXTS):
+        return None
+    inner = config.model_copy(
+        update={
+            "input": InputConfig(path=output.url(TEXTS), text=TEXT, keep=(HASH,)),
+            "output": OutputConfig(path=output.url(VECTORS), removed_inputs="delete"),
+            "dedup": "slice",
+            # A text in chunks takes the vectors of those that are whole texts elsewhere.
+            "long_text": "truncate" if config.long_text == "chunk" else config.long_text,
+            "chunk": ChunkConfig() if config.long_text == "chunk" else config.chunk,
+            "on_finish": "",
+            "on_bad_row": "reject",
+            "max_rejected": 1.0,  # a text that cannot be embedded is rejected where it stands, with its address
+        }
+    )
+    say("dedup: embedding the texts that stand in several slices")
+    embed(inner, say)
+    return _shared(Storage(output.url(VECTORS), output.options))
+
+
+def _seen(output: Storage) -> set[str]:
+    """Ids of the fragments that an earlier pass has seen to its end."""
+    try:
+        return set(pq.read_table(io.BytesIO(output.read(FRAGMENTS_FILE)))["fragment"].to_pylist())
+    except (FileNotFoundError, pa.ArrowException):
+        return set()
+
+
+def clear(output: Storage) -> None:
+    """Deletes what a pass has left, the word of its end first."""
+    output.delete([FRAGMENTS_FILE])
+    output.delete_folder(FOLDER)
+
+
+def _find(config: JobConfig, reader: FragmentReader, pending: Pending, output: Storage, say: Say) -> None:
+    size = sum(fragment.input_bytes for fragment, _ in pending)
+    partitions = min(MAX_PARTITIONS, 1 + size // PARTITION_BYTES)
+    tasks = shared_read_tasks(pending, config.slice.max_bytes)
+    say(f"dedup: looking for texts that stand in several slices ({partitions:,} partitions)")
+    reads = PlannedReads("DistinctTexts", partial(distinct_texts, reader, partitions), tasks, config.slice.max_bytes)
+    try:
+        with row_blocks():
+            dataset = ray.data.read_datasource(reads, override_num_blocks=len(tasks), num_cpus=READ_CPUS)
+            groups = dataset.groupby(PARTITION, num_partitions=partitions)
+            found = pa.concat_tables(
+                ray.get(
+                    groups.map_groups(write_shared, fn_kwargs={"storage": output}, batch_format="pyarrow").to_arrow_refs()
+                )
+            )
+    except Exception as error:
+        raise error_of(error) from error
+    sums = {name: pc.sum(found[name]).as_py() or 0 for name in ("shared", "times", "spared", "bytes")}
+    say(
+        f"dedup: {sums['shared']:,} texts stand in several slices, {sums['times']:,} times in all; embedding each once "
+        f"spares {sums['spared'] / max(1, sums['bytes']):.1%} of the text"
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"fragment": [fragment.id for fragment, _ in pending]}), sink)
+    output.write_atomic(FRAGMENTS_FILE, sink.getvalue())
+
+
+def _shared(storage: Storage) -> Shared | None:
+    """The texts and vectors of the dedup's own, complete, output."""
+    ledger = Ledger(storage)
+    receipts = [receipt for receipt in ledger.manifest() or [] if receipt.shard]
+    if not receipts:
+        return None
+    hashes = []
+    for receipt in receipts:
+        with storage.open(receipt.shard) as handle:
+            hashes.append(pq.read_table(handle, columns=[HASH])[HASH].combine_chunks())
+    texts = pa.concat_arrays(hashes)
+    if len(texts) != sum(receipt.rows for receipt in receipts):
+        raise JobFailed(f"{storage.url()}: its shards are not those of its manifest; delete {FOLDER} and run again")
+    job = ledger.job()
+    key = hashlib.sha256(json.dumps([job["sha256"], *(receipt.embedding_xxh128 for receipt in receipts)]).encode())
+    vectors = KnownVectors(
+        storage,
+        tuple(receipt.shard for receipt in receipts),
+        EmbeddingFormat.of(job["fingerprint"]),
+        len(texts),
+        key.hexdigest()[:16],
+    )
+    return Shared(KnownTexts.of(texts), vectors)

@@ -1,0 +1,89 @@
+"""What a run would do, said before it does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kosbert_ray.corpus.fragments import Fragment
+from kosbert_ray.corpus.listing import Corpus
+from kosbert_ray.run.finalize import Leftover
+from kosbert_ray.shards.ledger import Committed
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run would do.
+
+    Attributes:
+        output: the output directory.
+        files: in the input.
+        committed: slices that are committed and stay.
+        new: files of which nothing is committed, and their bytes.
+        changed: files that were committed in another version, with the reason to think so.
+        partial: files that a run has begun.
+        removed: shards that would be deleted, with the files they are of.
+        kept: shards that stay although their files are gone.
+        failed: why files cannot be embedded, a line each.
+    """
+
+    output: str
+    files: int
+    committed: int
+    new: tuple[int, int]
+    changed: dict[str, str]
+    partial: tuple[str, ...]
+    removed: dict[str, str]
+    kept: int
+    failed: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """For a person: what there is, then one line a shard that would go."""
+        count, size = self.new
+        lines = [
+            f"{self.output}: {self.files:,} files in the input, {self.committed:,} slices are committed already",
+            f"to embed: {count:,} new files ({size:,} bytes), {len(self.changed):,} changed, {len(self.partial):,} begun",
+            f"to delete: {len(self.removed):,} shards; {self.kept:,} shards of files that are gone would stay",
+        ]
+        lines += [f"changed {name}: {reason}" for name, reason in sorted(self.changed.items())]
+        lines += [f"failed: {reason}" for reason in self.failed]
+        return [*lines, *(f"delete {shard} (of {file})" for shard, file in sorted(self.removed.items()))]
+
+    @staticmethod
+    def of(
+        output: str,
+        corpus: Corpus,
+        fragments: list[Fragment],
+        committed: Committed,
+        left: Leftover,
+        changes: Mapping[str, str],
+    ) -> Preview:
+        """Holds the plan against what is committed.
+
+        Args:
+            output: the output directory.
+            corpus: the input.
+            fragments: the plan.
+            committed: what the output holds.
+            left: what it holds and the plan does not.
+            changes: of changed files, the reason to think so.
+        """
+        seen = {receipt.file for receipt in [*left.delete, *left.keep]}
+        done: dict[str, list[bool]] = {}
+        for item in fragments:
+            done.setdefault(item.file.name, []).append(committed.complete(item.id))
+        begun = {item.file.name for item in fragments if committed.done(item.id)}
+        sizes = {file.name: file.size for file in corpus.files}
+        todo = [name for name, complete in done.items() if not all(complete)]
+        new = [name for name in todo if name not in begun and name not in seen]
+        return Preview(
+            output=output,
+            files=len(corpus.files),
+            committed=len(committed.receipts(item.id for item in fragments)),
+            new=(len(new), sum(sizes[name] for name in new)),
+            changed={name: changes.get(name, "it is cut in another way") for name in todo if name in seen},
+            partial=tuple(name for name in todo if name in begun and name not in seen),
+            removed={receipt.shard: receipt.file for receipt in left.delete if receipt.shard},
+            kept=sum(bool(receipt.shard) for receipt in left.keep),
+            failed=tuple(file.reason for file in corpus.failed),
+        )

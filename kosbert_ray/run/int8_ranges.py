@@ -1,0 +1,88 @@
+"""The ranges of int8: a sample of the job's texts, embedded before its first slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+
+from kosbert_ray.corpus.fragments import Fragment
+from kosbert_ray.corpus.reader import FragmentReader
+from kosbert_ray.corpus.row_table import REASON, TEXT
+from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.prepare import PreparedModel
+from kosbert_ray.errors import InputError, KosbertError, StorageError
+from kosbert_ray.run.pipeline import error_of
+from kosbert_ray.run.ray_session import EncoderPool
+from kosbert_ray.shards.vector_types import Ranges, ranges_of
+
+FRAGMENTS = 16
+TEXTS = 1024
+MAX_CHARS = 256  # of each text: short ones have the wider vectors, and long ones take a CPU minutes
+
+
+def sample_texts(reader: FragmentReader, fragments: Sequence[Fragment]) -> list[str]:
+    """Beginnings of up to 1,024 texts from the first slices of up to 16 fragments, evenly spread; the same each time.
+
+    Raises:
+        InputError: there is no text in them.
+    """
+    chosen = [fragments[index] for index in _spread(len(fragments), FRAGMENTS).tolist()]
+    texts: list[str] = []
+    for fragment in chosen:
+        try:
+            found = next(reader.slices(fragment), None)
+        except (InputError, StorageError):  # the run itself will tell
+            continue
+        if found is not None:
+            good = found[1].filter(found[1][REASON].is_null())[TEXT]
+            texts += good.take(_spread(len(good), TEXTS // len(chosen))).to_pylist()
+    if not texts:
+        raise InputError(
+            f"{reader.storage.url()}: output.dtype=int8 measures its steps on a sample of the texts, and there is none in "
+            f"the first slices of {len(chosen):,} files"
+        )
+    return [text[:MAX_CHARS] for text in texts]
+
+
+def _spread(count: int, wanted: int) -> npt.NDArray[np.int64]:
+    """``wanted`` of the indices below ``count``, evenly."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))
+
+
+def calibrate(
+    reader: FragmentReader, fragments: Sequence[Fragment], model: PreparedModel, options: EncoderOptions, pool: EncoderPool
+) -> Ranges:
+    """Smallest and largest value of each dimension among the sample's vectors, computed where an encoder would run.
+
+    Raises:
+        InputError: there is no text.
+        ModelError: the model cannot be loaded, or a text of the sample not embedded.
+    """
+    # Its process ends with it, and gives the GPU's memory back.
+    task: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_calls=1)(_ranges)
+    try:
+        found = ray.get(task.remote(reader, list(fragments), model, pool.encoder_options(options)))
+    except KosbertError:
+        raise
+    except Exception as error:
+        raise error_of(error) from error
+    return tuple(map(tuple, found))
+
+
+def _ranges(reader: FragmentReader, fragments: list[Fragment], model: PreparedModel, options: EncoderOptions) -> Ranges:
+    from kosbert_ray.encoder.encoder import Encoder
+
+    texts = sample_texts(reader, fragments)
+    spec = model.spec()
+    with model.naming():
+        encoder = Encoder(spec, options)
+    encoded = encoder.encode_tokens(encoder.tokenizer(pa.array(texts, pa.large_string())))
+    good = [row for row in range(len(texts)) if row not in encoded.failed]
+    if not good:
+        raise InputError(f"{reader.storage.url()}: none of {len(texts):,} sampled texts could be embedded")
+    return ranges_of(encoded.vectors[good])

@@ -1,0 +1,170 @@
+"""What a person sees of a run: a live line on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kosbert_ray.run.monitor.throughput import STAGES, Recent, bottleneck
+from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.shards.totals import Totals
+from kosbert_ray.units import duration
+
+if TYPE_CHECKING:
+    from kosbert_ray.run.monitor.board import View
+
+LOG_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+BAR_WIDTH = 24
+REFRESH_PER_SECOND = 4
+
+
+class _Console(Console):
+    """A console that goes quiet when nobody reads it, where rich's would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads standard error any more."""
+        self.quiet = True
+
+
+def _console() -> Console:
+    """Standard error, or what stands below a notebook's cell."""
+    console = _Console()
+    return console if console.is_jupyter else _Console(file=sys.stderr)
+
+
+@dataclass
+class Progress:
+    """Counts receipts as they come and shows how far the run is.
+
+    Args:
+        total_bytes: bytes of the whole corpus: the measure of progress and of the time left.
+        done: what earlier runs had committed.
+        log: takes each line with the figures in it, in place of the console.
+    """
+
+    total_bytes: int
+    done: Totals
+    console: Console = field(default_factory=_console)
+    clock: Callable[[], float] = time.monotonic
+    log: Callable[..., None] | None = None
+
+    def __post_init__(self) -> None:
+        self.new = Totals()
+        self.recent = Recent(self.clock)
+        self.first_at: float | None = None  # seconds until the first slice was committed
+        self._started = self._logged = self.clock()
+        self._live: Live | None = None
+        self._look: Callable[[], View | None] = lambda: None
+        self._view: View | None = None
+        self._looked = -LOOK_SECONDS
+
+    def watch(self, look: Callable[[], View | None]) -> None:
+        """From now on also shows what workers are at, as ``look`` tells."""
+        self._look = look
+
+    def __enter__(self) -> Progress:
+        # In a notebook a live view is a widget.
+        can_change = find_spec("ipywidgets") if self.console.is_jupyter else self.console.is_terminal
+        if not self.log and can_change:
+            self._live = Live(get_renderable=self.panel, console=self.console, refresh_per_second=REFRESH_PER_SECOND)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._look, self._view = (lambda: None), None
+        if self._live:
+            self._live.refresh()
+            self._live.stop()
+        elif self.new.slices:
+            self._print()
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return self.clock() - self._started
+
+    def add(self, receipt: Receipt) -> None:
+        """One more slice is committed."""
+        self.new.add(receipt)
+        self.recent.add(receipt)
+        if self.first_at is None:
+            self.first_at = self.seconds
+        if self._live is None and self.clock() - self._logged >= LOG_SECONDS:
+            self._print()
+
+    def _print(self) -> None:
+        self._logged = self.clock()
+        line = " · ".join([*self._parts(), *self._bottleneck()])
+        if self.log:
+            self.log(line, event="progress", share=self.share, new=asdict(self.new), seconds=self.seconds)
+            return
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    @property
+    def totals(self) -> Totals:
+        """Of earlier runs and this one."""
+        return self.done + self.new
+
+    @property
+    def share(self) -> float:
+        """Of the input's bytes, that are committed."""
+        return min(1.0, self.totals.input_bytes / self.total_bytes) if self.total_bytes else 1.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the tokens that are left and the rate of the last minute; None before the first slice."""
+        rate = self.recent.rate("tokens")
+        return self.totals.tokens_left(self.total_bytes) / rate if self.new.input_bytes and rate else None
+
+    def line(self) -> str:
+        """Slices, share done, rates of the last minute, time left, rejected rows."""
+        return " · ".join(self._parts())
+
+    def _parts(self) -> list[str]:
+        parts = [
+            f"{self.totals.slices:,} slices",
+            f"{self.share:.1%}",
+            f"{self.recent.rate('rows'):,.0f} rows/s",
+            f"{self.recent.rate('tokens'):,.0f} tokens/s",
+            "starting" if self.seconds_left is None else f"{duration(self.seconds_left)} left",
+        ]
+        if rejected := self.totals.rejected:
+            parts.append(f"{rejected:,} rejected")
+        return parts
+
+    def _bottleneck(self) -> list[str]:
+        """What holds the run up, if it can be told."""
+        if self.clock() - self._looked >= LOOK_SECONDS:
+            self._view, self._looked = self._look(), self.clock()
+        return [bottleneck(self._view, self.recent.busy)] if self._view else []
+
+    def panel(self) -> RenderableType:
+        """The live view: how far, how fast, each stage, and what holds the run up."""
+        held_up = self._bottleneck()
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(total=1.0, completed=self.share, width=BAR_WIDTH), Text(self.line()))
+        if not self._view:
+            return bar
+        stages = Table.grid(padding=(0, 2))
+        count = max(1, len(self.recent))
+        for stage in STAGES:
+            at = sum(doing.stage == stage for doing in self._view.doing)
+            more = f"{self.recent.total(f'{stage}_seconds') / count:.2f} s a slice" if len(self.recent) else ""
+            if stage == "encode" and len(self.recent):
+                more += f", batches {self.recent.fill:.1%} full"
+            workers = f"{at} at work"
+            if stage == "encode":
+                workers = f"{at} of {self._view.encoders_ready + self._view.encoders_starting} at work"
+            stages.add_row(Text(f"  {stage}"), Text(workers), Text(more))
+        return Group(bar, stages, Text("  " + held_up[0], style="bold"))

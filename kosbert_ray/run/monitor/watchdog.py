@@ -1,0 +1,106 @@
+"""Says what a run is waiting for when it makes no headway: a thread of the driver that looks at the board."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import ray
+from ray.exceptions import RayError
+
+from kosbert_ray.run.monitor.board import Board, View
+from kosbert_ray.run.monitor.throughput import WAITING_FOR
+from kosbert_ray.run.ray_session import EncoderPool
+from kosbert_ray.units import duration
+
+LOOK_SECONDS = 1.0
+PLACE_SECONDS = 20.0  # an encoder without a place in the cluster after this long is waiting for resources
+RECENT_SECONDS = 60.0
+
+
+class Watchdog:
+    """Watches while the ``with`` block runs.
+
+    Args:
+        board: what the workers are at.
+        pool: the encoders asked for.
+        stall_timeout: seconds without an outcome after which to speak, and again after as many more.
+        say: takes a line for the user.
+    """
+
+    def __init__(self, board: Board, pool: EncoderPool, stall_timeout: float, say: Callable[[str], None]) -> None:
+        self.board, self.pool, self.stall_timeout, self.say = board, pool, stall_timeout, say
+        self._started = self._last = time.monotonic()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+
+    def headway(self) -> None:
+        """A slice has come to its end."""
+        self._last = time.monotonic()
+
+    def _watch(self) -> None:
+        spoke = self._started
+        placed = False
+        while not self._end.wait(LOOK_SECONDS):
+            now = time.monotonic()
+            if not placed and now - self._started > PLACE_SECONDS:
+                view = self.board.look()
+                placed = view is not None and bool(view.encoders_starting or view.encoders_ready)
+                if view is not None and not placed and not self._end.is_set():
+                    self.say(f"no encoder has a place in the cluster yet: {self._resources()}")
+                    placed = True  # said once; if it lasts, it is a stall
+            if now - max(self._last, spoke) > self.stall_timeout:
+                spoke = now
+                line = describe(self.board.look(), self._resources())
+                if not self._end.is_set():
+                    self.say(f"nothing was committed for {duration(now - self._last)}: {line}")
+
+    def _resources(self) -> str:
+        try:
+            total, free = ray.cluster_resources(), ray.available_resources()
+        except RayError:
+            return "the cluster does not answer"
+        each = " and ".join(
+            f"{amount} {name}{'s' * (amount > 1)}"
+            for name, amount in (("GPU", self.pool.gpus), ("CPU", self.pool.cpus))
+            if amount
+        )
+        of = ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s are free" for name in ("GPU", "CPU"))
+        return f"{self.pool.minimum} asked for, each with {each or 'no CPU of its own'}; {of}"
+
+
+def describe(view: View | None, resources: str) -> str:
+    """What everything is waiting for, as one line.
+
+    Args:
+        view: what the board shows; None if it does not answer.
+        resources: what the encoders ask of the cluster and what it has.
+    """
+    if view is None:
+        return "the cluster does not answer"
+    parts = []
+    trouble = [text for text, seconds in view.trouble.items() if seconds < RECENT_SECONDS]
+    stages = {item.stage for item in view.doing}
+    for stage, name in WAITING_FOR.items():
+        doing = [item for item in view.doing if item.stage == stage]
+        if doing:
+            oldest = doing[0]
+            parts.append(
+                f"waiting for {name}: {oldest.what} on {oldest.host} for {duration(oldest.seconds)}"
+                + (f" (and {len(doing) - 1} more)" if len(doing) > 1 else "")
+            )
+    if not view.encoders_ready and not view.encoders_starting:
+        parts.append(f"resources for the encoders were never granted: {resources}")
+    elif not view.encoders_ready:
+        parts.append(f"waiting for {view.encoders_starting} encoders to load the model")
+    elif not stages:
+        parts.append(f"no worker is at anything: Ray has not started the next task, or its process hangs ({resources})")
+    return "; ".join(parts + trouble[-2:])

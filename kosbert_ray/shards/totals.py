@@ -1,0 +1,58 @@
+"""Sums over receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kosbert_ray.shards.receipt import Receipt
+
+
+@dataclass
+class Totals:
+    """Sums over receipts."""
+
+    slices: int = 0
+    rows: int = 0
+    rejected: int = 0
+    distinct: int = 0
+    tokens: int = 0
+    encoded_tokens: int = 0
+    split: int = 0
+    truncated: int = 0
+    dropped_tokens: int = 0
+    input_rows: int = 0
+    input_bytes: int = 0
+    output_bytes: int = 0
+    unknown_tokens: int = 0
+
+    @staticmethod
+    def of(receipts: Iterable[Receipt]) -> Totals:
+        """Their sums."""
+        totals = Totals()
+        for receipt in receipts:
+            totals.add(receipt)
+        return totals
+
+    def add(self, receipt: Receipt) -> None:
+        """Takes one receipt in."""
+        self.slices += bool(receipt.shard)
+        for name in list(vars(self))[1:]:
+            setattr(self, name, getattr(self, name) + getattr(receipt, name))
+        if not receipt.input_rows:  # one of a version that did not count them, and made a row of each
+            self.input_rows += receipt.rows + receipt.rejected
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def tokens_left(self, input_bytes: int) -> float:
+        """Of a corpus of so many bytes, the tokens that are left: by how many there have been to a byte."""
+        return max(0, input_bytes - self.input_bytes) * self.tokens / max(1, self.input_bytes)
+
+    def long_texts(self) -> str:
+        """What happened to texts longer than the model takes; empty if there were none."""
+        parts = [f"{self.split:,} long texts in chunks"] if self.split else []
+        if self.truncated:
+            share = self.truncated / max(1, self.rows)
+            parts.append(f"{self.truncated:,} rows truncated by {self.dropped_tokens:,} tokens ({share:.1%} of the rows)")
+        return ", ".join(parts)

@@ -1,0 +1,28 @@
+"""Durations and sizes, parsed and formatted."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def parse_bytes(value: Any) -> Any:
+    """``32MiB``, ``32M`` and 33554432 are the same number of bytes."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+)\s*([KMG]?)(i?B)?\s*", value)
+        if not match:
+            raise ValueError(f"{value!r} is no size; write it like 32MiB")
+        return int(match[1]) * UNITS[match[2]]
+    return value
+
+
+def duration(seconds: float) -> str:
+    """``3 s``, ``2 min 5 s``, ``4 h 7 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"

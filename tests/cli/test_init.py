@@ -1,0 +1,66 @@
+"""``kosbert-ray init``: the file it writes is a job file, with every option there is."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+from pathlib import Path
+
+import yaml
+from conftest import ROOT, command
+from pydantic import BaseModel
+
+from kosbert_ray.config import JobConfig, load_config
+from kosbert_ray.job_file import ABOUT, job_file
+
+
+def test_every_option_is_told_of_and_nothing_else() -> None:
+    defaults = JobConfig()
+    there = set()
+    for name in JobConfig.model_fields:
+        value = getattr(defaults, name)
+        there |= {f"{name}.{key}" for key in type(value).model_fields} if isinstance(value, BaseModel) else {name}
+    assert there == {*ABOUT}
+
+
+def test_what_is_commented_out_is_the_default() -> None:
+    lines = job_file("job.yaml", {}).splitlines()[3:]
+    uncommented = "\n".join(line.removeprefix("# ") for line in lines)
+    assert load_config(yaml.safe_load(uncommented)) == JobConfig()
+    assert not any(line and not line.startswith("#") for line in lines)
+
+
+def test_options_become_a_job_that_runs(cli, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    given = ["--input", "bundled:everyday", "--model", "bundled:kosbert-mini", "--output", tmp_path / "out"]
+    done = cli("init", path, *given, "--keep", "id,text", "--text", "text")
+    assert f"written: {path}" in done.stdout
+    config = load_config(str(path))
+    assert config.input.keep == ("id", "text") and config.output.path == str(tmp_path / "out")
+    assert re.search(r"to embed: \d+ new files", cli("embed", "--config", path, "--dry-run").stdout)
+
+
+def test_answers_on_a_terminal_fill_it(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(command("init", tmp_path / "a.yaml"), stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT)
+    os.write(ours, b"corpus/\n\nmy/model\n{title} {body}\nid,year\n")
+    assert process.wait(60) == 0
+    os.close(theirs)
+    os.close(ours)
+    config = load_config(str(tmp_path / "a.yaml"))
+    assert (config.input.path, config.output.path, config.model.name) == ("corpus/", "vectors", "my/model")
+    assert (config.input.text, config.input.keep) == ("{title} {body}", ("id", "year"))
+
+
+def test_a_file_that_is_there_is_not_replaced_unless_asked(told, cli, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("mine")
+    assert "is there already" in told("init", path, code=2)
+    assert path.read_text() == "mine"
+    cli("init", path, "--force")
+    assert load_config(str(path)).output.path == "vectors"
+    assert "No such file" in told("init", tmp_path / "no" / "job.yaml", code=2)
+    assert "keep: a column is named twice" in told("init", tmp_path / "b.yaml", "--keep", "a,a", code=2)
+    assert not (tmp_path / "b.yaml").exists()

@@ -1,0 +1,196 @@
+"""Vectors are those of sentence-transformers on the same weights, packed or not, in every precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import everyday
+from models import ARCHITECTURES, WIDTH, save_model, save_transformer
+from sentence_transformers import SentenceTransformer
+
+from kosbert_ray.encoder.encoder import Encoder, pick_device, pick_precision
+from kosbert_ray.encoder.engines import attention
+from kosbert_ray.encoder.options import EncoderOptions, require_possible
+from kosbert_ray.encoder.spec import SpecOptions
+from kosbert_ray.errors import ModelError, UsageError
+
+FP32 = EncoderOptions(precision="fp32", device="cpu")
+BF16 = EncoderOptions(precision="bf16", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def real_texts(data: Path) -> list[str]:
+    """2,000 real texts: every length from a word to pages."""
+    short = pq.read_table(data / "korpus_short" / "part-00003.parquet")["text"].to_pylist()[:1700]
+    long = pq.read_table(data / "korpus_long" / "part-00003.parquet")["text"].to_pylist()[:300]
+    return short + long
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def reference(folder: Path, texts: list[str], **kwargs) -> np.ndarray:
+    return SentenceTransformer(str(folder), device="cpu").encode(texts, batch_size=64, **kwargs)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_parity_with_sentence_transformers_on_real_texts(kind: str, real_texts: list[str], tmp_path: Path) -> None:
+    folder = save_model(kind, everyday(), tmp_path)
+    expected = reference(folder, real_texts)
+    for options, least in ((FP32, 0.999999), (BF16, 0.9999)):
+        encoder = Encoder.load(str(folder), options)
+        assert encoder.attention == "packed"
+        assert encoder.notices == []
+        vectors = encoder.encode(real_texts)
+        assert vectors.dtype == np.float32
+        assert vectors.shape == expected.shape
+        assert cosines(vectors, expected).min() >= least
+
+
+HEADS = {
+    "cls": {"pooling": "cls"},
+    "max": {"pooling": "max"},
+    "sqrt": {"pooling": "mean_sqrt_len_tokens"},
+    "several": {"pooling": ("cls", "mean")},
+    "dense": {"dense": 24},
+    "normalize": {"dense": 24, "normalize": True},
+    "lower": {"do_lower_case": True},
+    "prompt": {"prompts": {"query": "질문: ", "passage": "글: "}, "default_prompt_name": "passage"},
+    "prompt apart": {
+        "prompts": {"passage": "글: "},
+        "default_prompt_name": "passage",
+        "include_prompt": False,
+    },
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_gives_what_sentence_transformers_gives(head: str, tmp_path: Path) -> None:
+    texts = ["Hello KOREA 안녕", *everyday()[:200]]
+    folder = save_model("bert", everyday(), tmp_path, **HEADS[head])
+    expected = reference(folder, texts)
+    vectors = Encoder.load(str(folder), FP32).encode(texts)
+    np.testing.assert_allclose(vectors, expected, atol=2e-6)
+
+
+def test_a_prompt_is_chosen_by_name_or_given(tmp_path: Path) -> None:
+    folder = save_model("bert", everyday(), tmp_path, prompts={"query": "질문: "})
+    texts = everyday()[:20]
+    by_name = Encoder.load(str(folder), FP32, SpecOptions(prompt_name="query")).encode(texts)
+    given = Encoder.load(str(folder), FP32, SpecOptions(prompt="질문: ")).encode(texts)
+    np.testing.assert_array_equal(by_name, given)
+    np.testing.assert_allclose(by_name, reference(folder, texts, prompt_name="query"), atol=2e-6)
+    assert not np.allclose(by_name, Encoder.load(str(folder), FP32).encode(texts))
+    with pytest.raises(ModelError, match="no prompt 'nobody'; it has"):
+        Encoder.load(str(folder), FP32, SpecOptions(prompt_name="nobody"))
+
+
+def test_a_plain_transformers_folder_is_mean_pooled_with_a_notice(tmp_path: Path) -> None:
+    folder = save_transformer("bert", everyday(), tmp_path / "plain")
+    encoder = Encoder.load(str(folder), FP32)
+    assert "mean-pooled" in encoder.notices[0]
+    np.testing.assert_allclose(encoder.encode(everyday()[:50]), reference(folder, everyday()[:50]), atol=2e-6)
+
+
+def test_max_seq_length_is_kept_and_can_be_lowered_but_not_raised_over_the_positions(tmp_path: Path) -> None:
+    folder = save_model("bert", everyday(), tmp_path, length=64)
+    text = " ".join(everyday()[:40])
+    model = SentenceTransformer(str(folder), device="cpu")
+    np.testing.assert_allclose(Encoder.load(str(folder), FP32).encode([text]), model.encode([text]), atol=2e-6)
+    model.max_seq_length = 16
+    lowered = Encoder.load(str(folder), FP32, SpecOptions(max_seq_length=16))
+    np.testing.assert_allclose(lowered.encode([text]), model.encode([text]), atol=2e-6)
+    with pytest.raises(ModelError, match="64 positions"):
+        Encoder.load(str(folder), FP32, SpecOptions(max_seq_length=65))
+
+
+def test_vectors_do_not_depend_on_company_order_or_duplicates(tiny_model: Path) -> None:
+    encoder = Encoder.load(str(tiny_model), FP32)
+    texts = everyday()[:100]
+    vectors = encoder.encode(texts)
+    again = encoder.encode(texts[::-1] + texts + texts[:1] * 5)
+    assert again.shape == (205, encoder.spec.dimension)
+    assert cosines(again[100:200], vectors).min() > 0.999999
+    assert np.array_equal(again[:100][::-1], again[100:200]), "one text, one vector, in one slice"
+    assert np.array_equal(encoder.encode(texts), vectors), "the same slice gives the same bytes"
+    assert encoder.encode([]).shape == (0, encoder.spec.dimension)
+
+
+def test_the_token_budget_changes_nothing_but_rounding(tiny_model: Path) -> None:
+    texts = everyday()[:100]
+    small = Encoder.load(str(tiny_model), EncoderOptions("fp32", "cpu", token_budget=16)).encode(texts)
+    large = Encoder.load(str(tiny_model), EncoderOptions("fp32", "cpu", token_budget=100_000)).encode(texts)
+    np.testing.assert_allclose(small, large, atol=1e-5)
+
+
+def test_where_packed_disagrees_with_padded_the_encoder_falls_back_and_says_so(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Encoder.load(str(tiny_model), FP32).encode(everyday()[:50])
+
+    def broken(module, query, key, value, *_, **__):
+        return value.transpose(1, 2), None
+
+    monkeypatch.setattr(attention, "packed_attention", broken)
+    encoder = Encoder.load(str(tiny_model), FP32)
+    assert encoder.attention == "padded"
+    assert "self-check" in encoder.notices[-1]
+    np.testing.assert_allclose(encoder.encode(everyday()[:50]), right, atol=1e-5)
+
+
+def test_an_architecture_without_pluggable_attention_is_padded_with_a_notice(tmp_path: Path) -> None:
+    from transformers import MPNetConfig, MPNetModel
+
+    folder = save_transformer("bert", everyday(), tmp_path / "plain")
+    torch.manual_seed(1)
+    size = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    MPNetModel(MPNetConfig(vocab_size=2000, max_position_embeddings=258, **size)).save_pretrained(folder)
+    encoder = Encoder.load(str(folder), FP32)
+    assert encoder.attention == "padded"
+    assert any("mpnet has no pluggable attention" in notice for notice in encoder.notices)
+    np.testing.assert_allclose(encoder.encode(everyday()[:50]), reference(folder, everyday()[:50]), atol=1e-5)
+
+
+def test_a_folder_whose_weights_are_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = save_transformer("bert", everyday(), tmp_path / "plain")
+    from safetensors.torch import save_file
+
+    save_file({"nothing": torch.zeros(1)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="weights are missing"):
+        Encoder.load(str(folder), FP32)
+    (folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(ModelError, match="cannot load the model"):
+        Encoder.load(str(folder), FP32)
+
+
+def test_a_device_or_precision_that_is_not_here_is_a_usage_error() -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="no cuda device"):
+            pick_device("cuda")
+    for impossible, message in (
+        (EncoderOptions("fp16", "cpu"), "fp16 is for GPUs"),
+        (EncoderOptions("int8", "cuda", engine="openvino"), "int8 is for CPUs, and the device is cuda"),
+        (EncoderOptions("int8"), r"int8 needs encoder\.engine=openvino"),
+        (EncoderOptions("bf16", "mps", engine="openvino"), "openvino is for CPUs, and the device is mps"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            require_possible(impossible)
+    assert pick_precision("auto", "cpu") in ("bf16", "fp32")
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_truncated_vectors_are_those_of_sentence_transformers(tmp_path: Path, normalize: bool) -> None:
+    model = save_model("bert", everyday(), tmp_path, normalize=normalize)
+    texts = everyday()[:50]
+    theirs = SentenceTransformer(str(model), truncate_dim=24, device="cpu").encode(texts, normalize_embeddings=normalize)
+    ours = Encoder.load(str(model), FP32, SpecOptions(truncate_dim=24))
+    assert ours.spec.dimension == 24 and ours.spec.normalized == normalize
+    assert np.abs(ours.encode(texts) - theirs).max() < 1e-5
+    with pytest.raises(ModelError, match="truncate_dim is 65, but its vectors have 64"):
+        Encoder.load(str(model), FP32, SpecOptions(truncate_dim=65))

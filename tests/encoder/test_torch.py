@@ -1,0 +1,186 @@
+"""The GPU's way through a model, on a CPU: all of it but the calls in ``cuda``, in whose place plain ones stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, everyday
+from models import save_model
+from test_architectures import BIDIRECTIONAL, DECODER, SLIDING, save
+
+from kosbert_ray.encoder import Encoder
+from kosbert_ray.encoder.engines import cuda
+from kosbert_ray.encoder.engines import torch as torch_engine
+from kosbert_ray.encoder.engines.torch import TorchEngine, budget_of, random_batch
+from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.packing import filled
+from kosbert_ray.encoder.spec import read_spec
+from kosbert_ray.errors import UsageError
+
+LENGTHS = [1, 2, 2, 3, 5, 5, 5, 40, 60]
+
+
+def by_mask(query, key, value, offsets, longest, scaling, reach):
+    """What flash attention gives, by the formula: a token sees those of its sequence that are within reach."""
+    at = torch.arange(query.shape[0])
+    sequence = torch.bucketize(at, offsets[1:], right=True)
+    seen = sequence[:, None] == sequence[None, :]
+    for distance, most in ((at[:, None] - at[None, :], reach[0]), (at[None, :] - at[:, None], reach[1])):
+        if most >= 0:
+            seen &= distance <= most
+    groups = query.shape[1] // key.shape[1]
+    q, k, v = (x.transpose(0, 1) for x in (query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scaling).transpose(0, 1)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "varlen_attention", by_mask)
+    monkeypatch.setattr(cuda, "to_device", torch.from_numpy)
+
+
+def engines(folder: str | Path, skip: int = 0) -> tuple[TorchEngine, TorchEngine]:
+    """One as on a CPU, and one as on a GPU."""
+    spec = read_spec(Path(folder))
+    plain, by_offsets = (TorchEngine(spec, "cpu", "fp32", skip) for _ in range(2))
+    by_offsets._by_offsets = True
+    return plain, by_offsets
+
+
+@pytest.mark.parametrize("skip", [0, 2])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert"])
+@torch.inference_mode()
+def test_offsets_give_what_lengths_give(kind: str, skip: int, as_on_a_gpu: None, tmp_path: Path) -> None:
+    pooling = ("cls", "max", "mean", "mean_sqrt_len_tokens")
+    plain, by_offsets = engines(save_model(kind, everyday(), tmp_path, pooling=pooling), skip)
+    batch = random_batch(LENGTHS, plain.vocabulary)
+    torch.testing.assert_close(by_offsets.pooled(batch), plain.pooled(batch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("Qwen2", {"is_causal": False}),
+        ("Qwen2", {"is_causal": True}),
+        ("Mistral", {"sliding_window": 16}),
+        ("Gemma3Text", SLIDING | BIDIRECTIONAL),
+        ("Gemma3Text", SLIDING),
+    ],
+)
+@torch.inference_mode()
+def test_offsets_give_what_lengths_give_to_groups_of_heads(
+    kind: str, config: dict[str, Any], as_on_a_gpu: None, tmp_path: Path
+) -> None:
+    plain, by_offsets = engines(save(tmp_path, kind, **DECODER, **config))
+    assert plain.attention == "packed"
+    batch = random_batch(LENGTHS, plain.vocabulary)
+    torch.testing.assert_close(by_offsets.pooled(batch), plain.pooled(batch), rtol=1e-3, atol=1e-4)
+
+
+def test_flash_attention_is_called_as_each_version_of_torch_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.nn.attention.varlen as varlen
+
+    query, key = torch.zeros(3, 4, 8), torch.zeros(3, 2, 8)
+    seen = {}
+
+    def newest(q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False, num_splits=None):
+        seen.update(heads=k.shape[1], enable_gqa=enable_gqa, num_splits=num_splits, window_size=window_size)
+        return q
+
+    def older(q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+        seen.update(heads=k.shape[1], enable_gqa=False, num_splits=None, window_size=window_size)
+        return q
+
+    for function, expected in ((newest, (2, True, 1)), (older, (4, False, None))):
+        monkeypatch.setattr(varlen, "varlen_attn", function)
+        cuda.varlen_attention(query, key, key, torch.tensor([0, 3]), 3, None, (-1, 0))
+        assert (seen["heads"], seen["enable_gqa"], seen["num_splits"]) == expected
+        assert seen["window_size"] == (-1, 0)
+
+
+@pytest.mark.parametrize("total", [123, 124, 150, 200, 1000])
+@torch.inference_mode()
+def test_a_batch_that_is_filled_up_gives_the_same_vectors(
+    total: int, as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_engine, "COMPILED_TOKENS", total)
+    plain, by_offsets = engines(TINY)
+    seen = []
+
+    def compiled(**inputs):
+        seen.append(inputs["input_ids"].shape)
+        return by_offsets.model(**inputs)
+
+    by_offsets._compiled = compiled
+    batch = random_batch(LENGTHS, plain.vocabulary)
+    torch.testing.assert_close(by_offsets.pooled(batch), plain.pooled(batch), rtol=1e-4, atol=1e-5)
+    assert seen == ([(1, total)] if sum(LENGTHS) >= total // 2 else [])
+    full = filled(batch, total, 50)
+    assert full.offsets[-1] == len(full.ids) == len(full.positions) == total
+    assert full.positions.max() < 60 and (np.diff(full.offsets) > 0).all()
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_a_compiled_model_takes_batches_of_any_number_of_sequences(as_on_a_gpu: None, monkeypatch) -> None:
+    monkeypatch.setattr(torch_engine, "COMPILED_TOKENS", 256)
+    plain, by_offsets = engines(TINY)
+    by_offsets._compile()
+    assert by_offsets.notices == []
+    assert by_offsets._compiled is not None
+    torch._dynamo.utils.counters.clear()
+    for lengths in (LENGTHS, [3] * 50, [1] * 100 + [60], [120, 100]):
+        batch = random_batch(lengths, plain.vocabulary)
+        torch.testing.assert_close(by_offsets.pooled(batch), plain.pooled(batch), rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 5  # one for each power of two of the longest
+
+
+@pytest.mark.slow  # to import what compiles takes longer than all else here
+def test_a_model_that_cannot_be_compiled_is_used_as_it_is(as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, by_offsets = engines(TINY)
+
+    def fail(model, **_options):
+        def run(**_inputs):
+            raise RuntimeError("no compiler\nand more")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", fail)
+    by_offsets._compile()
+    assert by_offsets.notices == ["encoder.compile: the model cannot be compiled here (no compiler)"]
+    with torch.inference_mode():
+        batch = random_batch(LENGTHS, plain.vocabulary)
+        torch.testing.assert_close(by_offsets.pooled(batch), plain.pooled(batch), rtol=1e-4, atol=1e-5)
+
+
+def test_where_flash_attention_fails_attention_goes_by_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "to_device", torch.from_numpy)  # and flash attention is not for CPUs
+    plain, by_offsets = engines(TINY)
+    by_offsets._self_check()
+    assert not by_offsets._by_offsets
+    assert by_offsets.attention == "packed"
+    assert by_offsets.notices[0].startswith("flash attention cannot be used here (")
+    with torch.inference_mode():
+        batch = random_batch(LENGTHS, plain.vocabulary)
+        assert torch.equal(by_offsets.pooled(batch), plain.pooled(batch))
+
+
+def test_the_token_budget_is_what_the_free_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert budget_of(bytes_a_token=50_000, free=70 * 2**30, streams=2, most=65_536) == 65_536
+    assert budget_of(bytes_a_token=50_000, free=2 * 2**30, streams=2, most=65_536) == 16_384
+    assert budget_of(bytes_a_token=50_000, free=0, streams=2, most=65_536) == 1
+    engine, _ = engines(TINY)
+    engine.streams = 2
+    ran = []
+    monkeypatch.setattr(cuda, "memory_of", lambda run: (ran.append(run()), (8192 * 1000, 10_000_000))[1])
+    assert engine.token_budget(65_536) == 2048  # 0.8 of 10 MB in two batches, at 1,000 bytes a token
+    assert ran[0].shape == (64, 128)
+
+
+def test_compile_is_refused_without_a_gpu() -> None:
+    with pytest.raises(UsageError, match="torch.compile gains on GPUs only, and the device is cpu"):
+        Encoder.load(TINY, EncoderOptions(device="cpu", compile=True))

@@ -1,0 +1,48 @@
+"""What the doctor finds where all is well, and where it is not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from conftest import S3, TINY
+
+OUTPUTS = Path(__file__).parents[1] / "outputs_0_1_0"
+
+
+def findings(stdout: str) -> dict[str, tuple[str, str]]:
+    return {line[5:14].strip(): (line[:3].strip(), line[15:]) for line in stdout.splitlines()}
+
+
+def test_all_is_well(cli, s3: S3) -> None:
+    s3.filesystem().mkdir("doctor")
+    done = cli("doctor", "bundled:everyday", "s3://doctor/out", "--model", TINY, env=s3.env)
+    found = findings(done.stdout)
+    assert {state for state, _ in found.values()} == {"ok"}
+    assert list(found) == ["versions", "machine", "devices", "disk", "model", "input", "job", "output", "ray", "encoders"]
+    assert "128 dimensions, up to 128 tokens; torch " in found["model"][1]
+    assert "4 files, 56,449 bytes" in found["input"][1]
+    assert "4 new files (56,449 bytes)" in found["job"][1]
+    assert found["output"][1] == "s3://doctor/out: can be read, written to and deleted from"
+    assert "a local Ray starts: 1 nodes" in found["ray"][1]
+    assert not s3.filesystem().find("doctor")
+
+
+def test_each_thing_that_is_wrong_is_named(cli, s3: S3, tmp_path: Path) -> None:
+    env = s3.env | {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "readonly"}
+    options = ["--model", tmp_path / "no-model", "--set", "ray.address=127.0.0.1:9"]
+    done = cli("doctor", tmp_path / "nothing", "s3://ready/out", *options, env=env, code=1)
+    found = findings(done.stdout)
+    assert [name for name, (state, _) in found.items() if state == "BAD"] == ["model", "input", "job", "output", "ray"]
+    assert "no such file or folder" in found["input"][1]
+    assert "s3://ready/out" in found["output"][1]
+    assert "127.0.0.1:9 cannot be reached" in found["ray"][1]
+
+
+def test_a_missing_column_and_another_jobs_output_are_found(cli, tmp_path: Path) -> None:
+    shutil.copytree(OUTPUTS / "whole", tmp_path / "out")
+    options = ["--model", "bundled:kosbert-mini", "--set", "ray.address=127.0.0.1:9"]
+    done = cli("doctor", OUTPUTS / "in", tmp_path / "out", *options, "--set", "encoder.precision=fp32", code=1)
+    assert "encoder.precision is auto there and fp32 here" in findings(done.stdout)["job"][1]
+    done = cli("doctor", OUTPUTS / "in", tmp_path / "other", *options, "--keep", "nothing", code=1)
+    assert "no column 'nothing'" in findings(done.stdout)["input"][1]

@@ -1,0 +1,73 @@
+"""Who is told that a run has ended, and what: by a command or a webhook, whether it ended well or not."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from kosbert_ray.run.notify import Ended, notify
+
+ENDED = Ended("done", "/out", totals={"rows": 3}, seconds=1.5)
+
+
+@pytest.fixture
+def webhook() -> Iterator[tuple[str, list[dict]]]:
+    calls: list[dict] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            calls.append({"path": self.path, "type": self.headers["Content-Type"], **json.loads(content)})
+            self.send_response(500 if "broken" in self.path else 204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", calls
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_webhook_is_sent_the_summary(webhook: tuple[str, list[dict]]) -> None:
+    address, calls = webhook
+    said: list[str] = []
+    notify(f"{address}/secret", ENDED, said.append)
+    assert not said
+    (call,) = calls
+    assert (call["path"], call["type"]) == ("/secret", "application/json")
+    assert (call["status"], call["totals"], call["seconds"]) == ("done", {"rows": 3}, 1.5)
+
+
+def test_what_cannot_be_told_is_said_without_the_address(webhook: tuple[str, list[dict]]) -> None:
+    said: list[str] = []
+    notify(f"{webhook[0]}/broken", ENDED, said.append)
+    notify("http://127.0.0.1:9/hush", ENDED, said.append)
+    notify("echo no such thing >&2; exit 7", ENDED, said.append)
+    assert said[0] == "on_finish: could not be told (HTTP Error 500: Internal Server Error)"
+    assert said[1].startswith("on_finish: could not be told (")
+    assert said[2] == "on_finish: the command ended with exit code 7 (no such thing)"
+    assert "hush" not in "".join(said)
+
+
+@pytest.mark.slow
+def test_a_run_tells_its_end_and_nothing_of_it_is_kept(cli, tmp_path: Path) -> None:
+    (tmp_path / "told.py").write_text(f"import sys\nopen({str(tmp_path / 'told')!r}, 'a').write(sys.stdin.read() + '\\n')")
+    command = f"python3 {tmp_path / 'told.py'}"
+    embed = ["embed", "bundled:everyday", tmp_path / "out", "--model", TINY, "--set", f"on_finish={command}"]
+    cli(*embed)
+    cli(*embed, "--text", "nothing", code=1)
+    done, failed = map(json.loads, (tmp_path / "told").read_text().splitlines())
+    assert (done["status"], done["totals"]["rows"], done["new"]["rows"]) == ("done", 520, 520)
+    assert done["output"] == str(tmp_path / "out")
+    assert failed["status"] == "failed"
+    assert "no column 'nothing'" in failed["error"]
+    assert "told.py" not in (tmp_path / "out" / "_kosbert" / "job.json").read_text()

@@ -1,0 +1,80 @@
+"""Imports go one way, as README draws it, and the command answers without loading what it does not need."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "kosbert_ray"
+BASE = {"errors", "units", "_version"}
+CORE = {"corpus", "encoder", "shards", "storage", "settings"} | BASE
+JOB = {"job", "stored", "config"} | CORE
+ROOMS = {
+    "errors": set(),
+    "units": set(),
+    "_version": set(),
+    "settings": BASE,
+    "storage": {"settings"} | BASE,
+    "corpus": {"storage", "settings"} | BASE,
+    "encoder": {"storage", "settings"} | BASE,
+    "shards": {"storage", "settings"} | BASE,
+    "analysis": BASE,
+    "config": CORE,
+    "stored": {"config"} | CORE,
+    "job": {"stored", "config"} | CORE,
+    "run": JOB,
+    "outputs": JOB | {"analysis"},
+    "evaluation": CORE,
+    "training": {"evaluation", "encoder", "settings", "storage"} | BASE,
+    "planning": {"run", "outputs"} | JOB,
+    "deploy": JOB,
+    "integrations": {"deploy"} | JOB,
+    "cli": {"planning", "deploy", "training", "evaluation", "run", "outputs", "job_file"} | JOB,
+    "job_file": {"config"} | CORE,
+    "__init__": {"run", "outputs"} | JOB,
+}
+OWNERS = {
+    "ray": {"run", "planning", "deploy", "training"},
+    "airflow": {"integrations"},
+    "plotly": {"outputs"},
+    "jinja2": {"outputs"},
+    "torch": {"encoder", "training"},
+    "transformers": {"encoder", "training"},
+    "sentence_transformers": {"training"},
+}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
+    here = room(path)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "kosbert_ray" and len(parts) > 1 and parts[1] in ROOMS and here in ROOMS and parts[1] != here:
+            assert parts[1] in ROOMS[here], f"{here} must not import {name}"
+        if parts[0] in OWNERS:
+            assert here in OWNERS[parts[0]], f"{here} must not import {name}"
+
+
+@pytest.mark.parametrize("module", ["kosbert_ray.cli", "kosbert_ray.run.lifecycle"])
+def test_the_command_and_its_planning_load_neither_ray_nor_torch(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'ray', 'torch', 'transformers'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
