@@ -14,7 +14,7 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ from kosbert_ray.encoder.source import BUNDLED_PREFIX
 from kosbert_ray.errors import JobFailed, UsageError, first_line
 from kosbert_ray.storage import is_url
 
+log = logging.getLogger(__name__)
+
 JOB_FILE = "kosbert-ray-job.yaml"
 # What is computed, not where, on what and with whose credentials: that may differ from one submission to the next.
 IDENTITY = ("model", "input", "output", "slice")
@@ -38,8 +40,6 @@ POLL_SECONDS = 2.0
 LOST_SECONDS = 300.0  # a cluster that does not answer for so long is given up; the job is not
 NOT_READY = "No available agent"  # the job API's word while a head that has just started is not ready for jobs
 TAKEN = "already exists"  # its word for a submission id that another submitter was first to use
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,11 @@ class Submissions:
         """Its submission that has not ended, if there is one."""
         return _running(self.find(job))
 
-    def submit(self, job: ClusterJob, say: Say, send_package: bool = True) -> tuple[str, bool]:
+    def submit(self, job: ClusterJob, send_package: bool = True) -> tuple[str, bool]:
         """Starts the job, unless it runs already.
 
         Args:
             job: what to run.
-            say: takes a line for the user.
             send_package: whether the cluster is to run this very kosbert-ray instead of the one installed there.
 
         Returns:
@@ -170,7 +169,7 @@ class Submissions:
                 if not (not_ready or TAKEN in str(error)) or time.monotonic() > until:
                     raise _failed(self.address, error) from error
                 if not_ready and not waiting:
-                    say(f"{self.address}: the cluster takes no jobs yet ({first_line(error)}); trying again")
+                    log.info(f"{self.address}: the cluster takes no jobs yet ({first_line(error)}); trying again")
                     waiting = True
             time.sleep(POLL_SECONDS)
 
@@ -194,12 +193,11 @@ class Submissions:
         with _told(self.address):
             return self.client.get_job_info(submission)
 
-    async def follow(self, submission: str, say: Say) -> AsyncGenerator[str, None]:
+    async def follow(self, submission: str) -> AsyncGenerator[str, None]:
         """The pieces of a job's log until it has ended; a lost connection is taken up again where it broke.
 
         Args:
             submission: its id.
-            say: takes a line for the user.
 
         Raises:
             JobFailed: the cluster has not answered for five minutes. The job goes on.
@@ -221,15 +219,17 @@ class Submissions:
                 job = await asyncio.to_thread(self.client.get_job_info, submission)
                 lost_since = None
                 if job.status.is_terminal():
-                    log = await asyncio.to_thread(self.client.get_job_logs, submission)
-                    if log[written:]:
-                        yield log[written:]
+                    text = await asyncio.to_thread(self.client.get_job_logs, submission)
+                    if text[written:]:
+                        yield text[written:]
                     return
             except (RuntimeError, OSError, aiohttp.ClientError) as error:  # requests' are OSErrors
                 now = time.monotonic()
                 if lost_since is None:
                     lost_since = now
-                    say(f"{self.address} does not answer ({first_line(error)}); the job goes on, trying to reach it again")
+                    log.info(
+                        f"{self.address} does not answer ({first_line(error)}); the job goes on, trying to reach it again"
+                    )
                 elif now - lost_since > LOST_SECONDS:
                     raise JobFailed(
                         f"{self.address}: no answer for {LOST_SECONDS:.0f} s ({first_line(error)}); {submission} goes on "

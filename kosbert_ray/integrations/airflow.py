@@ -64,7 +64,7 @@ class KosbertOperator(BaseOperator):  # type: ignore[misc]
         """Submits the job, or finds it running, and waits for its end; gives what :meth:`result` does."""
         job = self._job()
         submissions = Submissions(self.address)
-        submission, new = submissions.submit(job, self.log.info, self.send_package)
+        submission, new = submissions.submit(job, self.send_package)
         self.log.info("%s: %s", submission, "submitted" if new else "runs already")
         if self.deferrable:
             trigger = SubmissionTrigger(self.address, submission)
@@ -203,7 +203,7 @@ async def log_lines(submissions: Submissions, submission: str, info: Callable[..
         info: takes a line, after ``"%s"``.
     """
     rest = ""
-    async with aclosing(submissions.follow(submission, info)) as pieces:
+    async with aclosing(submissions.follow(submission)) as pieces:
         async for piece in pieces:
             *lines, rest = (rest + piece).split("\n")
             for line in lines:

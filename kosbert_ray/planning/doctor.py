@@ -112,12 +112,11 @@ def _input(config: JobConfig) -> str:
 
 
 def _job(config: JobConfig) -> str:
-    """What ``--dry-run`` says; an output of another job, or one inside the input, is found here."""
-    said: list[str] = []
-    found = preview(config, lambda line, **_: said.append(line))
+    """Summarizes a dry run, which also finds an output of another job or one inside the input."""
+    found = preview(config)
     if found.failed:
         raise InputError(f"{found.failed[0]} ({len(found.failed):,} files would fail)")
-    return "; ".join([*found.lines()[1:3], *said])
+    return "; ".join(found.lines()[1:3])
 
 
 def _disk(config: JobConfig) -> str:

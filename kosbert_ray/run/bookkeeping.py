@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -12,6 +13,8 @@ from kosbert_ray.config import JobConfig
 from kosbert_ray.errors import JobFailed, StorageError, TooManyRejected
 from kosbert_ray.run.monitor.progress import Progress
 from kosbert_ray.shards.ledger import Committed, Ledger
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from kosbert_ray.run.monitor.metrics import Metrics
@@ -30,7 +33,6 @@ class Books:
         committed: what the output holds.
         ledger: its books.
         progress: what a person sees.
-        say: takes a line for the user, and by name what it says to a machine.
         tell: takes what a user should know of an encoder.
     """
 
@@ -39,7 +41,6 @@ class Books:
     committed: Committed
     ledger: Ledger
     progress: Progress
-    say: Callable[..., None]
     tell: Callable[..., None]
 
     def take(self, outcomes: Iterable[Outcome], metrics: Metrics, headway: Callable[[], None]) -> None:
@@ -68,12 +69,12 @@ class Books:
                     metrics.committed(outcome.receipt, self.progress.share)
                     if self.config.log_format == "json":
                         receipt = asdict(outcome.receipt)
-                        self.say(f"committed: {receipt['shard'] or receipt['file']}", event="slice", **receipt)
+                        log.info(f"committed: {receipt['shard'] or receipt['file']}", extra={"event": "slice", **receipt})
                     self.require_few_rejected(rejected)
                 if outcome.failed:
                     failed.append(outcome.failed)
                     metrics.failed()
-                    self.say(f"failed: {outcome.failed}")
+                    log.error(outcome.failed, extra={"label": "failed"})
                     if len(failed) >= MAX_FAILED:
                         break
         except BaseException:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +42,7 @@ PARTITION = "partition"
 PARTITION_BYTES = 64 * 2**20  # of the stored input; a partition of text is sorted in memory
 MAX_PARTITIONS = 4096
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ def prepare(
     reader: FragmentReader,
     pending: Pending,
     output: Storage,
-    embed: Callable[[JobConfig, Say], Any],
-    say: Say,
+    embed: Callable[[JobConfig], Any],
 ) -> Shared | None:
     """Finds and embeds what the pending fragments' slices have in common; what an earlier run has done is used.
 
@@ -108,7 +108,6 @@ def prepare(
         pending: what is left to do.
         output: the job's output.
         embed: runs a job.
-        say: takes a line for the user.
 
     Returns:
         The texts and their vectors; None if no text stands in two slices.
@@ -118,7 +117,7 @@ def prepare(
     """
     if not {fragment.id for fragment, _ in pending} <= _seen(output):
         clear(output)
-        _find(config, reader, pending, output, say)
+        _find(config, reader, pending, output)
     if not output.list(TEXTS):
         return None
     inner = config.model_copy(
@@ -134,8 +133,8 @@ def prepare(
             "max_rejected": 1.0,  # a text that cannot be embedded is rejected where it stands, with its address
         }
     )
-    say("dedup: embedding the texts that stand in several slices")
-    embed(inner, say)
+    log.info("dedup: embedding the texts that stand in several slices")
+    embed(inner)
     return _shared(Storage(output.url(VECTORS), output.options))
 
 
@@ -153,11 +152,11 @@ def clear(output: Storage) -> None:
     output.delete_folder(FOLDER)
 
 
-def _find(config: JobConfig, reader: FragmentReader, pending: Pending, output: Storage, say: Say) -> None:
+def _find(config: JobConfig, reader: FragmentReader, pending: Pending, output: Storage) -> None:
     size = sum(fragment.input_bytes for fragment, _ in pending)
     partitions = min(MAX_PARTITIONS, 1 + size // PARTITION_BYTES)
     tasks = shared_read_tasks(pending, config.slice.max_bytes)
-    say(f"dedup: looking for texts that stand in several slices ({partitions:,} partitions)")
+    log.info(f"dedup: looking for texts that stand in several slices ({partitions:,} partitions)")
     reads = PlannedReads("DistinctTexts", partial(distinct_texts, reader, partitions), tasks, config.slice.max_bytes)
     try:
         with row_blocks():
@@ -171,7 +170,7 @@ def _find(config: JobConfig, reader: FragmentReader, pending: Pending, output: S
     except Exception as error:
         raise error_of(error) from error
     sums = {name: pc.sum(found[name]).as_py() or 0 for name in ("shared", "times", "spared", "bytes")}
-    say(
+    log.info(
         f"dedup: {sums['shared']:,} texts stand in several slices, {sums['times']:,} times in all; embedding each once "
         f"spares {sums['spared'] / max(1, sums['bytes']):.1%} of the text"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import asdict, dataclass
 
 from kosbert_ray.corpus.fragments import Fragment
@@ -11,6 +11,8 @@ from kosbert_ray.errors import FingerprintMismatch, JobFailed
 from kosbert_ray.shards.ledger import Committed, Ledger
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,6 @@ def finish(
     leftover: Leftover,
     within_limit: bool,
     seconds: float,
-    say: Callable[[str], None],
 ) -> None:
     """Removes the shards of changed inputs, now that the new ones are all there, and writes _SUCCESS.
 
@@ -76,7 +77,6 @@ def finish(
         leftover: what is in the output and not in the plan.
         within_limit: whether few enough rows were rejected; else the output is not called complete.
         seconds: how long the run took.
-        say: takes a line for the user.
 
     Raises:
         JobFailed: a slice never came back, whatever Ray says, or its shard is gone: the output is not called complete.
@@ -110,7 +110,7 @@ def finish(
     others = _of_other_runs(ledger, digest, committed, corpus) if there.keys() - known else []
     if keep:
         files = {receipt.file for receipt in keep}
-        say(
+        log.info(
             f"{len(files):,} files are gone from the input (the first: {min(files)}); their {len(keep):,} shards "
             "stay (output.removed_inputs=delete removes them)"
         )

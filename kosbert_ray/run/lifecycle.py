@@ -7,14 +7,13 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from kosbert_ray._version import __version__
 from kosbert_ray.config import PRIVATE, JobConfig
@@ -70,7 +69,7 @@ MAX_PASSES = 3  # over a corpus that changes while it is read
 LOOK_SECONDS = 1.0  # that the live view waits for the board
 REPEAT_SECONDS = 60.0  # the same trouble with a store is told no more often
 
-Say = Callable[..., None]  # a line for the user, and by name what it says to a machine
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,11 @@ class Summary:
     complete: bool = False
 
 
-def embed(config: JobConfig, say: Say, model: PreparedModel | None = None) -> Summary:
+def embed(config: JobConfig, model: PreparedModel | None = None) -> Summary:
     """Runs a job to its end; run again after any crash, it does what is left.
 
     Args:
         config: the job.
-        say: takes a line for the user.
         model: the job's model, if it is prepared already.
 
     Raises:
@@ -114,8 +112,7 @@ def embed(config: JobConfig, say: Say, model: PreparedModel | None = None) -> Su
     started = time.monotonic()
     ended = Ended("failed", config.output.path)
     try:
-        with _storage_log(say):
-            summary = _run(config, say, model)
+        summary = _run(config, model)
         status = "done" if summary.within_limit else "rejected"
         ended = Ended(status, summary.output, totals=asdict(summary.totals), new=asdict(summary.new))
         return summary
@@ -127,13 +124,13 @@ def embed(config: JobConfig, say: Say, model: PreparedModel | None = None) -> Su
         raise
     finally:
         if config.on_finish:
-            notify(config.on_finish, replace(ended, seconds=time.monotonic() - started), say)
+            notify(config.on_finish, replace(ended, seconds=time.monotonic() - started))
 
 
-def preview(config: JobConfig, say: Say) -> Preview:
+def preview(config: JobConfig) -> Preview:
     """What :func:`embed` would do, with nothing done; raises what it would raise before its first slice."""
     with ExitStack() as stack:
-        return _Run(config, say, stack).preview()
+        return _Run(config, stack).preview()
 
 
 def settings_of(config: JobConfig) -> JobConfig:
@@ -149,45 +146,18 @@ def _job_in(books: Ledger) -> dict[str, Any]:
     return {} if job and books.is_abandoned(job) else job
 
 
-def _run(config: JobConfig, say: Say, model: PreparedModel | None) -> Summary:
+def _run(config: JobConfig, model: PreparedModel | None) -> Summary:
     for last in (False, False, True):
         with ExitStack() as stack:
             try:
-                return _Run(config, say, stack, model).run()
+                return _Run(config, stack, model).run()
             except _Raced as error:
                 if last:
                     raise JobFailed(
                         f"{config.output.path}: other runs keep claiming it; run the same command again"
                     ) from error
-                say("another run has claimed this output first: planning again with its settings")
+                log.info("another run has claimed this output first: planning again with its settings")
     raise AssertionError
-
-
-@contextlib.contextmanager
-def _storage_log(say: Say) -> Iterator[None]:
-    """While a run goes on, the user is told what this process tries again."""
-
-    class Tell(logging.Handler):
-        said: ClassVar[dict[str, float]] = {}
-
-        def emit(self, record: logging.LogRecord) -> None:
-            message, now = record.getMessage(), time.monotonic()
-            if now - self.said.get(message, -REPEAT_SECONDS) >= REPEAT_SECONDS:
-                self.said[message] = now
-                say(message)
-
-    log, handler = logging.getLogger("kosbert_ray.storage"), Tell(logging.WARNING)
-    if any(type(other).__name__ == Tell.__name__ for other in log.handlers):  # a run within a run: report once
-        yield
-        return
-    propagate = log.propagate
-    log.addHandler(handler)
-    log.propagate = False
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.propagate = propagate
 
 
 class _Raced(Exception):
@@ -197,8 +167,8 @@ class _Raced(Exception):
 class _Run:
     """One run of a job: what it knows from its start to its end."""
 
-    def __init__(self, config: JobConfig, say: Say, stack: ExitStack, model: PreparedModel | None = None) -> None:
-        self.asked, self.say, self.stack = config, say, stack
+    def __init__(self, config: JobConfig, stack: ExitStack, model: PreparedModel | None = None) -> None:
+        self.asked, self.stack = config, stack
         self.told: set[str] = set()
         self.ranges: Ranges = ()
         self.on_ray = False
@@ -225,13 +195,16 @@ class _Run:
         for notice in notices:
             if notice not in self.told:
                 self.told.add(notice)
-                self.say(notice)
+                log.info(notice)
 
     def _tell_of_input(self) -> None:
         """Reports how the input is read, which files are skipped, and which cannot be embedded."""
         corpus = self.corpus
         self.tell(*corpus.notices, *filter(None, [corpus.ignored_line()]))
-        self.tell(*(f"failed: {file.reason}" for file in corpus.failed[:MAX_FAILED]))
+        for file in corpus.failed[:MAX_FAILED]:
+            if file.reason not in self.told:
+                self.told.add(file.reason)
+                log.error(file.reason, extra={"label": "failed"})
 
     def _require_all_files(self) -> None:
         """Raises JobFailed if there are files that cannot be embedded; all others are committed by now."""
@@ -274,9 +247,9 @@ class _Run:
         self.progress = Progress(
             self.corpus.size,
             Totals.of(self.committed.receipts(item.id for item in fragments)),
-            log=self.say if self.config.log_format == "json" else None,
+            logged=self.config.log_format == "json",
         )
-        self.say(
+        log.info(
             f"{self.corpus.storage.url()}: {len(self.corpus.files):,} files, {self.corpus.size:,} bytes; "
             f"{self.progress.done.slices:,} slices are committed already"
         )
@@ -293,12 +266,12 @@ class _Run:
                 with BackgroundHashing(self.hashes, self.corpus):
                     self._pass_and_tell(fragments)
                 if notice := unknown_notice(self.progress.new.unknown_tokens, self.progress.new.encoded_tokens):
-                    self.tell(f"warning: {notice}")
+                    log.warning(notice)
             changed = self._look_again()
             if not changed:
                 self._require_all_files()
                 return self._finish(fragments)
-            self.say(f"{changed[0]}: changed or removed while the run went on ({len(changed):,} files); planning again")
+            log.info(f"{changed[0]}: changed or removed while the run went on ({len(changed):,} files); planning again")
             fragments = self._fragments()
         raise JobFailed(
             f"{self.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
@@ -440,7 +413,6 @@ class _Run:
             leftover,
             summary.within_limit,
             self.progress.seconds,
-            self.say,
         )
         if summary.within_limit:
             self._clear()
@@ -464,7 +436,7 @@ class _Run:
                 raise InputError(f"{where}: its columns changed while the run was on; choose another output for it")
             self._settle_identities()
         elif added := now.keys() - before.keys() - {file.name for file in self.corpus.failed}:
-            self.say(f"{len(added):,} files were added since the run began; run the same command again for them")
+            log.info(f"{len(added):,} files were added since the run began; run the same command again for them")
         return changed
 
     def _leftover(self, fragments: list[Fragment]) -> Leftover:
@@ -521,7 +493,7 @@ class _Run:
         """Says who else is at work on the output; gives the lease by which this run can leave word that it is, too."""
         lease = Lease(self.ledger.storage, self.ledger.run)
         for other in lease.others():
-            self.say(
+            log.info(
                 f"another run (on {other.host}, process {other.pid}, started {duration(other.age)} ago) is writing to this "
                 "output: both will end well, but they do the same work"
             )
@@ -567,12 +539,12 @@ class _Run:
         self.long_text.check(tokenizer)
         metrics = Metrics(board, pool, self.ledger.storage.address, self.progress.recent)
         self.progress.watch(lambda: board.look(LOOK_SECONDS))
-        books = Books(config, self.corpus.size, committed, self.ledger, self.progress, self.say, self.tell)
+        books = Books(config, self.corpus.size, committed, self.ledger, self.progress, self.tell)
         books.require_few_rejected()
         known = shared.texts if shared else None
         with (
             self.progress,
-            Watchdog(board, pool, config.stall_timeout, self.say) as watchdog,
+            Watchdog(board, pool, config.stall_timeout) as watchdog,
             contextlib.closing(pipeline.run(work, tokenizer, known, left, pool)) as outcomes,
         ):
             books.take(outcomes, metrics, watchdog.headway)
@@ -585,7 +557,7 @@ class _Run:
 
         output = self.ledger.storage
         embed_same = partial(embed, model=self.model)
-        shared = corpus_dedup.prepare(self.config, reader, left, output, embed_same, self.say)
+        shared = corpus_dedup.prepare(self.config, reader, left, output, embed_same)
         if shared:
             self.stack.callback(shared.vectors.remove)
         return shared

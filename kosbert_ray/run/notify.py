@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import urllib.request
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from kosbert_ray.errors import first_line
+
+log = logging.getLogger(__name__)
 
 COMMAND_SECONDS = 600.0
 CALL_SECONDS = 30.0
@@ -38,13 +40,12 @@ class Ended:
     seconds: float = 0.0
 
 
-def notify(where: str, ended: Ended, say: Callable[[str], None]) -> None:
+def notify(where: str, ended: Ended) -> None:
     """Tells ``where``, as JSON; that it cannot be told is said, and changes nothing about the run.
 
     Args:
         where: an http(s) address, which is sent a POST; else a command for the shell, which finds it on standard input.
         ended: what to tell.
-        say: takes a line for the user.
     """
     content = json.dumps(asdict(ended), ensure_ascii=False).encode()
     try:
@@ -55,8 +56,8 @@ def notify(where: str, ended: Ended, say: Callable[[str], None]) -> None:
         done = subprocess.run(["/bin/sh", "-c", where], input=content, capture_output=True, timeout=COMMAND_SECONDS)
         if done.returncode:
             words = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][-SHOWN:]
-            say(f"on_finish: the command ended with exit code {done.returncode}{words and f' ({words})'}")
+            log.warning(f"on_finish: the command ended with exit code {done.returncode}{words and f' ({words})'}")
     except subprocess.TimeoutExpired:
-        say(f"on_finish: the command did not end within {COMMAND_SECONDS:.0f} s")
+        log.warning(f"on_finish: the command did not end within {COMMAND_SECONDS:.0f} s")
     except OSError as error:  # urllib's are such; what they say does not hold the address, which may be a secret
-        say(f"on_finish: could not be told ({first_line(error)})")
+        log.warning(f"on_finish: could not be told ({first_line(error)})")

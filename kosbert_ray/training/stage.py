@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ from kosbert_ray.training.config import StageConfig
 from kosbert_ray.training.data import Examples
 from kosbert_ray.training.losses import make_loss
 from kosbert_ray.training.sampler import make_sampler
+
+log = logging.getLogger(__name__)
 
 METRIC = "eval_dev_spearman_cosine"
 LOG_STEPS = 50
@@ -66,9 +68,8 @@ class StageJob:
 class _Report(TrainerCallback):
     """Tells the user what the trainer logs, and has every epoch's end measured and saved."""
 
-    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.say = say
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         control.should_evaluate = control.should_save = True
@@ -89,7 +90,7 @@ class _Report(TrainerCallback):
             told = f"loss {float(logs['loss']):.4f}, learning rate {float(logs['learning_rate']):.1e}"
         else:
             return
-        self.say(f"{self.name}: step {state.global_step:,} of {state.max_steps:,}: {told}")
+        log.info(f"{self.name}: step {state.global_step:,} of {state.max_steps:,}: {told}")
 
 
 class _Trainer(SentenceTransformerTrainer):
@@ -99,7 +100,7 @@ class _Trainer(SentenceTransformerTrainer):
         """Adds none."""
 
 
-def run_stage(job: StageJob, say: Callable[[str], None]) -> None:
+def run_stage(job: StageJob) -> None:
     """Trains, and leaves the best model in ``job.model``; every process of a data-parallel run calls it."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
@@ -115,7 +116,7 @@ def run_stage(job: StageJob, say: Callable[[str], None]) -> None:
         for module in model.modules():
             if isinstance(module, torch.nn.Embedding):
                 module.requires_grad_(False)
-    trainer = _trainer(job, model, device, say)
+    trainer = _trainer(job, model, device)
     try:
         trainer.train(resume_from_checkpoint=_checkpoint(job))
     except Exception as error:
@@ -136,9 +137,7 @@ def _checkpoint(job: StageJob) -> str | None:
     return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
-def _trainer(
-    job: StageJob, model: SentenceTransformer, device: str, say: Callable[[str], None]
-) -> SentenceTransformerTrainer:
+def _trainer(job: StageJob, model: SentenceTransformer, device: str) -> SentenceTransformerTrainer:
     stage = job.stage
     precision = pick_precision(stage.precision, device)
     datasets = {str(index): dataset(examples) for index, examples in enumerate(job.examples)}
@@ -183,7 +182,7 @@ def _trainer(
         train_dataset=datasets["0"] if single else datasets,
         loss=losses["0"] if single else losses,
         evaluator=_evaluator(job.dev) if job.dev else None,
-        callbacks=[_Report(stage.name, say)],
+        callbacks=[_Report(stage.name)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

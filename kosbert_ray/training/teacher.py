@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,13 @@ from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
 from kosbert_ray.errors import UsageError
 from kosbert_ray.training.config import TeacherConfig
 
+log = logging.getLogger(__name__)
+
 PART = 16_384
 EPSILON = 1e-12
 
 
-def teacher_vectors(
-    teacher: TeacherConfig, texts: list[str], dimension: int, folder: Path, threads: int | None, say: Callable[[str], None]
-) -> Path:
+def teacher_vectors(teacher: TeacherConfig, texts: list[str], dimension: int, folder: Path, threads: int | None) -> Path:
     """Vectors of ``texts`` as the student is to learn them, of length 1, in a ``.npy`` file: float32 ``[n, dimension]``.
 
     What is computed already, by the same teacher for the same texts, is not computed again.
@@ -34,7 +34,6 @@ def teacher_vectors(
         dimension: of the student.
         folder: where to keep them.
         threads: on a CPU.
-        say: takes a line for the user.
 
     Raises:
         ModelError: there is no such model.
@@ -56,7 +55,7 @@ def teacher_vectors(
     if turned.exists():
         return turned
     parts.mkdir(parents=True, exist_ok=True)
-    raw = _encode(spec, texts, parts, threads, say)
+    raw = _encode(spec, texts, parts, threads)
     vectors = raw if teacher.whitening is None else turn(raw, dimension, teacher.whitening, teacher.centre)
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), EPSILON)
     partial = turned.with_suffix(".partial.npy")
@@ -65,9 +64,7 @@ def teacher_vectors(
     return turned
 
 
-def _encode(
-    spec: ModelSpec, texts: list[str], folder: Path, threads: int | None, say: Callable[[str], None]
-) -> npt.NDArray[np.float32]:
+def _encode(spec: ModelSpec, texts: list[str], folder: Path, threads: int | None) -> npt.NDArray[np.float32]:
     encoder: Encoder | None = None
     found = []
     for start in range(0, len(texts), PART):
@@ -77,7 +74,7 @@ def _encode(
             partial = path.with_suffix(".partial.npy")
             np.save(partial, encoder.encode(texts[start : start + PART]).astype(np.float16))
             partial.rename(path)
-            say(f"teacher: {min(start + PART, len(texts)):,} of {len(texts):,} texts")
+            log.info(f"teacher: {min(start + PART, len(texts)):,} of {len(texts):,} texts")
         found.append(np.load(path))
     return np.concatenate(found).astype(np.float32)
 

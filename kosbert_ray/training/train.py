@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,6 +16,8 @@ from kosbert_ray.errors import UsageError
 from kosbert_ray.evaluation.sts import read_sts
 from kosbert_ray.training.config import StageConfig, TrainConfig
 from kosbert_ray.training.data import Examples, files, read_examples, read_texts
+
+log = logging.getLogger(__name__)
 
 WORK = "_training"
 RECIPE = "recipe.json"
@@ -34,7 +35,7 @@ class Trained:
     examples: dict[str, int]
 
 
-def train(config: TrainConfig, say: Callable[[str], None]) -> Trained:
+def train(config: TrainConfig) -> Trained:
     """Runs every stage that is not done yet, and writes the model to ``config.output``.
 
     Raises:
@@ -59,11 +60,11 @@ def train(config: TrainConfig, say: Callable[[str], None]) -> Trained:
     held_out = _held_out(config)
     work = output / WORK
     _claim(work, config)
-    folder = _base(config, work, held_out, say)
+    folder = _base(config, work, held_out)
     counts = {}
     for number, stage in enumerate(config.stages):
         place = work / f"{number}-{stage.name}"
-        folder, counts[stage.name] = _stage(config, stage, place, folder, held_out, say)
+        folder, counts[stage.name] = _stage(config, stage, place, folder, held_out)
     return _finish(config, folder, output, counts)
 
 
@@ -99,7 +100,7 @@ def _claim(work: Path, config: TrainConfig) -> None:
     path.write_text(json.dumps(recipe, indent=1, ensure_ascii=False), "utf-8")
 
 
-def _base(config: TrainConfig, work: Path, held_out: set[str], say: Callable[[str], None]) -> Path:
+def _base(config: TrainConfig, work: Path, held_out: set[str]) -> Path:
     from kosbert_ray.training.base import load_base, make_base
 
     folder = work / "base"
@@ -112,7 +113,7 @@ def _base(config: TrainConfig, work: Path, held_out: set[str], say: Callable[[st
         raw = work / "new"
         shutil.rmtree(raw, ignore_errors=True)
         texts = [read_texts(data, config.data_root, held_out, config.seed) for data in base.new.data]
-        say(f"base: a vocabulary of {base.new.vocabulary:,} from {sum(map(len, texts)):,} texts")
+        log.info(f"base: a vocabulary of {base.new.vocabulary:,} from {sum(map(len, texts)):,} texts")
         make_base(base, base.new, chain.from_iterable(texts), raw, config.seed)
         base = base.model_copy(update={"base": str(raw)})
     # Optimizers want float32, whatever the base was saved in.
@@ -121,36 +122,32 @@ def _base(config: TrainConfig, work: Path, held_out: set[str], say: Callable[[st
     return folder
 
 
-def _stage(
-    config: TrainConfig, stage: StageConfig, place: Path, start: Path, held_out: set[str], say: Callable[[str], None]
-) -> tuple[Path, int]:
+def _stage(config: TrainConfig, stage: StageConfig, place: Path, start: Path, held_out: set[str]) -> tuple[Path, int]:
     from kosbert_ray.training.stage import StageJob, run_stage
 
     done = place / "examples.json"
     if (place / "model").is_dir() and done.exists():
-        say(f"{stage.name}: done already")
+        log.info(f"{stage.name}: done already")
         return place / "model", json.loads(done.read_text("utf-8"))
     examples = [read_examples(task, config.data_root, held_out, config.seed) for task in stage.tasks]
     total = sum(len(part.rows) for part in examples)
-    say(f"{stage.name}: {total:,} examples, {stage.epochs:g} epochs")
+    log.info(f"{stage.name}: {total:,} examples, {stage.epochs:g} epochs")
     place.mkdir(parents=True, exist_ok=True)
     done.write_text(json.dumps(total), "utf-8")
-    targets = [_targets(config, stage, index, part, start, say) for index, part in enumerate(examples)]
+    targets = [_targets(config, stage, index, part, start) for index, part in enumerate(examples)]
     dev = files(config.data_root, config.dev)[0] if config.dev else None
     job = StageJob(stage, examples, targets, start, place, dev, config.seed, config.threads)
     if not job.model.is_dir():
         if config.workers > 1:
             from kosbert_ray.training.workers import run_on_workers
 
-            run_on_workers(job, config.workers, say)
+            run_on_workers(job, config.workers)
         else:
-            run_stage(job, say)
+            run_stage(job)
     return job.model, total
 
 
-def _targets(
-    config: TrainConfig, stage: StageConfig, index: int, examples: Examples, start: Path, say: Callable[[str], None]
-) -> Path | None:
+def _targets(config: TrainConfig, stage: StageConfig, index: int, examples: Examples, start: Path) -> Path | None:
     from kosbert_ray.encoder.spec import read_spec
     from kosbert_ray.training.teacher import teacher_vectors
 
@@ -158,7 +155,7 @@ def _targets(
     if teacher is None or examples.teacher_texts is None:
         return None
     folder = Path(config.output) / WORK / "teacher"
-    return teacher_vectors(teacher, examples.teacher_texts, read_spec(start).dimension, folder, config.threads, say)
+    return teacher_vectors(teacher, examples.teacher_texts, read_spec(start).dimension, folder, config.threads)
 
 
 def _finish(config: TrainConfig, folder: Path, output: Path, counts: dict[str, int]) -> Trained:

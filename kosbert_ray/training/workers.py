@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Callable
+from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
 import ray
@@ -14,10 +13,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
 from kosbert_ray.errors import JobFailed, UsageError, described
+from kosbert_ray.logs import LOGGER
 from kosbert_ray.training.stage import StageJob, run_stage
 
+log = logging.getLogger(__name__)
 
-def run_on_workers(job: StageJob, workers: int, say: Callable[[str], None]) -> None:
+
+def run_on_workers(job: StageJob, workers: int) -> None:
     """Runs a stage on ``workers`` processes; its folder must be one that all their machines see.
 
     Raises:
@@ -29,7 +31,7 @@ def run_on_workers(job: StageJob, workers: int, say: Callable[[str], None]) -> N
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     ours = not ray.is_initialized()
     if ours:
-        # What the workers have to say comes through a queue; the libraries' remarks are not the user's business.
+        # The workers' log comes through a queue; what libraries print is not shown.
         quiet: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
         ray.init(os.environ.get("RAY_ADDRESS") or "local", **quiet)
     try:
@@ -44,25 +46,30 @@ def run_on_workers(job: StageJob, workers: int, say: Callable[[str], None]) -> N
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             run_config=RunConfig(name=job.stage.name, storage_path=str((job.folder / "ray").resolve())),
         )
-        say(f"{job.stage.name}: {workers} workers on {'GPUs' if gpus else 'CPUs'}")
-        listener = threading.Thread(target=_pass_on, args=(lines, say), daemon=True)
+        log.info(f"{job.stage.name}: {workers} workers on {'GPUs' if gpus else 'CPUs'}")
+        listener = QueueListener(lines, _Relay())
         listener.start()
         try:
             trainer.fit()
         except Exception as error:
             raise JobFailed(f"stage {job.stage.name}: a worker failed ({described(error)})") from error
         finally:
-            lines.put(None)
-            listener.join()
+            listener.stop()
     finally:
         if ours:
             ray.shutdown()
 
 
-def _pass_on(lines: Queue, say: Callable[[str], None]) -> None:
-    while (line := lines.get()) is not None:
-        say(line)
+class _Relay(logging.Handler):
+    """Logs a worker's records in this process."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger(record.name).handle(record)
 
 
 def _worker(config: dict[str, Any]) -> None:
-    run_stage(config["job"], config["lines"].put)
+    logger = logging.getLogger(LOGGER)
+    logger.setLevel(logging.INFO)
+    logger.handlers[:] = [QueueHandler(config["lines"])]
+    logger.propagate = False
+    run_stage(config["job"])

@@ -40,7 +40,7 @@ class Made:
         self.committed.add(receipt)
 
     def finish(self, leftover: Leftover = NOTHING, within_limit: bool = True) -> None:
-        finish(self.ledger, self.digest, self.committed, self.corpus, self.fragments, leftover, within_limit, 1.0, print)
+        finish(self.ledger, self.digest, self.committed, self.corpus, self.fragments, leftover, within_limit, 1.0)
 
     def named(self) -> set[str]:
         return {receipt.shard for receipt in self.ledger.manifest() or []}

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "kosbert_ray"
-BASE = {"errors", "units", "_version"}
+BASE = {"errors", "units", "logs", "_version"}
 CORE = {"corpus", "encoder", "shards", "storage", "settings"} | BASE
 JOB = {"job", "stored", "config"} | CORE
 ROOMS = {
     "errors": set(),
     "units": set(),
+    "logs": set(),
     "_version": set(),
     "settings": BASE,
     "storage": {"settings"} | BASE,

@@ -59,4 +59,4 @@ def test_vectors_are_computed_once_and_part_by_part(tiny_model: Path, tmp_path: 
 def test_dimensions_that_do_not_go_together_are_told(tiny_model, tmp_path, whitening, dimension, message) -> None:
     config = TeacherConfig(model=str(tiny_model), whitening=whitening)
     with pytest.raises(UsageError, match=message):
-        teacher_vectors(config, ["가"], dimension, tmp_path, None, print)
+        teacher_vectors(config, ["가"], dimension, tmp_path, None)

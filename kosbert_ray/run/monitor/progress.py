@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from kosbert_ray.run.monitor.throughput import STAGES, Recent, bottleneck
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.units import duration
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from kosbert_ray.run.monitor.board import View
@@ -50,14 +53,14 @@ class Progress:
     Args:
         total_bytes: bytes of the whole corpus: the measure of progress and of the time left.
         done: what earlier runs had committed.
-        log: takes each line with the figures in it, in place of the console.
+        logged: whether lines go to the log, with their figures, instead of the console.
     """
 
     total_bytes: int
     done: Totals
     console: Console = field(default_factory=_console)
     clock: Callable[[], float] = time.monotonic
-    log: Callable[..., None] | None = None
+    logged: bool = False
 
     def __post_init__(self) -> None:
         self.new = Totals()
@@ -76,7 +79,7 @@ class Progress:
     def __enter__(self) -> Progress:
         # In a notebook a live view is a widget.
         can_change = find_spec("ipywidgets") if self.console.is_jupyter else self.console.is_terminal
-        if not self.log and can_change:
+        if not self.logged and can_change:
             self._live = Live(get_renderable=self.panel, console=self.console, refresh_per_second=REFRESH_PER_SECOND)
             self._live.start()
         return self
@@ -106,8 +109,9 @@ class Progress:
     def _print(self) -> None:
         self._logged = self.clock()
         line = " · ".join([*self._parts(), *self._bottleneck()])
-        if self.log:
-            self.log(line, event="progress", share=self.share, new=asdict(self.new), seconds=self.seconds)
+        if self.logged:
+            figures = {"share": self.share, "new": asdict(self.new), "seconds": self.seconds}
+            log.info(line, extra={"event": "progress", **figures})
             return
         self.console.print(line, highlight=False, soft_wrap=True)
 

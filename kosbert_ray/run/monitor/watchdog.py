@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable
 
 import ray
 from ray.exceptions import RayError
@@ -13,6 +13,8 @@ from kosbert_ray.run.monitor.board import Board, View
 from kosbert_ray.run.monitor.throughput import WAITING_FOR
 from kosbert_ray.run.ray_session import EncoderPool
 from kosbert_ray.units import duration
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 PLACE_SECONDS = 20.0  # an encoder without a place in the cluster after this long is waiting for resources
@@ -26,11 +28,10 @@ class Watchdog:
         board: what the workers are at.
         pool: the encoders asked for.
         stall_timeout: seconds without an outcome after which to speak, and again after as many more.
-        say: takes a line for the user.
     """
 
-    def __init__(self, board: Board, pool: EncoderPool, stall_timeout: float, say: Callable[[str], None]) -> None:
-        self.board, self.pool, self.stall_timeout, self.say = board, pool, stall_timeout, say
+    def __init__(self, board: Board, pool: EncoderPool, stall_timeout: float) -> None:
+        self.board, self.pool, self.stall_timeout = board, pool, stall_timeout
         self._started = self._last = time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
@@ -55,13 +56,13 @@ class Watchdog:
                 view = self.board.look()
                 placed = view is not None and bool(view.encoders_starting or view.encoders_ready)
                 if view is not None and not placed and not self._end.is_set():
-                    self.say(f"no encoder has a place in the cluster yet: {self._resources()}")
+                    log.warning(f"no encoder has a place in the cluster yet: {self._resources()}")
                     placed = True  # said once; if it lasts, it is a stall
             if now - max(self._last, spoke) > self.stall_timeout:
                 spoke = now
                 line = describe(self.board.look(), self._resources())
                 if not self._end.is_set():
-                    self.say(f"nothing was committed for {duration(now - self._last)}: {line}")
+                    log.warning(f"nothing was committed for {duration(now - self._last)}: {line}")
 
     def _resources(self) -> str:
         try:
