@@ -48,7 +48,7 @@ EMBEDDED_CHARS = 256  # of each: what its numbers compress to hardly depends on 
 LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 VECTOR_CHUNKS = 8
 # A receipt as long as they usually are, for a shard's footer.
-USUAL = Receipt(
+TYPICAL_RECEIPT = Receipt(
     shard="part-00000.00000-00000.01234567.parquet",
     file="part-00000.parquet",
     version="1795607435365492950",
@@ -331,7 +331,7 @@ def _output_bytes(
         kept_bytes = sum(sizes) / max(1, sum(int(table.num_rows) for table in kept))
     few = kept[0].slice(0, 1)
     columns = {name: few[name].combine_chunks() for name in few.column_names}
-    said = USUAL.footer() | {"fingerprint": 64 * "0"}
+    said = TYPICAL_RECEIPT.footer() | {"fingerprint": 64 * "0"}
     shard = shard_bytes(columns, [format.array(vectors[: few.num_rows]) for format in formats], formats, said)
     return vector_bytes + kept_bytes, float(shard.size - _column_bytes(shard))
 

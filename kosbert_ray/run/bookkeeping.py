@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from kosbert_ray.run.monitor.metrics import Metrics
-    from kosbert_ray.run.stages import Outcome
+    from kosbert_ray.run.stages.work import Outcome
 
 MAX_FAILED = 100  # slices: with so many, it is not the slices
 
@@ -43,13 +43,13 @@ class Books:
     progress: Progress
     tell: Callable[..., None]
 
-    def take(self, outcomes: Iterable[Outcome], metrics: Metrics, headway: Callable[[], None]) -> None:
+    def record_all(self, outcomes: Iterable[Outcome], metrics: Metrics, slice_finished: Callable[[], None]) -> None:
         """Notes outcomes until there are no more.
 
         Args:
             outcomes: of slices, as they come.
             metrics: told of each.
-            headway: called at each.
+            slice_finished: called at each.
 
         Raises:
             JobFailed: some slices failed; all others are committed.
@@ -59,7 +59,7 @@ class Books:
         rejected = ""
         try:
             for outcome in outcomes:
-                headway()
+                slice_finished()
                 rejected = rejected or outcome.rejected
                 self.tell(*outcome.notices)
                 if outcome.receipt:

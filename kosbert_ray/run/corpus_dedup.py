@@ -29,7 +29,7 @@ from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.errors import InputChanged, InputError, JobFailed, StorageError
 from kosbert_ray.run.pipeline import READ_CPUS, Pending, PlannedReads, error_of, shared_read_tasks
 from kosbert_ray.run.ray_session import row_blocks
-from kosbert_ray.run.shared_vectors import HASH, KnownTexts, KnownVectors, halves, hashes_of
+from kosbert_ray.run.shared_vectors import HASH, SharedTexts, SharedVectors, halves, hashes_of
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.storage import Storage
@@ -49,8 +49,8 @@ log = logging.getLogger(__name__)
 class Shared:
     """What the pass and its job came to: the texts whose vectors are known, and these."""
 
-    texts: KnownTexts
-    vectors: KnownVectors
+    texts: SharedTexts
+    vectors: SharedVectors
 
 
 def distinct_texts(reader: FragmentReader, partitions: int, pending: Pending) -> Iterator[pa.Table]:
@@ -194,11 +194,11 @@ def _shared(storage: Storage) -> Shared | None:
         raise JobFailed(f"{storage.url()}: its shards are not those of its manifest; delete {FOLDER} and run again")
     job = ledger.job()
     key = hashlib.sha256(json.dumps([job["sha256"], *(receipt.embedding_xxh128 for receipt in receipts)]).encode())
-    vectors = KnownVectors(
+    vectors = SharedVectors(
         storage,
         tuple(receipt.shard for receipt in receipts),
         EmbeddingFormat.of(job["fingerprint"]),
         len(texts),
         key.hexdigest()[:16],
     )
-    return Shared(KnownTexts.of(texts), vectors)
+    return Shared(SharedTexts.of(texts), vectors)

@@ -510,7 +510,7 @@ class _Run:
         from kosbert_ray.run.monitor.board import Board
         from kosbert_ray.run.monitor.metrics import Metrics
         from kosbert_ray.run.monitor.watchdog import Watchdog
-        from kosbert_ray.run.stages import Work
+        from kosbert_ray.run.stages.work import Work
 
         config, committed = self.config, self.committed
         pool = self._start_ray()
@@ -518,7 +518,7 @@ class _Run:
         left = [(item, committed.done(item.id)) for item in fragments if not committed.complete(item.id)]
         reader = self._reader()
         shared = self._shared(reader, left)
-        board = Board.put_up()
+        board = Board.start()
         work = Work(
             reader=reader,
             model=model,
@@ -531,14 +531,14 @@ class _Run:
             on_bad_row=config.on_bad_row,
             fingerprint=self.digest,
             board=board,
-            known=shared.vectors if shared else None,
-            together=pool.together(config.slice.limits()),
-            together_input_bytes=pool.part(sum(item.input_bytes for item, _ in left)),
+            shared=shared.vectors if shared else None,
+            bundle=pool.bundle_limits(config.slice.limits()),
+            bundle_input_bytes=pool.bundle_input_bytes(sum(item.input_bytes for item, _ in left)),
         )
         tokenizer = self.loading.result() if self.loading else Tokenizer.load(self.spec)
         self.long_text.check(tokenizer)
         metrics = Metrics(board, pool, self.ledger.storage.address, self.progress.recent)
-        self.progress.watch(lambda: board.look(LOOK_SECONDS))
+        self.progress.watch(lambda: board.snapshot(LOOK_SECONDS))
         books = Books(config, self.corpus.size, committed, self.ledger, self.progress, self.tell)
         books.require_few_rejected()
         known = shared.texts if shared else None
@@ -547,7 +547,7 @@ class _Run:
             Watchdog(board, pool, config.stall_timeout) as watchdog,
             contextlib.closing(pipeline.run(work, tokenizer, known, left, pool)) as outcomes,
         ):
-            books.take(outcomes, metrics, watchdog.headway)
+            books.record_all(outcomes, metrics, watchdog.slice_finished)
 
     def _shared(self, reader: FragmentReader, left: Pending) -> Shared | None:
         """What the slices that are left have in common, embedded, if the job asks for it."""

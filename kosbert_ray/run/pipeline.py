@@ -24,8 +24,12 @@ from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import JobFailed, KosbertError, first_line
 from kosbert_ray.run.ray_session import EncoderPool
-from kosbert_ray.run.shared_vectors import KnownTexts
-from kosbert_ray.run.stages import MAX_TOGETHER, OUTCOMES, EncodeSlices, Outcome, Work, read_slices, tokenize, write
+from kosbert_ray.run.shared_vectors import SharedTexts
+from kosbert_ray.run.stages.encode import EncodeSlices
+from kosbert_ray.run.stages.read import read_slices
+from kosbert_ray.run.stages.tokenize import tokenize
+from kosbert_ray.run.stages.work import MAX_BUNDLED, OUTCOMES, Outcome, Work
+from kosbert_ray.run.stages.write import write
 
 # Ray Data fuses neighbouring stages that ask for the same resources: then one long file would be tokenised in the task that
 # reads it, and a CPU encoder would tokenise for itself. Shares of their own keep the stages apart.
@@ -43,7 +47,7 @@ def shared_read_tasks(fragments: Pending, most_bytes: int) -> list[Pending]:
     """Cuts a plan into read tasks: neighbours share one up to ``most_bytes`` of input, or more if there are too many."""
     total = sum(fragment.input_bytes for fragment, _ in fragments)
     most_bytes = max(most_bytes, total // MAX_READ_TASKS)
-    most = max(MAX_TOGETHER, -(-len(fragments) // MAX_READ_TASKS))
+    most = max(MAX_BUNDLED, -(-len(fragments) // MAX_READ_TASKS))
     tasks: list[Pending] = []
     size = 0
     for item in fragments:
@@ -92,7 +96,7 @@ class PlannedReads(Datasource):
 
 
 def run(
-    work: Work, tokenizer: Tokenizer, known_texts: KnownTexts | None, fragments: Pending, pool: EncoderPool
+    work: Work, tokenizer: Tokenizer, shared_texts: SharedTexts | None, fragments: Pending, pool: EncoderPool
 ) -> Generator[Outcome, None, None]:
     """Runs the fragments' remaining slices; yields each one's outcome as soon as it is known.
 
@@ -101,21 +105,21 @@ def run(
     Args:
         work: what to do.
         tokenizer: the model's.
-        known_texts: those whose vectors are ``work.known``.
+        shared_texts: texts whose vectors are ``work.shared``.
         fragments: what to do it on, each with the indices of its slices that are committed already.
         pool: how many encoders, of which size.
 
     Raises:
         KosbertError: whatever a stage raised.
     """
-    tasks = shared_read_tasks(fragments, min(work.reader.limits.max_bytes, work.together_input_bytes))
+    tasks = shared_read_tasks(fragments, min(work.reader.limits.max_bytes, work.bundle_input_bytes))
     reads = PlannedReads("Slices", partial(read_slices, work), tasks, work.reader.limits.max_bytes)
     dataset = ray.data.read_datasource(reads, override_num_blocks=len(tasks), num_cpus=READ_CPUS)
     stage: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
-    known = None if known_texts is None else ray.put(known_texts)
+    shared = None if shared_texts is None else ray.put(shared_texts)
     dataset = dataset.map_batches(
         tokenize,
-        fn_kwargs={"work": work, "tokenizer": ray.put(tokenizer), "known_texts": known},
+        fn_kwargs={"work": work, "tokenizer": ray.put(tokenizer), "shared_texts": shared},
         num_cpus=TOKENIZE_CPUS,
         **stage,
     )
@@ -137,7 +141,7 @@ def run(
     try:
         for table in batches:
             for content in table[OUTCOMES].to_pylist():
-                yield from Outcome.of(content)
+                yield from Outcome.parse(content)
     except Exception as error:
         raise error_of(error) from error
     finally:

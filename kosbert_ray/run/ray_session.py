@@ -52,12 +52,12 @@ class EncoderPool:
     threads: int
     local: bool = True
 
-    def together(self, limits: Limits) -> Limits:
+    def bundle_limits(self, limits: Limits) -> Limits:
         """How much of slices of these limits may stay together on its way: a GPU is done with a whole one soon."""
         times = WHOLE_SLICES_OF_A_GPU if self.gpus else 1
         return Limits(times * limits.max_rows, times * limits.max_bytes)
 
-    def part(self, input_bytes: int) -> int:
+    def bundle_input_bytes(self, input_bytes: int) -> int:
         """As much of so large an input as may stay together on its way to one encoder."""
         return input_bytes // (PARTS_OF_AN_ENCODER * self.maximum)
 

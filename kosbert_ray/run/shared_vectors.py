@@ -52,7 +52,7 @@ def halves(hashes: pa.Array) -> tuple[UInt64, UInt64]:
 
 
 @dataclass(frozen=True)
-class KnownTexts:
+class SharedTexts:
     """The hashes of the known texts, sorted, and which vector is each one's."""
 
     high: UInt64
@@ -60,11 +60,11 @@ class KnownTexts:
     vectors: Int64
 
     @staticmethod
-    def of(hashes: pa.Array) -> KnownTexts:
+    def of(hashes: pa.Array) -> SharedTexts:
         """Of the known texts' hashes, in the order of their vectors."""
         high, low = halves(hashes)
         order = np.argsort(high, kind="stable")
-        return KnownTexts(high[order], low[order], order.astype(np.int64))
+        return SharedTexts(high[order], low[order], order.astype(np.int64))
 
     def find(self, texts: pa.Array) -> Int64:
         """int64 ``[n]``: which vector is each text's, and -1 where it is not known."""
@@ -78,7 +78,7 @@ class KnownTexts:
 
 
 @dataclass(frozen=True)
-class KnownVectors:
+class SharedVectors:
     """Where the vectors of the known texts are: shards of ours, whose rows one after another are numbered from 0.
 
     Attributes:

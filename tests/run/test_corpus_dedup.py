@@ -22,7 +22,7 @@ from kosbert_ray.corpus.row_table import TEXT
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.run.corpus_dedup import FRAGMENTS_FILE, TEXTS, write_shared
-from kosbert_ray.run.shared_vectors import KnownTexts, hashes_of
+from kosbert_ray.run.shared_vectors import SharedTexts, hashes_of
 from kosbert_ray.storage import Storage
 
 SENTENCES = everyday()
@@ -105,7 +105,7 @@ def test_in_an_object_store_nothing_of_it_is_left(cli, s3, tmp_path: Path) -> No
 
 @given(st.lists(st.text(max_size=4), unique=True), st.lists(st.text(max_size=4)))
 def test_known_texts_are_found_and_no_other(known: list[str], asked: list[str]) -> None:
-    texts = KnownTexts.of(hashes_of(pa.array(known, pa.large_string())))
+    texts = SharedTexts.of(hashes_of(pa.array(known, pa.large_string())))
     found = texts.find(pa.array([*asked, *known], pa.large_string())).tolist()
     assert found == [known.index(text) if text in known else -1 for text in [*asked, *known]]
 

@@ -87,10 +87,10 @@ class _Notices:
         self.ready.add(name)
         self.starts_in_vain = 0
 
-    def complain(self, text: str) -> None:
+    def report_trouble(self, text: str) -> None:
         self.trouble[text] = time.monotonic()
 
-    def look(self) -> View:
+    def snapshot(self) -> View:
         now = time.monotonic()
         doing = (Doing(*key, host, now - since) for key, (host, since) in self.doing.items())
         return View(
@@ -109,14 +109,14 @@ class Board:
     actor: Any
 
     @staticmethod
-    def put_up() -> Board:
+    def start() -> Board:
         """Starts the actor on the driver's node."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         actor = ray.remote(_Notices).options(num_cpus=0, max_restarts=-1, max_task_retries=2, scheduling_strategy=here)
         return Board(actor.remote())
 
     @contextmanager
-    def at(self, stage: str, what: str) -> Iterator[int]:
+    def working_on(self, stage: str, what: str) -> Iterator[int]:
         """While a worker is at something; gives which attempt this is, from 1. Not ended by the worker's death."""
         _forward_storage_log(self)
         attempt = self._ask(1, self.actor.begin, stage, what, socket.gethostname())
@@ -142,14 +142,14 @@ class Board:
         """An encoder has loaded."""
         self.actor.encoder_ready.remote(name)
 
-    def complain(self, text: str) -> None:
+    def report_trouble(self, text: str) -> None:
         """Something does not go as it should, and is tried again."""
-        self.actor.complain.remote(text)
+        self.actor.report_trouble.remote(text)
 
-    def look(self, timeout: float = ANSWER_SECONDS) -> View | None:
+    def snapshot(self, timeout: float = ANSWER_SECONDS) -> View | None:
         """What is going on; None if the board does not answer."""
         try:
-            view: View = ray.get(self.actor.look.remote(), timeout=timeout)
+            view: View = ray.get(self.actor.snapshot.remote(), timeout=timeout)
         except RayError:
             return None
         return view
@@ -168,7 +168,7 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """A store's trouble, from this worker to the board."""
-        self.board.complain(record.getMessage())
+        self.board.report_trouble(record.getMessage())
 
 
 def _forward_storage_log(board: Board) -> None:

@@ -134,7 +134,7 @@ class Metrics:
     def _look(self) -> None:
         self._gauges["encoder_busy"].set(self._recent.busy, self._tags)
         self._gauges["batch_fill"].set(self._recent.fill, self._tags)
-        view = self._board.look(ANSWER_SECONDS)
+        view = self._board.snapshot(ANSWER_SECONDS)
         if view is None:
             return
         self._gauges["encoders"].set(view.encoders_ready, self._tags)

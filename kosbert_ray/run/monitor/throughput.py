@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kosbert_ray.run.monitor.board import View
 
 WINDOW_SECONDS = 60.0  # what "now" means
-LEAST_RECEIPTS = 8  # of large slices there may be less than one a minute
+MIN_RECEIPTS = 8  # of large slices there may be less than one a minute
 BUSY = 0.9  # encoders that have work this much of the time wait for nothing
 WAITING_FOR = {"read": "input", "tokenize": "tokenizing", "encode": "an encoder", "write": "output"}  # by stage
 STAGES = tuple(WAITING_FOR)
@@ -42,7 +42,7 @@ class Recent:
         if not self._receipts:  # before it, the cluster started and models were loaded
             self._since = max(self._since, now - sum(getattr(receipt, f"{stage}_seconds") for stage in STAGES))
         self._receipts.append((now, receipt))
-        while len(self._receipts) > LEAST_RECEIPTS and self._receipts[0][0] < now - WINDOW_SECONDS:
+        while len(self._receipts) > MIN_RECEIPTS and self._receipts[0][0] < now - WINDOW_SECONDS:
             self._since = self._receipts.popleft()[0]
 
     def __len__(self) -> int:

@@ -43,7 +43,7 @@ class Watchdog:
     def __exit__(self, *error: object) -> None:
         self._end.set()
 
-    def headway(self) -> None:
+    def slice_finished(self) -> None:
         """A slice has come to its end."""
         self._last = time.monotonic()
 
@@ -53,14 +53,14 @@ class Watchdog:
         while not self._end.wait(LOOK_SECONDS):
             now = time.monotonic()
             if not placed and now - self._started > PLACE_SECONDS:
-                view = self.board.look()
+                view = self.board.snapshot()
                 placed = view is not None and bool(view.encoders_starting or view.encoders_ready)
                 if view is not None and not placed and not self._end.is_set():
                     log.warning(f"no encoder has a place in the cluster yet: {self._resources()}")
                     placed = True  # said once; if it lasts, it is a stall
             if now - max(self._last, spoke) > self.stall_timeout:
                 spoke = now
-                line = describe(self.board.look(), self._resources())
+                line = describe(self.board.snapshot(), self._resources())
                 if not self._end.is_set():
                     log.warning(f"nothing was committed for {duration(now - self._last)}: {line}")
 
