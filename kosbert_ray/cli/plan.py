@@ -58,7 +58,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if not config.input.path:
         raise UsageError("input.path: say where (kosbert-ray plan INPUT [OUTPUT], or input.path in the job file)")
     from kosbert_ray.config import ProfileConfig
-    from kosbert_ray.job import model_ask
+    from kosbert_ray.job import model_ref
     from kosbert_ray.planning.estimate import estimate
     from kosbert_ray.planning.speed import remembered
     from kosbert_ray.run.lifecycle import preview, settings_of
@@ -67,7 +67,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if done:
         config = settings_of(config)
     found = estimate(config)
-    speed = remembered(model_ask(config).spec(), config)
+    speed = remembered(model_ref(config).spec(), config)
     profiles = dict(config.plan.profiles)
     if speed:
         profiles = {THIS_MACHINE: ProfileConfig(tokens_per_second=speed.tokens_per_second), **profiles}

@@ -27,15 +27,7 @@ from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, StorageError
-from kosbert_ray.job import (
-    embedding_formats,
-    encoder_options,
-    fragment_reader,
-    fragments_of,
-    long_text,
-    model_ask,
-    open_corpus,
-)
+from kosbert_ray.job import Job, encoder_options
 from kosbert_ray.run.chunk_rows import chunk_columns
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
@@ -148,13 +140,11 @@ def estimate(config: JobConfig) -> Estimate:
     Raises:
         KosbertError: the input or the model cannot be read.
     """
-    corpus, columns = open_corpus(config)
-    spec = model_ask(config).spec()
+    job = Job.resolve(config)
+    corpus, spec, policy = job.corpus, job.spec, job.long_text
     tokenizer = Tokenizer.load(spec)
-    policy = long_text(config, spec)
     policy.check(tokenizer)
-    reader = fragment_reader(config, corpus.storage, columns)
-    fragments = fragments_of(config, corpus)
+    reader, fragments = job.reader(), job.fragments()
     parts = strata(fragments)
     whole, looked_at = _Sums(), 0
     texts: list[Any] = []
@@ -191,7 +181,7 @@ def estimate(config: JobConfig) -> Estimate:
     limit = None
     if lost > config.rejected_allowed(rows + lost):
         limit = f"about {lost:,.0f} rows would be rejected, more than max_rejected={config.max_rejected:g} allows"
-    formats = embedding_formats(config, spec)
+    formats = job.formats()
     vectors = _some_vectors(spec, tokenizer, config, texts)
     output_rows = whole.values["output_rows"]
     row_bytes, bytes_besides = _output_bytes(formats, vectors, kept, round(output_rows / max(1.0, slices)))

@@ -18,7 +18,7 @@ from kosbert_ray.corpus.sample import sampled_slices, strata
 from kosbert_ray.encoder.source import cache_folder
 from kosbert_ray.encoder.spec import ModelSpec, sha256
 from kosbert_ray.errors import InputError, StorageError
-from kosbert_ray.job import encoder_options, fragment_reader, fragments_of, model_ask, open_corpus
+from kosbert_ray.job import Job, encoder_options
 
 SECONDS = 10.0
 TEXTS = 512  # of a slice, so that several slices are seen
@@ -43,10 +43,10 @@ def measure(config: JobConfig) -> Speed:
     """
     from kosbert_ray.encoder.encoder import Encoder
 
-    corpus, columns = open_corpus(config)
-    encoder = Encoder(model_ask(config).spec(), encoder_options(config))
-    reader = fragment_reader(config, corpus.storage, columns)
-    parts = strata(fragments_of(config, corpus))
+    job = Job.resolve(config)
+    encoder = Encoder(job.spec, encoder_options(config))
+    reader = job.reader()
+    parts = strata(job.fragments())
     found = chain.from_iterable(sampled_slices(reader, part, config.plan.slices) for part in parts)
     measured: list[tuple[int, float]] = []
     for item in found:
@@ -62,7 +62,7 @@ def measure(config: JobConfig) -> Speed:
     counted = measured[WARM_UP:] or measured[-1:]
     tokens_seen, seconds = (sum(values) for values in zip(*counted, strict=True)) if counted else (0, 0.0)
     if not tokens_seen:
-        raise InputError(f"{corpus.storage.url()}: there are no texts in it to measure with")
+        raise InputError(f"{job.corpus.storage.url()}: there are no texts in it to measure with")
     speed = Speed(tokens_seen / seconds, encoder.device, encoder.engine, encoder.precision)
     path = _memory(encoder.spec, config)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kosbert_ray.config import JobConfig
 from kosbert_ray.errors import JobFailed, StorageError, TooManyRejected
 from kosbert_ray.run.monitor.progress import Progress
+from kosbert_ray.run.notices import Notices
 from kosbert_ray.shards.ledger import Committed, Ledger
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Books:
         committed: what the output holds.
         ledger: its books.
         progress: what a person sees.
-        tell: takes what a user should know of an encoder.
+        notices: logs remarks of the encoders once.
     """
 
     config: JobConfig
@@ -41,7 +42,7 @@ class Books:
     committed: Committed
     ledger: Ledger
     progress: Progress
-    tell: Callable[..., None]
+    notices: Notices
 
     def record_all(self, outcomes: Iterable[Outcome], metrics: Metrics, slice_finished: Callable[[], None]) -> None:
         """Notes outcomes until there are no more.
@@ -61,7 +62,7 @@ class Books:
             for outcome in outcomes:
                 slice_finished()
                 rejected = rejected or outcome.rejected
-                self.tell(*outcome.notices)
+                self.notices.info(*outcome.notices)
                 if outcome.receipt:
                     self.committed.add(outcome.receipt)
                     self.ledger.add(outcome.receipt)
