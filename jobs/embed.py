@@ -1,4 +1,4 @@
-"""Entry point for clusters: ``python jobs/embed.py --config FILE [--set KEY=VALUE]`` is ``kosbert-ray embed``."""
+"""Entry point for clusters: ``python jobs/embed.py --config FILE [--set KEY=VALUE]``, same as ``kosbert-ray embed``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Entry point for clusters: ``python jobs/evaluate.py MODEL DATA`` is ``kosbert-ray evaluate``."""
+"""Entry point for clusters: ``python jobs/evaluate.py MODEL DATA``, same as ``kosbert-ray evaluate``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Entry point for clusters: ``python jobs/train.py --config FILE [--set KEY=VALUE]`` is ``kosbert-ray train``."""
+"""Entry point for clusters: ``python jobs/train.py --config FILE [--set KEY=VALUE]``, same as ``kosbert-ray train``."""
 
 import sys
 

@@ -59,7 +59,7 @@ class ClusterJob:
         """Prepares a job for submission: makes its paths absolute and checks that it can be sent.
 
         Raises:
-            UsageError: ``embed`` has no input or output, or the config holds a secret. The cluster would store it in plain text.
+            UsageError: ``embed`` has no input or output, or the config holds a secret: the cluster stores jobs unencrypted.
         """
         for name in SECRETS:
             if getattr(config.storage, name):
