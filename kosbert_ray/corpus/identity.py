@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from kosbert_ray.corpus.listing import Corpus, InputFile
+from kosbert_ray.corpus.files import InputFile
+from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.errors import StorageError
 from kosbert_ray.storage import Storage
 

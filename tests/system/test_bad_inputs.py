@@ -87,10 +87,10 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
     ("input empty", lambda f: (f / "in/a.parquet").unlink(), EMBED, "/in: the folder contains no files"),
     ("glob without a match", nothing, ["embed", IN + "/*.csv", OUT], "/in/*.csv: no file matches"),
     (
-        "no text shard",
+        "no input file",
         lambda f: (f / "in/a.parquet").rename(f / "in/a.xlsx"),
         EMBED,
-        "none of its 1 file has a supported extension",
+        "no file with a supported extension (1 file: a.xlsx)",
     ),
     ("unknown scheme", nothing, ["embed", "gopher://x/y", OUT], "gopher://x/y: cannot open gopher:// addresses"),
     (

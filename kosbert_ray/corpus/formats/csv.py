@@ -196,7 +196,7 @@ class Delimited(LineFormat):
 
     def _reader(self, lines: Iterable[str], options: LineOptions, delimiter: str) -> Any:
         csv.field_size_limit(MAX_LINE_BYTES)
-        quoting = csv.QUOTE_NONE if (options.quoting or self.quoting) == "none" else csv.QUOTE_MINIMAL
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if (options.quoting or self.quoting) == "none" else csv.QUOTE_MINIMAL
         return csv.reader(lines, delimiter=delimiter, quoting=quoting, escapechar=options.escape, strict=True)
 
 
