@@ -195,7 +195,7 @@ def _compressed_again(name: str, format: str | None) -> str | None:
     if compression is None or kind is None or FORMATS[kind].lines:
         return None
     source = f" (input.format={format})" if format else ""
-    return f"a {kind} file{source} compressed once more, which cannot be read from its end; decompress it first"
+    return f"a compressed {kind} file{source}, which cannot be read from its end; decompress it first"
 
 
 def _is_json(name: str) -> bool:

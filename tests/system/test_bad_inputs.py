@@ -138,7 +138,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         "a Delta table",
     ),
     ("JSON that is no lines", file("a.json", "[\n{}\n]"), EMBED, "a.json: a JSON document (one array), not JSON lines"),
-    ("Parquet in gzip", file("a.parquet.gz", b"x"), EMBED, "a.parquet.gz: a parquet file compressed once more"),
+    ("Parquet in gzip", file("a.parquet.gz", b"x"), EMBED, "a.parquet.gz: a compressed parquet file"),
     (
         "kept name reserved",
         nothing,
