@@ -115,7 +115,7 @@ def limits_of(cut: str) -> Limits | None:
 
 
 def is_current(cut: str) -> bool:
-    """Whether the current reader makes this cut."""
+    """True if the current reader makes this cut."""
     limits = limits_of(cut)
     return limits is not None and limits.cut == cut
 

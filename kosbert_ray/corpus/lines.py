@@ -65,7 +65,7 @@ LATER = ("escape", "null_values")  # options added after 0.1.0
 
 
 def _splits_at_newlines(codec: str) -> bool:
-    """Whether a line can be decoded without the lines before it, as in all codecs except wide and stateful ones."""
+    """True if a line can be decoded without the lines before it, as in all codecs except wide and stateful ones."""
     if '\n",'.encode(codec) != b'\n",':
         return False
     try:
@@ -79,7 +79,7 @@ def _splits_at_newlines(codec: str) -> bool:
 
 @dataclass(frozen=True)
 class Content:
-    """What the files of a line format contain.
+    """The expected content of the files of a line format.
 
     Attributes:
         check: returns the problem with a file's first bytes (decompressed), if there is one.
@@ -134,7 +134,7 @@ def read_lines(
         if file.compression:
             yield from _compressed_lines(handle, file, content, where)
         else:
-            if start:  # the file's first bytes belong to another fragment, but tell what this one contains, too
+            if start:  # the file's first bytes belong to another fragment, but show what this one contains, too
                 _check(storage.read_head(file.name, HEAD_BYTES), content, where)
             yield from _range_lines(handle, start, stop, content, where)
 

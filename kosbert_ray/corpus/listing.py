@@ -101,7 +101,7 @@ def _suffixes(name: str) -> tuple[str, str | None]:
 
 
 def hidden(name: str) -> bool:
-    """Whether Arrow, Spark and DuckDB skip a path: part of it starts with ``_`` or ``.``. So does a disk's lost+found."""
+    """True for paths that Arrow, Spark and DuckDB skip (a part starts with ``_`` or ``.``) and for a disk's lost+found."""
     return any(part.startswith(("_", ".")) or part == "lost+found" for part in name.split("/"))
 
 
@@ -163,7 +163,7 @@ def list_corpus(address: str, options: StorageOptions | None = None, format: str
 
 
 def forced_format(file: InputFile) -> bool:
-    """Whether a file has its format from ``input.format`` and not from its name."""
+    """True if a file has its format from ``input.format`` and not from its name."""
     return not _is_json(file.name) and format_of_suffix(_suffixes(file.name)[0]) != file.format
 
 
@@ -218,7 +218,7 @@ def _without_duplicates(entries: Sequence[FileEntry]) -> tuple[list[FileEntry], 
 
 
 def _may_contain(folder: str, pattern: str) -> bool:
-    """Whether names below a folder may match a glob."""
+    """True if names below a folder may match a glob."""
     parts, depth = pattern.split("/"), folder.count("/") + 1
     return "**" in pattern or (len(parts) > depth and _matches(folder, "/".join(parts[:depth])))
 

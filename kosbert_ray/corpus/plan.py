@@ -34,7 +34,7 @@ def replan(
     started: Mapping[tuple[str, str], Collection[str]],
     is_complete: Callable[[str], bool],
 ) -> Iterator[Fragment]:
-    """Splits files of which an output already holds a part. Each fragment has the cut under which it is done or to be done.
+    """Splits files that an output already holds in part. Each fragment gets the cut under which it was or will be done.
 
     Args:
         files: the corpus.

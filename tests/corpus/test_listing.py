@@ -171,7 +171,7 @@ def test_outputs_below_the_input_are_left_out(tmp_path: Path) -> None:
     put(tmp_path, "a.txt", "vec/_kosbert/job.json", "vec/a.00000.parquet", "all/v1/_kosbert/job.json", "all/v1/a.parquet")
     found = list_corpus(str(tmp_path))
     assert [file.name for file in found.files] == ["a.txt"]
-    assert "skipped 2 folders that are outputs of kosbert-ray (all/v1, vec)" in found.notices[0]
+    assert "skipped 2 outputs of kosbert-ray (all/v1, vec)" in found.notices[0]
     assert names(tmp_path / "vec") == ["a.00000.parquet"], "an output that is named is an input like another"
     with pytest.raises(InputError, match="no files are left to embed"):
         list_corpus(str(tmp_path / "all"))

@@ -127,7 +127,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         "unknown type",
         nothing,
         [*EMBED, "--keep", "id", "--set", "input.types={id: klingon}"],
-        "'klingon' is no column type",
+        "'klingon' is not a column type",
     ),
     ("pandas' index", nothing, [*EMBED, "--keep", "__index_level_0__"], "is the index of a pandas DataFrame; name it"),
     ("output a file", also("out", "x"), EMBED, "is a file, and an output is a folder; if the shell expanded a pattern"),

@@ -171,7 +171,7 @@ def test_dates_and_decimals_go_into_a_template(tmp_path: Path, value: object, sp
     pq.write_table(pa.table({"day": [value]}), tmp_path / "a.parquet")
     assert good(rows(tmp_path, "[{day}]")) == [f"[{spelled}]"]
     with pytest.raises(
-        InputError, match=r"column 'day' is .*, not a string; .*or take it as it is by a template \(\{day\}\)"
+        InputError, match=r"column 'day' is .*, not a string; .*or use it as it is in a template \(\{day\}\)"
     ):
         rows(tmp_path, "day")
 

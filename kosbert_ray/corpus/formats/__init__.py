@@ -1,5 +1,5 @@
-"""Input formats: ``base`` (the protocol), one module per format, and ``table`` (the formats there are).
+"""Input formats: ``base`` (the protocol), one module per format, and ``table`` (the registered formats).
 
 To add a format, write a module with a class that implements :class:`~kosbert_ray.corpus.formats.base.Format` and add one
-line to ``table``. ``line_based`` and ``columnar`` hold what several formats share.
+line to ``table``. ``line_based`` and ``columnar`` are shared by several formats.
 """

@@ -42,11 +42,11 @@ class FormatInfo:
     splittable: bool = True
 
     def one_pass(self, file: InputFile) -> bool:
-        """Whether a file can only be read from its start."""
+        """True if a file can only be read from its start."""
         return not self.splittable or file.compression is not None
 
     def row_numbers(self, file: InputFile) -> bool:
-        """Whether rows are addressed by row number; otherwise by the offset of their first byte."""
+        """True if rows are addressed by row number; otherwise by the offset of their first byte."""
         return not self.lines or file.compression is not None
 
 

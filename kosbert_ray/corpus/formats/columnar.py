@@ -69,7 +69,7 @@ def recognised(storage: Storage, file: InputFile, magic: tuple[bytes, ...]) -> s
 
 @dataclass(frozen=True)
 class Finder:
-    """Where the columns to read are in one file; columns that the file lacks are null."""
+    """The places of the columns to read in one file; columns that the file lacks are null."""
 
     places: dict[str, Place | None]
 

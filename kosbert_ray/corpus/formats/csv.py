@@ -35,7 +35,7 @@ CARRIAGE_RETURN = "\udc0d"
 
 @dataclass(frozen=True)
 class Layout:
-    """What the start of a file says about its rows.
+    """The columns of a file and the place where its rows start.
 
     Attributes:
         names: the columns.
@@ -92,7 +92,7 @@ class Delimited(LineFormat):
         return []
 
     def fragments(self, file: InputFile, limits: Limits, newlines_in_values: bool) -> Iterator[Fragment]:
-        """As other line formats; a file whose values may hold newlines is one fragment."""
+        """As for other line formats; a file whose values may contain newlines is one fragment."""
         return whole_file(file) if newlines_in_values else super().fragments(file, limits, newlines_in_values)
 
     def records(
@@ -225,7 +225,7 @@ class Tsv(Delimited):
 
 
 class _Feed:
-    """Feeds lines to a csv reader and keeps, for the lines of the current record, what the reader does not return."""
+    """Feeds lines to a csv reader and keeps, for the current record, their positions and faults."""
 
     def __init__(self, blocks: Iterable[Lines], options: LineOptions, layout: Layout) -> None:
         self._blocks, self._options, self._layout = blocks, options, layout
@@ -316,7 +316,7 @@ def _require_unique(present: Sequence[str], needed: Iterable[str]) -> None:
 
 
 def _header_hint(present: Sequence[str], in_file: bool) -> str:
-    """What may be wrong with a header that lacks a column."""
+    """A hint for a header that lacks a column."""
     if len(present) == 1:
         for delimiter in (";", "\t", "|", ","):
             if delimiter in present[0]:

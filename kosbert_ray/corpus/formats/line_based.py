@@ -36,11 +36,11 @@ class LineFormat(Format):
     header: ClassVar[bool] = False
 
     def check(self, head: bytes) -> str | None:
-        """What is wrong with the first bytes of a file, decompressed."""
+        """Returns the problem with the first bytes of a file (decompressed), if there is one."""
         return check_text(head)
 
     def content(self, options: LineOptions) -> Content:
-        """What the files contain, for :func:`~kosbert_ray.corpus.lines.read_lines`."""
+        """The expected content of files, for :func:`~kosbert_ray.corpus.lines.read_lines`."""
         return Content(self.check, self.info.suffixes, self.header and not options.columns)
 
     def first_lines(self, storage: Storage, file: InputFile, wanted: Wanted) -> list[bytes]:
@@ -117,5 +117,5 @@ def encoding_notices(lines: Sequence[bytes], options: LineOptions) -> tuple[str,
         return ()
     return (
         f"{len(bad):,} of its first {len(lines):,} lines are not {options.encoding}, but all are valid {other}; "
-        f"if that is the encoding, set input.encoding={other}",
+        f"set input.encoding={other} if that is their encoding",
     )

@@ -134,7 +134,7 @@ def _footer(storage: Storage, file: InputFile, tail: bytes | None) -> pq.FileMet
 
 
 def _problem(storage: Storage, file: InputFile) -> str | None:
-    """Why a file has no readable footer, if that is known."""
+    """The reason why a file has no readable footer, if it is known."""
     with contextlib.suppress(StorageError):
         if storage.read_head(file.name, len(MAGIC)) == MAGIC:
             return "broken Parquet (it has no footer: cut short, or still being written); copy it again"
@@ -142,7 +142,7 @@ def _problem(storage: Storage, file: InputFile) -> str | None:
 
 
 def _is_wide(metadata: pq.FileMetaData, column: int) -> bool:
-    """Whether a column may hold integers that a double cannot represent, according to the file's statistics."""
+    """True if a column may have integers that a double cannot represent, according to the file's statistics."""
     for number in range(metadata.num_row_groups):
         statistics = metadata.row_group(number).column(column).statistics
         if statistics is None or not statistics.has_min_max:
