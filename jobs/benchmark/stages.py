@@ -60,11 +60,12 @@ def measure_stages(texts: list[str], model: Path, dimension: int) -> list[Stage]
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from transformers import AutoTokenizer
 
-    from kosbert_ray.corpus.columns import inspect
-    from kosbert_ray.corpus.fragments import Limits, plan
+    from kosbert_ray.corpus.fragments import Limits
     from kosbert_ray.corpus.lines import LineOptions
     from kosbert_ray.corpus.listing import list_corpus
+    from kosbert_ray.corpus.plan import plan
     from kosbert_ray.corpus.reader import FragmentReader
+    from kosbert_ray.corpus.schema import inspect
     from kosbert_ray.encoder.spec import read_spec
     from kosbert_ray.encoder.tokenizer import Tokenizer
     from kosbert_ray.shards.format import EmbeddingFormat

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import RayTaskError
 
+from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.fragments import Fragment
-from kosbert_ray.corpus.listing import InputFile
 from kosbert_ray.errors import InputError, JobFailed
 from kosbert_ray.run.pipeline import TOKENIZE_CPUS
 from kosbert_ray.run.planned_reads import MAX_READ_TASKS, READ_CPUS, shared_read_tasks
