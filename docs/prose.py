@@ -1,13 +1,14 @@
 """Checks the English of docstrings, comments, messages and pages: ``python docs/prose.py [PATH …]``.
 
-Prints each finding and the count per room, and exits with 1 if there are any. A line that ends with ``prose: ok`` (in a comment)
-is left alone.
+Prints each finding and the count per room, and exits with 1 if there are any. A line with
+the comment ``prose: ok`` passes.
 """
 
 from __future__ import annotations
 
 import ast
 import io
+import os
 import re
 import sys
 import tokenize
@@ -59,7 +60,9 @@ WORDS = {
     r"of (?:like|unlike) (?:length|size|kind|columns)|unlike columns": "similar, different",
 }
 OPENINGS = r"(?:What|How|Whether|Whose|Where|Who|Which|If|As|All that|That|Why)\b"
-WORD = re.compile(r"\b(?:" + "|".join(f"(?P<w{number}>{word})" for number, word in enumerate(WORDS)) + r")\b", re.IGNORECASE)
+WORD = re.compile(
+    r"\b(?:" + "|".join(f"(?P<w{number}>{word})" for number, word in enumerate(WORDS)) + r")\b", re.IGNORECASE
+)
 HINTS = list(WORDS.values())
 OPENING = re.compile(OPENINGS)
 CODE = re.compile(r"``.*?``|`[^`]*`|\{[^}]*\}")
@@ -119,12 +122,14 @@ def files(paths: Iterable[str]) -> Iterator[Path]:
         path = ROOT / name
         found = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.suffix in SUFFIXES)
         for item in found:
-            if not {*GENERATED} & {*item.relative_to(ROOT).parts} and item != Path(__file__):
+            if not {*GENERATED} & {*item.parts} and item != Path(__file__):
                 yield item
 
 
 def room(path: Path) -> str:
     """The room of a file, for the counts."""
+    if not path.is_relative_to(ROOT):
+        return str(path.parent)
     parts = path.relative_to(ROOT).parts
     return "/".join(parts[:2]) if parts[0] == "kosbert_ray" else parts[0]
 
@@ -135,7 +140,7 @@ def main(paths: list[str]) -> int:
     for path in files(paths or PATHS):
         for number, complaint in findings(path):
             counts[room(path)] += 1
-            print(f"{path.relative_to(ROOT)}:{number}: {complaint}")
+            print(f"{os.path.relpath(path, ROOT)}:{number}: {complaint}")
     for name, count in sorted(counts.items()):
         print(f"{count:6,}  {name}")
     return 1 if counts else 0

@@ -1,4 +1,4 @@
-"""Imports go one way, as README draws it, and the command answers without loading what it does not need."""
+"""Imports go one way, as docs/explanation/architecture.md shows, and the command answers without loading what it does not need."""
 
 from __future__ import annotations
 
