@@ -1,9 +1,9 @@
-"""Every command and every Python block of README and docs/ runs, page by page, in a folder prepared as a reader's would be.
+"""Runs every command and Python block of README and docs/, page by page, in a folder prepared like a reader's.
 
 A block gets the strongest check that it can here:
 
 - *run*: ``kosbert-ray`` commands in one process, other commands in a shell, Python blocks as scripts. ``s3://my-bucket``
-  is a bucket of a real S3 server, ``http://HEAD:8265`` a real Ray cluster, names on the hub are a tiny model in the hub's cache.
+  is a bucket of a real S3 server, ``http://HEAD:8265`` a real Ray cluster, hub names a tiny model in the hub's cache.
 - *parsed*: what needs another service (``UNAVAILABLE``), so that a wrong command, option or import fails. Long
   targets of make are resolved by ``make --dry-run``; YAML blocks are loaded as job files.
 
