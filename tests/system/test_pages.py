@@ -200,8 +200,8 @@ def owners() -> str:
 
 def test_the_rules_for_imports_are_those_of_the_tests() -> None:
     page = Page("docs/explanation/architecture.md")
-    assert marked(page, "imports") == rules()
-    assert marked(page, "owners") == owners()
+    assert marked(page, "imports") == rules(), f"put this between the markers:\n{rules()}"
+    assert marked(page, "owners") == owners(), f"put this between the markers:\n{owners()}"
 
 
 def test_the_layout_names_every_column_and_key() -> None:
