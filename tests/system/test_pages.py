@@ -16,6 +16,7 @@ from test_imports import OWNERS, ROOMS
 
 from kosbert_ray import errors
 from kosbert_ray.config import JobConfig
+from kosbert_ray.corpus.formats.table import FORMATS
 from kosbert_ray.errors import KosbertError
 from kosbert_ray.settings import Section
 from kosbert_ray.shards.fingerprint import Fingerprint
@@ -219,6 +220,12 @@ def test_the_layout_names_every_column_and_key() -> None:
         "skipped_files",
         "skipped_endings",
     }
+
+
+def test_the_formats_are_those_of_the_table() -> None:
+    cells = [cell for row in tables(Page("docs/guides/inputs.md"), "Formats") for cell in row[:2]]
+    listed = [name for name in names(cells) if name.startswith(".")]
+    assert sorted(listed) == sorted(suffix for info in FORMATS.values() for suffix in info.suffixes)
 
 
 def test_the_metrics_are_those_of_the_code() -> None:
