@@ -119,8 +119,8 @@ def resumed(config: JobConfig, job: Mapping[str, Any], where: str) -> JobConfig:
         return JobConfig.model_validate(tree)
     except ValidationError as error:
         raise UsageError(
-            f"{where}: {first_line_of(error)} (with the stored settings of this output); repeat the options of its first run, or "
-            "choose another output"
+            f"{where}: {first_line_of(error)} (with the stored settings of this output); repeat the options of its first "
+            "run, or choose another output"
         ) from error
 
 
