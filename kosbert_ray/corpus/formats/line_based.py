@@ -69,14 +69,6 @@ class LineFormat(Format):
         return read_lines(storage, fragment.file, self.content(options), fragment.start, fragment.stop)
 
 
-def numbered(block: Lines) -> Iterator[tuple[int, bytes]]:
-    """The lines of a block with their positions."""
-    position = block.position
-    for line in block.lines:
-        yield position, line
-        position += 1 if block.unit == "line" else len(line) + 1
-
-
 def decode(line: bytes, options: LineOptions) -> tuple[str, str | None]:
     """Decodes a line. Returns its text and, if it is not in the encoding, the reason."""
     try:
@@ -90,9 +82,15 @@ def decode(line: bytes, options: LineOptions) -> tuple[str, str | None]:
 
 def decoded(block: Lines, options: LineOptions) -> Iterator[tuple[int, str, str | None]]:
     """The lines of a block as position, text without a byte order mark, and the reason of :func:`decode`."""
-    for position, line in numbered(block):
-        content, reason = decode(line, options)
-        yield position, content.removeprefix("\ufeff") if position == 0 else content, reason
+    position, codec, by_line = block.position, options.codec, block.unit == "line"
+    for line in block.lines:
+        content, reason = "", None
+        try:
+            content = line.decode(codec)
+        except UnicodeDecodeError:
+            content, reason = decode(line, options)
+        yield position, content if position else content.removeprefix("\ufeff"), reason
+        position += 1 if by_line else len(line) + 1
 
 
 def other_codec(lines: Iterable[bytes], options: LineOptions) -> str | None:

@@ -51,4 +51,7 @@ def _loaded(info: FormatInfo) -> Format:
 
 def format_of_suffix(suffix: str) -> str | None:
     """The name of the format whose files have this extension (lower case, with the dot)."""
-    return next((name for name, info in FORMATS.items() if suffix in info.suffixes), None)
+    for name, info in FORMATS.items():
+        if suffix in info.suffixes:
+            return name
+    return None
