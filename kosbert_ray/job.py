@@ -314,7 +314,7 @@ class Job:
         """
         config, storage = self.config, self.corpus.storage
         if patient:
-            storage = storage.patient(config.storage.retry_seconds)
+            storage = storage.with_retries(config.storage.retry_seconds)
         return FragmentReader(storage, self.columns, config.input.line_options(), config.slice.limits())
 
     def formats(self, ranges: Ranges = ()) -> tuple[EmbeddingFormat, ...]:

@@ -77,7 +77,7 @@ def test_a_link_back_to_a_folder_above_is_skipped_with_a_notice(tmp_path: Path) 
     (tmp_path / "in" / "sub" / "up").symlink_to("..")
     found = list_corpus(str(tmp_path / "in"))
     assert [file.name for file in found.files] == ["a.txt", "sub/b.txt"]
-    assert "skipped latest: a symbolic link to a folder above it" in found.notices
+    assert "skipped latest: a symbolic link to one of its parent folders" in found.notices
 
 
 def test_two_names_of_one_file_are_read_once_under_its_own_name(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_an_unreadable_subfolder_fails_by_name(tmp_path: Path, monkeypatch) -> N
     assert len(found.failed) == 1, "hidden folders do not count"
     assert [file.name for file in found.files] == ["a.txt"]
     assert found.failed[0].name == "b"
-    assert found.failed[0].reason.endswith("/b: cannot be listed (Permission denied); check the rights of the folder")
+    assert found.failed[0].reason.endswith("/b: cannot be listed (Permission denied); check the permissions of the folder")
 
 
 @pytest.mark.parametrize(

@@ -310,7 +310,7 @@ def test_a_file_that_cannot_be_opened_fails_alone(tmp_path: Path, monkeypatch) -
     found, _ = inspect(corpus, "text", ["x"], LineOptions())
     assert failed(found) == {
         "a.parquet": f"{tmp_path}/a.parquet: permission denied (Permission denied); "
-        "check the rights of the file and of the folders above it"
+        "check the permissions of the file and its parent folders"
     }
     monkeypatch.setattr(type(corpus.storage.fs), "open", lambda _self, path, *_args, **_more: refuse(f"{path}/a.parquet"))
     with pytest.raises(StorageError):

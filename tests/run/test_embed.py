@@ -118,7 +118,10 @@ def test_another_model_is_refused_with_the_setting_to_add_and_another_cut_is_for
 ) -> None:
     done = cli("embed", corpus, output, *ARGUMENTS, "--set", "model.max_seq_length=16", code=1)
     line = done.stderr.splitlines()[-1]
-    assert "model.max_seq_length is 128 there and 16 here; add --set model.max_seq_length=128, or choose" in line
+    assert (
+        "model.max_seq_length is 128 in the output but 16 in this job; add --set model.max_seq_length=128, or choose"
+        in line
+    )
     assert "weights" not in line
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
     cli("embed", corpus, output, *ARGUMENTS, "--set", "slice.max_rows=41")
