@@ -7,15 +7,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
+from kosbert_ray.vector_math import unit
+
 Vectors = npt.NDArray[np.float32]
 INITIAL_ROWS = 50  # vectors a cluster that its first centres are drawn from
-
-
-def unit(vectors: Vectors) -> Vectors:
-    """Vectors of length 1; zeros stay zeros."""
-    from sklearn.preprocessing import normalize
-
-    return np.asarray(normalize(vectors), np.float32) if len(vectors) else vectors
 
 
 def fit(blocks: Callable[[int], Iterable[Vectors]], clusters: int, passes: int, seed: int) -> Vectors:

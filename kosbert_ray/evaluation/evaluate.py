@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-
-import numpy as np
-import numpy.typing as npt
 
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
@@ -15,7 +11,8 @@ from kosbert_ray.encoder.source import ModelSource
 from kosbert_ray.encoder.spec import SpecOptions
 from kosbert_ray.errors import QualityLost, UsageError
 from kosbert_ray.evaluation.sts import MEASURES, SentencePairs, correlations
-from kosbert_ray.shards.vector_types import VECTOR_TYPES, VectorType, quantize, ranges_of, truncate
+from kosbert_ray.shards.vector_types import CODECS, VectorType, ranges_of
+from kosbert_ray.vector_math import truncate
 
 Figures = dict[str, tuple[float, float]]
 
@@ -89,17 +86,13 @@ def evaluate(
         vectors = encoder.encode(pairs.first + pairs.second)
         for dtype, dimension in dict.fromkeys(ways):
             cut = truncate(vectors, dimension, encoder.spec.normalized)
-            stored = quantize(cut, dtype, ranges_of(cut) if dtype == "int8" else ())
-            values = as_numbers(stored, dtype, dimension)
+            codec = CODECS[dtype]
+            stored = codec.encode(cut, ranges_of(cut) if codec.needs_ranges else ())
+            values = codec.unpack(stored, dimension)
             half = len(pairs.first)
             figures = correlations(values[:half], values[half:], pairs.scores)
             rows.append(Row(pairs.name, dtype, dimension, stored[0].nbytes, figures))
     return rows
-
-
-def as_numbers(stored: npt.NDArray[Any], dtype: VectorType, dimension: int) -> npt.NDArray[Any]:
-    """Stored vectors as numbers to compare: those of ubinary unpacked to a 0 or 1 each, ``[n, dimension]``."""
-    return np.unpackbits(stored, axis=-1, count=dimension) if dtype == "ubinary" else stored
 
 
 def published(model: str, data: str) -> list[tuple[str, Figures]]:
@@ -111,9 +104,9 @@ def types_of(names: str) -> list[VectorType]:
     """Output types from their names with commas; raises UsageError for one that is none."""
     found = [name.strip() for name in names.split(",") if name.strip()]
     for name in found:
-        if name not in VECTOR_TYPES:
-            raise UsageError(f"--types: {name} is none of {', '.join(VECTOR_TYPES)}")
-    return cast("list[VectorType]", found)
+        if name not in CODECS:
+            raise UsageError(f"--types: {name} is none of {', '.join(CODECS)}")
+    return found
 
 
 def require_small_drop(rows: Sequence[Row], most: float) -> None:

@@ -56,7 +56,7 @@ from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import JOB_FILE, Committed, Ledger
 from kosbert_ray.shards.totals import Totals
-from kosbert_ray.shards.vector_types import Ranges
+from kosbert_ray.shards.vector_types import Ranges, needs_ranges
 from kosbert_ray.stored import resumed, schema_entry, settled_types, taken
 from kosbert_ray.units import duration
 
@@ -320,7 +320,7 @@ class _Run:
         self.model = self._prepare(copy=False)
         self.weights = self.model.digests.weights
         self.committed = Committed()
-        if self.job or "int8" not in self.config.output.dtype:  # int8's ranges are not measured here
+        if self.job or not needs_ranges(self.config.output.dtype):  # ranges are not measured here
             self.ranges = self._stored_ranges()
             fingerprint = self._fingerprint()
             digest = self.ledger.join(fingerprint, self._same_weights(fingerprint, self.model))
@@ -341,7 +341,7 @@ class _Run:
             FingerprintMismatch: it is another job's.
             _Raced: another run claimed it since this one looked.
         """
-        if "int8" in self.config.output.dtype:
+        if needs_ranges(self.config.output.dtype):
             self.ranges = self._stored_ranges() if self.job else self._measured_ranges()
         fingerprint = self._fingerprint()
         assert self.model is not None

@@ -100,7 +100,7 @@ def parquet_bytes(table: pa.Table, formats: Sequence[EmbeddingFormat]) -> pa.Buf
     numbers, go through a dictionary, whose indices are as wide as they are.
     """
     sink = pa.BufferOutputStream()
-    values = {f"{format.column}.list.element": format.dtype in ("float32", "float16") for format in formats}
+    values = {f"{format.column}.list.element": format.codec.byte_stream_split for format in formats}
     others = [name for name in table.column_names if name not in {format.column for format in formats}]
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
     pq.write_table(

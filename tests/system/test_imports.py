@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "kosbert_ray"
-BASE = {"errors", "units", "_version"}
+BASE = {"errors", "units", "vector_math", "_version"}
 CORE = {"corpus", "encoder", "shards", "storage", "settings"} | BASE
 JOB = {"job", "stored", "config"} | CORE
 ROOMS = {
     "errors": set(),
     "units": set(),
+    "vector_math": set(),
     "_version": set(),
     "settings": BASE,
     "storage": {"settings"} | BASE,
