@@ -23,10 +23,10 @@ from sentence_transformers import SentenceTransformer
 from test_encoder import cosines, reference
 
 from kosbert_ray.encoder import Encoder
-from kosbert_ray.encoder.files import model_files
+from kosbert_ray.encoder.files import model_files, sha256
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.prepare import as_safetensors
-from kosbert_ray.encoder.spec import read_spec, sha256
+from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
 
 FP32 = EncoderOptions("fp32", "cpu")

@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from test_pickled import pickle_weights
 
 from kosbert_ray.encoder import Encoder
+from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.prepare import PreparedModel, prepare
 from kosbert_ray.encoder.source import ModelSource
-from kosbert_ray.encoder.spec import SpecOptions, read_spec, sha256
+from kosbert_ray.encoder.spec import SpecOptions, read_spec
 from kosbert_ray.errors import ModelError
 from kosbert_ray.storage import Storage
 

@@ -204,7 +204,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         "module of the model's own code",
         model(module("evil.Transformer")),
         OWN,
-        "module evil.Transformer is code of the model's",
+        "module evil.Transformer is custom code, which is not",
     ),
     (
         "unknown prompt",
@@ -216,7 +216,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         "remote code",
         fragile,
         OWN,
-        "brings Python code of its own (auto_map); read it, and if you trust it set model.allow_remote",
+        "needs its own Python code (auto_map); review the code, and if you trust it set model.allow_remote",
     ),
     (
         "too long",
