@@ -188,7 +188,12 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
     ("model not there", nothing, OWN, "/model: no such model folder"),
     ("model a file", also("model", "x"), OWN, "/model: a model is a folder, and this is a file"),
     ("no model in the folder", lambda f: (f / "model").mkdir(), OWN, "/model: not a model folder"),
-    ("no such bundled model", nothing, [*EMBED[:3], "--model", "bundled:x"], "bundled:x: nothing of that name is bundled"),
+    (
+        "no such bundled model",
+        nothing,
+        [*EMBED[:3], "--model", "bundled:x"],
+        "bundled:x: not a bundled name; available are",
+    ),
     ("hub out of reach", nothing, [*EMBED[:3], "--model", "some/model"], "the hub cannot be reached"),
     ("config broken", model(lambda f: (f / "config.json").write_text("{")), OWN, "config.json: cannot be read"),
     (
