@@ -33,11 +33,11 @@ def embed(
         KosbertError: as the command does, the message being its error line. What was committed stays.
     """
     # Imported late: the package itself is to load at once.
-    from kosbert_ray.cli.common import say, speaking
     from kosbert_ray.config import load_config
+    from kosbert_ray.logs import shown
     from kosbert_ray.run.lifecycle import embed as run
 
     given = {"input.path": input, "output.path": output} | ({"model.name": model} if model else {})
     config = load_config(options, [], given)
-    with speaking(config.log_format):
-        return run(config, say)
+    with shown(config.log_format):
+        return run(config)

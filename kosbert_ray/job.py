@@ -1,21 +1,24 @@
-"""From what the config says to the things it means: the corpus, the model, the output format, the fingerprint."""
+"""Resolves a config into a job: the corpus, the model, the output format, the fingerprint."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
 from kosbert_ray.config import JobConfig
-from kosbert_ray.corpus.columns import Columns, inspect
-from kosbert_ray.corpus.fragments import Fragment, Limits, plan
+from kosbert_ray.corpus.columns import Columns
+from kosbert_ray.corpus.fragments import Fragment, Limits
 from kosbert_ray.corpus.listing import Corpus, list_corpus
+from kosbert_ray.corpus.plan import plan, replan
 from kosbert_ray.corpus.reader import FragmentReader
-from kosbert_ray.corpus.replan import replan
+from kosbert_ray.corpus.schema import inspect
 from kosbert_ray.encoder.chunks import splitter_version
+from kosbert_ray.encoder.engines.table import supports
 from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions, usable_cores
@@ -96,34 +99,6 @@ def open_output(config: JobConfig, patient: bool = False) -> Storage:
     return storage if name is None else Storage(storage.url(name), config.storage.options(patient))
 
 
-def fragments_of(config: JobConfig, corpus: Corpus) -> list[Fragment]:
-    """The job's plan: what is read in one pass each."""
-    limits = config.slice.limits()
-    return [replace(item, cut=limits.cut) for item in plan(corpus.files, limits, config.input.newlines_in_values)]
-
-
-def fragments_left(
-    config: JobConfig, corpus: Corpus, committed: Committed, fingerprint: Mapping[str, Any]
-) -> list[Fragment]:
-    """The plan of a job of which an output holds a part: each file under the cut it was begun with.
-
-    Args:
-        config: the job.
-        corpus: the input, with the versions under which its files were embedded.
-        committed: what the output holds.
-        fingerprint: as in job.json, which holds the limits of 0.1.0.
-    """
-    limits = config.slice.limits()
-    first = Limits(int(fingerprint.get("max_rows", limits.max_rows)), int(fingerprint.get("max_bytes", limits.max_bytes)))
-    multiline = config.input.newlines_in_values
-    return list(replan(corpus.files, limits, multiline, first, committed.cuts(), committed.complete))
-
-
-def fragment_reader(config: JobConfig, storage: Storage, columns: Columns) -> FragmentReader:
-    """What reads the job's fragments and cuts them into slices."""
-    return FragmentReader(storage, columns, config.input.line_options(), config.slice.limits())
-
-
 def require_apart(corpus: Corpus, output: Storage) -> None:
     """Raises UsageError if the output lies among the input's files, where its shards would be read as text."""
     source, target = _real(corpus.storage), _real(output)
@@ -158,7 +133,7 @@ def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[st
     encoder = config.encoder
     if encoder.precision == "auto":
         encoder = encoder.model_copy(update={"precision": theirs.encoder.precision})
-        if encoder.precision == "int8" and encoder.engine == "torch":
+        if not supports(encoder.engine, encoder.precision):
             encoder = encoder.model_copy(update={"engine": "auto"})
     allowed = {"allow_remote_code": config.model.allow_remote_code}
     mine = {
@@ -172,29 +147,37 @@ def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[st
 
 
 @dataclass(frozen=True)
-class ModelAsk:
-    """The model and the options under which every worker reads its folder."""
+class ModelRef:
+    """A model's source and the options under which every worker reads its folder."""
 
     source: ModelSource
     options: SpecOptions
 
     def spec(self) -> ModelSpec:
-        """What this machine's copy of the folder says; raises ModelError if it cannot be had."""
+        """Reads this machine's copy of the model folder; raises ModelError if there is none to be had."""
         return read_spec(fetch_model(self.source), self.options)
 
     def prepare(self, commit: str | None = None) -> PreparedModel:
-        """The model hashed and ready to be loaded by others; raises ModelError if it cannot be had or is not supported.
+        """Hashes the model and makes it loadable by other processes.
 
         Args:
-            commit: of a hub model, instead of the revision that the job names.
+            commit: commit of a hub model, instead of the revision that the job names.
+
+        Raises:
+            ModelError: the model cannot be found or is not supported.
         """
         return prepare(self.source, self.options, commit)
 
 
-def model_ask(config: JobConfig, commit: str | None = None) -> ModelAsk:
-    """The job's model, to be read on any machine; of a hub model at ``commit``, if that is given."""
+def model_ref(config: JobConfig, commit: str | None = None) -> ModelRef:
+    """The job's model, readable on any machine.
+
+    Args:
+        config: the job.
+        commit: commit of a hub model, instead of the revision that the job names.
+    """
     source = model_source(config)
-    return ModelAsk(replace(source, revision=commit) if commit else source, spec_options(config))
+    return ModelRef(replace(source, revision=commit) if commit else source, spec_options(config))
 
 
 def recorded_commit(config: JobConfig, job: Mapping[str, Any]) -> str | None:
@@ -217,7 +200,7 @@ def own_model(job: JobConfig, said: Mapping[str, Any], output: Storage) -> Model
     Raises:
         ModelError: it cannot be had, or what now has its name is another model.
     """
-    found = model_ask(job).prepare(recorded_commit(job, said))
+    found = model_ref(job).prepare(recorded_commit(job, said))
     found.require_made(said["fingerprint"], output.url())
     return found.spec()
 
@@ -248,8 +231,148 @@ def encoder_options(config: JobConfig) -> EncoderOptions:
     )
 
 
+def reader_threads(storage: Storage) -> int:
+    """How many shards to read at the same time: more than there are cores where each waits for a network."""
+    return REMOTE_THREADS if storage.remote else usable_cores()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A config resolved: its corpus listed and inspected, its model found on first use.
+
+    Attributes:
+        config: the job's options.
+        corpus: the input files.
+        columns: the text columns, and the columns to keep with their types.
+        model: where the model is read from.
+    """
+
+    config: JobConfig
+    corpus: Corpus
+    columns: Columns
+    model: ModelRef | PreparedModel
+
+    @staticmethod
+    def resolve(
+        config: JobConfig,
+        patient: bool = False,
+        settled: pa.Schema | None = None,
+        model: ModelRef | PreparedModel | None = None,
+    ) -> Job:
+        """Lists and inspects the input of a config.
+
+        Args:
+            config: the job.
+            patient: whether to outlast outages of the store.
+            settled: types of the kept columns that an existing output has already; files are cast to them.
+            model: the model, if it was found before.
+
+        Raises:
+            KosbertError: none of the input files can be embedded.
+        """
+        corpus, columns = open_corpus(config, patient, settled)
+        return Job(config, corpus, columns, model or model_ref(config))
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """What the model folder says; raises ModelError if the model cannot be found."""
+        return self.model.spec()
+
+    @cached_property
+    def long_text(self) -> LongText:
+        """How to treat texts that are too long; raises UsageError if the model does not take chunks of that size."""
+        return long_text(self.config, self.spec)
+
+    @property
+    def nullable(self) -> bool:
+        """Whether rejected rows stay in the shards with a null vector."""
+        return self.config.on_bad_row == "null_vector"
+
+    def fragments(self) -> list[Fragment]:
+        """The plan: what is read in one pass each."""
+        limits = self.config.slice.limits()
+        files = plan(self.corpus.files, limits, self.config.input.newlines_in_values)
+        return [replace(item, cut=limits.cut) for item in files]
+
+    def fragments_left(self, committed: Committed, fingerprint: Mapping[str, Any]) -> list[Fragment]:
+        """The plan where an output holds a part of it already: each file keeps the cut it was begun with.
+
+        Args:
+            committed: what the output holds.
+            fingerprint: the fingerprint in job.json; version 0.1.0 stored the limits there.
+        """
+        limits = self.config.slice.limits()
+        first = Limits(
+            int(fingerprint.get("max_rows", limits.max_rows)), int(fingerprint.get("max_bytes", limits.max_bytes))
+        )
+        multiline = self.config.input.newlines_in_values
+        return list(replan(self.corpus.files, limits, multiline, first, committed.cuts(), committed.complete))
+
+    def reader(self, patient: bool = False) -> FragmentReader:
+        """Reads fragments and cuts them into slices.
+
+        Args:
+            patient: whether to outlast outages of the store.
+        """
+        config, storage = self.config, self.corpus.storage
+        if patient:
+            storage = storage.patient(config.storage.retry_seconds)
+        return FragmentReader(storage, self.columns, config.input.line_options(), config.slice.limits())
+
+    def formats(self, ranges: Ranges = ()) -> tuple[EmbeddingFormat, ...]:
+        """How vectors are stored, one format for each column.
+
+        Args:
+            ranges: ranges of int8.
+        """
+        out = self.config.output
+        first = EmbeddingFormat(
+            self.spec.dimension,
+            out.column,
+            list_type=out.list_type,
+            compression=out.compression,
+            nullable=self.nullable,
+        )
+        return first.each(out.dtype, ranges)
+
+    def fingerprint(self, weights: str, ranges: Ranges = ()) -> Fingerprint:
+        """Everything that decides which vectors the job writes.
+
+        Args:
+            weights: sha256 of the model's weight files.
+            ranges: ranges of int8.
+        """
+        config, spec, source = self.config, self.spec, self.columns.source
+        return Fingerprint(
+            weights=weights,
+            tokenizer=sha256(spec.folder, spec.tokenizer_files),
+            pooling=spec.pooling,
+            head=tuple(type(part).__name__ for part in spec.head),
+            max_seq_length=spec.max_seq_length,
+            do_lower_case=spec.do_lower_case,
+            prompt=spec.prompt,
+            long_text=_described(self.long_text),
+            precision=config.encoder.precision,
+            dtype=config.output.dtype,
+            ranges=ranges,
+            list_type=config.output.list_type,
+            dimension=spec.dimension,
+            column=config.output.column,
+            text=source.template,
+            normalize=source.normalize,
+            keep=(
+                *(f"{field.name}: {field.type}" for field in self.columns.keep),
+                *(f"{name}: {kind}" for name, kind in config.chunk_columns().items()),
+            ),
+            input_format=str(config.input.line_options()),
+            on_bad_row="null_vector" if self.nullable else "reject",
+            max_rows=config.slice.max_rows,
+            max_bytes=config.slice.max_bytes,
+        )
+
+
 def long_text(config: JobConfig, spec: ModelSpec) -> LongText:
-    """What becomes of texts that are too long; raises UsageError where the model does not take chunks of that size."""
+    """How the job treats texts that are too long; raises UsageError if the model does not take chunks of that size."""
     chunk = config.chunk
     size = chunk.size or spec.max_seq_length
     if size > spec.max_seq_length:
@@ -258,54 +381,8 @@ def long_text(config: JobConfig, spec: ModelSpec) -> LongText:
     return LongText(config.long_text, size, overlap, chunk.splitter, spec.normalized)
 
 
-def described_long_text(config: JobConfig, spec: ModelSpec) -> str:
-    """The same for the fingerprint, with all that changes a vector; raises UsageError also if the splitter is not here."""
-    policy = long_text(config, spec)
+def _described(policy: LongText) -> str:
+    """The policy as it stands in the fingerprint; raises UsageError if its splitter is not installed."""
     if policy.policy == "truncate":
         return policy.policy
     return f"{policy.policy} size={policy.size} overlap={policy.overlap} {splitter_version(policy.splitter)}"
-
-
-def embedding_formats(config: JobConfig, spec: ModelSpec, ranges: Ranges = ()) -> tuple[EmbeddingFormat, ...]:
-    """How the job stores its vectors, column by column; ``ranges`` are int8's."""
-    out = config.output
-    nullable = config.on_bad_row == "null_vector"
-    first = EmbeddingFormat(
-        spec.dimension, out.column, list_type=out.list_type, compression=out.compression, nullable=nullable
-    )
-    return first.each(out.dtype, ranges)
-
-
-def reader_threads(storage: Storage) -> int:
-    """How many shards to read at the same time: more than there are cores where each waits for a network."""
-    return REMOTE_THREADS if storage.remote else usable_cores()
-
-
-def fingerprint_of(config: JobConfig, columns: Columns, spec: ModelSpec, weights: str, ranges: Ranges = ()) -> Fingerprint:
-    """What makes it this job; ``weights`` is the sha256 of the model's weight files, ``ranges`` are int8's."""
-    return Fingerprint(
-        weights=weights,
-        tokenizer=sha256(spec.folder, spec.tokenizer_files),
-        pooling=spec.pooling,
-        head=tuple(type(part).__name__ for part in spec.head),
-        max_seq_length=spec.max_seq_length,
-        do_lower_case=spec.do_lower_case,
-        prompt=spec.prompt,
-        long_text=described_long_text(config, spec),
-        precision=config.encoder.precision,
-        dtype=config.output.dtype,
-        ranges=ranges,
-        list_type=config.output.list_type,
-        dimension=spec.dimension,
-        column=config.output.column,
-        text=columns.source.template,
-        normalize=columns.source.normalize,
-        keep=(
-            *(f"{field.name}: {field.type}" for field in columns.keep),
-            *(f"{name}: {kind}" for name, kind in config.chunk_columns().items()),
-        ),
-        input_format=str(config.input.line_options()),
-        on_bad_row="null_vector" if config.on_bad_row == "null_vector" else "reject",
-        max_rows=config.slice.max_rows,
-        max_bytes=config.slice.max_bytes,
-    )

@@ -4,67 +4,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import logging
 import os
 import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
 
+log = logging.getLogger(__name__)
+
 EXIT_INTERRUPTED = 130
 CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
 NOISE_SECONDS = 0.5
-LEVELS = {"error: ": "error", "failed: ": "error", "problem: ": "error"}
 NUMBER = re.compile(r"-?[\d,]+(\.\d+)?")
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-_json = False  # whether lines for the user are JSON
-
-
-def say(line: str, **fields: Any) -> None:
-    """A line for the user, on standard error: results go to standard output.
-
-    Args:
-        line: for a person.
-        fields: more of it for a machine, told where ``log_format`` is json.
-    """
-    if not _json:
-        # A file name may hold a line break, and a line is a line.
-        _put("kosbert-ray: " + line.replace("\n", "\\n"))
-        return
-    level = next((level for start, level in LEVELS.items() if line.startswith(start)), "info")
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    _put(json.dumps({"time": now, "level": level, "message": line, **fields}, ensure_ascii=False))
-
-
-def _put(line: str) -> None:
-    """Writes to standard error; that nobody reads it (``2>&1 | head -1``) is no reason to stop a run."""
-    with contextlib.suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
-
-
-def speak(log_format: str) -> None:
-    """From now on lines are "text" or "json"."""
-    global _json
-    _json = log_format == "json"
-
-
-@contextlib.contextmanager
-def speaking(log_format: str) -> Iterator[None]:
-    """Lines are "text" or "json" until the block ends."""
-    before = "json" if _json else "text"
-    speak(log_format)
-    try:
-        yield
-    finally:
-        speak(before)
+def say(line: str) -> None:
+    """Logs a line for the user."""
+    log.info(line)
 
 
 @contextlib.contextmanager

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from dataclasses import asdict
 
-from kosbert_ray.cli.common import Commands, add_config, job_config, print_table, say
+from kosbert_ray.cli.common import Commands, add_config, job_config, print_table
+
+log = logging.getLogger(__name__)
 
 SHOWN_FILES = 10
 
@@ -45,9 +48,9 @@ def _run(arguments: argparse.Namespace) -> int:
     ]
     print_table(rows)
     for file in found.unlike[:SHOWN_FILES]:
-        say(f"{file}: in other versions, or with other rows rejected: its rows are not compared")
+        log.info(f"{file}: in other versions, or with other rows rejected: its rows are not compared")
     if len(found.unlike) > SHOWN_FILES:
-        say(f"… and {len(found.unlike) - SHOWN_FILES:,} files more")
+        log.info(f"… and {len(found.unlike) - SHOWN_FILES:,} files more")
     near = found.agreement
     if near:
         print(

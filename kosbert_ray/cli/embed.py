@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import sys
 from typing import TYPE_CHECKING
 
-from kosbert_ray.cli.common import Commands, add_config, given, job_config, say, speak, without_core_noise
+from kosbert_ray.cli.common import Commands, add_config, given, job_config, without_core_noise
 from kosbert_ray.errors import UsageError
+from kosbert_ray.logs import set_format
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
+
+log = logging.getLogger(__name__)
 
 EXIT_REJECTED = 3
 WARN_TRUNCATED = 0.01  # of the rows
@@ -83,34 +87,34 @@ def config_of(arguments: argparse.Namespace) -> JobConfig:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
-    speak(config.log_format)
+    set_format(config.log_format)
     from kosbert_ray.run.lifecycle import embed, preview
     from kosbert_ray.units import duration
 
     if arguments.dry_run:
-        for line in preview(config, say).lines():
+        for line in preview(config).lines():
             print(line)
         return 0
     # Standard output is for the result: Ray prints some of its troubles there.
     with without_core_noise(), contextlib.redirect_stdout(sys.stderr):
-        summary = embed(config, say)
+        summary = embed(config)
     totals, new = summary.totals, summary.new
     if new.slices:
         rate = new.tokens / summary.seconds
         long_texts = f", {new.long_texts()}" if new.long_texts() else ""
-        say(
+        log.info(
             f"{new.rows:,} rows in {duration(summary.seconds)}: {new.rows / summary.seconds:,.0f} rows/s, "
             f"{rate:,.0f} tokens/s; first slice after {summary.first_slice_seconds or 0:.1f} s; "
             f"{new.distinct:,} distinct texts encoded{long_texts}"
         )
     if new.truncated > WARN_TRUNCATED * new.rows:
         lost = new.dropped_tokens / max(1, new.tokens + new.dropped_tokens)
-        say(
-            f"warning: {new.truncated / new.rows:.1%} of the rows are longer than the model takes; {lost:.1%} of all "
+        log.warning(
+            f"{new.truncated / new.rows:.1%} of the rows are longer than the model takes; {lost:.1%} of all "
             "tokens were cut off. Set long_text=chunk or long_text=mean to embed all of each text"
         )
     if summary.removed:
-        say(f"{summary.removed:,} shards of changed or removed inputs were deleted")
+        log.info(f"{summary.removed:,} shards of changed or removed inputs were deleted")
     rejected = f", {totals.rejected:,} rows rejected (see _kosbert/rejected)" if totals.rejected else ""
     of = f" ({totals.input_rows - totals.rejected:,} texts)" if summary.chunked else ""
     word = "done" if summary.complete else "not complete"
@@ -123,6 +127,6 @@ def _run(arguments: argparse.Namespace) -> int:
             if summary.complete
             else "so no _SUCCESS was written; fix the input, or raise max_rejected, and run the same command again"
         )
-        say(f"error: {totals.rejected:,} of {totals.input_rows:,} rows were rejected, {limit}; {remedy}")
+        log.error(f"{totals.rejected:,} of {totals.input_rows:,} rows were rejected, {limit}; {remedy}")
         return EXIT_REJECTED
     return 0

@@ -40,9 +40,12 @@ from kosbert_ray.cli import (
     train,
     verify,
 )
-from kosbert_ray.cli.common import EXIT_INTERRUPTED, say
+from kosbert_ray.cli.common import EXIT_INTERRUPTED
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import KosbertError, described
+from kosbert_ray.logs import shown
+
+log = logging.getLogger(__name__)
 
 COMMANDS = (
     *(embed, plan, submit, status, report, ls, search, cluster, verify, diff, promote, export),
@@ -53,12 +56,16 @@ GRACE_SECONDS = 20.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; gives the exit code."""
+    """Runs the command and returns its exit code."""
     arguments = _parser().parse_args(argv)
+    with shown():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     _use_token()
-    _tell_warnings()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal in EUC-KR has no emoji
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
@@ -67,17 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KosbertError as error:
-        say(f"error: {error}")
+        log.error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        say(INTERRUPTED)
+        log.info(INTERRUPTED)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG):
-            say(f"error: standard output cannot be written ({error.strerror}); the result is not complete")
+            log.error(f"standard output cannot be written ({error.strerror}); the result is not complete")
             return 1
         return _unforeseen(error, arguments.debug)
     except Exception as error:
@@ -89,28 +96,17 @@ def _unforeseen(error: Exception, debug: bool) -> int:
     lines = traceback.format_exc()
     if debug or not sys.stderr.isatty():
         for line in lines.rstrip().splitlines():
-            say(line)
+            log.info(line)
         where = "the lines above"
     else:
         with tempfile.NamedTemporaryFile("w", prefix="kosbert-ray-", suffix=".log", delete=False, encoding="utf-8") as file:
             file.write(lines)
         where = file.name
-    say(
-        f"error: {described(error)}; this is a bug in kosbert-ray, please report it with {where}. What is committed "
+    log.error(
+        f"{described(error)}; this is a bug in kosbert-ray, please report it with {where}. What is committed "
         "stays; run the same command again"
     )
     return 1
-
-
-def _tell_warnings() -> None:
-    """Prints warnings that the package logs like any other line for the user."""
-
-    class Tell(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            say(record.getMessage())
-
-    log = logging.getLogger("kosbert_ray")
-    log.handlers[:] = [Tell(logging.WARNING)]
 
 
 def _use_token() -> None:
@@ -131,7 +127,7 @@ def _interrupt(_number: int, _frame: Any) -> NoReturn:
 
 
 def _abandon() -> NoReturn:
-    say(INTERRUPTED)
+    log.info(INTERRUPTED)
     os._exit(EXIT_INTERRUPTED)
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from kosbert_ray.cli import embed
-from kosbert_ray.cli.common import Commands, say
+from kosbert_ray.cli.common import Commands
 from kosbert_ray.errors import UsageError
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig, ProfileConfig
     from kosbert_ray.planning.estimate import Estimate
     from kosbert_ray.run.dry_run import Preview
+
+log = logging.getLogger(__name__)
 
 BAR = 40
 SHOWN_REASONS = 5
@@ -55,16 +58,16 @@ def _plan(arguments: argparse.Namespace) -> int:
     if not config.input.path:
         raise UsageError("input.path: say where (kosbert-ray plan INPUT [OUTPUT], or input.path in the job file)")
     from kosbert_ray.config import ProfileConfig
-    from kosbert_ray.job import model_ask
+    from kosbert_ray.job import model_ref
     from kosbert_ray.planning.estimate import estimate
     from kosbert_ray.planning.speed import remembered
     from kosbert_ray.run.lifecycle import preview, settings_of
 
-    done = preview(config, say) if config.output.path else None
+    done = preview(config) if config.output.path else None
     if done:
         config = settings_of(config)
     found = estimate(config)
-    speed = remembered(model_ask(config).spec(), config)
+    speed = remembered(model_ref(config).spec(), config)
     profiles = dict(config.plan.profiles)
     if speed:
         profiles = {THIS_MACHINE: ProfileConfig(tokens_per_second=speed.tokens_per_second), **profiles}
@@ -76,9 +79,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     for line in _lines(config, found, done, profiles):
         print(line)
     for notice in () if done else found.notices:  # a preview has said them
-        say(notice)
+        log.info(notice)
     for reason in found.unread[:SHOWN_REASONS]:
-        say(f"problem: {reason}")
+        log.error(reason, extra={"label": "problem"})
     return 0
 
 

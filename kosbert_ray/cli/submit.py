@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kosbert_ray.cli import embed
-from kosbert_ray.cli.common import EXIT_INTERRUPTED, Commands, say
+from kosbert_ray.cli.common import EXIT_INTERRUPTED, Commands
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
     from kosbert_ray.deploy.ray_jobs import Submissions
+
+log = logging.getLogger(__name__)
 
 
 def add(commands: Commands) -> None:
@@ -54,19 +57,19 @@ def _run(arguments: argparse.Namespace) -> int:
         if not found:
             print("never submitted")
         return 0
-    submission, new = submissions.submit(job, say, send_package=not arguments.installed)
-    say(f"{submission}: {'submitted' if new else 'runs already'}")
+    submission, new = submissions.submit(job, send_package=not arguments.installed)
+    log.info(f"{submission}: {'submitted' if new else 'runs already'}")
     if arguments.no_wait:
         return 0
     try:
         asyncio.run(_print_log(submissions, submission))
     except KeyboardInterrupt:
-        say(f"{submission} goes on; submit the same again to follow it, with --stop to end it")
+        log.info(f"{submission} goes on; submit the same again to follow it, with --stop to end it")
         return EXIT_INTERRUPTED
     ended = submissions.details(submission)
     code = exit_code_of(ended)
     if code:
-        say(f"error: {described(ended)}")
+        log.error(described(ended))
     return code
 
 
@@ -75,13 +78,13 @@ def follow(address: str, config: JobConfig, command: Sequence[str]) -> int:
     from kosbert_ray.deploy.ray_jobs import ClusterJob, Submissions, exit_code_of
 
     submissions = Submissions(address)
-    submission, _ = submissions.submit(ClusterJob.of(config, command), say, send_package=True)
+    submission, _ = submissions.submit(ClusterJob.of(config, command), send_package=True)
     asyncio.run(_print_log(submissions, submission))
     return exit_code_of(submissions.details(submission))
 
 
 async def _print_log(submissions: Submissions, submission: str) -> None:
-    async with contextlib.aclosing(submissions.follow(submission, say)) as pieces:
+    async with contextlib.aclosing(submissions.follow(submission)) as pieces:
         async for piece in pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import Commands, add_config, given, say
+from kosbert_ray.cli.common import Commands, add_config, given
 
 
 def add(commands: Commands) -> None:
@@ -29,7 +29,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = load_settings(TrainConfig, arguments.config, arguments.set, given(arguments, names))
     from kosbert_ray.training.train import train
 
-    trained = train(config, say)
+    trained = train(config)
     for data, figures in trained.figures.items():
         shown = ", ".join(f"{measure} {pearson:.2f}/{spearman:.2f}" for measure, (pearson, spearman) in figures.items())
         print(f"{data}: {shown} (Pearson/Spearman x 100)")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
-from kosbert_ray.cli.common import Commands, add_config, job_config, say
+from kosbert_ray.cli.common import Commands, add_config, job_config
 from kosbert_ray.errors import VerifyFailed
+
+log = logging.getLogger(__name__)
 
 SHOWN_PROBLEMS = 50
 
@@ -30,11 +33,11 @@ def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path", "input": "input.path"})
     from kosbert_ray.outputs.verify import verify
 
-    found = verify(config, arguments.sample, say, arguments.seed)
+    found = verify(config, arguments.sample, arguments.seed)
     for problem in found.problems[:SHOWN_PROBLEMS]:
-        say(f"problem: {problem.text}")
+        log.error(problem.text, extra={"label": "problem"})
     if len(found.problems) > SHOWN_PROBLEMS:
-        say(f"… and {len(found.problems) - SHOWN_PROBLEMS:,} more")
+        log.info(f"… and {len(found.problems) - SHOWN_PROBLEMS:,} more")
     if found.problems:
         raise VerifyFailed(f"{found.output}: {len(found.problems):,} problems; {found.advice}")
     parts = [f"{found.rows:,} rows in {found.shards:,} shards, {found.rejected:,} rejected"]

@@ -84,7 +84,7 @@ class PreparedModel:
     uploaded: Storage | None = None
 
     def described(self) -> dict[str, str | None]:
-        """Returns name, revision and commit for a run's record; pass the commit to :func:`prepare` to get the same model."""
+        """Returns name, revision and commit for a run's record. :func:`prepare` accepts the commit again."""
         return {"name": self.source.name, "revision": self.revision, "commit": self.commit, "sha256": self.digest}
 
     @property
@@ -127,8 +127,8 @@ class PreparedModel:
             spec = self._matching(as_safetensors(fetched).folder)
         if spec is None:
             raise ModelError(
-                f"{self.source.name}: node {socket.gethostname()} has other files under that name than {self.host}; put the "
-                "same files on all nodes, or use a hub model or an s3:// copy"
+                f"{self.source.name}: node {socket.gethostname()} has other files under that name than {self.host}; put "
+                "the same files on all nodes, or use a hub model or an s3:// copy"
             )
         return spec
 
@@ -249,5 +249,6 @@ def _require_known(spec: ModelSpec) -> None:
 
     if not spec.remote_code and spec.model_type not in CONFIG_MAPPING:
         raise ModelError(
-            f"{spec.transformer / 'config.json'}: transformers {__version__} does not support models of type {spec.model_type!r}"
+            f"{spec.transformer / 'config.json'}: transformers {__version__} does not support models of type "
+            f"{spec.model_type!r}"
         )

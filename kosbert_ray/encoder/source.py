@@ -65,7 +65,7 @@ def bundled_path(name: str) -> Path:
 
 
 def cache_folder(name: str) -> Path:
-    """Returns a folder of this machine's cache, which may not exist yet; raises ModelError if there is no home directory."""
+    """Returns a folder of this machine's cache, which may not exist yet; raises ModelError without a home directory."""
     named = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(named) if named else Path.home() / ".cache") / "kosbert-ray" / name

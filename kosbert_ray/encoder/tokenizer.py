@@ -139,7 +139,7 @@ class Tokenizer:
         return len(self._whole.encode(self.prompt))
 
     def places(self, texts: list[str]) -> list[list[tuple[int, int]]]:
-        """Returns ``(start, end)`` of each token of each text, in code points, without truncation, prompt and special tokens."""
+        """Returns ``(start, end)`` of every token of each text, in code points. Special tokens and prompt are left out."""
         return [item.offsets for item in self._whole.encode_batch(texts, add_special_tokens=False)]
 
     def __getstate__(self) -> dict[str, Any]:

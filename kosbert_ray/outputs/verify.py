@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -20,10 +20,8 @@ from kosbert_ray.corpus.identity import FileHashes
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.errors import KosbertError, UsageError
 from kosbert_ray.job import (
-    fragment_reader,
-    fragments_left,
+    Job,
     job_of_output,
-    open_corpus,
     open_output,
     reader_threads,
 )
@@ -218,14 +216,13 @@ def _reader(
     say: Say,
 ) -> Reading:
     asked = job.model_copy(update={"input": job.input.model_copy(update={"path": config.input.path})})
-    corpus, columns = open_corpus(asked, patient=True, settled=types)
-    if skipped := corpus.ignored_line():
+    found = Job.resolve(asked, patient=True, settled=types)
+    if skipped := found.corpus.ignored_line():
         say(skipped)
-    corpus = hashes.settle(corpus, held.versions()).corpus
-    reader = fragment_reader(job, corpus.storage, columns)
-    fragments = fragments_left(job, corpus, held, said.get("fingerprint", {}))
-    files = frozenset(file.name for file in corpus.files)
-    return Reading(reader, tuple(fragments), files, tuple(file.reason for file in corpus.failed))
+    found = replace(found, corpus=hashes.settle(found.corpus, held.versions()).corpus)
+    fragments = found.fragments_left(held, said.get("fingerprint", {}))
+    files = frozenset(file.name for file in found.corpus.files)
+    return Reading(found.reader(), tuple(fragments), files, tuple(file.reason for file in found.corpus.failed))
 
 
 def _against_input(

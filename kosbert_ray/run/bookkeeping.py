@@ -1,8 +1,9 @@
-"""What the driver does with what becomes of slices: books them, shows them, and stops a run that is not worth its end."""
+"""Records slice results on the driver, reports progress, and stops the run early when too many rows are rejected."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -11,27 +12,29 @@ from typing import TYPE_CHECKING
 from kosbert_ray.config import JobConfig
 from kosbert_ray.errors import JobFailed, StorageError, TooManyRejected
 from kosbert_ray.run.monitor.progress import Progress
+from kosbert_ray.run.notices import Notices
 from kosbert_ray.shards.ledger import Committed, Ledger
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from kosbert_ray.run.monitor.metrics import Metrics
-    from kosbert_ray.run.stages import Outcome
+    from kosbert_ray.run.stages.work import Outcome
 
-MAX_FAILED = 100  # slices: with so many, it is not the slices
+MAX_FAILED = 100  # after this many failed slices the cause is systemic, so stop
 
 
 @dataclass(frozen=True)
 class Books:
-    """All places where a committed slice is noted.
+    """Every place where a committed slice is recorded.
 
     Attributes:
         config: the job.
-        input_bytes: of the whole corpus.
-        committed: what the output holds.
-        ledger: its books.
-        progress: what a person sees.
-        say: takes a line for the user, and by name what it says to a machine.
-        tell: takes what a user should know of an encoder.
+        input_bytes: bytes of the whole corpus.
+        committed: the committed slices.
+        ledger: the output's ledger.
+        progress: the live view.
+        notices: logs remarks of the encoders once.
     """
 
     config: JobConfig
@@ -39,16 +42,15 @@ class Books:
     committed: Committed
     ledger: Ledger
     progress: Progress
-    say: Callable[..., None]
-    tell: Callable[..., None]
+    notices: Notices
 
-    def take(self, outcomes: Iterable[Outcome], metrics: Metrics, headway: Callable[[], None]) -> None:
-        """Notes outcomes until there are no more.
+    def record_all(self, outcomes: Iterable[Outcome], metrics: Metrics, slice_finished: Callable[[], None]) -> None:
+        """Records outcomes until there are no more.
 
         Args:
-            outcomes: of slices, as they come.
-            metrics: told of each.
-            headway: called at each.
+            outcomes: results of slices, as they arrive.
+            metrics: the run's metrics.
+            slice_finished: called for each.
 
         Raises:
             JobFailed: some slices failed; all others are committed.
@@ -58,9 +60,9 @@ class Books:
         rejected = ""
         try:
             for outcome in outcomes:
-                headway()
+                slice_finished()
                 rejected = rejected or outcome.rejected
-                self.tell(*outcome.notices)
+                self.notices.info(*outcome.notices)
                 if outcome.receipt:
                     self.committed.add(outcome.receipt)
                     self.ledger.add(outcome.receipt)
@@ -68,41 +70,41 @@ class Books:
                     metrics.committed(outcome.receipt, self.progress.share)
                     if self.config.log_format == "json":
                         receipt = asdict(outcome.receipt)
-                        self.say(f"committed: {receipt['shard'] or receipt['file']}", event="slice", **receipt)
+                        log.info(f"committed: {receipt['shard'] or receipt['file']}", extra={"event": "slice", **receipt})
                     self.require_few_rejected(rejected)
                 if outcome.failed:
                     failed.append(outcome.failed)
                     metrics.failed()
-                    self.say(f"failed: {outcome.failed}")
+                    log.error(outcome.failed, extra={"label": "failed"})
                     if len(failed) >= MAX_FAILED:
                         break
         except BaseException:
-            with contextlib.suppress(StorageError):  # the first error is the one to tell
+            with contextlib.suppress(StorageError):  # report the first error
                 self.ledger.flush()
             raise
         self.ledger.flush()
         if failed:
             others = "the run was stopped" if len(failed) >= MAX_FAILED else "all others are committed"
-            raise JobFailed(f"{failed[0]} ({len(failed):,} slices failed, {others}); run the same command again for them")
+            raise JobFailed(f"{failed[0]} ({len(failed):,} slices failed, {others}); run the same command again to retry")
 
     def require_few_rejected(self, first: str = "") -> None:
-        """Stops a run whose rejected rows are too many already, even if there were no more of them.
+        """Stops a run that has rejected too many rows already, even if no other row is rejected.
 
         Args:
-            first: the first rejected row's address and reason.
+            first: address and reason of the first rejected row.
 
         Raises:
-            TooManyRejected: they are.
+            TooManyRejected: ``max_rejected`` cannot be met any more.
         """
         totals = self.progress.totals
         seen, rows, rejected = totals.input_bytes, totals.input_rows, totals.rejected
         if not seen or seen >= self.input_bytes:
             return
-        # How many rows there will be is told from the bytes: what is within a row of the limit is not beyond it.
+        # The final number of rows is extrapolated from bytes, so allow one row more than the limit.
         if rejected > math.ceil(self.config.rejected_allowed(rows * self.input_bytes / seen)):
             example = f"; the first of this run: {first}" if first else ""
             raise TooManyRejected(
-                f"{rejected:,} of {rows:,} rows so far were rejected, too many for max_rejected="
-                f"{self.config.max_rejected:g} even if no other is{example}. What is committed stays (the reasons are in "
-                "_kosbert/rejected); mend the input or raise max_rejected, and run the same command again"
+                f"{rejected:,} of {rows:,} rows so far were rejected, more than max_rejected="
+                f"{self.config.max_rejected:g} allows even if no other is{example}. Committed slices stay (reasons are in "
+                "_kosbert/rejected); fix the input or raise max_rejected, and run the same command again"
             )

@@ -1,60 +1,49 @@
-"""A run from its config to its last line: plan, subtract what is committed, run the rest, finalise."""
+"""A run from start to end: plan, skip what is committed, encode the rest, finalize.
+
+:func:`embed` runs a job, :func:`preview` is its dry run. The steps are in ``output_state`` (whose output it is and what is
+committed), ``passes`` (encoding), and ``finalize`` (checking the result and marking it complete).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from kosbert_ray._version import __version__
-from kosbert_ray.config import PRIVATE, JobConfig
+from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.fragments import Fragment
-from kosbert_ray.corpus.identity import BackgroundHashing, FileHashes
-from kosbert_ray.corpus.reader import FragmentReader
+from kosbert_ray.corpus.identity import BackgroundHashing
+from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.encoder.prepare import PreparedModel
-from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
-from kosbert_ray.errors import (
-    FingerprintMismatch,
-    InputError,
-    JobFailed,
-    KosbertError,
-    StorageError,
-)
+from kosbert_ray.errors import InputError, JobFailed, KosbertError, StorageError
 from kosbert_ray.job import (
-    embedding_formats,
+    Job,
     encoder_options,
-    fingerprint_of,
-    fragment_reader,
-    fragments_left,
-    fragments_of,
     list_input,
-    long_text,
-    model_ask,
-    open_corpus,
+    model_ref,
     open_output,
     recorded_commit,
     require_apart,
     require_input,
 )
-from kosbert_ray.run.bookkeeping import MAX_FAILED, Books
+from kosbert_ray.run.account import account
+from kosbert_ray.run.bookkeeping import MAX_FAILED
 from kosbert_ray.run.dry_run import Preview
 from kosbert_ray.run.finalize import Leftover, finish, leftover
 from kosbert_ray.run.monitor.progress import Progress
+from kosbert_ray.run.notices import Notices
 from kosbert_ray.run.notify import Ended, notify
+from kosbert_ray.run.output_state import OutputState, Raced
+from kosbert_ray.run.passes import Pass
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.lease import Lease
-from kosbert_ray.shards.ledger import JOB_FILE, Committed, Ledger
+from kosbert_ray.shards.ledger import JOB_FILE, Ledger
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vector_types import Ranges, needs_ranges
 from kosbert_ray.stored import resumed, schema_entry, settled_types, taken
@@ -62,30 +51,27 @@ from kosbert_ray.units import duration
 
 if TYPE_CHECKING:
     from kosbert_ray.run.corpus_dedup import Shared
-    from kosbert_ray.run.pipeline import Pending
     from kosbert_ray.run.ray_session import EncoderPool
 
-PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "openvino")  # whose versions a run records
 MAX_PASSES = 3  # over a corpus that changes while it is read
-LOOK_SECONDS = 1.0  # that the live view waits for the board
-REPEAT_SECONDS = 60.0  # the same trouble with a store is told no more often
+MAX_RACES = 3  # claims of a new output that were lost to other runs
 
-Say = Callable[..., None]  # a line for the user, and by name what it says to a machine
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
         output: the output directory.
-        totals: sums over all slices in it.
-        new: sums over the slices this run committed.
+        totals: sums over all slices of the output.
+        new: sums over the slices that this run committed.
         seconds: wall time of the pipeline.
-        first_slice_seconds: of them, until the first commit; None if nothing was to do.
-        removed: shards of changed (or removed) inputs that were deleted.
-        within_limit: whether the rejected rows are within ``max_rejected``; if not, the output is not complete.
-        chunked: whether long texts became a row for each chunk.
+        first_slice_seconds: seconds until the first commit; None if there was nothing to do.
+        removed: number of shards deleted because their input changed or was removed.
+        within_limit: whether ``max_rejected`` allows the rejected rows; if not, the output is not complete.
+        chunked: whether long texts became one row per chunk.
         complete: whether the output has its ``_SUCCESS``.
     """
 
@@ -100,22 +86,20 @@ class Summary:
     complete: bool = False
 
 
-def embed(config: JobConfig, say: Say, model: PreparedModel | None = None) -> Summary:
-    """Runs a job to its end; run again after any crash, it does what is left.
+def embed(config: JobConfig, model: PreparedModel | None = None) -> Summary:
+    """Runs a job. After a crash, run it again: it skips what is committed.
 
     Args:
         config: the job.
-        say: takes a line for the user.
         model: the job's model, if it is prepared already.
 
     Raises:
-        KosbertError: the input, the model, the output or the run is at fault. What was committed stays.
+        KosbertError: the input, the model, the output or the run failed. Committed slices stay.
     """
     started = time.monotonic()
     ended = Ended("failed", config.output.path)
     try:
-        with _storage_log(say):
-            summary = _run(config, say, model)
+        summary = _run(config, model)
         status = "done" if summary.within_limit else "rejected"
         ended = Ended(status, summary.output, totals=asdict(summary.totals), new=asdict(summary.new))
         return summary
@@ -127,478 +111,334 @@ def embed(config: JobConfig, say: Say, model: PreparedModel | None = None) -> Su
         raise
     finally:
         if config.on_finish:
-            notify(config.on_finish, replace(ended, seconds=time.monotonic() - started), say)
+            notify(config.on_finish, replace(ended, seconds=time.monotonic() - started))
 
 
-def preview(config: JobConfig, say: Say) -> Preview:
-    """What :func:`embed` would do, with nothing done; raises what it would raise before its first slice."""
+def preview(config: JobConfig) -> Preview:
+    """Describes what :func:`embed` would do, without writing; raises what it would raise before its first slice."""
     with ExitStack() as stack:
-        return _Run(config, say, stack).preview()
+        return _Run(config, stack).preview()
 
 
 def settings_of(config: JobConfig) -> JobConfig:
-    """The config that :func:`embed` would run with: options that are not given come from the output's job.json."""
+    """The config that :func:`embed` would use: options that are not given come from the output's job.json."""
     output = open_output(config)
-    job = _job_in(Ledger(output))
-    return resumed(config, job, output.address) if job else config
+    stored = _stored_job(Ledger(output))
+    return resumed(config, stored, output.address) if stored else config
 
 
-def _job_in(books: Ledger) -> dict[str, Any]:
-    """The content of job.json; empty if a run that committed nothing left it, which leaves no settings."""
-    job = books.read_job() or {}
-    return {} if job and books.is_abandoned(job) else job
+def _stored_job(ledger: Ledger) -> dict[str, Any]:
+    """The content of job.json; empty if it was left by a run that committed nothing."""
+    job = ledger.read_job() or {}
+    return {} if job and ledger.is_abandoned(job) else job
 
 
-def _run(config: JobConfig, say: Say, model: PreparedModel | None) -> Summary:
-    for last in (False, False, True):
+def _run(config: JobConfig, model: PreparedModel | None) -> Summary:
+    for _ in range(MAX_RACES):
         with ExitStack() as stack:
             try:
-                return _Run(config, say, stack, model).run()
-            except _Raced as error:
-                if last:
-                    raise JobFailed(
-                        f"{config.output.path}: other runs keep claiming it; run the same command again"
-                    ) from error
-                say("another run has claimed this output first: planning again with its settings")
-    raise AssertionError
-
-
-@contextlib.contextmanager
-def _storage_log(say: Say) -> Iterator[None]:
-    """While a run goes on, the user is told what this process tries again."""
-
-    class Tell(logging.Handler):
-        said: ClassVar[dict[str, float]] = {}
-
-        def emit(self, record: logging.LogRecord) -> None:
-            message, now = record.getMessage(), time.monotonic()
-            if now - self.said.get(message, -REPEAT_SECONDS) >= REPEAT_SECONDS:
-                self.said[message] = now
-                say(message)
-
-    log, handler = logging.getLogger("kosbert_ray.storage"), Tell(logging.WARNING)
-    if any(type(other).__name__ == Tell.__name__ for other in log.handlers):  # a run within a run: report once
-        yield
-        return
-    propagate = log.propagate
-    log.addHandler(handler)
-    log.propagate = False
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.propagate = propagate
-
-
-class _Raced(Exception):
-    """Raised when another run claimed a new output first: its settings apply, so this run plans again."""
+                return _Run(config, stack, model).run()
+            except Raced:
+                log.info("another run claimed this output first: planning again with its settings")
+    raise JobFailed(f"{config.output.path}: other runs keep claiming it; run the same command again")
 
 
 class _Run:
-    """One run of a job: what it knows from its start to its end."""
+    """One run of a job.
 
-    def __init__(self, config: JobConfig, say: Say, stack: ExitStack, model: PreparedModel | None = None) -> None:
-        self.asked, self.say, self.stack = config, say, stack
-        self.told: set[str] = set()
-        self.ranges: Ranges = ()
-        self.on_ray = False
-        self.changes: dict[str, str] = {}
+    Attributes:
+        config: the job's options, those of an existing output included.
+        job: the resolved job.
+        output: the output.
+        progress: the live view, once the run knows what is committed.
+    """
+
+    def __init__(self, config: JobConfig, stack: ExitStack, model: PreparedModel | None = None) -> None:
+        self._stack, self._notices = stack, Notices()
+        self._ray = False
+        self._loading: Future[Tokenizer] | None = None
+        self._model = model
+        self._ranges: Ranges = ()
+        self._given = config
         require_input(config)
-        output = open_output(config)
-        books = Ledger(output)
-        self.job = _job_in(books)
-        self.tell(*books.notices)
-        self.config = config = resumed(config, self.job, output.address) if self.job else config
-        settled = settled_types(self.job, output, books.shards()) if self.job else None
-        if self.job and (settings := taken(self.asked, self.job, output.address)):
-            self.tell(f"settings from {output.url(JOB_FILE)}: {settings}")
-        self.corpus, self.columns = open_corpus(config, settled=settled)
-        require_apart(self.corpus, output)
-        self.model = model
-        self.spec: ModelSpec = model.spec() if model else model_ask(config, recorded_commit(config, self.job)).spec()
-        self.long_text = long_text(config, self.spec)
-        self.tell(*self.spec.notices)
-        self._tell_of_input()
+        storage = open_output(config)
+        ledger = Ledger(storage)
+        stored = _stored_job(ledger)
+        self._notices.info(*ledger.notices)
+        self.config = config = resumed(config, stored, storage.address) if stored else config
+        settled = settled_types(stored, storage, ledger.shards()) if stored else None
+        if stored and (settings := taken(self._given, stored, storage.address)):
+            self._notices.info(f"settings from {storage.url(JOB_FILE)}: {settings}")
+        ref = model_ref(config, recorded_commit(config, stored))
+        self.job = Job.resolve(config, settled=settled, model=model or ref)
+        require_apart(self.job.corpus, storage)
+        self.job.long_text  # noqa: B018 (raises before anything is done)
+        self._notices.info(*self.job.spec.notices)
+        self._report_input()
+        self.output = OutputState(Ledger(storage), stored, self._notices)
+        self.progress: Progress
 
-    def tell(self, *notices: str) -> None:
-        """Says what was not said before."""
-        for notice in notices:
-            if notice not in self.told:
-                self.told.add(notice)
-                self.say(notice)
+    def run(self) -> Summary:
+        """Runs passes over the corpus until all of it is committed as it is.
 
-    def _tell_of_input(self) -> None:
-        """Reports how the input is read, which files are skipped, and which cannot be embedded."""
-        corpus = self.corpus
-        self.tell(*corpus.notices, *filter(None, [corpus.ignored_line()]))
-        self.tell(*(f"failed: {file.reason}" for file in corpus.failed[:MAX_FAILED]))
+        Raises:
+            Raced: the output was new, and another run claimed it first.
+        """
+        storage = open_output(self.config)
+        storage.sweep()
+        complete = Ledger(storage).success() is not None  # a store that refuses from the start is reported at once
+        self.output.ledger = Ledger(open_output(self.config, patient=True))
+        lease = self._lease()
+        if not complete:
+            self._stack.enter_context(lease)
+        self._prepare(start_ray=not complete)
+        self._claim()
+        self._use_corpus(self.output.look(self.job.corpus))
+        fragments = self._fragments()
+        self.progress = Progress(
+            self.job.corpus.size, self.output.totals(fragments), logged=self.config.log_format == "json"
+        )
+        corpus = self.job.corpus
+        log.info(
+            f"{corpus.storage.url()}: {len(corpus.files):,} files, {corpus.size:,} bytes; "
+            f"{self.progress.done.slices:,} slices are committed already"
+        )
+        if complete and self._is_up_to_date(fragments):
+            # Whether the rejected rows were few enough was decided by the run that completed the output.
+            self.output.hashes.flush()
+            self._require_all_files()
+            return replace(self._summary(fragments), complete=True)
+        if complete:
+            self._stack.enter_context(lease)
+        return self._passes(fragments)
+
+    def _is_up_to_date(self, fragments: list[Fragment]) -> bool:
+        output = self.output
+        return output.is_done(fragments) and not self._leftover(fragments).delete and output.is_whole()
+
+    def _passes(self, fragments: list[Fragment]) -> Summary:
+        for _ in range(MAX_PASSES):
+            self._start_account()
+            if not self.output.is_done(fragments):
+                with BackgroundHashing(self.output.hashes, self.job.corpus):
+                    self._pass(fragments)
+                if notice := unknown_notice(self.progress.new.unknown_tokens, self.progress.new.encoded_tokens):
+                    log.warning(notice)
+            changed = self._list_again()
+            if not changed:
+                self._require_all_files()
+                return self._finish(fragments)
+            log.info(f"{changed[0]}: changed or removed during the run ({len(changed):,} files); planning again")
+            fragments = self._fragments()
+        raise JobFailed(
+            f"{self.job.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
+            "run the same command again when it is written"
+        )
+
+    def preview(self) -> Preview:
+        """Describes what :meth:`run` would do; writes nothing."""
+        model = self._prepared(keep=False)
+        self._use_model(model)
+        if self.output.stored or not needs_ranges(self.config.output.dtype):  # a dry run measures no ranges
+            self._ranges = self.output.ranges
+            if self.output.join(self._fingerprint(model), model):
+                self._use_corpus(self.output.look(self.job.corpus))
+        fragments = self._fragments()
+        output = self.output
+        address, left = output.ledger.storage.address, self._leftover(fragments)
+        return Preview.of(address, self.job.corpus, fragments, output.committed, left, output.changes)
+
+    # -- input ---------------------------------------------------------------------------------------------------------
+
+    def _report_input(self) -> None:
+        """Logs how the input is read, which files are skipped, and which cannot be embedded."""
+        corpus = self.job.corpus
+        self._notices.info(*corpus.notices, *filter(None, [corpus.ignored_line()]))
+        self._notices.failed(*(file.reason for file in corpus.failed[:MAX_FAILED]))
 
     def _require_all_files(self) -> None:
-        """Raises JobFailed if there are files that cannot be embedded; all others are committed by now."""
-        failed = self.corpus.failed
+        """Raises JobFailed if some files cannot be embedded; all others are committed by now."""
+        failed = self.job.corpus.failed
         if failed:
-            self.ledger.start(self._account())  # what an earlier run completed is no longer all that the input holds
+            self._start_account()  # what an earlier run completed is no longer all of the input
             raise JobFailed(
                 f"{failed[0].reason} ({len(failed):,} files failed, all others are committed); fix or remove them and run "
                 "the same command again"
             )
 
-    def run(self) -> Summary:
-        """Passes over the corpus until all of it is committed as it is.
-
-        Raises:
-            _Raced: the output was new, and another run has claimed it first.
-        """
-        output = open_output(self.config)
-        output.sweep()
-        complete = Ledger(output).success() is not None  # a store that refuses from the start is told at once
-        self.ledger = Ledger(open_output(self.config, patient=True))
-        lease = self._look_for_others()
-        if not complete:
-            self.stack.enter_context(lease)
-        with ThreadPoolExecutor(2) as background:
-            preparing = background.submit(self._prepare, copy=not complete)
-            self.loading: Future[Tokenizer] | None = None
-            if not complete:  # there is work to do: Ray starts while this goes on
-                if self.spec.pickled:  # what is refused is refused before Ray starts
-                    preparing.result()
-                self.loading = background.submit(lambda: Tokenizer.load(preparing.result().spec()))
-                self._start_ray()
-            self.model = preparing.result()
-            self.weights = self.model.digests.weights
-            self.spec = self.model.spec()  # its folder may have been replaced since it was first looked into
-            self.long_text = long_text(self.config, self.spec)
-        self.digest = self._claim()
-        self._look_at_output()
-        fragments = self._fragments()
-        self.progress = Progress(
-            self.corpus.size,
-            Totals.of(self.committed.receipts(item.id for item in fragments)),
-            log=self.say if self.config.log_format == "json" else None,
-        )
-        self.say(
-            f"{self.corpus.storage.url()}: {len(self.corpus.files):,} files, {self.corpus.size:,} bytes; "
-            f"{self.progress.done.slices:,} slices are committed already"
-        )
-        if complete and self._is_done(fragments) and not self._leftover(fragments).delete and self._books_are_whole():
-            # Whether few enough rows were rejected was decided by the run that completed the output.
-            self.hashes.flush()
-            self._require_all_files()
-            return replace(self._summary(fragments, removed=0), complete=True)
-        if complete:
-            self.stack.enter_context(lease)
-        for _ in range(MAX_PASSES):
-            self.ledger.start(self._account())
-            if not self._is_done(fragments):
-                with BackgroundHashing(self.hashes, self.corpus):
-                    self._pass_and_tell(fragments)
-                if notice := unknown_notice(self.progress.new.unknown_tokens, self.progress.new.encoded_tokens):
-                    self.tell(f"warning: {notice}")
-            changed = self._look_again()
-            if not changed:
-                self._require_all_files()
-                return self._finish(fragments)
-            self.say(f"{changed[0]}: changed or removed while the run went on ({len(changed):,} files); planning again")
-            fragments = self._fragments()
-        raise JobFailed(
-            f"{self.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
-            "run the same command again when it is written"
-        )
-
-    def _pass_and_tell(self, fragments: list[Fragment]) -> None:
-        """A pass whose failure also counts the files that planning gave up."""
-        try:
-            self._pass(fragments)
-        except JobFailed as error:
-            if not self.corpus.failed:
-                raise
-            raise JobFailed(f"{error}; {len(self.corpus.failed):,} more files cannot be read at all") from error
-
-    def preview(self) -> Preview:
-        """What :meth:`run` would do; nothing is written."""
-        self.ledger = Ledger(open_output(self.config))
-        self.model = self._prepare(copy=False)
-        self.weights = self.model.digests.weights
-        self.committed = Committed()
-        if self.job or not needs_ranges(self.config.output.dtype):  # ranges are not measured here
-            self.ranges = self._stored_ranges()
-            fingerprint = self._fingerprint()
-            digest = self.ledger.join(fingerprint, self._same_weights(fingerprint, self.model))
-            if digest:
-                self.digest = digest
-                self._look_at_output()
-        fragments = self._fragments()
-        left = self._leftover(fragments)
-        address = self.ledger.storage.address
-        return Preview.of(address, self.corpus, fragments, self.committed, left, self.changes)
-
-    # -- planning --------------------------------------------------------------------------------------------------
-
-    def _claim(self) -> str:
-        """Claims the output, or joins it; gives its digest.
-
-        Raises:
-            FingerprintMismatch: it is another job's.
-            _Raced: another run claimed it since this one looked.
-        """
-        if needs_ranges(self.config.output.dtype):
-            self.ranges = self._stored_ranges() if self.job else self._measured_ranges()
-        fingerprint = self._fingerprint()
-        assert self.model is not None
-        more = schema_entry(self.columns.keep) | {"model": self.model.described()}
-        same = self._same_weights(fingerprint, self.model)
-        try:
-            digest = self.ledger.claim(fingerprint, self.config.public(), more, same)
-        except FingerprintMismatch as error:
-            if not self.job and not self.ledger.is_abandoned(self.ledger.job()):
-                raise _Raced from error
-            raise
-        if not self.job:
-            self.job = self.ledger.job()
-            if self.job.get("run") != self.ledger.run:
-                raise _Raced
-        return digest
-
-    def _same_weights(self, fingerprint: Fingerprint, model: PreparedModel) -> tuple[str, ...]:
-        """Version 0.1.0's hash of the model, where the output has another than today's."""
-        theirs = self.job.get("fingerprint", {}).get("weights", fingerprint.weights)
-        return () if theirs == fingerprint.weights else (model.legacy_weights(),)
-
-    def _fingerprint(self) -> Fingerprint:
-        return fingerprint_of(self.config, self.columns, self.spec, self.weights, self.ranges)
-
-    def _stored_ranges(self) -> Ranges:
-        return tuple(tuple(values) for values in self.job.get("fingerprint", {}).get("ranges", ()))
-
-    def _measured_ranges(self) -> Ranges:
-        """Of int8, for a new output: measured on a sample of the texts."""
-        from kosbert_ray.run.int8_ranges import calibrate
-
-        pool = self._start_ray()
-        fragments = fragments_of(self.config, self.corpus)
-        return calibrate(self._reader(), fragments, self._shared_model(pool), encoder_options(self.config), pool)
-
-    def _look_at_output(self) -> None:
-        """Reads what is committed, and finds which input files are unchanged."""
-        self.committed = self.ledger.committed(self.digest)
-        for receipt in self.ledger.lost_rejected(self.committed):
-            self.tell(f"{receipt.shard}: its file of rejected rows is missing or truncated; the slice is recomputed")
-            self.committed.drop(receipt)
-        self.tell(*self.ledger.notices)
-        self.hashes = FileHashes(self.ledger.storage, self.ledger.run)
-        self._settle_identities()
-
-    def _settle_identities(self) -> None:
-        settled = self.hashes.settle(self.corpus, self.committed.versions())
-        self.corpus, self.changes = settled.corpus, settled.changed
-        if settled.same:
-            self.tell(f"{len(settled.same):,} files have a new modification time but the same content: unchanged")
+    def _use_corpus(self, corpus: Corpus) -> None:
+        self.job = replace(self.job, corpus=corpus)
 
     def _fragments(self) -> list[Fragment]:
-        return fragments_left(self.config, self.corpus, self.committed, self.job.get("fingerprint", {}))
+        return self.job.fragments_left(self.output.committed, self.output.fingerprint)
 
-    def _books_are_whole(self) -> bool:
-        """True if the manifest of a complete output can be read and names exactly the shards that are there."""
-        try:
-            manifest = self.ledger.manifest() or []
-        except StorageError:
-            return False
-        self.tell(*self.ledger.notices)
-        named, there = ({item.shard for item in receipts} - {""} for receipts in (manifest, self.committed.all()))
-        return named == there and not self.ledger.broken
-
-    def _account(self) -> dict[str, Any]:
-        """Describes this run for ``_kosbert/runs``: what may differ from run to run."""
-        versions = {}
-        for name in PACKAGES:
-            with contextlib.suppress(PackageNotFoundError):
-                versions[name] = version(name)
-        return {
-            "run": self.ledger.run,
-            "kosbert_ray": __version__,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "input": self.corpus.storage.address,
-            "files": len(self.corpus.files),
-            "model": self.model.described() if self.model else None,
-            "said": self.asked.model_dump(mode="json", exclude_unset=True, exclude=PRIVATE),
-            "versions": versions,
-        }
-
-    def _finish(self, fragments: list[Fragment]) -> Summary:
-        """Checks the output against the plan and, unless too many rows were rejected, marks it complete."""
-        self.ledger.set_aside_broken()
-        summary = self._summary(fragments, removed=0)
-        leftover = self._leftover(fragments)
-        finish(
-            self.ledger,
-            self.digest,
-            self.committed,
-            self.corpus,
-            fragments,
-            leftover,
-            summary.within_limit,
-            self.progress.seconds,
-            self.say,
-        )
-        if summary.within_limit:
-            self._clear()
-        return replace(
-            summary, complete=summary.within_limit, removed=sum(bool(receipt.shard) for receipt in leftover.delete)
-        )
-
-    def _is_done(self, fragments: list[Fragment]) -> bool:
-        return all(self.committed.complete(fragment.id) for fragment in fragments)
-
-    def _look_again(self) -> list[str]:
-        """Lists the input once more: the files that are no longer what was planned. They are planned again from now on."""
-        before = {file.name: file.listed for file in self.corpus.files}
+    def _list_again(self) -> list[str]:
+        """Lists the input once more. Files that changed since they were planned are returned, and planned anew."""
+        before = {file.name: file.listed for file in self.job.corpus.files}
         now = {file.name: file.listed for file in list_input(self.config, patient=True).files}
         changed = [name for name, listed in before.items() if now.get(name) != listed]
         if changed:
-            self.corpus, columns = open_corpus(self.config, patient=True, settled=self.columns.keep)
-            self._tell_of_input()
-            if columns != self.columns:
-                where = self.corpus.storage.url(changed[0])
-                raise InputError(f"{where}: its columns changed while the run was on; choose another output for it")
-            self._settle_identities()
-        elif added := now.keys() - before.keys() - {file.name for file in self.corpus.failed}:
-            self.say(f"{len(added):,} files were added since the run began; run the same command again for them")
+            columns = self.job.columns
+            self.job = Job.resolve(self.config, patient=True, settled=columns.keep, model=self._model)
+            self._report_input()
+            if self.job.columns != columns:
+                where = self.job.corpus.storage.url(changed[0])
+                raise InputError(f"{where}: its columns changed during the run; choose another output for it")
+            self._use_corpus(self.output.settle(self.job.corpus))
+        elif added := now.keys() - before.keys() - {file.name for file in self.job.corpus.failed}:
+            log.info(f"{len(added):,} files were added since the run began; run the same command again for them")
         return changed
 
-    def _leftover(self, fragments: list[Fragment]) -> Leftover:
-        return leftover(self.committed, self.corpus, fragments, self.config.output.removed_inputs == "delete")
+    # -- output --------------------------------------------------------------------------------------------------------
 
-    # -- running ---------------------------------------------------------------------------------------------------
-
-    def _prepare(self, copy: bool) -> PreparedModel:
-        """The job's model, hashed; and, for a run that is to encode, where nothing changes it."""
-        model = self.model or model_ask(self.config).prepare(recorded_commit(self.config, self.job))
-        return model.kept() if copy else model
-
-    def _shared_model(self, pool: EncoderPool) -> PreparedModel:
-        """The model as all nodes can load it: beside the output, if there may be nodes that cannot fetch it."""
-        assert self.model is not None
-        model = self.model.kept()
-        if model.travels and not pool.local and not model.uploaded:
-            model = model.upload(self.ledger.storage)
-        self.model = model
-        self.spec = model.spec()
-        return model
-
-    def _reader(self) -> FragmentReader:
-        storage = self.corpus.storage.patient(self.config.storage.retry_seconds)
-        return fragment_reader(self.config, storage, self.columns)
-
-    def _start_ray(self) -> EncoderPool:
-        """Starts or joins Ray, if that is not done yet; the stack leaves it when the run ends, and clears up after it.
-
-        Returns:
-            The encoders that fit on it.
-        """
-        from kosbert_ray.run import ray_session
-
-        if not self.on_ray:
-            self.on_ray = True
-            self.stack.callback(self._sweep)
-            self.stack.enter_context(ray_session.joined(self.config.ray))
-            self.stack.enter_context(ray_session.data_settings())
-        return ray_session.encoder_pool(self.config.encoder, input_bytes=self.corpus.size)
-
-    def _sweep(self) -> None:
-        with contextlib.suppress(StorageError, OSError):
-            self.ledger.storage.sweep()
-
-    def _clear(self) -> None:
-        """Every slice is committed: what only they needed goes."""
-        if self.config.dedup == "corpus":
-            from kosbert_ray.run import corpus_dedup
-
-            corpus_dedup.clear(self.ledger.storage)
-
-    def _look_for_others(self) -> Lease:
-        """Says who else is at work on the output; gives the lease by which this run can leave word that it is, too."""
-        lease = Lease(self.ledger.storage, self.ledger.run)
+    def _lease(self) -> Lease:
+        """Logs which other runs write to this output; returns the lease by which others notice this one."""
+        lease = Lease(self.output.ledger.storage, self.output.ledger.run)
         for other in lease.others():
-            self.say(
+            log.info(
                 f"another run (on {other.host}, process {other.pid}, started {duration(other.age)} ago) is writing to this "
-                "output: both will end well, but they do the same work"
+                "output: both runs are safe, but they duplicate work"
             )
         return lease
 
-    def _pass(self, fragments: list[Fragment]) -> None:
-        """Runs the slices that are not committed.
+    def _claim(self) -> None:
+        if needs_ranges(self.config.output.dtype):
+            self._ranges = self.output.ranges if self.output.stored else self._measured_ranges()
+        model = self._model
+        assert model is not None
+        more = schema_entry(self.job.columns.keep) | {"model": model.described()}
+        self.output.claim(self._fingerprint(model), model, self.config.public(), more)
 
-        Raises:
-            JobFailed: some failed; all others are committed.
-            TooManyRejected: more rows were rejected than may be.
-        """
-        from kosbert_ray.run import pipeline
-        from kosbert_ray.run.monitor.board import Board
-        from kosbert_ray.run.monitor.metrics import Metrics
-        from kosbert_ray.run.monitor.watchdog import Watchdog
-        from kosbert_ray.run.stages import Work
+    def _fingerprint(self, model: PreparedModel) -> Fingerprint:
+        return self.job.fingerprint(model.digests.weights, self._ranges)
 
-        config, committed = self.config, self.committed
-        pool = self._start_ray()
-        model = self._shared_model(pool)
-        left = [(item, committed.done(item.id)) for item in fragments if not committed.complete(item.id)]
-        reader = self._reader()
-        shared = self._shared(reader, left)
-        board = Board.put_up()
-        work = Work(
-            reader=reader,
-            model=model,
-            long_text=self.long_text,
-            chunk_columns=tuple(config.chunk_columns()),
-            encoder=pool.encoder_options(encoder_options(config)),
-            encoders=pool.maximum,
-            output=self.ledger.storage,
-            formats=embedding_formats(config, self.spec, self.ranges),
-            on_bad_row=config.on_bad_row,
-            fingerprint=self.digest,
-            board=board,
-            known=shared.vectors if shared else None,
-            together=pool.together(config.slice.limits()),
-            together_input_bytes=pool.part(sum(item.input_bytes for item, _ in left)),
+    def _start_account(self) -> None:
+        ledger = self.output.ledger
+        ledger.start(account(ledger.run, self._given, self.job.corpus, self._model))
+
+    def _leftover(self, fragments: list[Fragment]) -> Leftover:
+        delete = self.config.output.removed_inputs == "delete"
+        return leftover(self.output.committed, self.job.corpus, fragments, delete)
+
+    def _finish(self, fragments: list[Fragment]) -> Summary:
+        """Checks the output against the plan and, unless too many rows were rejected, marks it complete."""
+        output = self.output
+        output.ledger.set_aside_broken()
+        summary = self._summary(fragments)
+        left = self._leftover(fragments)
+        seconds = self.progress.seconds
+        finish(
+            output.ledger,
+            output.digest,
+            output.committed,
+            self.job.corpus,
+            fragments,
+            left,
+            summary.within_limit,
+            seconds,
         )
-        tokenizer = self.loading.result() if self.loading else Tokenizer.load(self.spec)
-        self.long_text.check(tokenizer)
-        metrics = Metrics(board, pool, self.ledger.storage.address, self.progress.recent)
-        self.progress.watch(lambda: board.look(LOOK_SECONDS))
-        books = Books(config, self.corpus.size, committed, self.ledger, self.progress, self.say, self.tell)
-        books.require_few_rejected()
-        known = shared.texts if shared else None
-        with (
-            self.progress,
-            Watchdog(board, pool, config.stall_timeout, self.say) as watchdog,
-            contextlib.closing(pipeline.run(work, tokenizer, known, left, pool)) as outcomes,
-        ):
-            books.take(outcomes, metrics, watchdog.headway)
+        if summary.within_limit and self.config.dedup == "corpus":
+            from kosbert_ray.run import corpus_dedup
 
-    def _shared(self, reader: FragmentReader, left: Pending) -> Shared | None:
-        """What the slices that are left have in common, embedded, if the job asks for it."""
-        if self.config.dedup != "corpus":
-            return None
-        from kosbert_ray.run import corpus_dedup
+            corpus_dedup.clear(output.ledger.storage)
+        removed = sum(bool(receipt.shard) for receipt in left.delete)
+        return replace(summary, complete=summary.within_limit, removed=removed)
 
-        output = self.ledger.storage
-        embed_same = partial(embed, model=self.model)
-        shared = corpus_dedup.prepare(self.config, reader, left, output, embed_same, self.say)
-        if shared:
-            self.stack.callback(shared.vectors.remove)
-        return shared
-
-    def _summary(self, fragments: list[Fragment], removed: int) -> Summary:
-        totals = Totals.of(self.committed.receipts(fragment.id for fragment in fragments))
+    def _summary(self, fragments: list[Fragment]) -> Summary:
+        totals = self.output.totals(fragments)
         return Summary(
-            output=self.ledger.storage.address,
+            output=self.output.ledger.storage.address,
             totals=totals,
             new=self.progress.new,
             seconds=self.progress.seconds,
             first_slice_seconds=self.progress.first_at,
-            removed=removed,
+            removed=0,
             within_limit=totals.rejected <= self.config.rejected_allowed(totals.input_rows),
             chunked=self.config.long_text == "chunk",
         )
+
+    # -- model and cluster ---------------------------------------------------------------------------------------------
+
+    def _prepare(self, start_ray: bool) -> None:
+        """Prepares the model in the background while Ray starts."""
+        with ThreadPoolExecutor(2) as background:
+            preparing = background.submit(self._prepared, keep=start_ray)
+            if start_ray:
+                if self.job.spec.pickled:  # a refused model is refused before Ray starts
+                    preparing.result()
+                self._loading = background.submit(lambda: Tokenizer.load(preparing.result().spec()))
+                self._start_ray()
+            self._use_model(preparing.result())  # its folder may have been replaced since it was first read
+
+    def _prepared(self, keep: bool) -> PreparedModel:
+        """The model, hashed; with ``keep``, as a copy that nothing changes."""
+        model = self._model or model_ref(self.config).prepare(recorded_commit(self.config, self.output.stored))
+        return model.kept() if keep else model
+
+    def _use_model(self, model: PreparedModel) -> None:
+        self._model = model
+        self.job = replace(self.job, model=model)
+
+    def _shared_model(self, pool: EncoderPool) -> PreparedModel:
+        """The model as every node can load it: uploaded next to the output if nodes cannot fetch it themselves."""
+        assert self._model is not None
+        model = self._model.kept()
+        if model.travels and not pool.local and not model.uploaded:
+            model = model.upload(self.output.ledger.storage)
+        self._use_model(model)
+        return model
+
+    def _start_ray(self) -> EncoderPool:
+        """Starts or joins Ray once; it is left, and temporary files are swept, when the run ends."""
+        from kosbert_ray.run import ray_session
+
+        if not self._ray:
+            self._ray = True
+            self._stack.callback(self._sweep)
+            self._stack.enter_context(ray_session.joined(self.config.ray))
+            self._stack.enter_context(ray_session.data_settings())
+        return ray_session.encoder_pool(self.config.encoder, input_bytes=self.job.corpus.size)
+
+    def _sweep(self) -> None:
+        with contextlib.suppress(StorageError, OSError):
+            self.output.ledger.storage.sweep()
+
+    def _measured_ranges(self) -> Ranges:
+        """Ranges of int8 for a new output, measured on a sample of the texts."""
+        from kosbert_ray.run.int8_ranges import calibrate
+
+        pool = self._start_ray()
+        model = self._shared_model(pool)
+        reader = self.job.reader(patient=True)
+        return calibrate(reader, self.job.fragments(), model, encoder_options(self.config), pool)
+
+    def _pass(self, fragments: list[Fragment]) -> None:
+        """Encodes the open slices; a failure also counts the files that planning gave up."""
+        pool = self._start_ray()
+        model = self._shared_model(pool)
+        tokenizer = self._loading.result() if self._loading else Tokenizer.load(self.job.spec)
+        this = Pass(self.job, model, tokenizer, self._ranges, self.output, self.progress, self._notices, pool)
+        try:
+            this.run(fragments, self._shared(this, fragments))
+        except JobFailed as error:
+            failed = len(self.job.corpus.failed)
+            if not failed:
+                raise
+            raise JobFailed(f"{error}; {failed:,} more files cannot be read at all") from error
+
+    def _shared(self, this: Pass, fragments: list[Fragment]) -> Shared | None:
+        """Texts that occur in several open slices, embedded, if the job asks for it."""
+        if self.config.dedup != "corpus":
+            return None
+        from kosbert_ray.run import corpus_dedup
+
+        shared = corpus_dedup.prepare(
+            self.config,
+            self.job.reader(patient=True),
+            this.pending(fragments),
+            self.output.ledger.storage,
+            partial(embed, model=this.model),
+        )
+        if shared:
+            self._stack.callback(shared.vectors.remove)
+        return shared

@@ -1,69 +1,177 @@
-"""The one row a slice is: its columns are nested lists, its notes say what it is and what became of it so far.
+"""The row that carries one slice from stage to stage.
 
 Ray Data merges and splits blocks as it likes but never splits a row, so a slice stays whole from its reader to its writer.
-Nesting and unnesting copy nothing. What travels is a row of such rows, since small slices share their way: Ray looks for
-finished tasks ten times a second, and each costs it milliseconds, however little there is to do.
+Each column of the slice is one nested list in that row; nesting and unnesting copy nothing. Small slices are bundled into
+one row: Ray polls for finished tasks ten times a second and spends milliseconds on each, however small it is.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import pickle
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-NOTES = "notes"  # a JSON object
+from kosbert_ray.corpus.fragments import Fragment
+from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
+from kosbert_ray.encoder.packing import Tokens
+from kosbert_ray.shards.receipt import Receipt
+
+NOTES = "notes"  # a JSON object: all of a SliceRow but its columns
+FRAGMENT = "fragment"
+KEEP = "keep."  # prefix of the kept columns
+CHUNK = "chunk."  # prefix of the columns that describe chunks
+TOKENS = ("ids", "lengths", "rows", "dropped", "part_of", "part")  # fields of Tokens
+KNOWN = "known"
+VECTORS = "vectors"
+VECTOR_ROWS = "vector_rows"
 
 
-def nest(columns: dict[str, pa.Array]) -> pa.Table:
-    """Arrays of any lengths as the one row of a table: a ``large_list`` each. Nothing is copied."""
-    return pa.table(
-        {
-            name: pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array)
-            for name, array in columns.items()
-        }
-    )
+@dataclass(frozen=True)
+class SliceRow:
+    """One slice on its way through the stages, or the reason why it was dropped.
+
+    Attributes:
+        address: the slice's name in messages: file and indices.
+        receipt: what is known about the slice so far; None if it could not be read.
+        notices: remarks for the user, from any stage.
+        reread: whether rows were rejected after their texts were dropped; the writer reads those texts again.
+        failed: why the slice was dropped: one line that starts with its address.
+        changed: name of its input file, if the slice was dropped because that file changed during the run.
+        columns: Arrow arrays by name: ``n`` values for each row of the slice, other lengths for tokens and vectors.
+    """
+
+    address: str = ""
+    receipt: Receipt | None = None
+    notices: tuple[str, ...] = ()
+    reread: bool = False
+    failed: str = ""
+    changed: str = ""
+    columns: Mapping[str, pa.Array] = field(default_factory=dict, repr=False)
+
+    @property
+    def dropped(self) -> bool:
+        """True if there is nothing left to do for this slice."""
+        return self.receipt is None or bool(self.failed or self.changed)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        return sum(array.nbytes for array in self.columns.values())
+
+    # -- rows of the slice ---------------------------------------------------------------------------------------------
+
+    @property
+    def texts(self) -> pa.Array:
+        """large_string ``[n]``: the texts; after tokenizing only those of rejected rows, else null."""
+        return self.columns[TEXT]
+
+    @property
+    def positions(self) -> pa.Array:
+        """int64 ``[n]``: row numbers or byte offsets in the input file."""
+        return self.columns[POSITION]
+
+    @property
+    def reasons(self) -> pa.Array:
+        """string ``[n]``: why a row was rejected; null for good rows."""
+        return self.columns[REASON]
+
+    @property
+    def good(self) -> pa.Array:
+        """bool ``[n]``: rows that were not rejected so far."""
+        return pc.is_null(self.reasons)
+
+    @property
+    def fragment(self) -> Fragment:
+        """The fragment that the slice was cut from."""
+        found: Fragment = pickle.loads(self.columns[FRAGMENT][0].as_py())
+        return found
+
+    def reject(self, failed: Mapping[int, str]) -> SliceRow:
+        """Rejects rows.
+
+        Args:
+            failed: reasons by index among the rows that are good so far.
+        """
+        if not failed:
+            return self
+        good = [index for index, is_good in enumerate(self.good.to_pylist()) if is_good]
+        reasons = self.reasons.to_pylist()
+        for index, reason in failed.items():
+            reasons[good[index]] = reason
+        return self.with_columns({REASON: pa.array(reasons, pa.string())})
+
+    # -- tokens --------------------------------------------------------------------------------------------------------
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokenized slice, without the texts that failed."""
+        return Tokens(**{name: self.columns[name].to_numpy() for name in TOKENS})
+
+    def with_tokens(self, tokens: Tokens) -> SliceRow:
+        """Adds a tokenized slice."""
+        return self.with_columns({name: pa.array(getattr(tokens, name)) for name in TOKENS})
+
+    # -- changes -------------------------------------------------------------------------------------------------------
+
+    def with_columns(self, add: Mapping[str, pa.Array], drop: Collection[str] = ()) -> SliceRow:
+        """Drops columns, then adds or replaces others."""
+        left = {name: array for name, array in self.columns.items() if name not in drop}
+        return replace(self, columns={**left, **add})
+
+    def with_facts(self, **facts: Any) -> SliceRow:
+        """Fills in fields of the receipt."""
+        assert self.receipt is not None
+        return replace(self, receipt=replace(self.receipt, **facts))
+
+    # -- as a table ----------------------------------------------------------------------------------------------------
+
+    def to_table(self) -> pa.Table:
+        """A table of one row: a ``large_list`` for each column, and the notes as JSON."""
+        notes = {name: value for name, value in vars(self).items() if name not in ("columns", "receipt")}
+        notes["receipt"] = self.receipt and asdict(self.receipt)
+        return pa.table({**_lists(self.columns), NOTES: pa.array([json.dumps(notes)], pa.large_string())})
+
+    @staticmethod
+    def from_table(table: pa.Table) -> SliceRow:
+        """Restores a slice from its one-row table."""
+        notes = json.loads(table.column(NOTES)[0].as_py())
+        receipt = notes.pop("receipt")
+        notices = tuple(notes.pop("notices"))
+        # A bundle pads the columns that a slice lacks with nulls.
+        names = [name for name in table.column_names if name != NOTES and table.column(name).null_count == 0]
+        columns = {name: unnest(table, name) for name in names}
+        return SliceRow(**notes, receipt=receipt and Receipt(**receipt), notices=notices, columns=columns)
+
+
+def nest(columns: Mapping[str, pa.Array]) -> pa.Table:
+    """Arrays of any lengths as a table of one row, a ``large_list`` each. Copies nothing."""
+    return pa.table(_lists(columns))
+
+
+def _lists(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+    return {
+        name: pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array) for name, array in columns.items()
+    }
 
 
 def unnest(row: pa.Table, name: str) -> pa.Array:
-    """The array that :func:`nest` put into a column of a one-row table, without a copy."""
+    """The array that :func:`nest` put into a column of a one-row table. Copies nothing."""
     return row.column(name).chunk(0).flatten()
 
 
-def notes_of(row: pa.Table) -> dict[str, Any]:
-    """What the row's notes say."""
-    return dict(json.loads(row.column(NOTES)[0].as_py()))
-
-
-def with_notes(row: pa.Table, notes: dict[str, Any]) -> pa.Table:
-    """The row with these notes instead of its own."""
-    if NOTES in row.column_names:
-        row = row.drop_columns([NOTES])
-    return row.append_column(NOTES, pa.array([json.dumps(notes)], pa.large_string()))
-
-
-def without_slice(notes: dict[str, Any]) -> pa.Table:
-    """A row that carries notes only: the slice itself came to nothing, and the driver is to hear why."""
-    return pa.table({NOTES: pa.array([json.dumps(notes)], pa.large_string())})
-
-
-def replace_columns(row: pa.Table, drop: Sequence[str], add: dict[str, pa.Array]) -> pa.Table:
-    """The row without ``drop`` and with ``add``, nested."""
-    row = row.drop_columns(list(drop))
-    nested = nest(add)
-    for name in nested.column_names:
-        row = row.append_column(name, nested.column(name))
-    return row
-
-
-def together(rows: Sequence[pa.Table]) -> pa.Table:
-    """Rows of slices as the one row they travel in; what a row lacks is null there. One alone is not copied."""
-    table = rows[0] if len(rows) == 1 else pa.concat_tables(rows, promote_options="default").combine_chunks()
+def bundle(slices: Sequence[SliceRow]) -> pa.Table:
+    """Slices as the one row in which they travel. A single slice is not copied."""
+    tables = [item.to_table() for item in slices]
+    table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default").combine_chunks()
     return nest({name: table.column(name).chunk(0) for name in table.column_names})
 
 
-def apart(row: pa.Table) -> list[pa.Table]:
-    """The rows that :func:`together` put into one, without a copy."""
+def unbundle(row: pa.Table) -> list[SliceRow]:
+    """The slices that :func:`bundle` put into one row. Copies nothing."""
     table = pa.table({name: unnest(row, name) for name in row.column_names})
-    return [table.slice(index, 1) for index in range(table.num_rows)]
+    return [SliceRow.from_table(table.slice(index, 1)) for index in range(table.num_rows)]

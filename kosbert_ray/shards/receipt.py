@@ -97,6 +97,16 @@ class Receipt:
     cut: str = ""
     unknown_tokens: int = 0
 
+    @staticmethod
+    def begun(**facts: Any) -> Receipt:
+        """The receipt of a slice that was read and nothing more; later stages fill in the rest.
+
+        Args:
+            facts: the fields known so far.
+        """
+        unknown: dict[str, Any] = {"str": "", "int": 0, "float": 0.0, "bool": False}
+        return Receipt(**({item.name: unknown[str(item.type)] for item in fields(Receipt)} | facts))
+
     def footer(self) -> dict[str, Any]:
         """The part that is the same whenever and wherever the slice is done on such hardware."""
         said = {name: value for name, value in asdict(self).items() if name not in UNSTABLE}

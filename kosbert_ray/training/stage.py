@@ -1,12 +1,12 @@
-"""One stage: a run of sentence-transformers' trainer from one model folder to the next, resumed where it was stopped."""
+"""One training stage: a run of sentence-transformers' trainer from one model folder to the next. Resumable."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,23 +29,25 @@ from kosbert_ray.training.data import Examples
 from kosbert_ray.training.losses import make_loss
 from kosbert_ray.training.sampler import make_sampler
 
+log = logging.getLogger(__name__)
+
 METRIC = "eval_dev_spearman_cosine"
 LOG_STEPS = 50
 
 
 @dataclass(frozen=True)
 class StageJob:
-    """What a stage is given; plain enough to be sent to workers.
+    """Everything a stage needs, in a form that can be sent to workers.
 
     Attributes:
-        stage: the recipe.
-        examples: of each task.
-        targets: each task's teacher vectors, a ``.npy`` file, or None.
-        start: the model folder it begins with.
-        folder: where checkpoints and at last ``model/`` and ``log.json`` go.
-        dev: an STS file.
-        seed: of everything random.
-        threads: of each process, on a CPU.
+        stage: options of the stage.
+        examples: examples by task.
+        targets: ``.npy`` file of teacher vectors by task; None without a teacher.
+        start: folder of the model to start from.
+        folder: folder for checkpoints and, at the end, ``model/`` and ``log.json``.
+        dev: STS file that selects the best checkpoint.
+        seed: seed of everything random.
+        threads: CPU threads per process.
     """
 
     stage: StageConfig
@@ -59,16 +61,15 @@ class StageJob:
 
     @property
     def model(self) -> Path:
-        """The trained model's folder; it is there when the stage is done."""
+        """Folder of the trained model; exists once the stage is complete."""
         return self.folder / "model"
 
 
 class _Report(TrainerCallback):
-    """Tells the user what the trainer logs, and has every epoch's end measured and saved."""
+    """Logs the trainer's progress, and evaluates and saves at the end of each epoch."""
 
-    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.say = say
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         control.should_evaluate = control.should_save = True
@@ -84,23 +85,23 @@ class _Report(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         if METRIC in logs:
-            told = f"dev cosine Spearman {100 * logs[METRIC]:.2f}"
+            progress = f"dev cosine Spearman {100 * logs[METRIC]:.2f}"
         elif "loss" in logs:
-            told = f"loss {float(logs['loss']):.4f}, learning rate {float(logs['learning_rate']):.1e}"
+            progress = f"loss {float(logs['loss']):.4f}, learning rate {float(logs['learning_rate']):.1e}"
         else:
             return
-        self.say(f"{self.name}: step {state.global_step:,} of {state.max_steps:,}: {told}")
+        log.info(f"{self.name}: step {state.global_step:,} of {state.max_steps:,}: {progress}")
 
 
 class _Trainer(SentenceTransformerTrainer):
-    """sentence-transformers' trainer, without its model card: ours is written at the end of all stages."""
+    """sentence-transformers' trainer without its model card; :mod:`card` writes one after the last stage."""
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Adds none."""
+        """Does nothing."""
 
 
-def run_stage(job: StageJob, say: Callable[[str], None]) -> None:
-    """Trains, and leaves the best model in ``job.model``; every process of a data-parallel run calls it."""
+def run_stage(job: StageJob) -> None:
+    """Trains a stage and saves the best model to ``job.model``. Every process of a data-parallel run calls it."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     device = pick_device("auto")
@@ -115,7 +116,7 @@ def run_stage(job: StageJob, say: Callable[[str], None]) -> None:
         for module in model.modules():
             if isinstance(module, torch.nn.Embedding):
                 module.requires_grad_(False)
-    trainer = _trainer(job, model, device, say)
+    trainer = _trainer(job, model, device)
     try:
         trainer.train(resume_from_checkpoint=_checkpoint(job))
     except Exception as error:
@@ -136,9 +137,7 @@ def _checkpoint(job: StageJob) -> str | None:
     return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
-def _trainer(
-    job: StageJob, model: SentenceTransformer, device: str, say: Callable[[str], None]
-) -> SentenceTransformerTrainer:
+def _trainer(job: StageJob, model: SentenceTransformer, device: str) -> SentenceTransformerTrainer:
     stage = job.stage
     precision = pick_precision(stage.precision, device)
     datasets = {str(index): dataset(examples) for index, examples in enumerate(job.examples)}
@@ -183,14 +182,14 @@ def _trainer(
         train_dataset=datasets["0"] if single else datasets,
         loss=losses["0"] if single else losses,
         evaluator=_evaluator(job.dev) if job.dev else None,
-        callbacks=[_Report(stage.name, say)],
+        callbacks=[_Report(stage.name)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
 def dataset(examples: Examples) -> Dataset:
-    """Examples as the trainer takes them: a column a text, and ``label``, a score or a row of the teacher's vectors."""
+    """Converts examples to the trainer's format: one column per text, and ``label``, a score or a row of the targets."""
     columns: dict[str, Any] = {name: [row[index] for row in examples.rows] for index, name in enumerate(examples.columns)}
     if examples.scores is not None:
         columns["label"] = examples.scores

@@ -98,7 +98,7 @@ def test_on_bad_row_fail_ends_the_run_with_the_rows_address(cli, tmp_path: Path)
     settings = ["--set", "on_bad_row=fail", "--model", TINY]
     done = cli("embed", tmp_path / "in", tmp_path / "out", *settings, code=1)
     offset = (tmp_path / "in" / "a.jsonl").read_bytes().rfind(b"\n") + 1
-    assert f"a.jsonl: byte {offset}: null text; mend it, or set on_bad_row=reject" in done.stderr.splitlines()[-1]
+    assert f"a.jsonl: byte {offset}: null text; fix the input or set on_bad_row=reject" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_corpus_of_bad_rows_stops_the_run_early(cli, tmp_path: Path, limit: st
     settings = ["--model", TINY, "--set", f"max_rejected={limit}", "--set", "encoder.actors=1"]
     done = cli("embed", tmp_path / "in", tmp_path / "out", *settings, code=3)
     last = done.stderr.splitlines()[-1]
-    assert f"too many for max_rejected={limit} even if no other is; the first of this run: " in last
+    assert f"more than max_rejected={limit} allows even if no other is; the first of this run: " in last
     assert "null text" in last
     assert len(list((tmp_path / "out").glob("*.parquet"))) < 30
     assert not (tmp_path / "out" / "_SUCCESS").exists()
@@ -128,7 +128,7 @@ def test_a_slice_that_kills_its_encoder_fails_the_job_with_its_address_and_all_o
     settings = [*SETTINGS, "--model", model]
     done = cli("embed", tmp_path / "in", tmp_path / "out", *settings, code=1)
     assert (
-        "in/c.jsonl, slice 0-0: took 4 workers down in stage encode (1 slices failed, all others are committed)"
+        "in/c.jsonl, slice 0-0: killed 4 workers in stage encode (1 slices failed, all others are committed)"
         in (done.stderr.splitlines()[-1])
     )
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 19

@@ -13,7 +13,7 @@ import pytest
 from kosbert_ray.cli import main
 from kosbert_ray.outputs import clusters
 from kosbert_ray.outputs.export import SIDECAR
-from kosbert_ray.run.shared_vectors import VECTORS_FILE, KnownVectors
+from kosbert_ray.run.shared_vectors import VECTORS_FILE, SharedVectors
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.storage import Storage
 
@@ -84,7 +84,7 @@ def test_vectors_of_a_node_that_a_power_loss_has_cut_are_made_again(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     shard = next(path.name for path in output.glob("a.*.parquet"))
     format = EmbeddingFormat(256)
-    known = KnownVectors(Storage(str(output)), (shard,), format, 8, "key")
+    known = SharedVectors(Storage(str(output)), (shard,), format, 8, "key")
     expected = np.array(known.open())
     assert expected.shape == (8, 256)
     path = known.folder / VECTORS_FILE

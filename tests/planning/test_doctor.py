@@ -23,7 +23,7 @@ def test_all_is_well(cli, s3: S3) -> None:
     assert "128 dimensions, up to 128 tokens; torch " in found["model"][1]
     assert "4 files, 56,449 bytes" in found["input"][1]
     assert "4 new files (56,449 bytes)" in found["job"][1]
-    assert found["output"][1] == "s3://doctor/out: can be read, written to and deleted from"
+    assert found["output"][1] == "s3://doctor/out: readable, writable and deletable"
     assert "a local Ray starts: 1 nodes" in found["ray"][1]
     assert not s3.filesystem().find("doctor")
 

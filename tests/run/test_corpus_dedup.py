@@ -22,7 +22,7 @@ from kosbert_ray.corpus.row_table import TEXT
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.run.corpus_dedup import FRAGMENTS_FILE, TEXTS, write_shared
-from kosbert_ray.run.shared_vectors import KnownTexts, hashes_of
+from kosbert_ray.run.shared_vectors import SharedTexts, hashes_of
 from kosbert_ray.storage import Storage
 
 SENTENCES = everyday()
@@ -55,7 +55,7 @@ def encoded_tokens(out: Path) -> int:
 def test_each_row_has_the_vector_of_its_text_and_common_texts_are_encoded_once(cli, tmp_path: Path) -> None:
     everything = fill(tmp_path / "in")
     done = cli("embed", tmp_path / "in", tmp_path / "out", *SETTINGS, "--set", "dedup=corpus")
-    assert "dedup: 50 texts stand in several slices, 150 times in all" in done.stderr
+    assert "dedup: 50 texts occur in several slices, 150 times in total" in done.stderr
     texts, vectors = read(tmp_path / "out")
     assert sorted(texts) == sorted(everything)
     encoder = Encoder.load(TINY, EncoderOptions("fp32", "cpu"))
@@ -105,7 +105,7 @@ def test_in_an_object_store_nothing_of_it_is_left(cli, s3, tmp_path: Path) -> No
 
 @given(st.lists(st.text(max_size=4), unique=True), st.lists(st.text(max_size=4)))
 def test_known_texts_are_found_and_no_other(known: list[str], asked: list[str]) -> None:
-    texts = KnownTexts.of(hashes_of(pa.array(known, pa.large_string())))
+    texts = SharedTexts.of(hashes_of(pa.array(known, pa.large_string())))
     found = texts.find(pa.array([*asked, *known], pa.large_string())).tolist()
     assert found == [known.index(text) if text in known else -1 for text in [*asked, *known]]
 

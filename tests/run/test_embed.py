@@ -175,7 +175,7 @@ def test_a_file_that_breaks_in_its_middle_fails_the_run_with_its_name_and_what_w
     (source / "a.jsonl.gz").write_bytes(whole[: len(whole) * 3 // 4])
     arguments = ["--model", TINY, "--set", "slice.max_rows=5000"]
     done = cli("embed", source, target, *arguments, code=1)
-    assert "a.jsonl.gz: broken or cut-short gzip data" in done.stderr.splitlines()[-1]
+    assert "a.jsonl.gz: corrupt or truncated gzip data" in done.stderr.splitlines()[-1]
     assert not (target / "_SUCCESS").exists()
     (source / "a.jsonl.gz").write_bytes(whole)
     cli("embed", source, target, *arguments)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from test_ledger import FINGERPRINT, RECEIPT, commit
 
-from kosbert_ray.corpus.fragments import Fragment, Limits, plan
+from kosbert_ray.corpus.fragments import Fragment, Limits
 from kosbert_ray.corpus.listing import Corpus, list_corpus
+from kosbert_ray.corpus.plan import plan
 from kosbert_ray.errors import FingerprintMismatch, JobFailed
 from kosbert_ray.run.finalize import Leftover, finish, leftover
 from kosbert_ray.shards.ledger import Committed, Ledger
@@ -40,7 +41,7 @@ class Made:
         self.committed.add(receipt)
 
     def finish(self, leftover: Leftover = NOTHING, within_limit: bool = True) -> None:
-        finish(self.ledger, self.digest, self.committed, self.corpus, self.fragments, leftover, within_limit, 1.0, print)
+        finish(self.ledger, self.digest, self.committed, self.corpus, self.fragments, leftover, within_limit, 1.0)
 
     def named(self) -> set[str]:
         return {receipt.shard for receipt in self.ledger.manifest() or []}

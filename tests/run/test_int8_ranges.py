@@ -17,7 +17,7 @@ from kosbert_ray.config import InputConfig, JobConfig, OutputConfig
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import InputError
-from kosbert_ray.job import fragment_reader, fragments_of, open_corpus
+from kosbert_ray.job import Job
 from kosbert_ray.run.int8_ranges import sample_texts
 
 SENTENCES = everyday()
@@ -82,19 +82,18 @@ def test_a_grown_input_goes_on_with_the_ranges_of_before(cli, output: Path, text
 def test_an_input_without_a_text_cannot_be_measured(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["", None]}), tmp_path / "in.parquet")
     config = JobConfig(input=InputConfig(path=str(tmp_path / "in.parquet")), output=OutputConfig(dtype=("int8",)))
-    corpus, columns = open_corpus(config)
-    with pytest.raises(InputError, match="on a sample of the texts, and there is none in the first slices of 1 files"):
-        sample_texts(fragment_reader(config, corpus.storage, columns), fragments_of(config, corpus))
+    job = Job.resolve(config)
+    with pytest.raises(InputError, match="needs a sample of the texts for its ranges, and the first slices of 1 files"):
+        sample_texts(job.reader(), job.fragments())
 
 
 def test_the_sample_is_spread_and_the_same_each_time(tmp_path: Path) -> None:
     for number in range(40):
         (tmp_path / f"{number:02}.txt").write_text("\n".join(f"{number} {row} " + "가" * 300 for row in range(100)))
     config = JobConfig(input=InputConfig(path=str(tmp_path)))
-    corpus, columns = open_corpus(config)
-    reader = fragment_reader(config, corpus.storage, columns)
-    found = sample_texts(reader, fragments_of(config, corpus))
-    assert found == sample_texts(reader, fragments_of(config, corpus))
+    job = Job.resolve(config)
+    found = sample_texts(job.reader(), job.fragments())
+    assert found == sample_texts(job.reader(), job.fragments())
     assert len(found) == 1024
     assert {len(text) for text in found} == {256}
     assert len({text.split()[0] for text in found}) == 16

@@ -37,23 +37,24 @@ def webhook() -> Iterator[tuple[str, list[dict]]]:
     server.server_close()
 
 
-def test_a_webhook_is_sent_the_summary(webhook: tuple[str, list[dict]]) -> None:
+def test_a_webhook_is_sent_the_summary(webhook: tuple[str, list[dict]], caplog: pytest.LogCaptureFixture) -> None:
     address, calls = webhook
-    said: list[str] = []
-    notify(f"{address}/secret", ENDED, said.append)
-    assert not said
+    notify(f"{address}/secret", ENDED)
+    assert not caplog.messages
     (call,) = calls
     assert (call["path"], call["type"]) == ("/secret", "application/json")
     assert (call["status"], call["totals"], call["seconds"]) == ("done", {"rows": 3}, 1.5)
 
 
-def test_what_cannot_be_told_is_said_without_the_address(webhook: tuple[str, list[dict]]) -> None:
-    said: list[str] = []
-    notify(f"{webhook[0]}/broken", ENDED, said.append)
-    notify("http://127.0.0.1:9/hush", ENDED, said.append)
-    notify("echo no such thing >&2; exit 7", ENDED, said.append)
-    assert said[0] == "on_finish: could not be told (HTTP Error 500: Internal Server Error)"
-    assert said[1].startswith("on_finish: could not be told (")
+def test_what_cannot_be_told_is_said_without_the_address(
+    webhook: tuple[str, list[dict]], caplog: pytest.LogCaptureFixture
+) -> None:
+    notify(f"{webhook[0]}/broken", ENDED)
+    notify("http://127.0.0.1:9/hush", ENDED)
+    notify("echo no such thing >&2; exit 7", ENDED)
+    said = caplog.messages
+    assert said[0] == "on_finish: the notification failed (HTTP Error 500: Internal Server Error)"
+    assert said[1].startswith("on_finish: the notification failed (")
     assert said[2] == "on_finish: the command ended with exit code 7 (no such thing)"
     assert "hush" not in "".join(said)
 

@@ -9,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import RayTaskError
 
+from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.fragments import Fragment
-from kosbert_ray.corpus.listing import InputFile
 from kosbert_ray.errors import InputError, JobFailed
-from kosbert_ray.run.pipeline import MAX_READ_TASKS, READ_CPUS, TOKENIZE_CPUS, error_of, shared_read_tasks
-from kosbert_ray.run.slice_row import apart, nest, notes_of, together, unnest, with_notes, without_slice
-from kosbert_ray.run.stages import MAX_TOGETHER
+from kosbert_ray.run.pipeline import TOKENIZE_CPUS
+from kosbert_ray.run.planned_reads import MAX_READ_TASKS, READ_CPUS, shared_read_tasks
+from kosbert_ray.run.ray_errors import error_of
+from kosbert_ray.run.slice_row import SliceRow, bundle, nest, unbundle, unnest
+from kosbert_ray.run.stages.work import MAX_BUNDLED
+from kosbert_ray.shards.receipt import Receipt
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=5))), st.lists(st.integers(0, 9)))
@@ -26,25 +29,23 @@ def test_nesting_keeps_arrays_of_any_lengths(texts: list[str | None], numbers: l
 
 
 @given(st.lists(st.one_of(st.none(), st.lists(st.text(max_size=3), max_size=4)), min_size=1, max_size=5))
-def test_slices_that_travel_together_come_apart_as_they_were(slices: list[list[str] | None]) -> None:
+def test_a_bundle_gives_its_slices_back_as_they_were(slices: list[list[str] | None]) -> None:
     rows = [
-        without_slice({"failed": "x"})
+        SliceRow(failed="x")
         if texts is None
-        else with_notes(nest({"texts": pa.array(texts, pa.large_string())}), {"n": 1})
+        else SliceRow("a", Receipt.begun(tokens=1), ("n",), columns={"texts": pa.array(texts, pa.large_string())})
         for texts in slices
     ]
-    travelling = together(rows)
+    travelling = bundle(rows)
     assert travelling.num_rows == 1
-    for row, texts in zip(apart(travelling), slices, strict=True):
-        assert notes_of(row) == ({"failed": "x"} if texts is None else {"n": 1})
-        if texts is not None:
-            assert unnest(row, "texts").to_pylist() == texts
+    assert unbundle(travelling) == rows
 
 
 def test_vectors_are_not_copied_on_their_way() -> None:
     vectors = np.arange(12, dtype=np.float32).reshape(3, 4)
-    (row,) = apart(together([nest({"vectors": pa.array(vectors.reshape(-1))})]))
-    there = unnest(row, "vectors").to_numpy(zero_copy_only=True)
+    row = SliceRow("a", Receipt.begun(), columns={"vectors": pa.array(vectors.reshape(-1))})
+    (found,) = unbundle(bundle([row]))
+    there = found.columns["vectors"].to_numpy(zero_copy_only=True)
     assert there.__array_interface__["data"][0] == vectors.__array_interface__["data"][0]
 
 
@@ -56,7 +57,7 @@ def test_small_files_share_read_tasks_and_each_is_in_one(files: int, most_bytes:
     tasks = shared_read_tasks(pending, most_bytes)
     assert [item for task in tasks for item in task] == pending
     assert len(tasks) <= most_tasks
-    assert max(map(len, tasks)) <= max(MAX_TOGETHER, -(-files // MAX_READ_TASKS))
+    assert max(map(len, tasks)) <= max(MAX_BUNDLED, -(-files // MAX_READ_TASKS))
 
 
 def test_neighbouring_stages_ask_for_different_shares_so_that_ray_does_not_fuse_them() -> None:

@@ -1,30 +1,30 @@
-"""A stage that meets what nobody foresaw loses one slice, by name."""
+"""A slice that meets an unforeseen error is dropped by name; the others continue."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from kosbert_ray.errors import InputChanged
-from kosbert_ray.run.slice_row import nest, notes_of, with_notes
-from kosbert_ray.run.stages import _unmarked
+from kosbert_ray.run.slice_row import SliceRow
+from kosbert_ray.run.stages.work import _guarded
+from kosbert_ray.shards.receipt import Receipt
 
-NOTES = {"address": "in/a.jsonl, slice 0-1", "file": "a.jsonl"}
+ROW = SliceRow("in/a.jsonl, slice 0-1", Receipt.begun(file="a.jsonl"), columns={"x": pa.array([1])})
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome"),
+    ("error", "failed", "changed"),
     [
-        (KeyError("address"), {"failed": "in/a.jsonl, slice 0-1: stage write failed (KeyError: 'address')"}),
-        (InputChanged("a.jsonl: changed since the run began"), {"changed": "a.jsonl"}),
+        (KeyError("address"), "in/a.jsonl, slice 0-1: stage write failed (KeyError: 'address')", ""),
+        (InputChanged("a.jsonl: changed since the run began"), "", "a.jsonl"),
     ],
 )
-def test_a_slice_fails_by_name_whatever_the_stage_has_done_to_its_notes(error: Exception, outcome: dict) -> None:
-    def do(_: pa.Table, notes: dict[str, Any]) -> None:
-        notes.clear()
+def test_a_slice_fails_by_name_and_leaves_its_columns_behind(error: Exception, failed: str, changed: str) -> None:
+    def do(_: SliceRow) -> None:
         raise error
 
-    row = with_notes(nest({"x": pa.array([1])}), NOTES)
-    assert notes_of(_unmarked("write", row, None, do)) == outcome  # type: ignore[arg-type]
+    row = _guarded("write", ROW, None, do)  # type: ignore[arg-type]
+    assert row == SliceRow("in/a.jsonl, slice 0-1", failed=failed, changed=changed)
+    assert row.dropped
+    assert _guarded("write", row, None, do) is row  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Many files: what a plan of a billion rows takes, and a run of slices so small that only their number counts.
 
-``KOSBERT_SLICES=100000 pytest -s -m slow tests/test_scale.py`` is the measurement that README tells of.
+``KOSBERT_SLICES=100000 pytest -s -m slow tests/system/test_scale.py`` is the measurement in docs/explanation/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MOST_LINKS = 50_000  # ext4 takes 65,000 of a file
 PLAN = """
 import resource, sys
 from kosbert_ray.config import load_config
-from kosbert_ray.job import fragments_of, open_corpus
+from kosbert_ray.job import Job
 config = load_config(None, [], {"input": {"path": sys.argv[1]}})
-corpus, _ = open_corpus(config)
-fragments = fragments_of(config, corpus)
+job = Job.resolve(config)
+fragments = job.fragments()
 print(len({item.id for item in fragments}), sum(item.stop - item.start for item in fragments))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

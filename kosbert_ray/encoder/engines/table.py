@@ -77,6 +77,11 @@ def engines_for(device: str, precision: str) -> list[str]:
     return [name for name in ENGINES if _precisions((name,), device, precision)]
 
 
+def supports(name: str, precision: str) -> bool:
+    """Returns True if an engine, or any engine for "auto", supports a precision on some device."""
+    return bool(_precisions(tuple(ENGINES) if name == "auto" else (name,), "auto", precision))
+
+
 def require_supported(engine: str, device: str, precision: str, compile: bool) -> None:
     """Checks options against the table; "auto" matches any value.
 

@@ -20,7 +20,7 @@ from kosbert_ray.analysis.terms import top_terms
 from kosbert_ray.config import CHUNK_TEXT, JobConfig
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import InputError, KosbertError, UsageError, first_line
-from kosbert_ray.job import job_of_output, model_ask, open_output
+from kosbert_ray.job import job_of_output, model_ref, open_output
 from kosbert_ray.outputs.clusters import FOLDER, SUMMARY
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
@@ -224,7 +224,7 @@ def _clusters(storage: Storage, places: Sequence[tuple[str, list[int]]], vectors
 def _lengths(job: JobConfig, texts: list[str], notes: list[str]) -> tuple[npt.NDArray[np.int64], int | None]:
     nothing = np.empty(0, np.int64)
     try:
-        spec = model_ask(job).spec()
+        spec = model_ref(job).spec()
         if not texts:
             return nothing, spec.max_seq_length
         tokens = Tokenizer.load(spec)(texts)

@@ -19,7 +19,7 @@ TEXT_CHARS = 300
 
 def page(report: Report) -> str:
     """The report as HTML, plotly's own script in it: some five megabytes."""
-    environment = Environment(loader=PackageLoader("kosbert_ray", "report"), autoescape=True, trim_blocks=True)
+    environment = Environment(loader=PackageLoader("kosbert_ray.outputs.report", ""), autoescape=True, trim_blocks=True)
     environment.filters["short"] = lambda text: text if len(text) <= TEXT_CHARS else f"{text[:TEXT_CHARS]}…"
     config = {"displaylogo": False, "responsive": True}
     drawn = [

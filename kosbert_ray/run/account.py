@@ -1,0 +1,44 @@
+"""The description of one run in ``_kosbert/runs``: what may differ from run to run of a job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from kosbert_ray._version import __version__
+from kosbert_ray.config import PRIVATE, JobConfig
+from kosbert_ray.corpus.listing import Corpus
+from kosbert_ray.encoder.prepare import PreparedModel
+
+PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "openvino")
+
+
+def account(run: str, given: JobConfig, corpus: Corpus, model: PreparedModel | None) -> dict[str, Any]:
+    """Describes a run as plain values.
+
+    Args:
+        run: the run's id.
+        given: the options as they were given.
+        corpus: the input.
+        model: the model.
+    """
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "run": run,
+        "kosbert_ray": __version__,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "input": corpus.storage.address,
+        "files": len(corpus.files),
+        "model": model.described() if model else None,
+        "said": given.model_dump(mode="json", exclude_unset=True, exclude=PRIVATE),
+        "versions": versions,
+    }

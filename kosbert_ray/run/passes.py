@@ -1,0 +1,103 @@
+"""One pass over the slices that are not committed yet."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kosbert_ray.corpus.fragments import Fragment
+from kosbert_ray.encoder.prepare import PreparedModel
+from kosbert_ray.encoder.tokenizer import Tokenizer
+from kosbert_ray.job import Job, encoder_options
+from kosbert_ray.run.bookkeeping import Books
+from kosbert_ray.run.monitor.progress import Progress
+from kosbert_ray.run.notices import Notices
+from kosbert_ray.run.output_state import OutputState
+from kosbert_ray.shards.vector_types import Ranges
+
+if TYPE_CHECKING:
+    from kosbert_ray.run.corpus_dedup import Shared
+    from kosbert_ray.run.planned_reads import Pending
+    from kosbert_ray.run.ray_session import EncoderPool
+
+BOARD_SECONDS = 1.0  # how long the live view waits for the board
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Everything that a pass needs.
+
+    Attributes:
+        job: the job.
+        model: its model, loadable on every node.
+        tokenizer: the model's.
+        ranges: int8's.
+        output: the output.
+        progress: the live view.
+        notices: logs remarks.
+        pool: the encoders.
+    """
+
+    job: Job
+    model: PreparedModel
+    tokenizer: Tokenizer
+    ranges: Ranges
+    output: OutputState
+    progress: Progress
+    notices: Notices
+    pool: EncoderPool
+
+    def pending(self, fragments: list[Fragment]) -> Pending:
+        """Fragments with open slices, each with the indices of its committed ones."""
+        committed = self.output.committed
+        return [(item, committed.done(item.id)) for item in fragments if not committed.complete(item.id)]
+
+    def run(self, fragments: list[Fragment], shared: Shared | None) -> None:
+        """Encodes the open slices of these fragments.
+
+        Args:
+            fragments: the plan.
+            shared: texts that occur in several slices, with their vectors.
+
+        Raises:
+            JobFailed: some slices failed; all others are committed.
+            TooManyRejected: more rows were rejected than ``max_rejected`` allows.
+        """
+        from kosbert_ray.run import pipeline
+        from kosbert_ray.run.monitor.board import Board
+        from kosbert_ray.run.monitor.metrics import Metrics
+        from kosbert_ray.run.monitor.watchdog import Watchdog
+        from kosbert_ray.run.stages.work import Work
+
+        job, pool, output = self.job, self.pool, self.output
+        pending = self.pending(fragments)
+        board = Board.start()
+        work = Work(
+            reader=job.reader(patient=True),
+            model=self.model,
+            long_text=job.long_text,
+            chunk_columns=tuple(job.config.chunk_columns()),
+            encoder=pool.encoder_options(encoder_options(job.config)),
+            encoders=pool.maximum,
+            output=output.ledger.storage,
+            formats=job.formats(self.ranges),
+            on_bad_row=job.config.on_bad_row,
+            fingerprint=output.digest,
+            board=board,
+            shared=shared.vectors if shared else None,
+            bundle=pool.bundle_limits(job.config.slice.limits()),
+            bundle_input_bytes=pool.bundle_input_bytes(sum(item.input_bytes for item, _ in pending)),
+        )
+        job.long_text.check(self.tokenizer)
+        metrics = Metrics(board, pool, output.ledger.storage.address, self.progress.recent)
+        self.progress.watch(lambda: board.snapshot(BOARD_SECONDS))
+        books = Books(job.config, job.corpus.size, output.committed, output.ledger, self.progress, self.notices)
+        books.require_few_rejected()
+        texts = shared.texts if shared else None
+        with (
+            self.progress,
+            Watchdog(board, pool, job.config.stall_timeout) as watchdog,
+            contextlib.closing(pipeline.run(work, self.tokenizer, texts, pending, pool)) as outcomes,
+        ):
+            books.record_all(outcomes, metrics, watchdog.slice_finished)

@@ -1,0 +1,1 @@
+"""The stages of the pipeline, in order: read, tokenize, encode, write."""

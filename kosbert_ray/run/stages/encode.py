@@ -1,0 +1,97 @@
+"""Encode: token ids become vectors, in an actor that holds the model."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kosbert_ray.errors import KosbertError, ModelError, described
+from kosbert_ray.run.slice_row import KNOWN, TOKENS, VECTOR_ROWS, VECTORS, SliceRow, bundle
+from kosbert_ray.run.stages.work import Work, run_stage
+
+
+class EncodeSlices:
+    """The actor: one loaded model that encodes one slice after another."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.node = socket.gethostname()
+        # Ray restarts an actor whose creation fails, prints a traceback each time, and loses the reason. So the actor is
+        # created anyway and answers its first slice with the error.
+        self._broken: KosbertError | None = None
+        try:
+            self._start()
+        except KosbertError as error:
+            self._broken = error
+        except Exception as error:
+            self._broken = ModelError(
+                f"{work.model.source.name}: an encoder cannot start on {self.node} ({described(error)})"
+            )
+        self._free_since = time.perf_counter()
+
+    def _start(self) -> None:
+        work = self.work
+        name = f"{self.node}:{os.getpid()}"
+        work.board.start_encoder(name, work.encoders)
+
+        from kosbert_ray.encoder.encoder import Encoder
+
+        spec = work.model.spec()  # raises if it is not the model that the driver prepared
+        with work.model.naming():
+            self.encoder = Encoder(spec, work.encoder)
+        self.shared = work.shared.open() if work.shared else None
+        work.board.encoder_ready(name)
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        """Encodes a bundle of slices.
+
+        Adds one vector per distinct text (float32, flattened) and, for each good row, the index of its vector.
+        """
+        if self._broken:
+            raise self._broken
+        return bundle(run_stage("encode", row, self.work, self.encode_slice))
+
+    def encode_slice(self, row: SliceRow) -> SliceRow:
+        """Encodes one slice."""
+        from kosbert_ray.encoder.bisection import DeviceBroken
+
+        started = time.perf_counter()
+        try:
+            encoded = self.encoder.encode_tokens(row.tokens, self._known(row))
+        except DeviceBroken:
+            os._exit(1)  # Ray starts another process, and the board counts the attempts
+        rows = encoded.rows
+        if encoded.failed:
+            rows = rows[[index not in encoded.failed for index in range(len(rows))]]
+        row = replace(
+            row.reject(encoded.failed),
+            notices=(*self.encoder.notices, *row.notices),
+            reread=row.reread or bool(encoded.failed),
+        )
+        vectors = {VECTORS: pa.array(encoded.distinct.reshape(-1)), VECTOR_ROWS: pa.array(rows)}
+        row = row.with_columns(vectors, drop=(*TOKENS, KNOWN)).with_facts(
+            precision=self.encoder.precision,
+            attention=self.encoder.attention,
+            device=self.encoder.device,
+            node=self.node,
+            batches=encoded.batches,
+            computed_tokens=encoded.computed_tokens,
+            wait_seconds=started - self._free_since,
+            encode_seconds=time.perf_counter() - started,
+        )
+        self._free_since = time.perf_counter()
+        return row
+
+    def _known(self, row: SliceRow) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None:
+        """Indices of the slice's texts whose vectors are known, and those vectors."""
+        if self.shared is None:
+            return None
+        known = row.columns[KNOWN].to_numpy()
+        texts = np.flatnonzero(known >= 0)
+        return texts, self.shared[known[texts]]

@@ -1,0 +1,83 @@
+"""Tokenize: texts become token ids, each distinct text once."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from kosbert_ray.corpus.row_table import TEXT
+from kosbert_ray.corpus.text import DECOMPOSED_NOTICE, MANY_DECOMPOSED, decomposed
+from kosbert_ray.encoder.tokenizer import Tokenizer
+from kosbert_ray.run.chunk_rows import expand
+from kosbert_ray.run.shared_vectors import SharedTexts
+from kosbert_ray.run.slice_row import KNOWN, SliceRow, bundle
+from kosbert_ray.run.stages.work import Work, run_stage
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(reference: ray.ObjectRef[Tokenizer]) -> Tokenizer:
+    """Fetches the tokenizer once per worker process."""
+    # Ray runs one task per core, so threads inside a task would only compete.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return ray.get(reference)
+
+
+@lru_cache(maxsize=1)
+def _shared_texts(reference: ray.ObjectRef[SharedTexts]) -> SharedTexts:
+    return ray.get(reference)
+
+
+def tokenize(
+    row: pa.Table, work: Work, tokenizer: ray.ObjectRef[Tokenizer], shared_texts: ray.ObjectRef[SharedTexts] | None
+) -> pa.Table:
+    """Tokenizes a bundle of slices. Texts of good rows are dropped."""
+    texts = _shared_texts(shared_texts) if shared_texts else None
+    return bundle(run_stage("tokenize", row, work, lambda item: tokenize_slice(item, work, _tokenizer(tokenizer), texts)))
+
+
+def tokenize_slice(row: SliceRow, work: Work, tokenizer: Tokenizer, shared_texts: SharedTexts | None) -> SliceRow:
+    """Tokenizes one slice.
+
+    Args:
+        row: the slice.
+        work: the job.
+        tokenizer: the model's.
+        shared_texts: texts whose vectors are known already.
+    """
+    started = time.perf_counter()
+    good = row.texts.filter(row.good) if row.reasons.null_count < len(row.texts) else row.texts
+    found = work.long_text(tokenizer, good, shared_texts.find if shared_texts else None)
+    if found.chunks:
+        row = expand(row, found.chunks, work.chunk_columns)
+    tokens = found.tokens
+    failed: dict[int, str] = {}
+    if tokens.failed:
+        failed = {index: tokens.failed[text] for index, text in enumerate(tokens.rows.tolist()) if text in tokens.failed}
+        tokens = replace(tokens, rows=tokens.rows[[index not in failed for index in range(len(tokens.rows))]])
+    to_encode = found.to_encode()
+    if not tokenizer.composes and decomposed(good) > MANY_DECOMPOSED * max(1, len(good)):
+        row = replace(row, notices=(*row.notices, DECOMPOSED_NOTICE))
+    texts = row.texts
+    row = row.reject(failed).with_tokens(tokens)
+    if shared_texts:
+        row = row.with_columns({KNOWN: pa.array(found.known)})
+    if failed and found.chunks:
+        row = replace(row, reread=True)
+    no_text = pa.scalar(None, pa.large_string())
+    row = row.with_columns({TEXT: pc.if_else(pc.is_valid(row.reasons), texts, no_text)})
+    return row.with_facts(
+        distinct=int(to_encode.sum()) - len(tokens.failed),
+        tokens=int(tokens.row_lengths().sum()),
+        encoded_tokens=int(tokens.lengths[to_encode].sum()),
+        unknown_tokens=tokenizer.unknown(tokens, to_encode),
+        split=found.split,
+        truncated=int((tokens.dropped[tokens.rows] > 0).sum()),
+        dropped_tokens=int(tokens.dropped[tokens.rows].sum()),
+        tokenize_seconds=time.perf_counter() - started,
+    )

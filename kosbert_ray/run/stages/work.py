@@ -1,0 +1,154 @@
+"""What every stage shares: the job's description, the outcome of a slice, and how a stage treats slices that fail.
+
+A row that cannot be embedded is rejected with a reason. A slice that fails is dropped and reported; the others continue.
+Only what would fail every slice (the output refuses, the model is not the job's) raises.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
+
+import pyarrow as pa
+
+from kosbert_ray.config import OnBadRow
+from kosbert_ray.corpus.fragments import Limits
+from kosbert_ray.corpus.reader import FragmentReader
+from kosbert_ray.encoder.long_text import LongText
+from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.prepare import PreparedModel
+from kosbert_ray.errors import InputChanged, KosbertError, described
+from kosbert_ray.run.monitor.board import MAX_ATTEMPTS, Board
+from kosbert_ray.run.shared_vectors import SharedVectors
+from kosbert_ray.run.slice_row import SliceRow, unbundle
+from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.storage import Storage
+
+OUTCOMES = "outcomes"
+MAX_BUNDLED = 64  # slices in a row; the writer waits for the store's answer to each in turn
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that the stages need; small, and the same for every slice.
+
+    Attributes:
+        reader: reads fragments.
+        model: the prepared model.
+        long_text: how to treat texts longer than the model takes.
+        chunk_columns: columns of the output that describe chunks.
+        encoder: how to compute.
+        encoders: the largest size of the actor pool.
+        output: the output directory.
+        formats: how vectors are stored, one for each column.
+        on_bad_row: what to do with rows that cannot be embedded.
+        fingerprint: digest of the job.
+        board: tracks what workers are doing.
+        shared: vectors of texts that occur in several slices.
+        bundle: the most rows and bytes of text in slices that travel together.
+        bundle_input_bytes: the most bytes of stored input in them, so that every encoder gets its share.
+    """
+
+    reader: FragmentReader
+    model: PreparedModel
+    long_text: LongText
+    chunk_columns: tuple[str, ...]
+    encoder: EncoderOptions
+    encoders: int
+    output: Storage
+    formats: tuple[EmbeddingFormat, ...]
+    on_bad_row: OnBadRow
+    fingerprint: str
+    board: Board
+    shared: SharedVectors | None
+    bundle: Limits
+    bundle_input_bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one slice, as the driver receives it.
+
+    Attributes:
+        receipt: the committed slice; None if it was dropped.
+        failed: why it was dropped: one line that starts with its address.
+        changed: name of its input file, if it was dropped because that file changed.
+        rejected: address and reason of its first rejected row.
+        notices: remarks for the user.
+    """
+
+    receipt: Receipt | None = None
+    failed: str = ""
+    changed: str = ""
+    rejected: str = ""
+    notices: tuple[str, ...] = ()
+
+    @staticmethod
+    def table(outcomes: list[Outcome]) -> pa.Table:
+        """Outcomes as one row, which is what the last stage returns."""
+        return pa.table({OUTCOMES: [json.dumps([asdict(outcome) for outcome in outcomes])]})
+
+    @staticmethod
+    def parse(content: str) -> list[Outcome]:
+        """Restores the outcomes in such a row."""
+        return [
+            Outcome(**values | {"receipt": receipt and Receipt(**receipt), "notices": tuple(values["notices"])})
+            for values in json.loads(content)
+            for receipt in [values["receipt"]]
+        ]
+
+
+Done = TypeVar("Done")
+Do = Callable[[SliceRow], Done]
+
+
+def run_stage(name: str, row: pa.Table, work: Work, do: Do[Done]) -> list[Done | SliceRow]:
+    """Runs a stage on slices that travel together. Slices that fail, or were dropped before, are passed on as they are.
+
+    Args:
+        name: of the stage: "tokenize", "encode" or "write".
+        row: a bundle.
+        work: the job.
+        do: processes one slice.
+    """
+    slices = unbundle(row)
+    if len(slices) == 1:
+        return [_counted(name, slices[0], work, do)]
+    first = next((item.address for item in slices if not item.dropped), "")
+    with work.board.working_on(name, f"{first} and {len(slices) - 1} more") as attempt:
+        # After a bundle has killed a worker, its slices are counted one by one to find the culprit.
+        one = _guarded if attempt == 1 else _counted
+        return [one(name, item, work, do) for item in slices]
+
+
+def _guarded(name: str, row: SliceRow, _work: Work, do: Do[Done]) -> Done | SliceRow:
+    """Runs a stage on one slice, and drops the slice if anything unforeseen happens."""
+    if row.dropped:
+        return row
+    try:
+        return do(row)
+    except InputChanged:  # the writer reads the texts of rejected rows again
+        assert row.receipt is not None
+        return drop(row, changed=row.receipt.file)
+    except KosbertError:
+        raise
+    except Exception as error:
+        return drop(row, failed=f"{row.address}: stage {name} failed ({described(error)})")
+
+
+def _counted(name: str, row: SliceRow, work: Work, do: Do[Done]) -> Done | SliceRow:
+    """Does the same as :func:`_guarded`, and drops a slice that has killed too many workers."""
+    if row.dropped:
+        return row
+    with work.board.working_on(name, row.address) as attempt:
+        if attempt > MAX_ATTEMPTS:
+            return drop(row, failed=f"{row.address}: killed {MAX_ATTEMPTS} workers in stage {name}")
+        return _guarded(name, row, work, do)
+
+
+def drop(row: SliceRow, failed: str = "", changed: str = "") -> SliceRow:
+    """A slice without its columns: only the reason travels on."""
+    return replace(row, receipt=None, failed=failed, changed=changed, notices=(), columns={})

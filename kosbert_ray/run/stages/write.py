@@ -1,0 +1,114 @@
+"""Write: rejected rows first, then the shard, whose presence is the commit."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kosbert_ray.corpus.formats.table import info_of
+from kosbert_ray.corpus.row_table import TEXT
+from kosbert_ray.encoder.packing import take_rows
+from kosbert_ray.errors import FingerprintMismatch, InputError
+from kosbert_ray.run.chunk_rows import collapse, sources
+from kosbert_ray.run.slice_row import CHUNK, KEEP, VECTOR_ROWS, VECTORS, SliceRow
+from kosbert_ray.run.stages.work import Outcome, Work, run_stage
+from kosbert_ray.shards.ledger import Ledger
+from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, write_shard
+from kosbert_ray.storage import Storage
+
+
+def write(row: pa.Table, work: Work) -> pa.Table:
+    """Commits a bundle of slices and returns their outcomes."""
+    done = run_stage("write", row, work, lambda item: write_slice(item, work))
+    return Outcome.table([item if isinstance(item, Outcome) else _dropped(item) for item in done])
+
+
+def _dropped(row: SliceRow) -> Outcome:
+    return Outcome(failed=row.failed, changed=row.changed)
+
+
+@lru_cache(maxsize=4)
+def _require_claim(output: Storage, digest: str) -> None:
+    """Checks the claim before a worker's first commit: another job may have replaced one that had committed nothing."""
+    if not Ledger(output).still_claimed(digest):
+        raise FingerprintMismatch(
+            f"{output.url()}: another job has claimed this output since the run began; choose another output"
+        )
+
+
+def write_slice(row: SliceRow, work: Work) -> Outcome:
+    """Commits one slice.
+
+    Raises:
+        InputError: a row was rejected and ``on_bad_row`` is "fail".
+        FingerprintMismatch: the output belongs to another job by now.
+        StorageError: the store refuses.
+    """
+    started = time.perf_counter()
+    _require_claim(work.output, work.fingerprint)
+    row = collapse(row)
+    rejected = _rejected(row, work)
+    first = _address(rejected.slice(0, 1).to_pylist()[0]) if rejected.num_rows else ""
+    if first and work.on_bad_row == "fail":
+        raise InputError(f"{work.reader.storage.url(first)}; fix the input or set on_bad_row=reject")
+    row = row.with_facts(rows=len(row.reasons) - rejected.num_rows, rejected=rejected.num_rows)
+    receipt = row.receipt
+    assert receipt is not None
+    if rejected.num_rows:
+        write_rejected(work.output, receipt.shard, rejected)
+    if receipt.shard:
+        keep, arrays = _columns(row, work)
+        receipt = replace(receipt, embedding_xxh128=checksum(*arrays))
+        footer = receipt.footer() | {"fingerprint": work.fingerprint}
+        size = write_shard(work.output, receipt.shard, keep, arrays, work.formats, footer)
+        receipt = replace(receipt, output_bytes=size)
+    receipt = replace(receipt, write_seconds=time.perf_counter() - started, finished_at=time.time())
+    return Outcome(receipt, rejected=first, notices=row.notices)
+
+
+def _columns(row: SliceRow, work: Work) -> tuple[dict[str, pa.Array], list[pa.Array]]:
+    """The shard's columns: those carried through, and the vectors in each format."""
+    keep = {name: row.columns[KEEP + name] for name in work.reader.columns.keep.names}
+    keep |= {name: row.columns[CHUNK + name] for name in work.chunk_columns}
+    main, good = work.formats[0], row.good
+    distinct = row.columns[VECTORS].to_numpy().reshape(-1, main.dimension)
+    vectors = take_rows(distinct, row.columns[VECTOR_ROWS].to_numpy())
+    if row.reasons.null_count < len(row.reasons) and not main.nullable:
+        keep = {name: column.filter(good) for name, column in keep.items()}
+    return keep, [item.array(vectors, good if item.nullable else None) for item in work.formats]
+
+
+def _rejected(row: SliceRow, work: Work) -> pa.Table:
+    """The slice's rejected rows, as ``REJECTED_SCHEMA``."""
+    bad = pc.invert(row.good)
+    positions = row.positions.filter(bad)
+    if not len(positions):
+        return REJECTED_SCHEMA.empty_table()
+    fragment, receipt = row.fragment, row.receipt
+    assert receipt is not None
+    texts = row.texts.filter(bad)
+    if row.reread:
+        _, table = next(work.reader.slices(fragment, range(receipt.slice_index)))
+        texts = table[TEXT].combine_chunks().take(pa.array(sources(row)).filter(bad))
+    by_byte = not info_of(fragment.file).row_numbers(fragment.file)
+    nothing = pa.nulls(len(positions), pa.int64())
+    return pa.table(
+        [
+            pa.array([fragment.file.name] * len(positions)),
+            nothing if by_byte else positions,
+            positions if by_byte else nothing,
+            row.reasons.filter(bad),
+            texts,
+        ],
+        schema=REJECTED_SCHEMA,
+    )
+
+
+def _address(rejected: dict[str, Any]) -> str:
+    at = f"row {rejected['row']}" if rejected["row"] is not None else f"byte {rejected['byte_offset']}"
+    return f"{rejected['file']}: {at}: {rejected['reason']}"
