@@ -18,11 +18,13 @@ from kosbert_ray.corpus.plan import plan, replan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.schema import inspect
 from kosbert_ray.encoder.chunks import splitter_version
+from kosbert_ray.encoder.engines.table import supports
+from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions, usable_cores
 from kosbert_ray.encoder.prepare import PreparedModel, prepare
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
-from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
+from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.format import EmbeddingFormat
@@ -131,7 +133,7 @@ def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[st
     encoder = config.encoder
     if encoder.precision == "auto":
         encoder = encoder.model_copy(update={"precision": theirs.encoder.precision})
-        if encoder.precision == "int8" and encoder.engine == "torch":
+        if not supports(encoder.engine, encoder.precision):
             encoder = encoder.model_copy(update={"engine": "auto"})
     allowed = {"allow_remote_code": config.model.allow_remote_code}
     mine = {

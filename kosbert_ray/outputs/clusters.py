@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kosbert_ray.analysis.duplicates import communities
-from kosbert_ray.analysis.kmeans import assign, fit, unit
+from kosbert_ray.analysis.kmeans import assign, fit
 from kosbert_ray.analysis.terms import top_terms
 from kosbert_ray.config import CHUNK_TEXT, JobConfig
 from kosbert_ray.errors import InputError, StorageError, UsageError, first_line
@@ -23,6 +23,7 @@ from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.vectors import read_vectors, rows_of
 from kosbert_ray.storage import Storage
+from kosbert_ray.vector_math import unit
 
 FOLDER = "_clusters"
 SUMMARY = f"{FOLDER}/_clusters.parquet"

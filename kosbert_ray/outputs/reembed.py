@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from kosbert_ray.encoder.encoder import Encoder
 
 AGREEMENT = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99}
-# Rounding moves a number to the next step now and then; in ubinary that turns a sign.
-TYPE_AGREEMENT = {"float32": 1.0, "float16": 0.9999, "int8": 0.999, "ubinary": 0.9}
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def resample(
         lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(anew, axis=1)
         cosines = (stored * anew).sum(axis=1) / np.where(lengths == 0, 1, lengths)
         least = min(least, float(cosines.min()))
-        limit = min(AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], TYPE_AGREEMENT[format.dtype])
+        limit = min(AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], format.codec.agreement)
         off = int((cosines < limit).sum())
         if off:
             problems.append(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kosbert_ray.analysis.health import Health, health
-from kosbert_ray.analysis.kmeans import assign, fit, unit
+from kosbert_ray.analysis.kmeans import assign, fit
 from kosbert_ray.analysis.projection import project
 from kosbert_ray.analysis.terms import top_terms
 from kosbert_ray.config import CHUNK_TEXT, JobConfig
@@ -29,6 +29,7 @@ from kosbert_ray.shards.shard import read_rejected
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vectors import read_vectors, rows_of
 from kosbert_ray.storage import Storage
+from kosbert_ray.vector_math import unit
 
 MOST_SHARDS = 16  # that a sample is taken of
 MOST_REJECTED = 50  # slices whose rejected rows are read
