@@ -94,11 +94,10 @@ def _json(hit: Hit) -> str:
 
 def _write_parquet(hits: list[Hit], path: str) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([_record(hit) for hit in hits]), sink)
-    _write(path, sink.getvalue().to_pybytes())
+    from kosbert_ray.storage.parquet import to_parquet
+
+    _write(path, to_parquet(pa.Table.from_pylist([_record(hit) for hit in hits])).to_pybytes())
 
 
 def _write(path: str, content: bytes) -> None:

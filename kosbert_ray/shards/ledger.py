@@ -22,12 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kosbert_ray._version import __version__
-from kosbert_ray.errors import FingerprintMismatch, InputError, StorageError, first_line
+from kosbert_ray.errors import FingerprintMismatch, StorageError, first_line
 from kosbert_ray.shards.fingerprint import Fingerprint, digest_of, mismatch
 from kosbert_ray.shards.lease import holders
 from kosbert_ray.shards.receipt import SCHEMA, Receipt, from_table, to_table
 from kosbert_ray.shards.shard import REJECTED_FOLDER, read_metadata
 from kosbert_ray.storage import Storage
+from kosbert_ray.storage.parquet import to_parquet
 
 JOB_FILE = "_kosbert/job.json"
 RECEIPTS_FOLDER = "_kosbert/receipts"
@@ -360,13 +361,6 @@ class Ledger:
         self.lost = [receipt.shard for receipt in manifest if receipt.shard and receipt.shard not in there]
         return [receipt for receipt in manifest if receipt.shard in there]
 
-    def complete_manifest(self) -> list[Receipt]:
-        """As :meth:`manifest`, but raises InputError if the output is not complete."""
-        manifest = self.manifest()
-        if manifest is None:
-            raise InputError(f"{self.storage.url()}: not complete (no _SUCCESS); run kosbert-ray embed to its end first")
-        return manifest
-
     def manifests(self) -> list[str]:
         """Ids of the runs that have completed the output, the latest last."""
         return [run for _, run in sorted(self._manifests())]
@@ -467,9 +461,7 @@ class Ledger:
         self._flushed_at = time.monotonic()
 
     def _write_table(self, name: str, table: pa.Table) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        self.storage.write_atomic(name, sink.getvalue())
+        self.storage.write_atomic(name, to_parquet(table))
 
     # -- when it is done -------------------------------------------------------------------------------------------
 

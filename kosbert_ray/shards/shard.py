@@ -6,8 +6,9 @@ hardware is the same file.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import xxhash
 from kosbert_ray.errors import StorageError, first_line
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.storage import Storage
+from kosbert_ray.storage.parquet import to_parquet
 
 REJECTED_FOLDER = "_kosbert/rejected"
 METADATA_KEY = b"kosbert_ray"
@@ -99,13 +101,11 @@ def parquet_bytes(table: pa.Table, formats: Sequence[EmbeddingFormat]) -> pa.Buf
     Floats are byte-stream-split: their exponents compress, their mantissas do not. Bytes, which Parquet has only as 32-bit
     numbers, go through a dictionary, whose indices are as wide as they are.
     """
-    sink = pa.BufferOutputStream()
     values = {f"{format.column}.list.element": format.dtype in ("float32", "float16") for format in formats}
     others = [name for name in table.column_names if name not in {format.column for format in formats}]
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
-    pq.write_table(
+    return to_parquet(
         table,
-        sink,
         compression=formats[0].compression,
         use_dictionary=others + [name for name, floats in values.items() if not floats],
         column_encoding={name: "BYTE_STREAM_SPLIT" for name, floats in values.items() if floats} or None,
@@ -113,23 +113,27 @@ def parquet_bytes(table: pa.Table, formats: Sequence[EmbeddingFormat]) -> pa.Buf
         write_page_checksum=True,
         row_group_size=max(1024, ROW_GROUP_BYTES // row_bytes),
     )
-    return sink.getvalue()
 
 
 def write_rejected(storage: Storage, shard_name: str, rejected: pa.Table) -> None:
     """Writes the rows of a slice that were not embedded (``REJECTED_SCHEMA``), before the shard that commits it."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(rejected.cast(REJECTED_SCHEMA), sink, compression="zstd")
-    storage.write_atomic(f"{REJECTED_FOLDER}/{shard_name}", sink.getvalue())
+    storage.write_atomic(f"{REJECTED_FOLDER}/{shard_name}", to_parquet(rejected.cast(REJECTED_SCHEMA)))
 
 
 def read_rejected(storage: Storage, shard_name: str) -> pa.Table:
     """The rows of a slice that were not embedded (``REJECTED_SCHEMA``); raises StorageError if they are gone or broken."""
     name = f"{REJECTED_FOLDER}/{shard_name}"
-    try:
+    with reading(storage, name):
         return pq.read_table(pa.BufferReader(storage.read(name)), schema=REJECTED_SCHEMA)
-    except (FileNotFoundError, pa.ArrowException) as error:
-        raise StorageError(f"{storage.url(name)}: gone or broken ({first_line(error)}); see kosbert-ray verify") from error
+
+
+@contextlib.contextmanager
+def reading(storage: Storage, name: str) -> Iterator[None]:
+    """Raises StorageError, with the file's address, for whatever goes wrong while the block reads a file of an output."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise StorageError(f"{storage.url(name)}: cannot be read ({first_line(error)}); see kosbert-ray verify") from error
 
 
 def read_metadata(storage: Storage, name: str) -> dict[str, Any] | None:
