@@ -83,7 +83,7 @@ def write_labels(
 
 
 def write_summary(storage: Storage, clusters: Sequence[Cluster], run: ClusterRun) -> None:
-    """Writes ``_clusters/_clusters.parquet``, one row per cluster. It is written last: without it, a run was interrupted."""
+    """Writes ``_clusters/_clusters.parquet``, one row per cluster. Written last: without it, a run was interrupted."""
     table = pa.table(
         {
             "cluster": pa.array([one.number for one in clusters], pa.int32()),

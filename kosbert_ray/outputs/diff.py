@@ -80,7 +80,7 @@ class _Side:
         return sum(receipt.rows for receipt in self.files[file])
 
     def starts(self, file: str) -> Rows:
-        """Returns the number of the first row of each of a file's shards, and the file's number of rows: ``[shards + 1]``."""
+        """Returns where each of a file's shards starts among its rows, and the number of rows: int64 ``[shards + 1]``."""
         counts = [self.count(receipt) for receipt in self.files[file]]
         return np.concatenate(([0], np.cumsum(np.array(counts, np.int64))))
 

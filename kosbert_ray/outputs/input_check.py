@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kosbert_ray.corpus.fragments import Fragment, is_current
 from kosbert_ray.corpus.identity import FileHashes
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.errors import KosbertError
-from kosbert_ray.job import fragment_reader, fragments_left, open_corpus
+from kosbert_ray.job import Job
 from kosbert_ray.outputs.mapper import Mapper
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.outputs.problems import Problem
@@ -53,15 +53,16 @@ def plan_input(output: Output, address: str, held: Committed) -> InputPlan:
     job = output.job
     asked = job.model_copy(update={"input": job.input.model_copy(update={"path": address})})
     types = output.record.kept_types(output.storage, output.files)
-    corpus, columns = open_corpus(asked, patient=True, settled=types)
-    if skipped := corpus.ignored_line():
+    found = Job.resolve(asked, patient=True, settled=types)
+    if skipped := found.corpus.ignored_line():
         log.info(skipped)
-    corpus = FileHashes(output.storage, output.ledger.run).settle(corpus, held.versions()).corpus
+    hashes = FileHashes(output.storage, output.ledger.run)
+    found = replace(found, corpus=hashes.settle(found.corpus, held.versions()).corpus)
     return InputPlan(
-        fragment_reader(job, corpus.storage, columns),
-        tuple(fragments_left(job, corpus, held, output.record.fingerprint)),
-        frozenset(file.name for file in corpus.files),
-        tuple(file.reason for file in corpus.failed),
+        found.reader(),
+        tuple(found.fragments_left(held, output.record.fingerprint)),
+        frozenset(file.name for file in found.corpus.files),
+        tuple(file.reason for file in found.corpus.failed),
     )
 
 

@@ -23,8 +23,6 @@ from kosbert_ray.shards.vectors import open_shard
 if TYPE_CHECKING:
     from kosbert_ray.encoder.encoder import Encoder
 
-Texts = pa.Array | pa.ChunkedArray
-
 AGREEMENT = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99}
 # Rounding moves a number to the next step now and then; in ubinary that flips a sign.
 TYPE_AGREEMENT = {"float32": 1.0, "float16": 0.9999, "int8": 0.999, "ubinary": 0.9}
@@ -117,14 +115,14 @@ def _texts_and_vectors(
     return chosen, output.formats[0].matrix(table[column].take(pa.array(rows)).combine_chunks())[0]
 
 
-def _kept_texts(table: pa.Table, job: JobConfig) -> Texts:
+def _kept_texts(table: pa.Table, job: JobConfig) -> pa.Array | pa.ChunkedArray:
     if CHUNK_TEXT in table.column_names:
         return table[CHUNK_TEXT]
     source = job.input.row_text()
     return source.normalized(source.join({name: table[name].combine_chunks() for name in source.columns}))
 
 
-def _input_texts(plan: InputPlan, receipt: Receipt, output: Output) -> Texts:
+def _input_texts(plan: InputPlan, receipt: Receipt, output: Output) -> pa.Array | pa.ChunkedArray:
     """Reads the texts of a shard's rows from the input; raises LookupError if they are no longer there."""
     fragment = next((fragment for fragment in plan.fragments if fragment.id == receipt.fragment), None)
     table = None

@@ -58,8 +58,8 @@ def to_arrow(output: Output, columns: Sequence[str] | None, limit: int | None) -
     needed, free = rows * _row_bytes(output, names), _free_memory()
     if free is not None and needed > MEMORY_SHARE * free:
         raise UsageError(
-            f"{output.storage.url()}: {rows:,} rows take about {needed / GIB:,.1f} GiB, and {free / GIB:,.1f} GiB of memory "
-            "are free; choose columns or a limit, or scan the rows with Output.dataset()"
+            f"{output.storage.url()}: {rows:,} rows take about {needed / GIB:,.1f} GiB, and {free / GIB:,.1f} GiB are "
+            "free; choose columns or a limit, or scan the rows with Output.dataset()"
         )
     with reading(output.storage, output.shards()[0]):
         return source.head(rows, columns=names) if limit is not None else source.to_table(columns=names)
@@ -70,7 +70,7 @@ def _row_bytes(output: Output, columns: Sequence[str]) -> float:
     shard = next((receipt.shard for receipt in output.receipts if receipt.rows), output.shards()[0])
     with open_shard(output.storage, shard) as file:
         table = file.read_row_group(0, columns=list(columns))
-    return float(table.nbytes) / max(1, table.num_rows)
+    return float(table.nbytes / max(1, table.num_rows))
 
 
 def _free_memory() -> int | None:
