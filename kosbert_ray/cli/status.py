@@ -18,8 +18,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "status",
         help="show the progress of a job, from any machine",
-        description="Reads the ledger of OUTPUT and shows what is committed, which runs are writing, how fast, and the time "
-        "left.",
+        description="Reads the ledger of OUTPUT and shows what is committed, which runs are writing, how fast they are, "
+        "and how much time is left.",
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
