@@ -4,10 +4,11 @@ VENV := .venv
 MITMPROXY := .venv-mitmproxy
 AIRFLOW := .venv-airflow
 AUDIT := .venv-audit
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 PINS := constraints.txt
 
-.PHONY: bench demo test test-slow test-faults test-airflow test-image audit lint format constraints clean
+.PHONY: bench demo test test-docs test-slow test-faults test-airflow test-image audit lint prose format docs constraints clean
 
 $(VENV)/.installed: pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
@@ -22,10 +23,14 @@ demo: $(VENV)/.installed
 	@$(BIN)/kosbert-ray search demo-out "비가 오는 날에는 무엇을 먹을까?" --top-k 5
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -m "not slow and not faults and not airflow and not image"
+	$(BIN)/pytest -m "not slow and not docs and not faults and not airflow and not image"
 
 test-slow: $(VENV)/.installed
-	$(BIN)/pytest -m "not faults and not airflow and not image"
+	$(BIN)/pytest -m "not docs and not faults and not airflow and not image"
+
+# Every command of README.md and docs/, in one chain that shares its outputs and one Ray.
+test-docs: $(VENV)/.installed
+	$(BIN)/pytest -m docs
 
 # All competitors, in environments of their own under bench-out/: the better part of an hour. BENCH="--data FOLDER" names other texts.
 bench: $(VENV)/.installed
@@ -66,6 +71,20 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python docs/prose.py
+
+# PATHS="docs README.md" checks a part.
+prose: $(VENV)/.installed
+	$(BIN)/python docs/prose.py $(PATHS)
+
+# Dead links and anchors fail. The site is in site/.
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+
+$(DOCS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check $(shell sed -n 's/^docs = \["\(.*\)"\]/"\1"/p' pyproject.toml)
+	touch $@
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
@@ -80,4 +99,4 @@ constraints:
 	touch $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(MITMPROXY) $(AIRFLOW) $(AUDIT) demo-out build *.egg-info
+	rm -rf $(VENV) $(MITMPROXY) $(AIRFLOW) $(AUDIT) $(DOCS) demo-out site build *.egg-info

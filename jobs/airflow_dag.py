@@ -1,14 +1,15 @@
-"""A daily DAG for Airflow 3: embed the day's folder, prove that the output is whole, hold the model against its measure.
+"""Daily DAG for Airflow 3: embeds the day's folder, verifies the output, and checks the model's quality.
 
-Put it into Airflow's DAGs folder, where kosbert-ray[airflow] is installed. The variables below are Airflow's (Admin,
-Variables; or AIRFLOW_VAR_KOSBERT_ADDRESS and so on). Folders lie at addresses that the cluster and Airflow both reach.
+Copy this file into Airflow's DAGs folder and install kosbert-ray[airflow] there. Set these Airflow variables (Admin,
+Variables; or the environment variables AIRFLOW_VAR_KOSBERT_ADDRESS and so on). Both the cluster and Airflow must be
+able to reach the paths.
 
-    kosbert_address   the cluster's job API: http://HEAD:8265
-    kosbert_input     the corpus, with a folder for each day: s3://bucket/corpus
-    kosbert_output    the vectors, with a folder for each day: s3://bucket/vectors
-    kosbert_model     hub name, folder, s3:// URL or bundled:NAME; jhgan/ko-sbert-sts if there is no such variable
-    kosbert_sts       sentence pairs with people's scores, to hold the model against: s3://bucket/sts-test.tsv
-    kosbert_least     the cosine's Spearman x 100 that it must reach on them; 75 if there is no such variable
+    kosbert_address   job API of the cluster: http://HEAD:8265
+    kosbert_input     corpus, with one folder per day: s3://bucket/corpus
+    kosbert_output    vectors, with one folder per day: s3://bucket/vectors
+    kosbert_model     hub name, folder, s3:// URL or bundled:NAME (default: jhgan/ko-sbert-sts)
+    kosbert_sts       sentence pairs with human scores, for the quality check: s3://bucket/sts-test.tsv
+    kosbert_least     lowest acceptable cosine Spearman x 100 on these pairs (default: 75)
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ with DAG(
         input_path=INPUT,
         output_path=OUTPUT,
         model=MODEL,
-        outlets=[Asset("kosbert_vectors")],  # for DAGs that are to run when there are new vectors
+        outlets=[Asset("kosbert_vectors")],  # schedule other DAGs on this asset to run after each update
     )
     verify = KosbertOperator(
         task_id="verify", address=ADDRESS, command=["verify", OUTPUT, "--input", INPUT, "--sample", "20"]

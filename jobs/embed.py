@@ -1,4 +1,4 @@
-"""What a cluster runs: ``python jobs/embed.py --config FILE [--set KEY=VALUE]``; the same as ``kosbert-ray embed``."""
+"""Entry point for clusters: ``python jobs/embed.py --config FILE [--set KEY=VALUE]``, same as ``kosbert-ray embed``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a cluster runs: ``python jobs/evaluate.py MODEL DATA``; the same as ``kosbert-ray evaluate``."""
+"""Entry point for clusters: ``python jobs/evaluate.py MODEL DATA``, same as ``kosbert-ray evaluate``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a cluster runs: ``python jobs/train.py --config FILE [--set KEY=VALUE]``; the same as ``kosbert-ray train``."""
+"""Entry point for clusters: ``python jobs/train.py --config FILE [--set KEY=VALUE]``, same as ``kosbert-ray train``."""
 
 import sys
 

@@ -1,19 +1,19 @@
-"""Every error a user of kosbert-ray can meet, one class for each thing they can do something about.
+"""The errors of kosbert-ray, one class for each kind of remedy.
 
 KosbertError
-├── UsageError            an option or a config value is wrong: change the command            (exit 2)
-├── InputError            the corpus cannot be read as asked: fix the file or the column      (exit 1)
-│   ├── InputChanged      a file is no longer what was planned: plan again                    (exit 1)
-│   └── InputBroken       a file is broken from some point on: what came before it is good    (exit 1)
-├── ModelError            the model folder cannot be loaded or is unsupported                 (exit 1)
-├── StorageError          a store refused or is not there: fix the address or the credentials (exit 1)
-├── FingerprintMismatch   the output belongs to another job: use another output               (exit 1)
-├── JobFailed             the run itself broke (a worker, Ray, a resource)                    (exit 1)
-├── TooManyRejected       more rows were rejected than max_rejected allows                    (exit 3)
-├── VerifyFailed          an output is not what its job and its input say                     (exit 1)
-└── QualityLost           less quality than --max-drop or --least allows                       (exit 1)
+├── UsageError            an option or a config value is wrong: change the command              (exit 2)
+├── InputError            the corpus cannot be read: fix the file or the column                 (exit 1)
+│   ├── InputChanged      a file changed since it was planned: plan again                       (exit 1)
+│   └── InputBroken       a file is broken from some point on: the rows before it are good      (exit 1)
+├── ModelError            the model cannot be loaded or is not supported                        (exit 1)
+├── StorageError          a store refused or is missing: fix the address or the credentials     (exit 1)
+├── FingerprintMismatch   the output belongs to another job: choose another output              (exit 1)
+├── JobFailed             the run failed (a worker, Ray, a resource)                            (exit 1)
+├── TooManyRejected       more rows were rejected than max_rejected allows                      (exit 3)
+├── VerifyFailed          an output does not match its job or its input                         (exit 1)
+└── QualityLost           lower quality than --max-drop or --least allows                       (exit 1)
 
-They are raised where the cause is known and caught once, in ``cli.py``, which prints their single line.
+Errors are raised where the cause is known and caught once, in ``cli/main.py``, which prints their single line.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ SHOWN_NAMES = 3
 
 
 class KosbertError(Exception):
-    """Root of the tree. Its text is one line that names the culprit and says what to do."""
+    """Base class. The message is one line that names the culprit and the remedy."""
 
     exit_code = 1
 
@@ -34,27 +34,27 @@ class UsageError(KosbertError):
 
 
 class InputError(KosbertError):
-    """An input file, a column or a row cannot be read as asked."""
+    """An input file, a column or a row cannot be read."""
 
 
 class InputChanged(InputError):
-    """An input file was changed or removed since the plan was made."""
+    """An input file changed or was removed since the plan was made."""
 
 
 class InputBroken(InputError):
-    """An input file is broken from some point on, by its content alone; the rows before that point are good."""
+    """The content of an input file is broken from some point on; the rows before it are good."""
 
 
 class ModelError(KosbertError):
-    """A model folder is missing, broken or of an unsupported kind."""
+    """A model is missing, broken or not supported."""
 
 
 class StorageError(KosbertError):
-    """A file system or an object store refused, or holds no such thing."""
+    """A file system or an object store refused a request, or the file does not exist."""
 
 
 class FingerprintMismatch(KosbertError):
-    """The output directory holds the vectors of a job with another fingerprint."""
+    """The output belongs to a job with another fingerprint."""
 
 
 class JobFailed(KosbertError):
@@ -68,25 +68,25 @@ class TooManyRejected(KosbertError):
 
 
 class VerifyFailed(KosbertError):
-    """``verify`` found something wrong with an output."""
+    """``verify`` found problems in an output."""
 
 
 class QualityLost(KosbertError):
-    """``evaluate`` measured a larger loss than ``--max-drop`` allows, or less than ``--least``."""
+    """``evaluate`` measured lower quality than ``--max-drop`` or ``--least`` allows."""
 
 
 def described(error: BaseException) -> str:
-    """``Type: first line`` of an error that is not ours."""
+    """``Type: first line`` of any other exception."""
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:
-    """The error's text as one line, or its type where it has none."""
+    """The first line of an error's message, or its type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def shown_names(names: Sequence[str], quoted: bool = False) -> str:
-    """The first few of many names, for a message."""
+    """Joins the first few names for a message."""
     shown = ", ".join(map(repr, names[:SHOWN_NAMES]) if quoted else names[:SHOWN_NAMES])
     return f"{shown} and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else shown

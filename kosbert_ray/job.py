@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow as pa
 
 from kosbert_ray.config import JobConfig
-from kosbert_ray.corpus.columns import Columns, inspect
-from kosbert_ray.corpus.fragments import Fragment, Limits, plan
+from kosbert_ray.corpus.columns import Columns
+from kosbert_ray.corpus.fragments import Fragment, Limits
 from kosbert_ray.corpus.listing import Corpus, list_corpus
+from kosbert_ray.corpus.plan import plan, replan
 from kosbert_ray.corpus.reader import FragmentReader
-from kosbert_ray.corpus.replan import replan
+from kosbert_ray.corpus.schema import inspect
 from kosbert_ray.encoder.chunks import splitter_version
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions, usable_cores
@@ -268,7 +269,7 @@ class Job:
         """
         config, storage = self.config, self.corpus.storage
         if patient:
-            storage = storage.patient(config.storage.retry_seconds)
+            storage = storage.with_retries(config.storage.retry_seconds)
         return FragmentReader(storage, self.columns, config.input.line_options(), config.slice.limits())
 
     def formats(self, ranges: Ranges = ()) -> tuple[EmbeddingFormat, ...]:

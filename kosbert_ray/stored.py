@@ -1,7 +1,7 @@
-"""An output's memory of its job: job.json read by any later version, and merged with what a command says.
+"""The job stored in an output: job.json, read by any later version and merged with the options of a command.
 
-``job.json`` is written once. Where the user says nothing, what it holds applies instead of today's defaults, so that a new
-default never turns a scheduled job into another one.
+``job.json`` is written once. Options that a command does not set come from there instead of from today's defaults, so a new
+default never turns a scheduled job into another job.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kosbert_ray.storage import Storage
 
 Tree = dict[str, Any]
 
-# What a job is, by section: None for the whole section, else the keys that count.
+# The options that define a job, by section: None for the whole section, otherwise its keys.
 REMEMBERED: dict[str, tuple[str, ...] | None] = {
     "model": None,
     "input": None,
@@ -34,7 +34,7 @@ REMEMBERED: dict[str, tuple[str, ...] | None] = {
     "dedup": None,
     "on_bad_row": None,
 }
-# Of these sections, what may differ from run to run.
+# Keys of these sections that may differ from run to run.
 FORGOTTEN = {"input": ("path",), "output": ("path", "removed_inputs")}
 
 REMEDY = "delete the file and run kosbert-ray embed with the options of the first run, which writes it again"
@@ -45,25 +45,23 @@ def _drop_allow_pickle(tree: Tree) -> None:
         model.pop("allow_pickle", None)
 
 
-# Changes of the options since 0.1.0, oldest first: each turns a stored tree into what the next version would have stored.
+# Changes to the options since 0.1.0, oldest first; each migrates a stored tree to the next version.
 MIGRATIONS: tuple[Callable[[Tree], None], ...] = (_drop_allow_pickle,)
 
 
 def stored_config(job: Mapping[str, Any], where: str) -> JobConfig:
-    """The config in a job.json of any version.
-
-    Keys that are unknown here, as those of a later version, are left out.
+    """Reads the config in a job.json of any version, ignoring unknown keys such as those of a later version.
 
     Args:
         job: the content of job.json.
         where: its address, for messages.
 
     Raises:
-        InputError: it holds no config, or a value that cannot be.
+        InputError: it has no config, or an invalid value.
     """
     tree = copy.deepcopy(job.get("config"))
     if not isinstance(tree, dict):
-        raise InputError(f"{where}: holds no config; is it a job of kosbert-ray?")
+        raise InputError(f"{where}: has no config; is it a job of kosbert-ray?")
     for migrate in MIGRATIONS:
         migrate(tree)
     try:
@@ -87,12 +85,12 @@ def _known(model: type[BaseModel], tree: Mapping[str, Any]) -> Tree:
 
 
 def said(config: JobConfig) -> Tree:
-    """What the user has set, as a tree; defaults are not in it."""
+    """The options that the user set, as a tree without defaults."""
     return config.model_dump(exclude_unset=True)
 
 
 def dotted(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """``section.key`` and value of each setting in a tree."""
+    """Yields ``section.key`` and value of each option in a tree."""
     for key, value in tree.items():
         if isinstance(value, dict) and before + key in JobConfig.model_fields:
             yield from dotted(value, f"{before}{key}.")
@@ -101,19 +99,19 @@ def dotted(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
 
 
 def resumed(config: JobConfig, job: Mapping[str, Any], where: str) -> JobConfig:
-    """The job of an output that is there, with what this command says over it.
+    """Merges the options of a command over the job of an existing output.
 
     Args:
-        config: what the command says; its defaults count for nothing where job.json has a value.
+        config: the command's options; job.json wins over its defaults.
         job: the content of job.json.
         where: the output's address.
 
     Returns:
-        The config to run by: options that make up the job come from job.json unless they were said; all others are
-        ``config``'s. Prompt and length are those that the first run settled on.
+        The config to run: options that define the job come from job.json unless the command sets them, all others from
+        ``config``. Prompt and length are those that the first run resolved.
 
     Raises:
-        UsageError: what was said cannot go with what is stored.
+        UsageError: the command's options contradict the stored ones.
     """
     mine = said(config)
     tree = merged(_job_of(stored_config(job, f"{where}/_kosbert/job.json"), job, mine), mine)
@@ -121,18 +119,18 @@ def resumed(config: JobConfig, job: Mapping[str, Any], where: str) -> JobConfig:
         return JobConfig.model_validate(tree)
     except ValidationError as error:
         raise UsageError(
-            f"{where}: {first_line_of(error)}, with the settings of the job that made this output; repeat its options, or "
-            "choose another output"
+            f"{where}: {first_line_of(error)} (with the stored settings of this output); repeat the options of its first "
+            "run, or choose another output"
         ) from error
 
 
 def first_line_of(error: ValidationError) -> str:
-    """Pydantic's first complaint, without its address in pydantic's own terms."""
+    """The first message of a validation error."""
     return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
 
 
 def _job_of(stored: JobConfig, job: Mapping[str, Any], mine: Mapping[str, Any]) -> Tree:
-    """What an output remembers, as a tree."""
+    """The stored options that define the job, as a tree."""
     tree: Tree = {}
     for section, keys in REMEMBERED.items():
         value = getattr(stored, section)
@@ -149,10 +147,10 @@ def _job_of(stored: JobConfig, job: Mapping[str, Any], mine: Mapping[str, Any]) 
 
 
 def taken(config: JobConfig, job: Mapping[str, Any], where: str) -> str:
-    """Settings that a run takes from job.json because nobody said them, where they are not today's defaults.
+    """Lists the settings that come from job.json because the command does not set them and that are not defaults.
 
     Returns:
-        ``section.key=value`` with commas between; empty if there are none.
+        ``section.key=value``, comma-separated; empty if there are none.
     """
     stored = stored_config(job, where)
     mine = {name for name, _ in dotted(said(config))}
@@ -175,14 +173,14 @@ def _shown(value: Any) -> str:
 
 
 def schema_entry(keep: pa.Schema) -> Tree:
-    """The kept columns' types for job.json: Arrow's IPC form, which any type survives."""
+    """The types of the kept columns for job.json, in Arrow's IPC format, which preserves every type."""
     return {"schema": base64.b64encode(keep.serialize().to_pybytes()).decode("ascii")}
 
 
 def settled_types(job: Mapping[str, Any], output: Storage, shards: Mapping[str, int]) -> pa.Schema | None:
-    """Returns the kept columns' types as the output's first run settled them, or None if they are unknown.
+    """The types of the kept columns that the first run of an output chose; None if they are unknown.
 
-    Version 0.1.0 stored their names only, so its types are those of a shard.
+    Version 0.1.0 stored only their names, so its types are read from a shard.
     """
     content = job.get("schema")
     if isinstance(content, str):

@@ -26,3 +26,8 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 file``, ``2 files``, ``12,000 files``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What README's moving picture shows. To record it anew, in an empty folder with kosbert-ray installed:
+# The commands of README's animation. To record it again, in an empty folder with kosbert-ray installed:
 #   asciinema rec -i 1 --cols 118 --rows 26 -c "bash …/docs/assets/demo.sh" demo.cast
 #   npx svg-term-cli --in demo.cast --out …/docs/assets/demo.svg --window --width 118 --height 26
 set -euo pipefail

@@ -1,8 +1,8 @@
-"""Everything a user would pick instead, and ours, on the same texts, in one run: ``make bench``.
+"""Benchmarks kosbert-ray against its alternatives on the same texts in one run: ``make bench``.
 
-Each competitor is a process with the model loaded (``worker.py``), in an environment that this script makes
-where its packages do not go with ours. Rounds are interleaved: every competitor has its turn before any has its next. The
-floor is what the machine's measured matrix products would take for the model's FLOPs alone.
+Each competitor is a process with the model loaded (``worker.py``), in its own environment if its packages conflict with
+those of kosbert-ray. Rounds are interleaved: every competitor runs once before any runs again. The floor is the time
+that the model's FLOPs alone would take at the measured peak of the machine's matrix products.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ PLOTTED = (
 )
 SLICE_ROWS = 16_384
 BASE_DIMENSION = 768
-JOB_TIMES = 4  # as many texts end to end, where starting takes its part
-SLOW_SECONDS = 60.0  # who takes longer for a set has one turn at it, which counts
+JOB_TIMES = 4  # multiple of --texts in the end-to-end runs, whose time includes the start
+SLOW_SECONDS = 60.0  # a competitor that takes longer for a set runs it once, and that run counts
 
 
 def peak_flops(precision: str, threads: int) -> float:
-    """FLOP/s of linear layers of BERT-base's largest shape on 1,024 tokens: the best of several."""
+    """Measures the peak FLOP/s of BERT-base's largest linear layer on 1,024 tokens."""
     import torch
 
     torch.set_num_threads(threads)
@@ -61,7 +61,7 @@ def peak_flops(precision: str, threads: int) -> float:
 
 
 def flops(model: Path, lengths: np.ndarray) -> float:
-    """FLOPs of the products for sequences of these lengths: the layers' weights, and attention's scores and sums."""
+    """Counts the FLOPs of all matrix products for sequences of these lengths: linear layers and attention."""
     config = json.loads((model / "config.json").read_text())
     width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     weights = layers * (4 * width * width + 2 * width * inner)
@@ -72,11 +72,11 @@ def flops(model: Path, lengths: np.ndarray) -> float:
 
 
 class Worker:
-    """A competitor's process."""
+    """The process of a competitor."""
 
     def __init__(self, competitor: Competitor, model: Path, threads: int, work: Path) -> None:
         self.competitor = competitor
-        order = {
+        task = {
             "kind": competitor.kind,
             "model": str(model),
             "threads": threads,
@@ -94,7 +94,7 @@ class Worker:
         environment |= {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
         self.log = (work / f"{competitor.name.replace(' ', '-').replace('/', '-')}.log").open("wb")
         self.process = subprocess.Popen(
-            [python, str(HERE / "worker.py"), json.dumps(order)],
+            [python, str(HERE / "worker.py"), json.dumps(task)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -103,15 +103,15 @@ class Worker:
         )
 
     def answer(self) -> dict[str, Any]:
-        """Its next line; notes an error with the competitor."""
+        """Reads the next answer and records its error, if any, with the competitor."""
         assert self.process.stdout
         line = self.process.stdout.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"error": f"died, see {self.log.name}"}
+        answer: dict[str, Any] = json.loads(line) if line else {"error": f"process died, see {self.log.name}"}
         self.competitor.error = answer.get("error", "")
         return answer
 
     def run(self, texts: Path, vectors: Path) -> dict[str, Any]:
-        """Encodes a set."""
+        """Encodes a set of texts and returns the answer."""
         assert self.process.stdin
         self.process.stdin.write(json.dumps({"texts": str(texts), "vectors": str(vectors)}) + "\n")
         self.process.stdin.flush()
@@ -133,7 +133,20 @@ def measure(
     takes_part: Callable[[str], bool],
     work: Path,
 ) -> list[Competitor]:
-    """Runs competitors in interleaved rounds, the first of which is not counted."""
+    """Measures the competitors in interleaved rounds. The first round is a warm-up and does not count.
+
+    Args:
+        model: folder of the model.
+        sets: texts by name.
+        calibration: texts for int8 calibration.
+        threads: CPU threads.
+        rounds: rounds that count.
+        takes_part: returns True for the name of a competitor to run.
+        work: folder for texts, vectors and logs.
+
+    Returns:
+        The competitors with their times, peak memory and lowest cosine to the first one's vectors.
+    """
     for name, texts in sets.items():
         (work / f"{name}.json").write_text(json.dumps(texts, ensure_ascii=False), "utf-8")
     sample = calibration[:: max(1, len(calibration) // 300)]
@@ -180,7 +193,7 @@ def measure(
 def report(
     everyone: list[Competitor], sets: dict[str, list[str]], tokens: dict[str, np.ndarray], model: Path, threads: int
 ) -> dict[str, Any]:
-    """What was measured, as plain values."""
+    """Summarizes the measurements as plain values."""
     peaks = {precision: peak_flops(precision, threads) for precision in ("fp32", "bf16")}
     floors = {
         name: {precision: lengths.sum() / (flops(model, lengths) / peak) for precision, peak in peaks.items()}
@@ -200,7 +213,7 @@ def report(
                 "spread": (max(seconds) - min(seconds)) / middle,
                 "ratio": statistics.median(first.seconds[name]) / middle,
                 "share_of_floor": rate / floors[name][precision],
-                "least_cosine": one.cosine[name],
+                "min_cosine": one.cosine[name],
             }
         rows.append(row)
     return {
@@ -220,37 +233,37 @@ def _cpu() -> str:
 
 
 def table(found: dict[str, Any]) -> list[str]:
-    """The report in Markdown."""
+    """Formats the summary as a Markdown table."""
     sets = list(found["texts"])
     head = ["", *(f"{name}: tokens/s | texts/s | ratio | of floor | spread | cosine" for name in sets), "peak MB"]
     lines = ["| " + " | ".join(head) + " |", "|---" * (2 + 6 * len(sets)) + "|"]
     for row in found["competitors"]:
         if row["error"]:
-            lines.append(f"| {row['name']} | cannot run: {row['error']} |")
+            lines.append(f"| {row['name']} | failed: {row['error']} |")
             continue
         cells = [row["name"]]
         for name in sets:
             one = row["sets"][name]
             cells.append(
                 f"{one['tokens_per_second']:,.0f} | {one['texts_per_second']:,.0f} | {one['ratio']:.2f}x "
-                f"| {one['share_of_floor']:.0%} | ±{one['spread'] / 2:.0%} | {one['least_cosine']:.5f}"
+                f"| {one['share_of_floor']:.0%} | ±{one['spread'] / 2:.0%} | {one['min_cosine']:.5f}"
             )
         lines.append("| " + " | ".join([*cells, f"{row['peak_mb']:,}"]) + " |")
     return lines
 
 
 def wanted(arguments: argparse.Namespace, name: str) -> bool:
-    """Whether a competitor is to take part."""
+    """Returns True if ``--only`` selects the competitor."""
     return not arguments.only or any(part in name for part in arguments.only)
 
 
 def plot_lengths(model: Path, texts: list[str], tokenizer: Any, arguments: argparse.Namespace, folder: Path) -> None:
-    """Texts per second of some competitors at each length, drawn into ``lengths.svg``."""
-    most = json.loads((model / "config.json").read_text())["max_position_embeddings"]
+    """Measures some competitors at each text length and plots their texts per second to ``lengths.svg``."""
+    max_length = json.loads((model / "config.json").read_text())["max_position_embeddings"]
     sets = {
         str(length): texts_of_length(tokenizer, texts, length, max(8, TOKENS_OF_A_LENGTH // length))
         for length in LENGTHS
-        if length <= most
+        if length <= max_length
     }
 
     def takes_part(name: str) -> bool:
@@ -263,15 +276,15 @@ def plot_lengths(model: Path, texts: list[str], tokenizer: Any, arguments: argpa
         if one.seconds
     }
     title = f"{model.name}, {_cpu()}, {arguments.threads} threads, {date.today().isoformat()}"
-    found = folder / "lengths.json"
-    found.write_text(json.dumps({"title": title, "texts_per_second": rates}, indent=1), "utf-8")
+    result = folder / "lengths.json"
+    result.write_text(json.dumps({"title": title, "texts_per_second": rates}, indent=1), "utf-8")
     python = python_of("matplotlib", folder.parent / "environments")
-    subprocess.run([python, str(HERE / "plot.py"), str(found), str(folder / "lengths.svg")], check=True)
-    print(f"\ntexts/s against length: {folder / 'lengths.svg'}", flush=True)
+    subprocess.run([python, str(HERE / "plot.py"), str(result), str(folder / "lengths.svg")], check=True)
+    print(f"\ntexts/s by length: {folder / 'lengths.svg'}", flush=True)
 
 
 def named_model(model: Path, work: Path) -> Path:
-    """The folder of ``--model``; BERT-base's shape under ``work`` is made if it is not there yet."""
+    """Returns the folder of ``--model``. Creates ``bert-base`` in the work folder if it does not exist."""
     if model.resolve() == work / "bert-base":
         return base_model(model)
     if not model.is_dir():
@@ -280,16 +293,20 @@ def named_model(model: Path, work: Path) -> Path:
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a model folder; by default BERT-base's shape, then kosbert-mini")
-    parser.add_argument("--data", type=Path, help="holds korpus_short/ and korpus_long/; else the bundled sentences")
-    parser.add_argument("--texts", type=int, default=1600, help="short texts; a twentieth as many long ones")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", action="append", default=[], help="competitors with this in their name; may be repeated")
-    parser.add_argument("--parts", default="rounds,lengths,jobs,stages", help="which of these, with commas between them")
-    parser.add_argument("--work", type=Path, default=Path("bench-out"), help="environments, converted models and results")
+    parser.add_argument("--model", help="model folder (default: BERT-base with random weights, then kosbert-mini)")
+    parser.add_argument(
+        "--data", type=Path, help="folder with korpus_short/ and korpus_long/ (default: the bundled sentences)"
+    )
+    parser.add_argument("--texts", type=int, default=1600, help="number of short texts; long texts are a twentieth of it")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds that count, after a warm-up round")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (default: all)")
+    parser.add_argument("--only", action="append", default=[], help="run competitors whose name contains this; repeatable")
+    parser.add_argument("--parts", default="rounds,lengths,jobs,stages", help="comma-separated parts to run (default: all)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("bench-out"), help="folder for environments, converted models and results"
+    )
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     parts = arguments.parts.split(",")

@@ -1,4 +1,4 @@
-"""Who takes part in ``benchmark.py``, in which environment each runs, and on what: models and texts."""
+"""Competitors of ``benchmark.py`` with their environments, and the models and texts they run on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MINI = Path(__file__).parents[2] / "kosbert_ray" / "bundled" / "kosbert-mini"
 TORCH = "torch==2.13.0"
 ENVIRONMENTS = {
     "sentence-transformers": [TORCH, "sentence-transformers==6.2.0"],
-    "sentence-transformers-onnx": [TORCH, "sentence-transformers[onnx]"],  # version 6 does not go with it
+    "sentence-transformers-onnx": [TORCH, "sentence-transformers[onnx]"],  # the extra conflicts with version 6
     "sentence-transformers-openvino": [
         TORCH,
         "sentence-transformers==6.2.0",
@@ -34,7 +34,17 @@ ENVIRONMENTS = {
 
 @dataclass
 class Competitor:
-    """Who, how, and what was measured of it: seconds of each round by text set."""
+    """A competitor and its measurements.
+
+    Attributes:
+        name: name in the tables.
+        kind: key of ``worker.KINDS``.
+        options: options of its worker.
+        error: reason why it failed, else empty.
+        seconds: seconds of each round by text set.
+        peak_mb: peak memory of its process in MiB.
+        cosine: lowest cosine to the first competitor's vectors by text set.
+    """
 
     name: str
     kind: str
@@ -46,7 +56,7 @@ class Competitor:
 
 
 def competitors(work: Path, dimension: int) -> list[Competitor]:
-    """All of them, the usual one first: the others are told as multiples of it."""
+    """Lists all competitors. The first is the baseline that the others' ratios refer to."""
     sample = {"calibration": str(work / "calibration.json")}
     st = "sentence-transformers"
     found = [
@@ -70,7 +80,7 @@ def competitors(work: Path, dimension: int) -> list[Competitor]:
 
 
 def python_of(kind: str, environments: Path) -> str:
-    """The interpreter of a competitor's environment, made if it is not there; raises RuntimeError if it cannot be."""
+    """Returns the interpreter of a competitor's environment, which it creates if needed. Raises RuntimeError on failure."""
     if kind == "kosbert-ray":
         return sys.executable
     folder = environments / kind
@@ -82,14 +92,14 @@ def python_of(kind: str, environments: Path) -> str:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"pip: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-        # torchvision comes along, and where it is of another build than torch, transformers cannot be imported.
+        # Some packages pull in torchvision. If its build does not match torch, importing transformers fails.
         subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], capture_output=True)
         (folder / "installed").touch()
     return str(python)
 
 
 def base_model(folder: Path) -> Path:
-    """A model of BERT-base's shape with random weights and kosbert-mini's tokenizer, in sentence-transformers' format."""
+    """Creates a sentence-transformers BERT-base with random weights and kosbert-mini's tokenizer, unless it exists."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -101,19 +111,19 @@ def base_model(folder: Path) -> Path:
         (folder / "1_Pooling").mkdir(exist_ok=True)
         pooling = {"word_embedding_dimension": 768, "pooling_mode_mean_tokens": True}
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-        for name in ("sentence_bert_config.json", "modules.json"):  # the last makes it a model
+        for name in ("sentence_bert_config.json", "modules.json"):  # modules.json last: it marks a complete model
             shutil.copy(MINI / name, folder)
     return folder
 
 
 def texts_of_length(tokenizer: Any, texts: list[str], length: int, count: int) -> list[str]:
-    """``count`` texts of about ``length`` tokens, special ones included: runs of whole words.
+    """Builds texts of about ``length`` tokens from whole words.
 
     Args:
-        tokenizer: kosbert-ray's.
-        texts: what they are made of.
-        length: in tokens.
-        count: how many.
+        tokenizer: kosbert-ray's tokenizer.
+        texts: source of the words.
+        length: tokens per text, including special tokens.
+        count: number of texts.
     """
     words = " ".join(texts).split()
     tokens = tokenizer(words)
@@ -131,7 +141,7 @@ def texts_of_length(tokenizer: Any, texts: list[str], length: int, count: int) -
 
 
 def text_sets(data: Path | None, count: int) -> dict[str, list[str]]:
-    """ "short" and "mixed", the bundled sentences if there is no other text."""
+    """Returns the text sets ``short`` and ``mixed``, from the bundled sentences if ``data`` is None."""
     import pyarrow.parquet as pq
 
     if data is None:
@@ -143,7 +153,7 @@ def text_sets(data: Path | None, count: int) -> dict[str, list[str]]:
     for name, number in (("korpus_short", count), ("korpus_long", count // 20)):
         shards = sorted((data / name).glob("*.parquet"))
         if not shards:
-            raise SystemExit(f"{data / name}: no *.parquet in it")
+            raise SystemExit(f"{data / name}: contains no *.parquet files")
         each = -(-number // len(shards))
         found[name] = [text for path in shards for text in pq.read_table(path, columns=["text"])["text"].to_pylist()[:each]]
     long = found["korpus_long"]

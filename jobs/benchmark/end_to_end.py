@@ -1,6 +1,6 @@
-"""End to end: a folder of Parquet files into another, by the loop that everybody writes and by ``kosbert-ray embed``.
+"""End-to-end benchmark: Parquet files in, Parquet files out, by a plain Ray Data script and by ``kosbert-ray embed``.
 
-Each is a command of its own, timed from its start to its exit, so that starting Ray and loading the model count for all.
+Each is a process timed from start to exit, so that starting Ray and loading the model count for all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OURS = (("torch", "auto"), ("openvino", "auto"), ("openvino", "int8"))
 
 
 def loop(source: str, output: str, model: str, threads: int) -> None:
-    """The usual loop: one actor with all cores, batches as sentence-transformers' defaults have them."""
+    """Embeds with a plain Ray Data script: one actor with all cores, sentence-transformers' default batch size."""
     import ray
     from sentence_transformers import SentenceTransformer
 
@@ -43,14 +43,14 @@ def loop(source: str, output: str, model: str, threads: int) -> None:
 def measure_jobs(
     sets: dict[str, list[str]], model: Path, threads: int, takes_part: Callable[[str], bool], work: Path
 ) -> list[dict[str, Any]]:
-    """Seconds of each command on each set.
+    """Measures the seconds of each command on each text set.
 
     Args:
         sets: texts by name.
-        model: its folder.
-        threads: CPU threads of the loop's model; ours takes the machine's.
-        takes_part: tells by its name whether one is wanted.
-        work: a folder for input and output.
+        model: folder of the model.
+        threads: CPU threads of the plain script; kosbert-ray uses all cores.
+        takes_part: returns True for the name of a command to run.
+        work: folder for inputs and outputs.
     """
     commands = {LOOP: [__file__, str(model), str(threads)]}
     for engine, precision in OURS:
@@ -72,9 +72,9 @@ def measure_jobs(
             started = time.perf_counter()
             done = subprocess.run(start, capture_output=True, text=True)
             row["seconds"][texts_name] = time.perf_counter() - started
-            there = sum(pq.read_metadata(path).num_rows for path in output.glob("*.parquet"))
-            if done.returncode or there != len(texts):
-                row["error"] = f"{there} of {len(texts)} rows: {(done.stderr.strip().splitlines() or [''])[-1][:200]}"
+            written = sum(pq.read_metadata(path).num_rows for path in output.glob("*.parquet"))
+            if done.returncode or written != len(texts):
+                row["error"] = f"{written} of {len(texts)} rows: {(done.stderr.strip().splitlines() or [''])[-1][:200]}"
                 break
     return rows
 
@@ -90,12 +90,12 @@ def _folders(work: Path, name: str, texts: list[str]) -> tuple[Path, Path]:
 
 
 def table_of_jobs(rows: list[dict[str, Any]], sets: dict[str, list[str]], tokens: dict[str, int]) -> list[str]:
-    """The same in Markdown: seconds, texts/s and tokens/s, start included, and how often the first one's."""
+    """Formats the times as a Markdown table: seconds, texts/s and tokens/s including the start, and ratio to the first."""
     head = ["end to end", *(f"{name}: seconds | texts/s | tokens/s | ratio" for name in sets)]
     lines = ["| " + " | ".join(head) + " |", "|---" * (1 + 4 * len(sets)) + "|"]
     for row in rows:
         if row["error"]:
-            lines.append(f"| {row['name']} | cannot run: {row['error']} |")
+            lines.append(f"| {row['name']} | failed: {row['error']} |")
             continue
         cells = [row["name"]]
         for name, texts in sets.items():

@@ -1,4 +1,4 @@
-"""Texts per second against their length, from ``benchmark.py``'s figures, as SVG; runs in matplotlib's environment."""
+"""Plots texts per second by text length as SVG from the results of ``benchmark.py``. Runs in matplotlib's environment."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 
 def plot(found: dict[str, dict[str, float]], title: str, path: Path) -> None:
-    """Draws one line for each competitor.
+    """Draws one line per competitor.
 
     Args:
-        found: texts per second by competitor, then by length in tokens.
-        title: says model and machine.
-        path: the SVG to write.
+        found: texts per second by competitor and by length in tokens.
+        title: title with model and machine.
+        path: SVG file to write.
     """
     import matplotlib as mpl
 
     mpl.use("svg")
     import matplotlib.pyplot as plt
 
-    # The same figures are to give the same file.
+    # Make the file reproducible.
     mpl.rcParams.update({"svg.hashsalt": "kosbert-ray", "svg.fonttype": "none"})
     figure, axes = plt.subplots(figsize=(8, 5))
     for name, rates in found.items():

@@ -1,4 +1,4 @@
-"""What reading, tokenising and writing cost a core, beside the plain way of doing the same: CPU seconds, not wall time."""
+"""CPU time of reading, tokenizing and writing, compared with the plain library calls that do the same."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROUNDS = 5
-GPU_TOKENS = 2_000_000  # a second, of one GPU
+GPU_TOKENS = 2_000_000  # tokens per second of one GPU
 
 
 @dataclass
 class Stage:
-    """CPU seconds that a stage takes for a set of texts, and that the plain way takes (0 where there is none)."""
+    """CPU seconds of one stage for a set of texts.
+
+    Attributes:
+        name: name of the stage.
+        ours: CPU seconds of kosbert-ray.
+        plain: CPU seconds of the plain library call.
+        plain_name: name of the plain library call.
+    """
 
     name: str
     ours: float
@@ -28,36 +35,37 @@ class Stage:
 
 
 def cpu_seconds(run: Callable[[], object]) -> float:
-    """User and system time of this process's threads for one run: the least of several."""
+    """Measures the user and system time of this process for one call: the minimum of ``ROUNDS`` calls."""
 
     def now() -> float:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return usage.ru_utime + usage.ru_stime
 
-    found = []
+    times = []
     for _ in range(ROUNDS):
         started = now()
         run()
-        found.append(now() - started)
-    return min(found)
+        times.append(now() - started)
+    return min(times)
 
 
 def measure_stages(texts: list[str], model: Path, dimension: int) -> list[Stage]:
-    """Each stage on one slice of these texts.
+    """Measures each stage on one slice.
 
     Args:
-        texts: the slice.
-        model: the folder of the tokenizer's model.
-        dimension: of the vectors to write.
+        texts: texts of the slice.
+        model: model folder with the tokenizer.
+        dimension: dimension of the vectors to write.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from transformers import AutoTokenizer
 
-    from kosbert_ray.corpus.columns import inspect
-    from kosbert_ray.corpus.fragments import Limits, plan
+    from kosbert_ray.corpus.fragments import Limits
     from kosbert_ray.corpus.lines import LineOptions
     from kosbert_ray.corpus.listing import list_corpus
+    from kosbert_ray.corpus.plan import plan
     from kosbert_ray.corpus.reader import FragmentReader
+    from kosbert_ray.corpus.schema import inspect
     from kosbert_ray.encoder.spec import read_spec
     from kosbert_ray.encoder.tokenizer import Tokenizer
     from kosbert_ray.shards.format import EmbeddingFormat
@@ -68,7 +76,7 @@ def measure_stages(texts: list[str], model: Path, dimension: int) -> list[Stage]
     array = pa.array(texts, pa.large_string())
     vectors = np.random.default_rng(0).standard_normal((len(texts), dimension), np.float32)
     ids = pa.array(np.arange(len(texts)))
-    format = EmbeddingFormat(dimension)
+    vector_format = EmbeddingFormat(dimension)
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(pa.table({"text": texts}), f"{folder}/in.parquet")
         limits = Limits(len(texts), 2**40)
@@ -81,8 +89,8 @@ def measure_stages(texts: list[str], model: Path, dimension: int) -> list[Stage]
                 list(reader.slices(fragment))
 
         def write() -> None:
-            column = format.array(vectors)
-            write_shard(storage, "a.parquet", {"id": ids}, [column], [format], {"checksum": checksum(column)})
+            column = vector_format.array(vectors)
+            write_shard(storage, "a.parquet", {"id": ids}, [column], [vector_format], {"checksum": checksum(column)})
 
         def plain_write() -> None:
             offsets = pa.array(np.arange(len(texts) + 1, dtype=np.int32) * dimension)
@@ -113,9 +121,9 @@ def measure_stages(texts: list[str], model: Path, dimension: int) -> list[Stage]
 
 
 def table_of_stages(stages: list[Stage], texts: int, tokens: int) -> list[str]:
-    """In Markdown: rates of one core, the cores that a GPU of 2 M tokens/s needs, and our time beside the plain way's."""
+    """Formats the times as a Markdown table: rates per core, cores per GPU of 2 M tokens/s, and ratio to the plain call."""
     lines = [
-        "| stage | tokens/s of a core | texts/s of a core | cores for 2 M tokens/s | times the plain way's CPU |",
+        "| stage | tokens/s per core | texts/s per core | cores for 2 M tokens/s | CPU time relative to |",
         "|---" * 5 + "|",
     ]
     for stage in stages:
@@ -124,5 +132,5 @@ def table_of_stages(stages: list[Stage], texts: int, tokens: int) -> list[str]:
         rates = f"{tokens / stage.ours:,.0f} | {texts / stage.ours:,.0f}"
         lines.append(f"| {stage.name} | {rates} | {cores:.2f} | {plain} |")
     total = GPU_TOKENS * sum(stage.ours for stage in stages) / tokens
-    lines.append(f"| all | | | {total:.2f} | |")
+    lines.append(f"| total | | | {total:.2f} | |")
     return lines

@@ -1,8 +1,8 @@
-"""One competitor of ``jobs/benchmark/benchmark.py``: loads a model its own way, then encodes the texts it is told to.
+"""Process of one competitor of ``benchmark.py``: loads a model with the competitor's own API and encodes texts.
 
-Runs in an environment of its own, so it imports nothing of kosbert-ray but where that is the competitor. Speaks JSON
-lines: the first out is ``{"ready": true}`` or ``{"error": why}``; each one in, ``{"texts": path, "vectors": path}``, is
-answered with ``{"seconds": …, "peak_mb": …}``.
+Runs in the competitor's environment, so it imports kosbert-ray only where that is the competitor. Communicates in JSON
+lines: first writes ``{"ready": true}`` or ``{"error": reason}``, then answers each request
+``{"texts": path, "vectors": path}`` with ``{"seconds": …, "peak_mb": …}`` or an error.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy as np
 
 Encode = Callable[[list[str]], Any]
 BATCH_SIZES = (8, 16, 32, 64, 128)
-TRIAL_TEXTS = 200
-COMMIT = "0" * 40
+TRIAL_TEXTS = 200  # texts on which the best batch size is chosen
+COMMIT = "0" * 40  # commit of the model in a made-up hub cache
 
 
 def sentence_transformers(model: str, threads: int, work: Path, options: dict[str, Any]) -> Encode:
-    """As its documentation says: ``SentenceTransformer(model).encode(texts)``."""
+    """Loads sentence-transformers as documented: ``SentenceTransformer(model).encode(texts)``."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -48,7 +48,7 @@ def sentence_transformers(model: str, threads: int, work: Path, options: dict[st
     chosen: list[int] = []
 
     def encode(texts: list[str]) -> Any:
-        if not chosen:  # the first, unmeasured round finds it
+        if not chosen:  # in the warm-up round
             sample = texts[:: max(1, len(texts) // TRIAL_TEXTS)]
             chosen.append(min(BATCH_SIZES, key=lambda size: _seconds(lambda: loaded.encode(sample, batch_size=size))))
         return loaded.encode(texts, batch_size=chosen[0])
@@ -63,7 +63,7 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def _onnx_int8(model: str, folder: Path, calibration: str) -> None:
-    del calibration  # its quantization is dynamic
+    del calibration  # dynamic quantization needs none
     from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
 
     loaded = SentenceTransformer(model, device="cpu", backend="onnx")
@@ -72,7 +72,7 @@ def _onnx_int8(model: str, folder: Path, calibration: str) -> None:
 
 
 def _openvino_int8(model: str, folder: Path, calibration: str) -> None:
-    """What ``export_static_quantized_openvino_model`` does, on texts from a file instead of the hub's."""
+    """Does the same as ``export_static_quantized_openvino_model``, but calibrates on texts from a file, not the hub."""
     from datasets import Dataset
     from optimum.intel import OVConfig, OVModelForFeatureExtraction, OVQuantizationConfig, OVQuantizer
     from sentence_transformers import SentenceTransformer
@@ -93,7 +93,7 @@ def _openvino_int8(model: str, folder: Path, calibration: str) -> None:
 
 
 def fastembed(model: str, threads: int, work: Path, options: dict[str, Any]) -> Encode:
-    """ONNX Runtime, from the same weights: its own way for a model it does not know."""
+    """Loads fastembed (ONNX Runtime) with the same weights, as a custom model."""
     from fastembed import TextEmbedding
     from fastembed.common.model_description import ModelSource, PoolingType
 
@@ -112,7 +112,7 @@ def fastembed(model: str, threads: int, work: Path, options: dict[str, Any]) -> 
 
 
 def infinity(model: str, threads: int, work: Path, options: dict[str, Any]) -> Encode:
-    """infinity-emb's engine, without its server."""
+    """Loads infinity-emb's engine without its server."""
     import torch
     from infinity_emb import AsyncEmbeddingEngine, EngineArgs
 
@@ -131,8 +131,9 @@ def infinity(model: str, threads: int, work: Path, options: dict[str, Any]) -> E
 
 
 def embed_anything(model: str, threads: int, work: Path, options: dict[str, Any]) -> Encode:
-    """embed-anything, in Rust (candle, or ONNX)."""
-    hub = work / "hf" / "hub" / "models--bench--model"  # it takes names of the hub only, and looks into the cache first
+    """Loads embed-anything (Rust, candle)."""
+    # It takes hub names only, so put the model into a hub cache of its own.
+    hub = work / "hf" / "hub" / "models--bench--model"
     if not hub.exists():
         shutil.copytree(model, hub / "snapshots" / COMMIT)
         (hub / "refs").mkdir()
@@ -147,7 +148,7 @@ def embed_anything(model: str, threads: int, work: Path, options: dict[str, Any]
 
 
 def kosbert_ray(model: str, threads: int, work: Path, options: dict[str, Any]) -> Encode:
-    """Ours."""
+    """Loads kosbert-ray's encoder."""
     from kosbert_ray.encoder import Encoder
     from kosbert_ray.encoder.options import EncoderOptions
 
@@ -166,12 +167,12 @@ KINDS = {
 
 
 def main() -> None:
-    """Reads orders until there are no more."""
+    """Loads the competitor, then answers requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
-    order = json.loads(sys.argv[1])
+    os.dup2(2, 1)  # keep output of libraries out of the answers
+    task = json.loads(sys.argv[1])
     try:
-        encode = KINDS[order["kind"]](order["model"], order["threads"], Path(order["work"]), order["options"])
+        encode = KINDS[task["kind"]](task["model"], task["threads"], Path(task["work"]), task["options"])
         encode(["한 문장만 먼저."])
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
@@ -179,8 +180,8 @@ def main() -> None:
         return
     print(json.dumps({"ready": True}), file=answers)
     for line in sys.stdin:
-        asked = json.loads(line)
-        texts = json.loads(Path(asked["texts"]).read_text("utf-8"))
+        request = json.loads(line)
+        texts = json.loads(Path(request["texts"]).read_text("utf-8"))
         try:
             started = time.perf_counter()
             vectors = encode(texts)
@@ -188,7 +189,7 @@ def main() -> None:
         except Exception as error:
             print(json.dumps({"error": f"{type(error).__name__}: {str(error)[:200]}"}), file=answers)
             return
-        np.save(asked["vectors"], np.asarray(vectors, np.float32))
+        np.save(request["vectors"], np.asarray(vectors, np.float32))
         peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         print(json.dumps({"seconds": seconds, "peak_mb": int(peak.split()[1]) // 1024}), file=answers)
 

@@ -1,1 +1,1 @@
-"""What vectors tell besides search: clusters (``kmeans``), their words (``terms``), near-duplicates (``duplicates``)."""
+"""Analysis of vectors: clusters, their terms, near-duplicates, projections, and quality and agreement measures."""

@@ -1,4 +1,4 @@
-"""How far two sets of vectors of the same texts agree on what is like what, whatever their dimensions."""
+"""Agreement of two models on which texts are similar. Their vectors may differ in dimension."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Matrix = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Agreement:
-    """What two models make of the same ``rows`` texts.
+    """Agreement of two models on the same texts.
 
     Attributes:
-        rows: how many texts.
-        k: neighbours looked at of each.
-        overlap: mean share of a text's ``k`` nearest that are the same in both.
-        same_nearest: share of the texts whose nearest is the same in both.
-        correlation: Pearson's, of the two models' cosines between a text and all that are near to it in either.
-        cosine: mean cosine between a text's two vectors; None if they have other dimensions.
+        rows: number of texts.
+        k: neighbours compared per text.
+        overlap: share of a text's ``k`` nearest neighbours that both models have in common, averaged over the texts.
+        same_nearest: share of the texts with the same nearest neighbour in both models.
+        correlation: Pearson correlation of the models' cosines, over all pairs that are neighbours in either model.
+        cosine: mean cosine between a text's two vectors; None if the dimensions differ.
     """
 
     rows: int
@@ -33,30 +33,30 @@ class Agreement:
 
 
 def agreement(first: Matrix, second: Matrix, k: int) -> Agreement:
-    """Compares each text's neighbours among the others.
+    """Compares each text's nearest neighbours in two models.
 
     Args:
-        first: ``[n, d]``, one model's vectors.
-        second: ``[n, e]``, the other's, of the same texts.
-        k: how many neighbours; fewer where there are not so many texts.
+        first: vectors of one model, float32 ``[n, d]``.
+        second: vectors of the other model for the same texts, float32 ``[n, e]``.
+        k: number of neighbours, reduced to ``n - 1`` if there are fewer texts.
     """
     one, other = _unit(first), _unit(second)
     k = min(k, len(one) - 1)
-    likeness = one @ one.T, other @ other.T
-    for matrix in likeness:
+    similarities = one @ one.T, other @ other.T
+    for matrix in similarities:
         np.fill_diagonal(matrix, -np.inf)
-    near_one, near_other = (np.argsort(-matrix, axis=1, kind="stable")[:, :k] for matrix in likeness)
+    near_one, near_other = (np.argsort(-matrix, axis=1, kind="stable")[:, :k] for matrix in similarities)
     shared = (near_one[:, :, None] == near_other[:, None, :]).any(2)
     near = np.concatenate([near_one, near_other], 1)
-    cosines = np.stack([np.take_along_axis(matrix, near, 1).ravel() for matrix in likeness])
-    same = first.shape[1] == second.shape[1]
+    cosines = np.stack([np.take_along_axis(matrix, near, 1).ravel() for matrix in similarities])
+    same_dimension = first.shape[1] == second.shape[1]
     return Agreement(
         rows=len(one),
         k=k,
         overlap=float(shared.mean()),
         same_nearest=float((near_one[:, 0] == near_other[:, 0]).mean()),
         correlation=float(np.corrcoef(cosines)[0, 1]),
-        cosine=float((one * other).sum(1).mean()) if same else None,
+        cosine=float((one * other).sum(1).mean()) if same_dimension else None,
     )
 
 

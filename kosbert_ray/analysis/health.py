@@ -1,4 +1,4 @@
-"""Do vectors use the space they are in? Lengths, spread and likeness of a sample."""
+"""Quality measures of a sample of vectors: lengths, spread across dimensions, and similarity of random pairs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 import numpy.typing as npt
 
 PAIRS = 20_000
-CONSTANT = 1e-6  # a dimension whose values differ by less says nothing
+CONSTANT = 1e-6  # a dimension with a smaller standard deviation counts as constant
 
 
 @dataclass(frozen=True)
 class Health:
-    """Figures of ``n`` vectors of ``d`` dimensions.
+    """Measures of ``n`` vectors with ``d`` dimensions.
 
     Attributes:
-        norms: float32 ``[n]``, their lengths.
-        deviations: float32 ``[d]``, the standard deviation of each dimension, largest first.
-        cosines: float32, of pairs picked at random.
-        anisotropy: the mean of these; near 0 where vectors point everywhere, near 1 where all point one way.
-        effective_dimensions: participation ratio of the covariance's eigenvalues: ``d`` where all dimensions spread alike.
-        constant: dimensions that are the same in all vectors.
-        repeated: vectors that stand in the sample before.
+        norms: length of each vector, float32 ``[n]``.
+        deviations: standard deviation of each dimension, largest first, float32 ``[d]``.
+        cosines: cosines of random pairs, float32 ``[PAIRS]``.
+        anisotropy: mean of ``cosines``: near 0 if the vectors point in all directions, near 1 if all point the same way.
+        effective_dimensions: participation ratio of the covariance's eigenvalues; ``d`` if all directions vary equally.
+        constant: number of constant dimensions.
+        repeated: number of vectors that equal an earlier one.
 
     Source: Ethayarajh 2019, "How Contextual are Contextualized Word Representations?" (anisotropy).
     """
@@ -37,7 +37,7 @@ class Health:
 
 
 def health(vectors: npt.NDArray[np.float32], seed: int = 0) -> Health:
-    """Measures float32 ``[n, d]``, two vectors or more."""
+    """Measures at least two vectors, float32 ``[n, d]``."""
     norms = np.linalg.norm(vectors, axis=1)
     directions = vectors / np.where(norms == 0, 1, norms)[:, None]
     random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Spherical k-means over more vectors than fit in memory: scikit-learn's mini-batches, with centres kept at length 1."""
+"""Spherical k-means for vectors that do not fit in memory: scikit-learn's mini-batch k-means with unit-length centres."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
-INITIAL_ROWS = 50  # vectors a cluster that its first centres are drawn from
+INITIAL_ROWS = 50  # vectors per cluster in the sample that the initial centres are chosen from
 
 
 def unit(vectors: Vectors) -> Vectors:
@@ -19,16 +19,15 @@ def unit(vectors: Vectors) -> Vectors:
 
 
 def fit(blocks: Callable[[int], Iterable[Vectors]], clusters: int, passes: int, seed: int) -> Vectors:
-    """Centres of ``clusters`` clusters by cosine: float32 ``[clusters, d]``, of length 1.
+    """Computes cluster centres by cosine similarity: float32 ``[clusters, d]``, rows of length 1.
 
-    The first centres are k-means++'s on a sample; then every block moves the centres nearest to its vectors, ``passes``
-    times over all.
+    k-means++ chooses the initial centres from a sample. Each block then updates the centres nearest to its vectors.
 
     Args:
-        blocks: gives all vectors, block by block, anew for each pass, whose number it is told; pass 0 is the sample's.
-        clusters: how many; where there are fewer vectors, as many as these.
-        passes: over all vectors.
-        seed: of the sample and of k-means++.
+        blocks: returns all vectors in blocks, given the number of the pass; pass 0 takes the sample.
+        clusters: number of clusters, reduced to the number of distinct sampled vectors if there are fewer.
+        passes: number of passes over all vectors.
+        seed: seed of the sample and of k-means++.
 
     Source: Dhillon and Modha 2001 (spherical k-means); Sculley 2010 (mini-batches).
     """
@@ -47,7 +46,7 @@ def fit(blocks: Callable[[int], Iterable[Vectors]], clusters: int, passes: int, 
 
 
 def _sample(blocks: Iterable[Vectors], size: int, seed: int) -> Vectors:
-    """``size`` of all vectors, each as likely as any other (reservoir sampling by random keys)."""
+    """Draws a uniform sample of ``size`` vectors (reservoir sampling by random keys)."""
     random = np.random.default_rng(seed)
     kept: Vectors | None = None
     keys = np.empty(0)
@@ -61,11 +60,11 @@ def _sample(blocks: Iterable[Vectors], size: int, seed: int) -> Vectors:
 
 
 def assign(vectors: Vectors, centres: Vectors) -> tuple[npt.NDArray[np.int32], Vectors]:
-    """The nearest centre of each vector, and the distance to it: 1 minus the cosine.
+    """Assigns each vector to its nearest centre.
 
     Returns:
-        int32 ``[n]`` and float32 ``[n]``.
+        Index of the centre, int32 ``[n]``, and distance to it (1 minus the cosine), float32 ``[n]``.
     """
-    likeness = unit(vectors) @ centres.T
-    labels = likeness.argmax(1)
-    return labels.astype(np.int32), np.asarray(1 - likeness[np.arange(len(labels)), labels], np.float32)
+    similarities = unit(vectors) @ centres.T
+    labels = similarities.argmax(1)
+    return labels.astype(np.int32), np.asarray(1 - similarities[np.arange(len(labels)), labels], np.float32)

@@ -12,8 +12,8 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "doctor",
-        help="try what a job needs: versions, devices, the model, the stores, Ray",
-        description="Tries each thing that the job would need, and says what is wrong. Fails if anything is.",
+        help="check everything a job needs: versions, devices, the model, the stores, Ray",
+        description="Checks everything that the job needs. Exits with 1 if a check fails.",
     )
     embed.add_options(parser)
     parser.add_argument(
@@ -28,8 +28,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return submit.follow(arguments.address, config, ("doctor",))
     from kosbert_ray.planning.doctor import examine
 
-    well = True
+    ok = True
     for finding in examine(config):
-        well &= finding.well
-        print(f"{'ok ' if finding.well else 'BAD'}  {finding.what:9} {finding.words}", flush=True)
-    return 0 if well else 1
+        ok &= finding.ok
+        print(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:9} {finding.message}", flush=True)
+    return 0 if ok else 1

@@ -1,6 +1,7 @@
-"""What is read: the listing, the plan, and the slices of text that flow on to the encoder.
+"""Reads the corpus: lists files, plans fragments and yields slices of rows for the encoder.
 
-In reading order: ``listing`` with ``folders`` (which files) → ``columns`` with ``look``, ``types`` and ``names`` (what is
-in them, settled once for all) → ``plan`` (how they are cut) → ``lines`` with ``sniff`` and ``decompress``, ``records``,
-``arrow`` (rows of one fragment) → ``slices`` with ``cast`` and ``sizes`` (the fragment's slices, one after another).
+In reading order: ``listing`` with ``folders`` (which files) → ``schema`` with ``columns``, ``types`` and ``names`` (which
+columns, and their types) → ``plan`` with ``fragments`` (how files are split) → ``reader`` with ``cut`` (the rows of a
+fragment, slice by slice). ``formats`` has one module per input format and the table of formats; ``lines`` with ``sniff``
+and ``decompress`` serves the line formats.
 """

@@ -1,4 +1,4 @@
-"""Values as their column wants them, without loss: Arrow columns as a whole, parsed values one by one."""
+"""Lossless casts to a column's type: Arrow columns as a whole, parsed values one by one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ REMEDY = "set input.types to a type that holds it, such as string"
 
 
 def cast_column(array: pa.Array, field: pa.Field, position: int) -> pa.Array:
-    """A file's column in the job's type.
+    """Casts a file's column to the job's type.
 
     Args:
         array: the values.
         field: the column's name and type.
-        position: the number of the first row, for the message.
+        position: number of the first row, for the message.
 
     Raises:
         InputError: a value does not fit; the message begins with its row.
@@ -61,7 +61,7 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def encodable(value: str) -> bool:
-    """Whether a string can be written as UTF-8."""
+    """True if a string can be written as UTF-8."""
     if value.isascii():
         return True
     try:
@@ -72,9 +72,9 @@ def encodable(value: str) -> bool:
 
 
 def fit(value: Any, field: pa.Field) -> tuple[Any, str | None]:
-    """A parsed value as its column wants it, and what is wrong where it cannot be.
+    """Converts a parsed value to its column's type. Returns the value and, if it does not fit, the reason.
 
-    CSV has strings only; where ``input.types`` gives a column another type, they are read as it.
+    CSV has strings only; if ``input.types`` gives a column another type, they are parsed.
     """
     if value is None or value is MISSING:
         return None, None
@@ -94,7 +94,7 @@ def fit(value: Any, field: pa.Field) -> tuple[Any, str | None]:
 
 
 def _fit_scalar(value: Any, kind: pa.DataType) -> Any:
-    """The value as one of that type; ``MISSING`` if it is none."""
+    """The value converted to a type; ``MISSING`` if it does not fit."""
     text = isinstance(value, str)
     if pa.types.is_boolean(kind):
         if isinstance(value, bool):

@@ -1,56 +1,56 @@
-"""Compressed files as streams of blocks; what was read before a fault is good, and the fault names the file."""
+"""Decompresses files as streams of blocks. Blocks before a fault are valid, and the error names the file."""
 
 from __future__ import annotations
 
+import posixpath
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
 
-from kosbert_ray.corpus.listing import InputFile, classify
 from kosbert_ray.corpus.sniff import GZIP, HEAD_BYTES, check_compressed
 from kosbert_ray.errors import InputBroken, InputError, first_line, shown_names
 
-READ_BYTES = 128 * 2**10  # at a time: what is lost at a fault
+READ_BYTES = 128 * 2**10  # to read at a time; as much is lost at a fault
 GZIP_WBITS = 31
 MAC_FOLDER = "__MACOSX/"  # resource forks that macOS adds to an archive
 
 
-def decompressed(handle: IO[bytes], file: InputFile, where: str, header: bool) -> Iterator[bytes]:
-    """The content of a compressed file, block by block.
+def decompressed(handle: IO[bytes], compression: str, where: str, suffixes: Sequence[str], header: bool) -> Iterator[bytes]:
+    """Yields the content of a compressed file block by block.
 
     Args:
         handle: the stored file, at its start.
-        file: what it is.
-        where: its address.
-        header: whether CSV and TSV files begin with a header line.
+        compression: "gzip", "zstd" or "zip".
+        where: the file's address.
+        suffixes: extensions that the files in an archive must have, if there are several.
+        header: whether each file in an archive begins with a header line.
 
     Raises:
-        InputError: it is not compressed as its name says, or an archive of several things.
-        InputBroken: it is broken or cut short after what was yielded.
+        InputError: the file is not compressed as its name says, or is an archive of files that do not go together.
+        InputBroken: the data is corrupt or truncated after what was yielded.
     """
-    assert file.compression
-    problem = check_compressed(handle.read(HEAD_BYTES), file.compression)
+    problem = check_compressed(handle.read(HEAD_BYTES), compression)
     if problem:
         raise InputError(f"{where}: {problem}")
     handle.seek(0)
     try:
-        if file.compression == "gzip":
+        if compression == "gzip":
             yield from _gzip(handle)
-        elif file.compression == "zstd":
+        elif compression == "zstd":
             yield from _blocks(pa.CompressedInputStream(pa.PythonFile(handle, mode="r"), "zstd"))
         else:
-            yield from _zip(handle, file, where, header)
+            yield from _zip(handle, where, suffixes, header)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:
-            raise  # the disk's fault, not the data's
+            raise  # an I/O error, not corrupt data
         if "too much memory" in str(error):
             raise InputError(
-                f"{where}: compressed with a window that is too long (zstd --long); recompress it without --long"
+                f"{where}: compressed with too long a window (zstd --long); recompress it without --long"
             ) from error
-        raise InputBroken(f"{where}: broken or cut-short {file.compression} data ({first_line(error)})") from error
+        raise InputBroken(f"{where}: corrupt or truncated {compression} data ({first_line(error)})") from error
 
 
 def _blocks(stream: Any) -> Iterator[bytes]:
@@ -59,7 +59,7 @@ def _blocks(stream: Any) -> Iterator[bytes]:
 
 
 def _gzip(handle: IO[bytes]) -> Iterator[bytes]:
-    """All members, one after another. Zeros after the last are padding, as ``gzip -d`` takes them."""
+    """Decompresses all members. Zeros after the last one are padding, as for ``gzip -d``."""
     member = zlib.decompressobj(GZIP_WBITS)
     begun = False
     chunk = b""
@@ -82,14 +82,14 @@ def _gzip(handle: IO[bytes]) -> Iterator[bytes]:
                 return
         chunk += handle.read(1) if len(chunk) == 1 else b""
         if not chunk.startswith(GZIP):
-            yield b"\n"  # the last line is whole, whether or not a newline ends it
-            raise EOFError("bytes that are no gzip data follow the data; its rows are good")
+            yield b"\n"  # the last line is complete, whether or not a newline ends it
+            raise EOFError("it is followed by bytes that are not gzip data; the rows before them are valid")
     if begun:
         raise EOFError("the file ends in the middle of the data")
 
 
-def _zip(handle: IO[bytes], file: InputFile, where: str, header: bool) -> Iterator[bytes]:
-    """The archive's files one after another; they must be of one format and, where they have a header, of one header."""
+def _zip(handle: IO[bytes], where: str, suffixes: Sequence[str], header: bool) -> Iterator[bytes]:
+    """Concatenates the files of an archive, which must have one format and, where they have a header, the same one."""
     archive = zipfile.ZipFile(handle)
     members = [
         member
@@ -100,17 +100,17 @@ def _zip(handle: IO[bytes], file: InputFile, where: str, header: bool) -> Iterat
     ]
     if not members:
         raise InputError(f"{where}: an archive without files")
-    others = [member.filename for member in members if classify(member.filename) != (file.format, None)]
+    others = [member.filename for member in members if posixpath.splitext(member.filename.lower())[1] not in suffixes]
     if len(members) > 1 and others:
         raise InputError(
-            f"{where}: holds {len(members)} files, and {shown_names(others)} cannot be read as {file.format}; unpack it"
+            f"{where}: contains {len(members)} files, and {shown_names(others)} cannot be read as {suffixes[0]}; unpack it"
         )
     first = None
     for member in members:
         last = b"\n"
         with archive.open(member) as stream:
             for block in _blocks(stream):
-                if last == b"\n" and header and file.format in ("csv", "tsv") and stream.tell() == len(block):
+                if last == b"\n" and header and stream.tell() == len(block):
                     line = block.partition(b"\n")[0].rstrip(b"\r")
                     first = line if first is None else first
                     if line != first:

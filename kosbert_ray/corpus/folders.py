@@ -1,7 +1,7 @@
-"""Folders whose files are not simply their rows: tables with a log of their own, datasets with caches, our own outputs.
+"""Recognises folders whose files are not all input: tables with a log, datasets with caches, outputs of kosbert-ray.
 
-A table format keeps deleted and replaced rows in its folder; only its log says which files count. Such a folder is refused
-by name, unless a glob spells out the files. Caches and outputs of kosbert-ray are left out with a notice.
+A table format keeps deleted and replaced rows in its folder, and only its log says which files are current. Such a folder
+is refused unless a glob names the files. Caches and outputs of kosbert-ray are skipped with a notice.
 """
 
 from __future__ import annotations
@@ -14,16 +14,24 @@ from dataclasses import dataclass
 
 from kosbert_ray.errors import InputError, StorageError, shown_names
 from kosbert_ray.storage import FileEntry, Storage
+from kosbert_ray.units import plural
 
 OUTPUT_MARK = "_kosbert/job.json"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table format: a file that marks its folder, and how to get the rows that count."""
+    """A table format.
+
+    Attributes:
+        name: the format, with an article.
+        part: a part of the path of each file that marks a table; a quick test for a million names.
+        mark: matches a file that marks a table; its first group is the table's folder.
+        remedy: how to get the current rows.
+    """
 
     name: str
-    part: str  # of the path of each file that marks such a folder: quick to look for among a million names
+    part: str
     mark: re.Pattern[str]
     remedy: str
 
@@ -53,27 +61,27 @@ TABLES = (
 def check_folders(
     storage: Storage, everything: Sequence[FileEntry], entries: Sequence[FileEntry], strict: bool
 ) -> tuple[list[FileEntry], list[str]]:
-    """Leaves out what is no row of the corpus.
+    """Removes files that are not part of the corpus.
 
     Args:
         storage: the input folder.
-        everything: all that is in it, hidden names too.
-        entries: the files to be read.
-        strict: whether to refuse tables; a glob that spells out their files gets a notice instead.
+        everything: all files in it, including hidden ones.
+        entries: the files to read.
+        strict: whether to refuse tables; otherwise they get a notice, as a glob names their files.
 
     Returns:
-        The entries that stay, and notices.
+        The remaining entries, and notices.
 
     Raises:
-        InputError: the input is a table with a log of its own, or a dataset whose rows are chosen by an indices file.
+        InputError: the input is a table with a log, or a dataset whose rows are selected by an indices file.
         StorageError: a ``state.json`` cannot be read.
     """
     notices: list[str] = []
     entries, outputs = _without_outputs(everything, entries)
     if outputs:
         notices.append(
-            f"skipped {len(outputs):,} folders that are outputs of kosbert-ray ({shown_names(outputs)}); "
-            "to embed an output's own columns, name it as the input"
+            f"skipped {plural(len(outputs), 'output')} of kosbert-ray ({shown_names(outputs)}); "
+            "to embed the columns of an output, name it as the input"
         )
     names = [entry.name for entry in entries]
     for table in TABLES:
@@ -81,13 +89,13 @@ def check_folders(
         for folder in sorted({match[1] or "" for match in marks if match}):
             if not any(_below(name, folder) for name in names):
                 continue
-            what = f"{storage.url(folder)}: this is {table.name}; its folder may hold rows that were deleted or replaced"
+            what = f"{storage.url(folder)}: this is {table.name}; its folder may contain rows that were deleted or replaced"
             if strict:
-                raise InputError(f"{what}; {table.remedy} (or name its files by a glob to read them all)")
-            notices.append(f"{what}, and all files that match are read")
+                raise InputError(f"{what}; {table.remedy} (or name its files with a glob to read them all)")
+            notices.append(f"{what}, and all matching files are read")
     entries, caches = _without_caches(storage, everything, entries)
     if caches:
-        notices.append(f"skipped {len(caches):,} cache files of Hugging Face datasets ({shown_names(caches)})")
+        notices.append(f"skipped {plural(len(caches), 'cache file')} of Hugging Face datasets ({shown_names(caches)})")
     return entries, notices
 
 
@@ -96,7 +104,7 @@ def _below(name: str, folder: str) -> bool:
 
 
 def _without_outputs(everything: Sequence[FileEntry], entries: Sequence[FileEntry]) -> tuple[list[FileEntry], list[str]]:
-    """Entries that lie in no output of ours. If the input itself is one, its columns are what is asked for."""
+    """Removes entries inside outputs of kosbert-ray; if the input itself is an output, its columns are the input."""
     marks = (entry.name for entry in everything if entry.name.endswith(f"/{OUTPUT_MARK}"))
     outputs = {mark.removesuffix(f"/{OUTPUT_MARK}") for mark in marks}
     if not outputs:
@@ -114,9 +122,9 @@ def _parents(name: str) -> list[str]:
 def _without_caches(
     storage: Storage, everything: Sequence[FileEntry], entries: Sequence[FileEntry]
 ) -> tuple[list[FileEntry], list[str]]:
-    """Entries without the caches that ``datasets`` leaves beside a dataset's own files.
+    """Removes the caches that ``datasets`` leaves beside a dataset's own files.
 
-    ``save_to_disk`` names the dataset's files in ``state.json``; in the hub's cache folder cache-*.arrow are none of them.
+    ``save_to_disk`` lists the dataset's files in ``state.json``; in the hub's cache folder, cache-*.arrow are caches.
     """
     if not any(entry.name.endswith(".arrow") for entry in entries):
         return list(entries), []
@@ -132,24 +140,24 @@ def _without_caches(
         if "state.json" in siblings[folder]:
             own[folder] = _data_files(storage, f"{folder}/state.json".lstrip("/"))
         else:
-            caches = {other for other in siblings[folder] if other.startswith("cache-")}
-            own[folder] = siblings[folder] - caches if "dataset_info.json" in siblings[folder] else None
+            cached = {other for other in siblings[folder] if other.startswith("cache-")}
+            own[folder] = siblings[folder] - cached if "dataset_info.json" in siblings[folder] else None
     kept: list[FileEntry] = []
-    left_out: list[FileEntry] = []
+    caches: list[FileEntry] = []
     for entry in entries:
         folder, _, name = entry.name.rpartition("/")
         files = own.get(folder) if name.endswith(".arrow") else None
-        (kept if files is None or name in files else left_out).append(entry)
-    return kept, [entry.name for entry in left_out]
+        (kept if files is None or name in files else caches).append(entry)
+    return kept, [entry.name for entry in caches]
 
 
 def _data_files(storage: Storage, name: str) -> set[str] | None:
-    """The files that a ``state.json`` names; None if it is not that of a dataset."""
+    """The files that a ``state.json`` lists; None if it does not belong to a dataset."""
     try:
         state = json.loads(storage.read(name))
         if state.get("_indices_data_files"):
             raise InputError(
-                f"{storage.url(name)}: an indices file chooses the rows of this dataset; load it with load_from_disk, call "
+                f"{storage.url(name)}: an indices file selects the rows of this dataset; load it with load_from_disk, call "
                 "flatten_indices() and save it again"
             )
         return {file["filename"] for file in state["_data_files"]}

@@ -1,8 +1,8 @@
-"""Distinguishes a local file whose content changed from one that was only touched, copied or restored.
+"""Distinguishes local files whose content changed from files that were only touched, copied or restored.
 
-A store's ETag identifies a file's content; a disk has only sizes and modification times. So while encoders work, the local
-files of a run are hashed in the background (XXH128) into ``_kosbert/hashes``. A later run hashes files of equal size whose
-modification time is another, and where the hash is the same they keep their identity, and with it their shards.
+A store's ETag identifies a file's content; a disk has only sizes and modification times. While a run encodes, its local
+files are hashed (XXH128) in the background into ``_kosbert/hashes``. A later run hashes files with an equal size and
+another modification time; if the hash is equal, they keep their identity and their shards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from kosbert_ray.corpus.listing import Corpus, InputFile
+from kosbert_ray.corpus.files import InputFile
+from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.errors import StorageError
 from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
@@ -29,14 +30,22 @@ HASHES_FOLDER = "_kosbert/hashes"
 BLOCK_BYTES = 4 * 2**20
 FLUSH_SECONDS = 10.0
 THREADS = 4
-END_SECONDS = 60.0  # that a run waits at its end for hashes that are missing
+END_SECONDS = 60.0  # that a run waits at its end for missing hashes
 
-Versions = Mapping[str, Collection[str]]  # of each file, the versions of which slices are committed
+Versions = Mapping[str, Collection[str]]  # by file, the versions that have committed slices
 
 
 @dataclass(frozen=True)
 class FileHash:
-    """What is known of one local file: the version that identifies it, and its hash when its mtime was ``stat``."""
+    """The hash of a local file.
+
+    Attributes:
+        name: path below the input folder.
+        size: bytes.
+        version: identifies the content; see :class:`~kosbert_ray.corpus.files.InputFile`.
+        stat: mtime of the file when it was hashed.
+        xxh128: the hash, in hex.
+    """
 
     name: str
     size: int
@@ -50,12 +59,12 @@ SCHEMA = pa.schema([(field.name, pa.int64() if field.name == "size" else pa.stri
 
 @dataclass(frozen=True)
 class Settled:
-    """A listing with each file's identity filled in.
+    """A listing in which files have their identity.
 
     Attributes:
         corpus: the listing.
-        same: files that were touched and are what they were.
-        changed: files that are no longer what was embedded, with the reason.
+        same: names of files that were touched but not changed.
+        changed: names of files that have changed since they were embedded, with the reason.
     """
 
     corpus: Corpus
@@ -68,7 +77,7 @@ class FileHashes:
 
     Args:
         output: the output directory.
-        run: the name of the run that may add some.
+        run: name of the run, under which new hashes are written.
     """
 
     def __init__(self, output: Storage, run: str) -> None:
@@ -85,7 +94,7 @@ class FileHashes:
 
         Args:
             corpus: the listing.
-            committed: what the output holds of it.
+            committed: the versions in the output.
         """
         if corpus.storage.remote:
             return Settled(corpus, (), _changed_remotely(corpus.files, committed))
@@ -101,10 +110,10 @@ class FileHashes:
         return Settled(replace(corpus, files=files), tuple(same), changed)
 
     def _identity(self, storage: Storage, file: InputFile, committed: Versions) -> tuple[str, str]:
-        """The version under which the file was embedded, or none and why not."""
+        """Returns the version under which a file was embedded, or an empty one and the reason."""
         known = [item for item in self._known[file.name] if item.version in committed[file.name]]
         if not known:
-            return "", "its modification time differs, and it was not hashed when it was embedded"
+            return "", "its modification time differs, and it has no hash from when it was embedded"
         same_size = [item for item in known if item.size == file.size]
         if not same_size:
             return "", f"its size changed from {known[-1].size:,} to {file.size:,} bytes"
@@ -123,16 +132,16 @@ class FileHashes:
         self._new.append(item)
 
     def has(self, file: InputFile) -> bool:
-        """Whether the file's hash is known as it is."""
+        """True if the hash of a file in its current state is known."""
         size, stat = file.listed
         return any((item.size, item.version, item.stat) == (size, file.version, stat) for item in self._known[file.name])
 
     def add(self, file: InputFile, digest: str) -> None:
-        """Takes in the hash of a file as it was planned."""
+        """Adds the hash of a file as it was planned."""
         self._add(FileHash(file.name, file.size, file.version, file.listed[1], digest))
 
     def flush(self) -> None:
-        """Writes what is new as one more file; a store that refuses costs only a later comparison."""
+        """Writes new hashes to a file of their own."""
         new, self._new = self._new, []
         if not new:
             return
@@ -150,7 +159,7 @@ def _changed_remotely(files: Iterable[InputFile], committed: Versions) -> dict[s
 
 
 def _read(output: Storage, name: str) -> list[FileHash]:
-    """The hashes in one file; none of a broken one, which costs no more than a file that was not hashed."""
+    """Reads a file of hashes; a broken one is like a missing one: its input files count as not hashed."""
     try:
         table = pq.read_table(io.BytesIO(output.read(name))).select(SCHEMA.names).cast(SCHEMA)
     except (FileNotFoundError, pa.ArrowException, OSError, KeyError, ValueError):
@@ -160,7 +169,7 @@ def _read(output: Storage, name: str) -> list[FileHash]:
 
 
 def hash_file(storage: Storage, file: InputFile, stop: Callable[[], bool] = lambda: False) -> str:
-    """XXH128 of a local file; empty if it cannot be read, is not the one that was listed, or ``stop`` says so."""
+    """XXH128 of a local file; empty if it cannot be read, differs from the listing, or ``stop`` returns True."""
     digest = xxhash.xxh3_128()
     try:
         before = storage.entry(file.name)
@@ -178,11 +187,11 @@ def hash_file(storage: Storage, file: InputFile, stop: Callable[[], bool] = lamb
 
 
 class BackgroundHashing:
-    """Hashes a corpus while encoders work, as a context; what is not hashed at its end is left to a later run.
+    """A context that hashes a corpus in the background; files not hashed at its end are left to a later run.
 
     Args:
-        hashes: takes the hashes.
-        corpus: what to hash; one in an object store needs none.
+        hashes: receives the hashes.
+        corpus: the files; those in an object store need no hashes.
     """
 
     def __init__(self, hashes: FileHashes, corpus: Corpus) -> None:
@@ -218,4 +227,4 @@ class BackgroundHashing:
         try:
             self._hashes.flush()
         except StorageError:
-            return  # the run itself reports a store that refuses
+            return  # costs a later run a comparison; the run itself reports a store that refuses

@@ -1,36 +1,37 @@
-"""Complete lines out of bytes: a byte range of an uncompressed file, or a compressed file from its start to its end.
+"""Reads whole lines from a byte range of an uncompressed file, or from a compressed file as a whole.
 
-Comes in: a file and a byte range. Goes out: blocks of whole lines with the position of each, never the whole file.
+Lines are yielded in blocks with their positions; a file is never held whole.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import IO, Literal
 
 from kosbert_ray.corpus.decompress import decompressed
-from kosbert_ray.corpus.listing import InputFile
-from kosbert_ray.corpus.sniff import HEAD_BYTES, check_line_ends, check_text
+from kosbert_ray.corpus.files import InputFile
+from kosbert_ray.corpus.sniff import HEAD_BYTES, check_line_ends
 from kosbert_ray.errors import InputBroken, InputError, UsageError
 from kosbert_ray.storage import Storage, storage_errors
 
 BLOCK_BYTES = 2**20
-MAX_LINE_BYTES = 64 * 2**20  # a longer line is not text but a file of another kind
+MAX_LINE_BYTES = 64 * 2**20  # a longer line means that the file is not text
 
 
 @dataclass(frozen=True, repr=False)
 class LineOptions:
-    """How line formats are read; ``None`` means the format's own custom.
+    """Options of line formats; None means the format's default.
 
-    ``delimiter``: comma for CSV, tab for TSV. ``quoting``: "minimal" for CSV (RFC 4180), "none" for TSV.
-    ``newlines_in_values``: a quoted CSV value may span lines; such a file is read in one pass.
-    ``columns``: names of the columns where CSV and TSV files have no header line.
-    ``encoding``: any Python codec in which a newline is one byte, such as cp949.
-    ``escape``: the character before a quote (or itself) inside a CSV or TSV value, such as Spark's backslash.
-    ``null_values``: what stands for null in CSV and TSV files, such as ``\\N``.
+    Attributes:
+        delimiter: character between values; default: comma for CSV, tab for TSV.
+        quoting: "minimal" or "none"; default: "minimal" for CSV (RFC 4180), "none" for TSV.
+        newlines_in_values: whether a quoted CSV value may span lines; if so, a file is read in one pass.
+        columns: column names of CSV and TSV files without a header line.
+        encoding: any Python codec in which a newline is one byte, such as cp949.
+        escape: character that escapes a quote (or itself) in a CSV or TSV value, such as Spark's backslash.
+        null_values: values that mean null in CSV and TSV files, such as ``\\N``.
     """
 
     delimiter: str | None = None
@@ -43,37 +44,28 @@ class LineOptions:
 
     def __post_init__(self) -> None:
         try:
-            fit = _is_cut_at_newlines(self.codec)
+            splits = _splits_at_newlines(self.codec)
         except LookupError:
             raise UsageError(f"input.encoding: no such encoding {self.encoding!r}") from None
-        if not fit:
-            raise UsageError(f"input.encoding: {self.encoding} cannot be cut at line ends; convert the files to utf-8")
+        if not splits:
+            raise UsageError(f"input.encoding: {self.encoding} cannot be split at line ends; convert the files to utf-8")
 
     def __repr__(self) -> str:
-        """Part of an output's fingerprint: what came after 0.1.0 is named only where it is not at its default."""
+        """Part of an output's fingerprint: options added after 0.1.0 are shown only if they differ from their default."""
         shown = [field for field in fields(self) if field.name not in LATER or getattr(self, field.name) != field.default]
         return f"LineOptions({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in shown)})"
 
     @cached_property
     def codec(self) -> str:
-        """The codec of a line; the byte order mark that utf-8-sig speaks of is taken off the first line anyway."""
+        """The codec of a line. A byte order mark is always removed from the first line, so utf-8-sig is utf-8."""
         return "utf-8" if self.encoding.lower().replace("_", "-") in ("utf-8-sig", "utf8-sig") else self.encoding
 
-    def csv_delimiter(self, format: str) -> str:
-        """The character between values."""
-        return self.delimiter or ("\t" if format == "tsv" else ",")
 
-    def csv_quoting(self, format: str) -> Literal[0, 3]:
-        """The quoting, as the csv module names it."""
-        quoting = self.quoting or ("none" if format == "tsv" else "minimal")
-        return csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
+LATER = ("escape", "null_values")  # options added after 0.1.0
 
 
-LATER = ("escape", "null_values")
-
-
-def _is_cut_at_newlines(codec: str) -> bool:
-    """Whether each line can be decoded without those before it, as in all codecs that are no wide or stateful ones."""
+def _splits_at_newlines(codec: str) -> bool:
+    """True if a line can be decoded without the lines before it, as in all codecs except wide and stateful ones."""
     if '\n",'.encode(codec) != b'\n",':
         return False
     try:
@@ -86,10 +78,29 @@ def _is_cut_at_newlines(codec: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Whole lines without their ends; ``position`` is the first one's byte offset or row number (see ``unit``).
+class Content:
+    """The expected content of the files of a line format.
 
-    ``read`` is how many bytes of the stored file were fetched to get them.
+    Attributes:
+        check: returns the problem with a file's first bytes (decompressed), if there is one.
+        suffixes: extensions of the files; those in an archive must have one of them.
+        header: whether each file begins with a header line.
+    """
+
+    check: Callable[[bytes], str | None]
+    suffixes: tuple[str, ...] = ()
+    header: bool = False
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A block of whole lines, without their line ends.
+
+    Attributes:
+        lines: the lines.
+        position: byte offset or line number (see ``unit``) of the first line.
+        unit: "byte" or "line".
+        read: number of bytes of the stored file that were read for the block.
     """
 
     lines: list[bytes]
@@ -99,21 +110,21 @@ class Lines:
 
 
 def read_lines(
-    storage: Storage, file: InputFile, start: int, stop: int, ahead: int | None = None, header: bool = True
+    storage: Storage, file: InputFile, content: Content, start: int, stop: int, ahead: int | None = None
 ) -> Iterator[Lines]:
-    """The lines whose first byte lies in ``[start, stop)`` of the file, or all lines of a compressed one.
+    """Reads the lines whose first byte is in ``[start, stop)``, or all lines of a compressed file.
 
     Args:
         storage: the input folder.
-        file: what to read.
-        start: the first byte of the range.
-        stop: the first byte after it.
-        ahead: how much of the file to fetch at a time; None if it is read to the range's end.
-        header: whether CSV and TSV files begin with a header line.
+        file: the file.
+        content: what it should contain.
+        start: first byte of the range.
+        stop: first byte after the range.
+        ahead: number of bytes to fetch at a time; None to fetch as for reading to the end of the range.
 
     Raises:
         InputError: the content is not what the file's name says.
-        InputBroken: the compressed data is broken or cut short, or a line is longer than 64 MiB.
+        InputBroken: the compressed data is corrupt or truncated, or a line is longer than 64 MiB.
         StorageError: the file cannot be read.
     """
     where = storage.url(file.name)
@@ -121,18 +132,18 @@ def read_lines(
         return
     with storage_errors(where), storage.open(file.name, ahead) as handle:
         if file.compression:
-            yield from _compressed_lines(handle, file, where, header)
+            yield from _compressed_lines(handle, file, content, where)
         else:
-            if start:  # its first bytes are another fragment's: what they say holds for this one, too
-                _check(storage.read_head(file.name, HEAD_BYTES), file, where)
-            yield from _range_lines(handle, start, stop, file, where)
+            if start:  # the file's first bytes belong to another fragment, but show what this one contains, too
+                _check(storage.read_head(file.name, HEAD_BYTES), content, where)
+            yield from _range_lines(handle, start, stop, content, where)
 
 
-def first_lines(storage: Storage, file: InputFile, most: int, ahead: int | None = None, header: bool = True) -> list[bytes]:
-    """Up to ``most`` lines from the start of a file, or those before a fault in it."""
+def first_lines(storage: Storage, file: InputFile, content: Content, most: int, ahead: int | None = None) -> list[bytes]:
+    """Reads up to ``most`` lines from the start of a file, or the lines before the first fault."""
     found: list[bytes] = []
     try:
-        for block in read_lines(storage, file, 0, BLOCK_BYTES, ahead, header):
+        for block in read_lines(storage, file, content, 0, BLOCK_BYTES, ahead):
             found += block.lines
             if len(found) >= most:
                 break
@@ -142,17 +153,17 @@ def first_lines(storage: Storage, file: InputFile, most: int, ahead: int | None 
     return found[:most]
 
 
-def _check(block: bytes, file: InputFile, where: str) -> None:
+def _check(block: bytes, content: Content, where: str) -> None:
     """Raises InputError if a file's first bytes are not what its name says."""
-    problem = check_text(block[:HEAD_BYTES], file.format) or check_line_ends(block)
+    problem = content.check(block[:HEAD_BYTES]) or check_line_ends(block)
     if problem:
         raise InputError(f"{where}: {problem}")
 
 
-def _range_lines(handle: IO[bytes], start: int, stop: int, file: InputFile, where: str) -> Iterator[Lines]:
+def _range_lines(handle: IO[bytes], start: int, stop: int, content: Content, where: str) -> Iterator[Lines]:
     position = start
     if start:
-        # A line belongs to the range that holds its first byte: skip the one that began before us.
+        # A line belongs to the range of its first byte: skip the line that begins before this range.
         position -= 1
         handle.seek(position)
         while position < stop:
@@ -166,13 +177,13 @@ def _range_lines(handle: IO[bytes], start: int, stop: int, file: InputFile, wher
         if not block:
             break
         if position == 0 and not rest:
-            _check(block, file, where)
+            _check(block, content, where)
         rest = _checked(rest + block, where, position)
         end = rest.rfind(b"\n") + 1
         if end:
             yield Lines(_split(rest[:end]), position, "byte", end)
             position, rest = position + end, rest[end:]
-    if rest:  # the last line began here and ends beyond the range, or with the file
+    if rest:  # the last line begins here and ends past the range, or with the file
         while not rest.endswith(b"\n"):
             block = handle.readline(BLOCK_BYTES)
             if not block:
@@ -181,13 +192,13 @@ def _range_lines(handle: IO[bytes], start: int, stop: int, file: InputFile, wher
         yield Lines(_split(rest), position, "byte", len(rest))
 
 
-def _compressed_lines(handle: IO[bytes], file: InputFile, where: str, header: bool) -> Iterator[Lines]:
+def _compressed_lines(handle: IO[bytes], file: InputFile, content: Content, where: str) -> Iterator[Lines]:
     position, read, rest = 0, 0, b""
     first = True
     try:
-        for block in decompressed(handle, file, where, header):
+        for block in decompressed(handle, file.compression or "", where, content.suffixes, content.header):
             if first:
-                _check(block, file, where)
+                _check(block, content, where)
                 first = False
             rest = _checked(rest + block, where, position)
             if len(rest) < BLOCK_BYTES:
@@ -199,7 +210,7 @@ def _compressed_lines(handle: IO[bytes], file: InputFile, where: str, header: bo
                 yield Lines(lines, position, "line", fetched - read)
                 position, read, rest = position + len(lines), fetched, rest[end:]
     except InputBroken:
-        end = rest.rfind(b"\n") + 1  # the line that the fault lies in is not whole
+        end = rest.rfind(b"\n") + 1  # the line with the fault is incomplete
         if end:
             yield Lines(_split(rest[:end]), position, "line", 0)
         raise
@@ -209,12 +220,12 @@ def _compressed_lines(handle: IO[bytes], file: InputFile, where: str, header: bo
 
 def _checked(rest: bytes, where: str, position: int) -> bytes:
     if len(rest) > MAX_LINE_BYTES and b"\n" not in rest:
-        raise InputBroken(f"{where}: a line of over {MAX_LINE_BYTES >> 20} MiB at {position}; is it a text shard?")
+        raise InputBroken(f"{where}: a line of over {MAX_LINE_BYTES >> 20} MiB at {position}; is this a text file?")
     return rest
 
 
 def _split(block: bytes) -> list[bytes]:
-    """Lines of a block that ends with a newline or with the file; line ends (``\\n``) stay out, ``\\r`` is left in."""
+    """Splits a block that ends with a newline or with the file; removes ``\\n`` and keeps ``\\r``."""
     lines = block.split(b"\n")
     if not lines[-1]:
         lines.pop()

@@ -1,6 +1,6 @@
-"""Finds a column by the name a user gives: as it is, in another Unicode form, or inside a struct (``doc.text``).
+"""Finds columns by name: spelled exactly, in another Unicode form, or as a field of a struct (``doc.text``).
 
-macOS and some editors write Korean names decomposed (NFD); they look the same as composed ones and are the same name here.
+macOS and some editors write Korean names decomposed (NFD). They look like composed names and count as equal.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from kosbert_ray.errors import InputError
 MAX_SHOWN = 40
 MISSING: Any = object()
 
-Place = tuple[str, ...]  # a column's own name, and those of the fields on the way down to a value
+Place = tuple[str, ...]  # a column's name and, for a value inside structs, the names of the fields
 
 
 def composed(name: str) -> str:
-    """The name in one Unicode form."""
+    """The name in Unicode form NFC."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def own_name(name: str, names: Iterable[str]) -> str | None:
-    """How a name is spelled among ``names``; None if it is not there."""
+    """The spelling of a name among ``names``; None if it is missing."""
     names = list(names)
     if name in names:
         return name
@@ -35,16 +35,16 @@ def own_name(name: str, names: Iterable[str]) -> str | None:
 
 
 def locate(name: str, schema: pa.Schema | pa.StructType) -> Place | None:
-    """Where a column stands in a schema; None if nowhere.
+    """Finds a column in a schema; None if it is missing.
 
     Raises:
-        InputError: the name stands twice.
+        InputError: the schema has the name more than once.
     """
     names = [field.name for field in schema]
     own = own_name(name, names)
     if own is not None:
         if names.count(own) > 1:
-            raise InputError(f"column {own!r} stands {names.count(own)} times; give each its own name")
+            raise InputError(f"column {own!r} appears {names.count(own)} times; give each its own name")
         return (own,)
     parts = name.split(".")
     for count in range(1, len(parts)):
@@ -73,7 +73,7 @@ def values_at(place: Place, batch: pa.RecordBatch) -> pa.Array:
 
 
 def pick(values: Mapping[str, Any], name: str) -> Any:
-    """The value of a column in a JSON object; ``MISSING`` if it has none."""
+    """The value of a column in a JSON object; ``MISSING`` if the object lacks it."""
     found = values.get(name, MISSING)
     if found is not MISSING:
         return found
@@ -91,10 +91,10 @@ def pick(values: Mapping[str, Any], name: str) -> Any:
     return MISSING
 
 
-def require(names: Sequence[str], there: Callable[[str], bool], present: Sequence[str], option: str) -> None:
-    """Raises InputError with the columns there are if one of ``names`` is not among them."""
+def require(names: Sequence[str], exists: Callable[[str], bool], present: Sequence[str], option: str) -> None:
+    """Raises InputError that lists the present columns and the option to set if one of ``names`` does not exist."""
     for name in names:
-        if not there(name):
+        if not exists(name):
             shown = ", ".join(map(repr, present[:MAX_SHOWN])) or "none"
             more = f" and {len(present) - MAX_SHOWN} more" if len(present) > MAX_SHOWN else ""
             raise InputError(f"no column {name!r}; it has {shown}{more} (set {option})")

@@ -1,8 +1,8 @@
-"""The table that rows travel in until they are a slice: the text to embed, its address, why not, and what is kept.
+"""The row table: rows as they are read, before they are cut into slices.
 
-Three columns are ours (their names cannot be a user's: ``input.keep`` refuses names that start with two underscores):
-``__text`` (large_string, null where rejected), ``__position`` (int64: byte offset in an uncompressed line file, else row
-number from 0) and ``__reason`` (string, null for a good row). The columns to keep follow under their own names.
+Its columns are ``__text`` (large_string; null if there is none), ``__position`` (int64: byte offset in an uncompressed line
+file, otherwise row number from 0) and ``__reason`` (string: why the row is rejected; null for a good row), followed by the
+columns to keep. ``input.keep`` refuses names that start with two underscores.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ TEXT = "__text"
 POSITION = "__position"
 REASON = "__reason"
 
-Row = tuple[int, dict[str, Any], str | None]  # position, values by column, why it cannot be read
+Row = tuple[int, dict[str, Any], str | None]  # position, values by column, why the row is rejected
 
-# White space, control and format characters, fillers of Hangul, the blank of Braille, and what only changes a neighbour.
+# White space, control and format characters, Hangul fillers, the Braille blank, and characters that only modify others.
 INVISIBLE = r"^[\s\p{Z}\p{Cc}\p{Cf}\x{115F}\x{1160}\x{3164}\x{FFA0}\x{2800}\x{034F}\x{180B}-\x{180F}\x{FE00}-\x{FE0F}]*$"
 
 
 def rows_from_values(rows: Iterable[Row], source: RowText, keep: pa.Schema) -> pa.Table:
-    """Columns out of parsed records; a value that does not fit its column makes its row a rejected one."""
+    """Makes a row table of parsed records; a row with a value that does not fit its column is rejected."""
     positions: list[int] = []
     reasons: list[str | None] = []
     texts: list[str | None] = []
@@ -72,7 +72,7 @@ def rows_from_values(rows: Iterable[Row], source: RowText, keep: pa.Schema) -> p
 def rows_from_arrays(
     source: RowText, text: pa.Array, position: pa.Array, reason: pa.Array, keep: dict[str, pa.Array | pa.ChunkedArray]
 ) -> pa.Table:
-    """The row table; null and empty texts get their reason here, whatever the format."""
+    """Makes a row table of columns; rejects rows with a null or empty text."""
     text = source.normalized(text)
     empty = pc.match_substring_regex(text, INVISIBLE)
     reason = pc.coalesce(

@@ -1,4 +1,4 @@
-"""Which slices of a plan to look at, so that what they hold tells of the whole corpus."""
+"""Samples slices that are representative of a corpus."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from kosbert_ray.corpus.formats.table import info_of
 from kosbert_ray.corpus.fragments import Fragment, Slice
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.errors import InputError, StorageError
 
-Kind = tuple[str, str]  # of files: format and compression, which go together with how a file's size tells of its rows
+Kind = tuple[str, str]  # format and compression of files; rows per byte are similar within a kind
 
 
 @dataclass(frozen=True)
 class Stratum:
     """The fragments of one kind of file.
 
-    ``size`` is what a slice's own is a share of: rows of Parquet, bytes as stored of all else.
+    Attributes:
+        kind: format and compression.
+        fragments: the fragments.
+        size: total of :meth:`size_of`, in rows if the fragments are row groups and in stored bytes otherwise.
     """
 
     kind: Kind
@@ -29,11 +33,11 @@ class Stratum:
 
     def size_of(self, piece: Slice) -> int:
         """A slice's share of ``size``."""
-        return piece.rows if self.kind[0] == "parquet" else piece.input_bytes
+        return piece.input_bytes if piece.fragment.row_groups is None else piece.rows
 
 
 def strata(fragments: list[Fragment]) -> list[Stratum]:
-    """The fragments by kind."""
+    """Groups fragments by kind."""
     kinds: dict[Kind, list[Fragment]] = defaultdict(list)
     for fragment in fragments:
         kinds[fragment.file.format, fragment.file.compression or ""].append(fragment)
@@ -43,29 +47,29 @@ def strata(fragments: list[Fragment]) -> list[Stratum]:
 def sampled_slices(
     reader: FragmentReader, stratum: Stratum, count: int
 ) -> Iterator[tuple[Slice, pa.Table] | InputError | StorageError]:
-    """Slices at even distances through the stratum, with their rows; the same each time.
+    """Yields slices at even distances through a stratum, with their rows; always the same ones.
 
-    A compressed file or an Arrow stream is read from its start to the slice, so of those the first slices are taken.
+    Of a file that can only be read from its start, the first slice is taken.
 
     Args:
-        reader: reads fragments.
+        reader: reads the fragments.
         stratum: what to sample.
-        count: how many slices; fewer if there are not so many.
+        count: number of slices; fewer if the stratum has fewer.
 
     Yields:
-        The slices; instead of one that cannot be read, why.
+        The slices with their row tables; instead of a slice that cannot be read, the error.
     """
     ends = np.cumsum([item.stop - item.start for item in stratum.fragments])
     if not len(ends) or not ends[-1]:
         return
-    # The middle of each of ``count`` equal parts: a fragment, and how far into it.
+    # The middle of each of ``count`` equal parts: a fragment, and the distance from its start.
     places = (np.arange(count) + 0.5) * ends[-1] / count
     which = np.searchsorted(ends, places, side="right")
     seen: set[tuple[int, int]] = set()
     for index, place in zip(which.tolist(), places.tolist(), strict=True):
         fragment = stratum.fragments[index]
         inside = place - (ends[index] - (fragment.stop - fragment.start))
-        if fragment.file.one_pass:
+        if info_of(fragment.file).one_pass(fragment.file):
             inside = 0
         try:
             found = _slice_at(reader, fragment, stratum, inside)
@@ -78,7 +82,7 @@ def sampled_slices(
 
 
 def _slice_at(reader: FragmentReader, fragment: Fragment, stratum: Stratum, inside: float) -> tuple[Slice, pa.Table] | None:
-    """The slice that holds what lies ``inside`` the fragment, or its last one."""
+    """The slice at a distance of ``inside`` from the start of the fragment, or the last one."""
     found = None
     passed = 0
     for found in reader.slices(fragment):

@@ -1,4 +1,4 @@
-"""How many bytes each row takes, whatever the batches that rows arrive in: what a slice's size is bounded by."""
+"""Sizes of rows in bytes, independent of batches; they bound the size of a slice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Sizes = npt.NDArray[np.int64]
 
 
 def row_bytes(array: pa.Array) -> Sizes:
-    """Bytes of the values of each row: int64 ``[n]``. Offsets and validity bits are left out."""
+    """Bytes of the values of each row: int64 ``[n]``. Offsets and validity bits do not count."""
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
         return row_bytes(array.storage)
@@ -36,12 +36,12 @@ def row_bytes(array: pa.Array) -> Sizes:
         return sums
     try:
         return np.full(len(array), max(1, kind.bit_width // 8), np.int64)
-    except ValueError:  # a type of no fixed width that is not known here
+    except ValueError:  # some other type of variable width
         return np.full(len(array), array.nbytes // max(1, len(array)), np.int64)
 
 
 def _between(offsets: npt.NDArray[np.integer], sizes: Sizes) -> Sizes:
-    """Sums over runs of values, which the offsets of an array (or of a slice of one) delimit."""
+    """Sums over the runs of values that the offsets of an array, or of a slice of one, delimit."""
     ends = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
     return np.diff(ends[offsets.astype(np.int64)])
 

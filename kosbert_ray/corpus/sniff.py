@@ -1,25 +1,23 @@
-"""Recognises content that is not what a file's name says, from its first bytes.
+"""Recognises, from a file's first bytes, content that is not what its name says.
 
-Called where a file is opened anyway. Goes in: the first bytes. Comes out: what they are and what to do about it, or None.
+The functions return one line that names the content and the remedy, or None.
 """
 
 from __future__ import annotations
-
-import re
 
 HEAD_BYTES = 4096
 GZIP = b"\x1f\x8b"
 ZSTD = b"\x28\xb5\x2f\xfd"
 ZIP = b"PK\x03\x04"
-MAGIC = {"gzip": GZIP, "zstd": ZSTD, "zip": ZIP}  # by the names that listing gives to compressions
+MAGIC = {"gzip": GZIP, "zstd": ZSTD, "zip": ZIP}  # by compression, as the listing names it
 
 RENAME = "rename it to end in"
 CONVERT = "convert it to JSON lines, CSV or Parquet"
-# Prefix, what it is, what to do.
+# Prefix, content, remedy.
 KNOWN: tuple[tuple[bytes, str, str], ...] = (
     (GZIP, "gzip data", f"{RENAME} .gz"),
     (ZSTD, "zstd data", f"{RENAME} .zst"),
-    (ZIP, "a zip archive or an Office file", f"{RENAME} .zip if it holds a text shard, or export it as CSV"),
+    (ZIP, "a zip archive or an Office file", f"{RENAME} .zip if it contains text files, or export it as CSV"),
     (b"BZh91AY&SY", "bzip2 data", "recompress it with gzip or zstd"),
     (b"\xfd7zXZ\x00", "xz data", "recompress it with gzip or zstd"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
@@ -40,15 +38,15 @@ KNOWN: tuple[tuple[bytes, str, str], ...] = (
 BOM = b"\xef\xbb\xbf"
 TAR_MAGIC_AT = 257
 BINARY_SHARE = 0.3  # of NUL bytes; text has none, but a stray one is no reason to refuse a file
-ONE_SIDE_SHARE = 0.8  # of the NUL bytes of UTF-16 text lie at even, or at odd, places
+ONE_SIDE_SHARE = 0.8  # of the NUL bytes of UTF-16 text are at even, or at odd, offsets
 
 
 def recognise(head: bytes) -> str | None:
-    """The kind of file that ``head`` begins, if it is a known one that is no plain text: ``what; what to do``."""
+    """Returns ``content; remedy`` if ``head`` begins a file of a known kind other than plain text."""
     for prefix, what, remedy in KNOWN:
         if head.startswith(prefix):
             return f"{what}; {remedy}"
-    if head.startswith(b"ORC") and not _decodes_as_utf8(head):  # three letters that a text may well begin with
+    if head.startswith(b"ORC") and not _decodes_as_utf8(head):  # text may begin with these three letters, too
         return f"an ORC file; {CONVERT}"
     if head[TAR_MAGIC_AT : TAR_MAGIC_AT + 5] == b"ustar":
         return "a tar archive; unpack it"
@@ -79,7 +77,7 @@ def _decodes(head: bytes, codec: str, width: int) -> bool:
     try:
         text = head[: len(head) // width * width].decode(codec)
     except UnicodeDecodeError as error:
-        return error.end >= len(head) - width  # a character cut in two
+        return error.end >= len(head) - width  # the last character is incomplete
     return "\0" not in text
 
 
@@ -92,42 +90,42 @@ def _decodes_as_utf8(head: bytes) -> bool:
 
 
 def check_compressed(head: bytes, compression: str) -> str | None:
-    """What is wrong with the first bytes of a file whose name says that it is compressed."""
+    """Returns the problem with the first bytes of a file whose extension says that it is compressed."""
     if not head or head.startswith(MAGIC[compression]):
         return None
     if compression == "zstd" and head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F:  # a skippable frame
         return None
-    if compression == "zip" and head.startswith(b"PK"):  # empty, or in several parts: zipfile knows better
+    if compression == "zip" and head.startswith(b"PK"):  # empty or split archives are left to zipfile
         return None
     found = recognise(head)
     if found:
         return f"not {compression} data but {found}"
     if _decodes_as_utf8(head):
-        return f"not {compression} data but plain text; rename it without its last ending"
-    return f"not {compression} data, whatever its name says; download or compress it again"
+        return f"not {compression} data but plain text; rename it without its last extension"
+    return f"not {compression} data, despite its extension; download or compress it again"
 
 
-def check_text(head: bytes, format: str) -> str | None:
-    """What is wrong with the first bytes of a text shard of a line format, decompressed."""
-    found = recognise(head)
-    if found:
+def check_text(head: bytes, tags: bool = False) -> str | None:
+    """Returns the problem with the first bytes of a text file.
+
+    Args:
+        head: the bytes, decompressed.
+        tags: whether the file may begin with an HTML tag.
+    """
+    if found := recognise(head):
         return found
-    start = head.removeprefix(BOM).lstrip()
-    lower = start[:64].lower()
-    if lower.startswith(b"<!doctype html") or (format != "text" and lower.startswith(b"<html")):
+    if start_of(head)[:64].lower().startswith((b"<!doctype html",) if tags else (b"<!doctype html", b"<html")):
         return "an HTML page, perhaps an error page that was downloaded instead of the file; download it again"
-    if format == "jsonl":
-        if start.startswith(b"<?xml"):
-            return f"an XML document; {CONVERT}"
-        if start.startswith(b"["):
-            return "a JSON document (one array), not JSON lines; convert it with jq -c '.[]'"
-        if re.match(rb"\{[ \t]*\r?\n", start):
-            return "JSON spread over several lines, not JSON lines; convert it with jq -c '.'"
     return None
 
 
+def start_of(head: bytes) -> bytes:
+    """The first bytes of a text without a byte order mark and leading white space."""
+    return head.removeprefix(BOM).lstrip()
+
+
 def check_line_ends(block: bytes) -> str | None:
-    """What is wrong with the line ends of a file, told from its first block."""
+    """Returns the problem with a file's line ends, judged by its first block."""
     if b"\n" not in block and b"\r" in block.rstrip(b"\r\0 "):
         return "text whose lines end in CR only; convert it with tr '\\r' '\\n'"
     return None

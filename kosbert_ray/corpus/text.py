@@ -1,4 +1,4 @@
-"""The text of a row: a column, or several joined by a template; as it stands, or made alike first."""
+"""The text of a row: a column, or several columns joined by a template; optionally normalized."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kosbert_ray.errors import UsageError
 Normalization = Literal["html", "nfc", "whitespace"]
 CONJOINING = "[\u1100-\u1112][\u1161-\u1175]"  # a leading consonant and a vowel: the start of a syllable
 MANY_DECOMPOSED = 0.01  # of the texts
-DECOMPOSED_NOTICE = "texts hold decomposed Hangul (NFD), which few models know: set input.normalize=nfc"
+DECOMPOSED_NOTICE = "texts contain decomposed Hangul (NFD), which few models know: set input.normalize=nfc"
 WHITE_SPACE = r"[\s\p{Z}\x85]+"
 IN_TEMPLATES = (
     pa.types.is_integer,
@@ -32,13 +32,13 @@ IN_TEMPLATES = (
 
 @dataclass(frozen=True)
 class RowText:
-    """How a row's text is made.
+    """The recipe for a row's text.
 
     Attributes:
-        template: the name of a column, or text with names in braces, ``"{title}\\n{body}"``; ``{{`` is a brace, and the two
-            characters ``\\n`` and ``\\t``, which are all that a shell's quotes give, are the line end and the tab.
-        normalize: what is done to it: "html" makes characters of ``&amp;`` and its like, "nfc" composes (Unicode Standard
-            Annex 15), "whitespace" makes one space of any white space; always in this order.
+        template: name of a column, or text with names in braces: ``"{title}\\n{body}"``. ``{{`` is a brace; the two
+            characters ``\\n`` and ``\\t``, as a quoted shell argument has them, are a newline and a tab.
+        normalize: steps, always in this order: "html" replaces character references such as ``&amp;``, "nfc" composes
+            (Unicode Standard Annex 15), "whitespace" replaces each run of white space with one space.
     """
 
     template: str
@@ -46,32 +46,32 @@ class RowText:
 
     @cached_property
     def _parts(self) -> tuple[tuple[str, str | None], ...]:
-        """Literal texts, each with the name of the column behind it."""
+        """Literal texts, each with the name of the column that follows it."""
         if not self.joined:
             return (("", self.template),)
         try:
             found = [*Formatter().parse(self.template.replace("\\n", "\n").replace("\\t", "\t"))]
         except ValueError as error:
-            raise UsageError(f"input.text: {self.template!r} is no template ({error}); write a brace as {{{{") from error
+            raise UsageError(f"input.text: {self.template!r} is not a template ({error}); write a brace as {{{{") from error
         for _, name, form, conversion in found:
             if form or conversion or name == "":
-                raise UsageError(f"input.text: {self.template!r} is no template; braces hold the names of columns only")
+                raise UsageError(f"input.text: {self.template!r} is not a template; braces may contain column names only")
         if all(name is None for _, name, _, _ in found):
             raise UsageError(f"input.text: {self.template!r} names no column")
         return tuple((literal, name) for literal, name, _, _ in found)
 
     @property
     def joined(self) -> bool:
-        """Whether it is a template."""
+        """True for a template."""
         return "{" in self.template or "}" in self.template
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns it is made of, each once."""
+        """Names of its columns, without duplicates."""
         return tuple(dict.fromkeys(name for _, name in self._parts if name is not None))
 
     def fill(self, values: Mapping[str, Any]) -> str | None:
-        """The text of one row; a column that has no value is empty, and where none has, there is no text."""
+        """Makes the text of one row. A missing value is empty; if all are missing, there is no text."""
         if not self.joined:
             found: str | None = values.get(self.template)
             return found
@@ -83,7 +83,7 @@ class RowText:
         )
 
     def join(self, columns: Mapping[str, pa.Array]) -> pa.Array:
-        """As :meth:`fill`, of Arrow columns: large_string ``[n]``."""
+        """Makes the texts of Arrow columns, as :meth:`fill` does: large_string ``[n]``."""
         strings = {name: _strings(columns[name]) for name in self.columns}
         if not self.joined:
             return strings[self.template]
@@ -93,13 +93,13 @@ class RowText:
             if name is not None:
                 parts.append(pc.fill_null(strings[name], ""))
         text = pc.binary_join_element_wise(*parts, pa.scalar("", pa.large_string()))
-        there = pc.is_valid(strings[self.columns[0]])
+        present = pc.is_valid(strings[self.columns[0]])
         for name in self.columns[1:]:
-            there = pc.or_(there, pc.is_valid(strings[name]))
-        return pc.if_else(there, text, pa.scalar(None, pa.large_string()))
+            present = pc.or_(present, pc.is_valid(strings[name]))
+        return pc.if_else(present, text, pa.scalar(None, pa.large_string()))
 
     def normalized(self, texts: pa.Array) -> pa.Array:
-        """Texts made alike, large_string ``[n]``."""
+        """Normalizes texts: large_string ``[n]``."""
         if "html" in self.normalize:
             texts = pa.array(
                 [text if text is None or "&" not in text else html.unescape(text) for text in texts.to_pylist()],
@@ -113,13 +113,13 @@ class RowText:
 
 
 def _spelled(value: Any) -> str:
-    """A value in a template, as Arrow spells it, so that a row has the same text in each format: 2026.0 is ``2026``."""
+    """Spells a value in a template as Arrow does, so that all formats give the same text: 2026.0 is ``2026``."""
     return str(pa.scalar(value, pa.float64()).cast(pa.string())) if isinstance(value, float) else str(value)
 
 
 def _strings(column: pa.Array) -> pa.Array:
-    """A column as text; bytes that are not UTF-8 become null (see :func:`broken_bytes`)."""
-    if pa.types.is_floating(column.type):  # NaN is what pandas has for nothing
+    """Converts a column to text; bytes that are not UTF-8 become null (see :func:`broken_bytes`)."""
+    if pa.types.is_floating(column.type):  # NaN is pandas' null
         return pc.if_else(pc.is_nan(column), None, column).cast(pa.large_string())
     if not is_binary(column.type):
         return column.cast(pa.large_string())
@@ -137,7 +137,7 @@ def _decoded(value: bytes | None) -> str | None:
 
 
 def broken_bytes(columns: Mapping[str, pa.Array], reasons: pa.Array) -> pa.Array:
-    """The reasons with those of rows added whose bytes are not UTF-8."""
+    """Adds reasons for rows whose bytes are not UTF-8."""
     for name, column in columns.items():
         if is_binary(column.type):
             bad = pc.and_(pc.is_valid(column), pc.is_null(_strings(column)))
@@ -146,12 +146,12 @@ def broken_bytes(columns: Mapping[str, pa.Array], reasons: pa.Array) -> pa.Array
 
 
 def decomposed(texts: pa.Array | pa.ChunkedArray) -> int:
-    """How many texts hold Hangul in conjoining jamo (NFD, as Macs write names), which few models know."""
+    """Number of texts with Hangul in conjoining jamo (NFD, as macOS writes names), which few models know."""
     return int(pc.sum(pc.match_substring_regex(texts, CONJOINING)).as_py() or 0)
 
 
 def require_strings(source: RowText, types: Sequence[tuple[str, pa.DataType]]) -> str | None:
-    """What is wrong with the types of its columns; None if nothing is. A template takes numbers and dates, too."""
+    """Returns the problem with the types of the columns, if there is one. A template accepts numbers and dates, too."""
     for name, kind in types:
         value = plain(kind)
         if is_string(value) or is_binary(value) or pa.types.is_null(value):
@@ -162,8 +162,8 @@ def require_strings(source: RowText, types: Sequence[tuple[str, pa.DataType]]) -
         if pa.types.is_struct(value) and value.num_fields:
             return problem + f"name one of its fields with input.text, such as {name}.{value.field(0).name}"
         if pa.types.is_list(value) or pa.types.is_large_list(value) or pa.types.is_map(value):
-            return problem + "make one string of it in a column of its own and name that with input.text"
+            return problem + "join it into a string in a column of its own and name that with input.text"
         if any(check(value) for check in IN_TEMPLATES):
-            return problem + f"name the text column with input.text, or take it as it is by a template ({{{name}}})"
+            return problem + f"name the text column with input.text, or use it as it is in a template ({{{name}}})"
         return problem + "name the text column with input.text"
     return None

@@ -1,6 +1,6 @@
-"""Column types: their names, the one type that two files' types have in common, and what Parquet makes of a type.
+"""Column types: their names, the common type of two files, and the type that Parquet stores.
 
-A common type holds every value of both without loss. Where only the values decide, the files are cast value by value later.
+A common type holds every value of both types without loss. If that depends on the values, they are cast one by one later.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import pyarrow.parquet as pq
 from kosbert_ray.errors import UsageError, first_line
 from kosbert_ray.storage.parquet import to_parquet
 
-EXACT_INTEGERS = 2**53  # in a double, up to this
+EXACT_INTEGERS = 2**53  # a double represents integers exactly up to this
 UNITS = ("s", "ms", "us", "ns")
-LONGEST_DECIMALS = (38, 76)
+MAX_PRECISION = (38, 76)  # of decimal128 and decimal256
 DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}  # of integers, by their bits
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of a column.
+    """The type of a column in one file.
 
     Attributes:
-        type: its type.
-        wide: whether it holds (or may hold) integers that a double cannot.
-        loose: whether the type was told from values, as in JSON, which can be kept as strings too.
-        spelled: whether the strings are numbers that no type of number holds together.
+        type: the type.
+        wide: whether the column has, or may have, integers that a double cannot represent.
+        loose: whether the type was inferred from values, as in JSON, which can be kept as strings, too.
+        spelled: whether the strings are numbers that no numeric type can hold together.
     """
 
     type: pa.DataType
@@ -37,7 +37,7 @@ class Seen:
     spelled: bool = False
 
     def join(self, other: Seen) -> Seen | None:
-        """What both have in common; None if that cannot be had without loss."""
+        """The common type of both; None if there is none without loss."""
         wide, loose, spelled = self.wide or other.wide, self.loose and other.loose, self.spelled and other.spelled
         if self.type == other.type:
             return Seen(self.type, wide, loose, spelled)
@@ -54,9 +54,12 @@ class Seen:
 
 
 def common_type(one: pa.DataType, two: pa.DataType, wide: bool = True) -> pa.DataType | None:
-    """The narrowest type that holds all values of both; None if there is none.
+    """The narrowest type that holds all values of both types; None if there is none.
 
-    ``wide``: whether there may be integers that a double cannot hold.
+    Args:
+        one: a type.
+        two: another type.
+        wide: whether there may be integers that a double cannot represent.
     """
     if one == two:
         return one
@@ -85,7 +88,7 @@ def common_type(one: pa.DataType, two: pa.DataType, wide: bool = True) -> pa.Dat
 
 
 def _common_number(one: pa.DataType, two: pa.DataType, wide: bool) -> pa.DataType:
-    """Of integers and floats; a string where integers are too large for a double, or too large and too small at once."""
+    """The common type of integers and floats; a string if integers are too large for it."""
     if pa.types.is_floating(one) and pa.types.is_floating(two):
         return one if one.bit_width > two.bit_width else two
     if pa.types.is_integer(one) and pa.types.is_integer(two):
@@ -122,9 +125,9 @@ def _common_decimal(one: pa.DataType, two: pa.DataType) -> pa.DataType | None:
             return None
     scale = max(after for _, after in sizes)
     precision = max(before for before, _ in sizes) + scale
-    if precision <= LONGEST_DECIMALS[0]:
+    if precision <= MAX_PRECISION[0]:
         return pa.decimal128(precision, scale)
-    return pa.decimal256(precision, scale) if precision <= LONGEST_DECIMALS[1] else None
+    return pa.decimal256(precision, scale) if precision <= MAX_PRECISION[1] else None
 
 
 def _common_nested(one: pa.DataType, two: pa.DataType) -> pa.DataType | None:
@@ -155,17 +158,17 @@ def _common_nested(one: pa.DataType, two: pa.DataType) -> pa.DataType | None:
 
 
 def _common_field(one: pa.Field, two: pa.Field) -> pa.Field | None:
-    kind = common_type(one.type, two.type, wide=False)  # those inside lists are checked when they are cast
+    kind = common_type(one.type, two.type, wide=False)  # values inside lists are checked when they are cast
     return None if kind is None else pa.field(one.name, kind, one.nullable or two.nullable)
 
 
 def is_string(kind: pa.DataType) -> bool:
-    """Whether it is one of Arrow's kinds of string."""
+    """True if a type is one of Arrow's string types."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def is_binary(kind: pa.DataType) -> bool:
-    """Whether it is one of Arrow's kinds of bytes."""
+    """True if a type is one of Arrow's binary types."""
     return bool(
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
@@ -183,12 +186,12 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """The type without a dictionary, whose values differ from file to file."""
+    """The type without dictionary encoding; dictionaries differ from file to file."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def may_cast(seen: pa.DataType, asked: pa.DataType) -> bool:
-    """Whether values of one type may turn out to be values of another; each is checked when it is cast."""
+    """True if values of one type may be values of another; each is checked when it is cast."""
     if seen == asked or common_type(seen, asked) is not None:
         return True
     simple = (
@@ -203,7 +206,11 @@ def may_cast(seen: pa.DataType, asked: pa.DataType) -> bool:
 
 
 def as_parquet(kind: pa.DataType) -> pa.DataType:
-    """The type that Parquet gives back for a column of this one; raises UsageError if it cannot hold such a column."""
+    """The type that a column of this type has once read back from Parquet.
+
+    Raises:
+        UsageError: Parquet cannot store the type.
+    """
     try:
         content = to_parquet(pa.schema([pa.field("x", kind)]).empty_table())
         back = pq.read_schema(pa.BufferReader(content)).field("x").type
@@ -213,7 +220,7 @@ def as_parquet(kind: pa.DataType) -> pa.DataType:
 
 
 def parse_type(name: str) -> pa.DataType:
-    """The type of a name, as pyarrow spells it: ``int64``, ``timestamp[us, tz=UTC]``, ``list<item: string>``.
+    """Parses the name of a type as pyarrow spells it: ``int64``, ``timestamp[us, tz=UTC]``, ``list<item: string>``.
 
     Raises:
         UsageError: there is no such type.
@@ -222,7 +229,7 @@ def parse_type(name: str) -> pa.DataType:
         return _parse(name.strip())
     except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise UsageError(
-            f"{name!r} is no column type; write it like int64, string, timestamp[us] or list<string>"
+            f"{name!r} is not a column type; write it like int64, string, timestamp[us] or list<string>"
         ) from error
 
 
@@ -249,7 +256,7 @@ def _parse(name: str) -> pa.DataType:
 
 
 def _parse_field(text: str, default: str | None) -> pa.Field:
-    """``name: type not null``; the name may be left out where there is a default."""
+    """Parses ``name: type not null``; the name is optional if there is a default."""
     nullable = not text.endswith(" not null")
     text = text.removesuffix(" not null")
     match = re.match(r"([^:<\[(]+): ", text)
@@ -261,7 +268,7 @@ def _parse_field(text: str, default: str | None) -> pa.Field:
 
 
 def _split(text: str) -> list[str]:
-    """Parts between commas that stand in no brackets."""
+    """Splits at commas outside brackets."""
     parts, depth, start = [], 0, 0
     for place, character in enumerate(text):
         depth += (character in "<[(") - (character in ">])")

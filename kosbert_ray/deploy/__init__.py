@@ -1,1 +1,1 @@
-"""Submits jobs to clusters."""
+"""Running jobs on a cluster."""

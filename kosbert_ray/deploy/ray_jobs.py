@@ -1,7 +1,7 @@
-"""A job on a cluster that goes on without us: handed to Ray's job API, followed, attached to again, stopped.
+"""Jobs on a Ray cluster, by Ray's job API: submit, follow the log, reattach, stop.
 
-A submission's id says which output it writes and what makes its vectors, so that whoever submits the same job again finds
-the run that is under way instead of starting another.
+A submission id is derived from the output and everything that affects the vectors. Submitting the same job again
+therefore finds the running submission instead of starting a second one.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from kosbert_ray.storage import is_url
 log = logging.getLogger(__name__)
 
 JOB_FILE = "kosbert-ray-job.yaml"
-# What is computed, not where, on what and with whose credentials: that may differ from one submission to the next.
+# Options that define what is computed. Hardware, addresses and credentials may differ between submissions of one job.
 IDENTITY = ("model", "input", "output", "slice")
 ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 POLL_SECONDS = 2.0
-LOST_SECONDS = 300.0  # a cluster that does not answer for so long is given up; the job is not
-NOT_READY = "No available agent"  # the job API's word while a head that has just started is not ready for jobs
-TAKEN = "already exists"  # its word for a submission id that another submitter was first to use
+LOST_SECONDS = 300.0  # stop waiting for a cluster that has not answered for this long
+NOT_READY = "No available agent"  # in the job API's error while a new head node is still starting
+TAKEN = "already exists"  # in the job API's error when another submitter has used the id first
 
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """A command of kosbert-ray as another machine can run it.
+    """A kosbert-ray command that another machine can run.
 
     Attributes:
-        config: its job file, paths whole.
-        command: the arguments before ``--config``.
+        config: options of the job file, with absolute paths.
+        command: arguments before ``--config``.
     """
 
     config: JobConfig
@@ -56,59 +56,59 @@ class ClusterJob:
 
     @staticmethod
     def of(config: JobConfig, command: Sequence[str] = ("embed",)) -> ClusterJob:
-        """The job, made fit to be sent.
+        """Prepares a job for submission: makes its paths absolute and checks that it can be sent.
 
         Raises:
-            UsageError: ``embed`` has no input or output; or there is a secret, which would lie open in the cluster's store.
+            UsageError: ``embed`` has no input or output, or the config holds a secret: the cluster stores jobs unencrypted.
         """
         for name in SECRETS:
             if getattr(config.storage, name):
                 raise UsageError(
-                    f"storage.{name}: secrets are not sent along with a job; give the cluster's nodes the AWS variables"
+                    f"storage.{name}: secrets are not sent to a cluster; set the AWS variables on its nodes instead"
                 )
         if "working_dir" in config.ray.runtime_env:
-            raise UsageError("ray.runtime_env: working_dir is where the job file goes; leave it out")
+            raise UsageError("ray.runtime_env: working_dir is reserved for the job file; remove it")
         for section, value in (("input", config.input.path), ("output", config.output.path)):
             if not value and command[0] == "embed":
                 raise UsageError(
-                    f"{section}.path: say where (kosbert-ray submit INPUT OUTPUT, or {section}.path in the job file)"
+                    f"{section}.path: missing; run kosbert-ray submit INPUT OUTPUT, or set {section}.path in the job file"
                 )
-        whole: dict[str, Any] = {}
+        absolute: dict[str, Any] = {}
         for section, key in (("input", "path"), ("output", "path"), ("model", "name")):
             options = getattr(config, section)
             value = getattr(options, key)
             if key in options.model_fields_set and (section != "model" or Path(value).is_dir()):
-                whole[section] = options.model_copy(update={key: _whole(value)})
-        return ClusterJob(config.model_copy(update=whole), tuple(command))
+                absolute[section] = options.model_copy(update={key: _absolute(value)})
+        return ClusterJob(config.model_copy(update=absolute), tuple(command))
 
     @property
     def name(self) -> str:
-        """What all its submissions begin with: ``kosbert-ray-`` and 12 hex digits."""
-        said = self.config.model_dump(mode="json", include=set(IDENTITY), exclude_unset=True)
-        identity = [self.command, said]
+        """Common prefix of the ids of its submissions: ``kosbert-ray-`` and 12 hex digits."""
+        options = self.config.model_dump(mode="json", include=set(IDENTITY), exclude_unset=True)
+        identity = [self.command, options]
         return f"kosbert-ray-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
 
     @property
     def entrypoint(self) -> str:
-        """The command line, for a shell of the cluster's."""
+        """Command line for a shell on the cluster."""
         return shlex.join(["python", "-m", "kosbert_ray.cli", *self.command, "--config", JOB_FILE])
 
     def write(self, folder: Path) -> None:
-        """Puts the job file into the folder that the command is run in: what was said, and no defaults.
+        """Writes the job file into the command's working directory, with only the options that were set.
 
-        A default would count as said there, and could contradict the job of an output that another version has made.
+        The cluster would treat a written default as set, and it could then conflict with an output made by another version.
         """
         job = self.config.model_dump(mode="json", exclude={"storage": set(SECRETS), "ray": True}, exclude_unset=True)
         (folder / JOB_FILE).write_text(yaml.safe_dump(job, allow_unicode=True), "utf-8")
 
 
-def _whole(path: str) -> str:
+def _absolute(path: str) -> str:
     return os.path.abspath(path) if path and not is_url(path) and not path.startswith(BUNDLED_PREFIX) else path
 
 
 @contextmanager
-def _no_other_address() -> Iterator[None]:
-    """Hides Ray's variables, which its client prefers to the address that it is given."""
+def _without_address_variables() -> Iterator[None]:
+    """Hides Ray's address variables, which would override the address that its client is given."""
     hidden = {name: os.environ.pop(name) for name in ADDRESS_VARIABLES if name in os.environ}
     try:
         yield
@@ -120,43 +120,43 @@ class Submissions:
     """The jobs of one cluster.
 
     Args:
-        address: of its job API: ``http://HEAD:8265``.
+        address: job API of the cluster: ``http://HEAD:8265``.
 
     Raises:
-        JobFailed: it cannot be reached, or refuses.
+        JobFailed: the cluster cannot be reached, or refuses the connection.
     """
 
     def __init__(self, address: str) -> None:
-        for handler in logging.getLogger("ray").handlers:  # its loggers set levels of their own
+        for handler in logging.getLogger("ray").handlers:  # Ray's loggers override a level set on "ray"
             handler.setLevel(logging.ERROR)
         self.address = address
-        with _told(address), _no_other_address():
+        with _ray_errors(address), _without_address_variables():
             self.client = JobSubmissionClient(address)
 
     def find(self, job: ClusterJob) -> list[JobDetails]:
-        """All its submissions, the latest last."""
-        with _told(self.address):
+        """Returns all submissions of a job, oldest first."""
+        with _ray_errors(self.address):
             jobs = [item for item in self.client.list_jobs() if (item.submission_id or "").startswith(job.name)]
         return sorted(jobs, key=lambda item: item.start_time or 0)
 
     def running(self, job: ClusterJob) -> str | None:
-        """Its submission that has not ended, if there is one."""
+        """Returns the id of the job's running submission, if any."""
         return _running(self.find(job))
 
     def submit(self, job: ClusterJob, send_package: bool = True) -> tuple[str, bool]:
-        """Starts the job, unless it runs already.
+        """Starts the job, unless it is already running.
 
         Args:
-            job: what to run.
-            send_package: whether the cluster is to run this very kosbert-ray instead of the one installed there.
+            job: the job to run.
+            send_package: send this version of kosbert-ray instead of using the one installed on the cluster.
 
         Returns:
-            The submission's id, and whether it is a new one.
+            The id of the submission, and True if it is new.
 
         Raises:
-            JobFailed: the cluster cannot be reached, refuses, or is not ready within five minutes.
+            JobFailed: the cluster cannot be reached, refuses the job, or is not ready within five minutes.
         """
-        until = time.monotonic() + LOST_SECONDS
+        deadline = time.monotonic() + LOST_SECONDS
         waiting = False
         while True:
             found = self.find(job)
@@ -166,10 +166,10 @@ class Submissions:
                 return self._submit(job, len(found) + 1, send_package), True
             except Exception as error:
                 not_ready = NOT_READY in str(error)
-                if not (not_ready or TAKEN in str(error)) or time.monotonic() > until:
+                if not (not_ready or TAKEN in str(error)) or time.monotonic() > deadline:
                     raise _failed(self.address, error) from error
                 if not_ready and not waiting:
-                    log.info(f"{self.address}: the cluster takes no jobs yet ({first_line(error)}); trying again")
+                    log.info(f"{self.address}: the cluster does not accept jobs yet ({first_line(error)}); retrying")
                     waiting = True
             time.sleep(POLL_SECONDS)
 
@@ -189,24 +189,24 @@ class Submissions:
         return submission
 
     def details(self, submission: str) -> JobDetails:
-        """How a submission is."""
-        with _told(self.address):
+        """Returns the state of a submission."""
+        with _ray_errors(self.address):
             return self.client.get_job_info(submission)
 
     async def follow(self, submission: str) -> AsyncGenerator[str, None]:
-        """The pieces of a job's log until it has ended; a lost connection is taken up again where it broke.
+        """Yields a job's log in pieces until the job ends. After a lost connection, the log continues where it broke off.
 
         Args:
-            submission: its id.
+            submission: id of the submission.
 
         Raises:
-            JobFailed: the cluster has not answered for five minutes. The job goes on.
+            JobFailed: the cluster has not answered for five minutes. The job may still be running.
         """
         written = 0
         lost_since: float | None = None
         while True:
             try:
-                tail: Any = self.client.tail_job_logs(submission)  # a generator, though it says that it is an iterator
+                tail: Any = self.client.tail_job_logs(submission)  # annotated as an iterator, but an async generator
                 async with aclosing(tail) as pieces:
                     seen = 0
                     async for piece in pieces:
@@ -223,23 +223,21 @@ class Submissions:
                     if text[written:]:
                         yield text[written:]
                     return
-            except (RuntimeError, OSError, aiohttp.ClientError) as error:  # requests' are OSErrors
+            except (RuntimeError, OSError, aiohttp.ClientError) as error:  # errors of requests are OSErrors
                 now = time.monotonic()
                 if lost_since is None:
                     lost_since = now
-                    log.info(
-                        f"{self.address} does not answer ({first_line(error)}); the job goes on, trying to reach it again"
-                    )
+                    log.info(f"{self.address} does not answer ({first_line(error)}); reconnecting, the job is not affected")
                 elif now - lost_since > LOST_SECONDS:
                     raise JobFailed(
-                        f"{self.address}: no answer for {LOST_SECONDS:.0f} s ({first_line(error)}); {submission} goes on "
-                        "without us: submit the same again to see how it is"
+                        f"{self.address}: no answer for {LOST_SECONDS:.0f} s ({first_line(error)}); {submission} may "
+                        "still be running: run the same command to reattach"
                     ) from error
             await asyncio.sleep(POLL_SECONDS)
 
     def stop(self, submission: str) -> None:
-        """Ends a job, and waits for its end; what it has committed stays."""
-        with _told(self.address):
+        """Stops a job and waits until it has ended. Committed shards are kept."""
+        with _ray_errors(self.address):
             self.client.stop_job(submission)
             while not self.client.get_job_status(submission).is_terminal():
                 time.sleep(POLL_SECONDS)
@@ -250,7 +248,7 @@ def _running(found: list[JobDetails]) -> str | None:
 
 
 def exit_code_of(job: JobDetails) -> int:
-    """What ``kosbert-ray embed`` ended with on the cluster; 130 for a job that was stopped."""
+    """Returns the exit code of the command on the cluster; 130 if the job was stopped."""
     if job.status == JobStatus.SUCCEEDED:
         return 0
     if job.status == JobStatus.STOPPED:
@@ -259,14 +257,15 @@ def exit_code_of(job: JobDetails) -> int:
 
 
 def described(job: JobDetails) -> str:
-    """How a submission is, in a line: Ray's message holds the end of its log, which is told where the log is."""
+    """Describes a submission's state in one line."""
+    # Ray appends the end of the log to its message; the log is shown elsewhere.
     message = (job.message or "").strip().partition("\n")[0].partition(", last available logs")[0]
     return f"{job.submission_id}: {job.status.value.lower()}{message and f' ({message})'}"
 
 
 @contextmanager
-def _told(address: str) -> Iterator[None]:
-    """Ray's errors as one line of ours."""
+def _ray_errors(address: str) -> Iterator[None]:
+    """Converts Ray's errors to JobFailed with a one-line message."""
     try:
         yield
     except Exception as error:
@@ -274,5 +273,5 @@ def _told(address: str) -> Iterator[None]:
 
 
 def _failed(address: str, error: Exception) -> JobFailed:
-    hint = "; is it the dashboard's address, and is RAY_AUTH_MODE=token set if the cluster asks for one?"
-    return JobFailed(f"{address}: the cluster's job API cannot be used ({first_line(error)}){hint}")
+    hint = "check that this is the dashboard's address, and set RAY_AUTH_MODE=token if the cluster requires a token"
+    return JobFailed(f"{address}: cannot use the cluster's job API ({first_line(error)}); {hint}")

@@ -1,1 +1,1 @@
-"""How good vectors are: semantic textual similarity (``sts``), and what each output type and dimension costs of it."""
+"""Evaluation of models on semantic textual similarity (STS), per output type and dimension."""

@@ -1,4 +1,4 @@
-"""The eight figures of a model on STS data, for every output type and dimension, beside what is published of it."""
+"""Scores of a model on STS data for each output type and dimension, next to its published scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kosbert_ray.shards.vector_types import VECTOR_TYPES, VectorType, quantize, 
 
 Figures = dict[str, tuple[float, float]]
 
-# (Pearson, Spearman) x 100 on the KorSTS test set, from the models' own pages.
+# (Pearson, Spearman) x 100 on the KorSTS test set, as published by the models' authors.
 PUBLISHED: dict[str, list[tuple[str, Figures]]] = {
     "jhgan/ko-sbert-sts": [
         (
@@ -39,7 +39,15 @@ PUBLISHED_ON = "sts-test"
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one way to store a model's vectors."""
+    """Scores of a model on one data set, with vectors stored in one type and dimension.
+
+    Attributes:
+        data: name of the data set.
+        dtype: output type.
+        dimension: number of dimensions kept.
+        bytes: size of a stored vector.
+        figures: (Pearson, Spearman) x 100 by similarity measure.
+    """
 
     data: str
     dtype: VectorType
@@ -49,7 +57,7 @@ class Row:
 
     @property
     def spearman(self) -> float:
-        """Spearman's correlation of the cosine, x 100: the one figure by which models are compared."""
+        """Spearman correlation of the cosine, x 100: the score that models are compared by."""
         return self.figures["cosine"][1]
 
 
@@ -61,33 +69,36 @@ def evaluate(
     options: EncoderOptions = EncoderOptions(),
     spec_options: SpecOptions = SpecOptions(),
 ) -> list[Row]:
-    """Encodes the sentences once and measures each way to store their vectors; the first row of a set is float32, whole.
+    """Encodes each data set once and scores its vectors in each output type and dimension.
 
-    int8's ranges are those of the set's own vectors. Measures of ubinary are those of its bits as 0 and 1.
+    int8 ranges are computed from the data set's own vectors. ubinary vectors are compared as bits, 0 and 1.
 
     Args:
-        model: where it is.
-        data: STS sets.
-        dtypes: output types.
-        dimensions: to truncate to, besides the model's own.
-        options: how to compute.
-        spec_options: what is asked of the model folder.
+        model: source of the model.
+        data: STS data sets.
+        dtypes: output types to score.
+        dimensions: dimensions to truncate to, in addition to the model's own.
+        options: encoder options.
+        spec_options: model options.
+
+    Returns:
+        Scores by data set. The first row of each is float32 at full dimension, the baseline.
 
     Raises:
-        ModelError: the model cannot be loaded, or a sentence not embedded.
+        ModelError: the model cannot be loaded, or fails on a sentence.
         UsageError: a dimension is larger than the model's.
     """
     encoder = Encoder.load(model, options, spec_options)
-    whole = encoder.spec.dimension
+    full = encoder.spec.dimension
     for dimension in dimensions:
-        if not 0 < dimension <= whole:
-            raise UsageError(f"--dimension {dimension}: the model's vectors have {whole}")
-    ways: list[tuple[VectorType, int]] = [("float32", whole)]
-    ways += [(dtype, dimension) for dimension in (whole, *dimensions) for dtype in dtypes]
+        if not 0 < dimension <= full:
+            raise UsageError(f"--dimension {dimension}: must be between 1 and the model's {full}")
+    variants: list[tuple[VectorType, int]] = [("float32", full)]
+    variants += [(dtype, dimension) for dimension in (full, *dimensions) for dtype in dtypes]
     rows = []
     for pairs in data:
         vectors = encoder.encode(pairs.first + pairs.second)
-        for dtype, dimension in dict.fromkeys(ways):
+        for dtype, dimension in dict.fromkeys(variants):
             cut = truncate(vectors, dimension, encoder.spec.normalized)
             stored = quantize(cut, dtype, ranges_of(cut) if dtype == "int8" else ())
             values = as_numbers(stored, dtype, dimension)
@@ -98,55 +109,55 @@ def evaluate(
 
 
 def as_numbers(stored: npt.NDArray[Any], dtype: VectorType, dimension: int) -> npt.NDArray[Any]:
-    """Stored vectors as numbers to compare: those of ubinary unpacked to a 0 or 1 each, ``[n, dimension]``."""
+    """Returns stored vectors as numbers to compare, ``[n, dimension]``; ubinary is unpacked to 0 and 1."""
     return np.unpackbits(stored, axis=-1, count=dimension) if dtype == "ubinary" else stored
 
 
 def published(model: str, data: str) -> list[tuple[str, Figures]]:
-    """What is published of a model on a data set: where, and the figures."""
+    """Returns the published scores of a model on a data set, each with its source."""
     return PUBLISHED.get(model, []) if data == PUBLISHED_ON else []
 
 
 def types_of(names: str) -> list[VectorType]:
-    """Output types from their names with commas; raises UsageError for one that is none."""
+    """Parses a comma-separated list of output types; raises UsageError for an unknown name."""
     found = [name.strip() for name in names.split(",") if name.strip()]
     for name in found:
         if name not in VECTOR_TYPES:
-            raise UsageError(f"--types: {name} is none of {', '.join(VECTOR_TYPES)}")
+            raise UsageError(f"--types: {name} is not one of {', '.join(VECTOR_TYPES)}")
     return cast("list[VectorType]", found)
 
 
-def require_small_drop(rows: Sequence[Row], most: float) -> None:
-    """Raises QualityLost if a row's Spearman of the cosine is more than ``most`` below float32's of the same data."""
-    base: dict[str, float] = {}
-    for row in rows:  # the first row of a data set is float32, whole
-        base.setdefault(row.data, row.spearman)
-    worst = max(rows, key=lambda row: base[row.data] - row.spearman)
-    drop = base[worst.data] - worst.spearman
-    if drop > most:
+def require_small_drop(rows: Sequence[Row], max_drop: float) -> None:
+    """Raises QualityLost if any row's cosine Spearman is more than ``max_drop`` below the data set's baseline."""
+    baseline: dict[str, float] = {}
+    for row in rows:  # the first row of a data set is the baseline
+        baseline.setdefault(row.data, row.spearman)
+    worst = max(rows, key=lambda row: baseline[row.data] - row.spearman)
+    drop = baseline[worst.data] - worst.spearman
+    if drop > max_drop:
         raise QualityLost(
-            f"{worst.data}: {worst.dtype} of {worst.dimension} dimensions loses {drop:.2f} of cosine Spearman, more than "
-            f"--max-drop {most:g}"
+            f"{worst.data}: {worst.dtype} with {worst.dimension} dimensions loses {drop:.2f} points of cosine Spearman, "
+            f"more than --max-drop {max_drop:g}"
         )
 
 
-def require_quality(rows: Sequence[Row], least: float) -> None:
-    """Raises QualityLost if float32's Spearman of the cosine, x 100, is below ``least`` on any of the data."""
+def require_quality(rows: Sequence[Row], minimum: float) -> None:
+    """Raises QualityLost if the cosine Spearman of any float32 row, x 100, is below ``minimum``."""
     worst = min((row for row in rows if row.dtype == "float32"), key=lambda row: row.spearman)
-    if worst.spearman < least:
-        raise QualityLost(f"{worst.data}: the cosine's Spearman is {worst.spearman:.2f}, less than --least {least:g}")
+    if worst.spearman < minimum:
+        raise QualityLost(f"{worst.data}: cosine Spearman is {worst.spearman:.2f}, below --least {minimum:g}")
 
 
 def table(rows: Sequence[Row], model: str) -> list[list[str]]:
-    """The figures as cells, a header first; below each data set's rows what is published of the model on it."""
+    """Returns the scores as table cells: a header, then each data set's rows followed by the published scores."""
     header = ["data", "type", "dim", "bytes", *(f"{measure} {kind}" for measure in MEASURES for kind in ("P", "S"))]
     cells = [header]
     for data in dict.fromkeys(row.data for row in rows):
         for row in rows:
             if row.data == data:
                 cells.append([data, row.dtype, str(row.dimension), str(row.bytes), *_cells(row.figures)])
-        for where, figures in published(model, data):
-            cells.append([data, f"({where})", "", "", *_cells(figures)])
+        for source, figures in published(model, data):
+            cells.append([data, f"({source})", "", "", *_cells(figures)])
     return cells
 
 

@@ -1,4 +1,4 @@
-"""Semantic textual similarity: reading a data set, and the eight correlations that a model card gives."""
+"""Semantic textual similarity (STS): reads data sets and computes the correlations that model cards report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEASURES = ("cosine", "euclidean", "manhattan", "dot")
 
 @dataclass(frozen=True)
 class SentencePairs:
-    """``n`` pairs of sentences and how alike people found them, from 0 to 5."""
+    """Pairs of sentences with human similarity scores from 0 to 5."""
 
     name: str
     first: list[str]
@@ -29,20 +29,23 @@ class SentencePairs:
 
     @property
     def sentences(self) -> set[str]:
-        """All sentences in it."""
+        """The distinct sentences of all pairs."""
         return {*self.first, *self.second}
 
 
 def read_table(path: str | Path, options: StorageOptions = StorageOptions()) -> list[dict[str, Any]]:
-    """The rows of a TSV with a header and no quoting, or of a JSON list, by column; KLUE's nested labels are flattened.
+    """Reads a TSV with a header and without quoting, or a JSON list. KLUE's nested labels are flattened.
 
     Args:
-        path: a file or a URL.
-        options: how to reach a URL.
+        path: file or URL.
+        options: storage options for a URL.
+
+    Returns:
+        One dict per row, by column.
 
     Raises:
-        InputError: there is no such file, or it is of another form.
-        StorageError: the store refuses.
+        InputError: the file does not exist or has another format.
+        StorageError: the object store refuses the request.
     """
     path = str(path)
     folder, _, name = path.rpartition("/") if is_url(path) else ("", "", "")
@@ -50,7 +53,7 @@ def read_table(path: str | Path, options: StorageOptions = StorageOptions()) -> 
         text = (Storage(folder, options).read(name) if folder else Path(path).read_bytes()).decode()
         if path.endswith(".json"):
             return [{**row, **row.pop("labels", {})} for row in json.loads(text)]
-        # A carriage return inside a field is a character like any other; csv would refuse it.
+        # Strip carriage returns only at the end of a line; inside a field they are data, but csv would reject them.
         lines = (line.rstrip("\r\n") for line in text.split("\n"))
         reader = csv.DictReader((line for line in lines if line), delimiter="\t", quoting=csv.QUOTE_NONE)
         rows = list(reader)
@@ -60,28 +63,28 @@ def read_table(path: str | Path, options: StorageOptions = StorageOptions()) -> 
         raise InputError(f"{path}: neither a TSV with a header nor a JSON list ({first_line(error)})") from error
     for number, row in enumerate(rows):
         if None in row or None in row.values():
-            raise InputError(f"{path}: line {number + 2} has not as many columns as the header")
+            raise InputError(f"{path}: line {number + 2} does not have as many columns as the header")
     return rows
 
 
 def read_sts(path: str | Path, options: StorageOptions = StorageOptions()) -> SentencePairs:
-    """An STS data set: the columns ``sentence1``, ``sentence2`` and ``score`` (``real-label`` in KLUE's), from 0 to 5.
+    """Reads an STS data set with the columns ``sentence1``, ``sentence2`` and ``score`` (``real-label`` in KLUE).
 
     Args:
-        path: a file or a URL.
-        options: how to reach a URL.
+        path: file or URL.
+        options: storage options for a URL.
 
     Raises:
-        InputError: a column is missing, or a score is no number from 0 to 5.
+        InputError: the file cannot be read, a column is missing, or a score is not a number from 0 to 5.
     """
     rows = read_table(path, options)
     if not rows:
-        raise InputError(f"{path}: no rows in it")
+        raise InputError(f"{path}: contains no rows")
     name = "score" if "score" in rows[0] else "real-label"
     for column in ("sentence1", "sentence2", name):
         if column not in rows[0]:
-            known = ", ".join(map(str, rows[0]))
-            raise InputError(f"{path}: no column {'score' if column == name else column!r}; it has {known}")
+            columns = ", ".join(map(str, rows[0]))
+            raise InputError(f"{path}: no column {'score' if column == name else column!r}; it has {columns}")
     scores = np.empty(len(rows))
     for number, row in enumerate(rows):
         try:
@@ -89,22 +92,22 @@ def read_sts(path: str | Path, options: StorageOptions = StorageOptions()) -> Se
         except (TypeError, ValueError):
             scores[number] = np.nan
         if not 0 <= scores[number] <= MAX_SCORE:
-            raise InputError(f"{path}: row {number}: {row[name]!r} is no score from 0 to 5")
+            raise InputError(f"{path}: row {number}: {row[name]!r} is not a score from 0 to 5")
     return SentencePairs(Path(path).stem, [row["sentence1"] for row in rows], [row["sentence2"] for row in rows], scores)
 
 
 def correlations(
     first: npt.NDArray[Any], second: npt.NDArray[Any], scores: npt.NDArray[np.float64]
 ) -> dict[str, tuple[float, float]]:
-    """Pearson's and Spearman's correlation, times 100, of each measure of likeness with people's scores.
+    """Correlates each similarity measure with human scores.
 
     Args:
-        first: vectors ``[n, d]`` of the first sentences, any number type.
-        second: of the second ones.
-        scores: ``[n]``.
+        first: vectors of the first sentences, ``[n, d]``, any number type.
+        second: vectors of the second sentences, ``[n, d]``.
+        scores: human scores, float64 ``[n]``.
 
     Returns:
-        (Pearson, Spearman) by measure, as sentence-transformers' ``EmbeddingSimilarityEvaluator`` has them.
+        (Pearson, Spearman) x 100 by measure, as computed by sentence-transformers' ``EmbeddingSimilarityEvaluator``.
     """
     from scipy.stats import pearsonr, spearmanr
 

@@ -1,1 +1,1 @@
-"""Kosbert-ray as a step of other systems."""
+"""Integrations with workflow systems."""

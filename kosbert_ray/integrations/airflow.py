@@ -1,7 +1,7 @@
-"""Airflow 3: the job as a task of a DAG. The task hands it to a Ray cluster and waits, in a trigger if it is deferrable.
+"""Operators for Airflow 3 that run kosbert-ray on a Ray cluster and wait, in the triggerer if deferrable.
 
-A try that finds the job running attaches to it; one that finds it dead goes on where it stopped. Whoever marks the task
-failed, clears it or lets it run into its timeout stops the job; what it has committed stays.
+A retry reattaches to a running job, or resumes one that has died. Marking the task failed, clearing it or reaching its
+timeout stops the job. Committed shards are kept.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ TEMPLATE = "{{"
 
 
 class KosbertOperator(BaseOperator):  # type: ignore[misc]
-    """Runs a command of kosbert-ray on a Ray cluster, and fails as it fails; a wrong option is not tried again.
+    """Runs a kosbert-ray command on a Ray cluster. Fails if the command fails, without retries if an option is wrong.
 
     Args:
-        command: the command with its arguments: ``["verify", "s3://bucket/vectors"]`` (templated).
-        address: the cluster's job API: ``http://HEAD:8265`` (templated).
-        config: a job file, or what one would hold (templated).
-        send_package: whether the cluster is to run this very kosbert-ray instead of the one installed there.
-        deferrable: whether to wait in the triggerer, without a worker's slot; by default as Airflow is configured.
-        kwargs: BaseOperator's.
+        command: command and arguments: ``["verify", "s3://bucket/vectors"]`` (templated).
+        address: job API of the cluster: ``http://HEAD:8265`` (templated).
+        config: path of a job file, or its content as a mapping (templated).
+        send_package: send the kosbert-ray installed here instead of using the one installed on the cluster.
+        deferrable: wait in the triggerer, without holding a worker slot. Defaults to Airflow's configuration.
+        kwargs: arguments of ``BaseOperator``.
     """
 
     template_fields: Sequence[str] = ("command", "address", "config")
@@ -61,11 +61,11 @@ class KosbertOperator(BaseOperator):  # type: ignore[misc]
         self.deferrable = deferrable
 
     def execute(self, context: Context) -> Any:
-        """Submits the job, or finds it running, and waits for its end; gives what :meth:`result` does."""
+        """Submits the job, or reattaches to it, and waits until it ends. Returns :meth:`result`."""
         job = self._job()
         submissions = Submissions(self.address)
         submission, new = submissions.submit(job, self.send_package)
-        self.log.info("%s: %s", submission, "submitted" if new else "runs already")
+        self.log.info("%s: %s", submission, "submitted" if new else "already running, reattached")
         if self.deferrable:
             trigger = SubmissionTrigger(self.address, submission)
             self.defer(trigger=trigger, method_name="execute_complete", timeout=self.execution_timeout)
@@ -73,11 +73,11 @@ class KosbertOperator(BaseOperator):  # type: ignore[misc]
         return self._end(submissions, submission, context)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        """Goes on when the trigger has seen the job's end."""
+        """Completes the task after the trigger has reported the end of the job."""
         return self._end(Submissions(self.address), str(event["submission"]), context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """As Airflow's, but a task that waited too long stops its job."""
+        """Resumes a deferred task; if the deferral timed out, stops the job first."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralTimeout:
@@ -92,19 +92,19 @@ class KosbertOperator(BaseOperator):  # type: ignore[misc]
             submissions.stop(running)
 
     def result(self, context: Context) -> Any:
-        """What becomes of the task's XCom."""
+        """Returns the value of the task's XCom."""
         del context
 
     def _options(self) -> dict[str, Any]:
-        """Options of the job file that the operator has parameters for, by dotted name."""
+        """Job options set by the operator's parameters, by dotted name."""
         return {}
 
-    def _configured(self) -> JobConfig:
+    def _job_config(self) -> JobConfig:
         return load_config(self.config, (), self._options())
 
     def _job(self) -> ClusterJob:
         try:
-            return ClusterJob.of(self._configured(), [str(part) for part in self.command])
+            return ClusterJob.of(self._job_config(), [str(part) for part in self.command])
         except UsageError as error:
             raise AirflowFailException(str(error)) from error
 
@@ -112,22 +112,22 @@ class KosbertOperator(BaseOperator):  # type: ignore[misc]
         job = submissions.details(submission)
         code = exit_code_of(job)
         if code:
-            kind = AirflowFailException if code == EXIT_USAGE else AirflowException
-            raise kind(described(job))
+            exception = AirflowFailException if code == EXIT_USAGE else AirflowException
+            raise exception(described(job))
         return self.result(context)
 
 
 class KosbertEmbedOperator(KosbertOperator):
-    """Embeds a corpus on a Ray cluster: ``kosbert-ray embed`` as a task.
+    """Embeds a corpus on a Ray cluster, like ``kosbert-ray embed``.
 
-    Its XCom is the content of the output's ``_SUCCESS``: the run's id, the totals and the manifest. Its outlet, unless
-    others are given, is an asset of the output's address, as far as that is the same for each run of the DAG.
+    The XCom is the content of the output's ``_SUCCESS``: run id, totals and manifest. Unless ``outlets`` are given, the
+    task has one: an asset whose URI is ``output_path`` up to its first template expression.
 
     Args:
         input_path: file, folder, glob or URL (templated: ``s3://bucket/corpus/{{ ds }}/``).
         output_path: folder or URL (templated).
         model: hub name, folder, URL or ``bundled:NAME`` (templated).
-        kwargs: those of :class:`KosbertOperator` but ``command``.
+        kwargs: arguments of :class:`KosbertOperator` except ``command``.
     """
 
     template_fields: Sequence[str] = (*KosbertOperator.template_fields, "input_path", "output_path", "model")
@@ -144,12 +144,13 @@ class KosbertEmbedOperator(KosbertOperator):
         self.model = model
 
     def result(self, context: Context) -> dict[str, Any]:
-        """The content of ``_SUCCESS``; each outlet's event carries it too, with the output's address."""
-        config = self._configured()
+        """Returns the content of ``_SUCCESS`` and adds it, with the output path, to each outlet's asset event."""
+        config = self._job_config()
         success = Ledger(open_output(config)).success()
         if success is None:
             raise AirflowException(
-                f"{config.output.path}: the job has ended well, but there is no _SUCCESS to be seen here"
+                f"{config.output.path}: the job succeeded, but Airflow sees no _SUCCESS there; check that the cluster and "
+                "Airflow reach the same storage"
             )
         for asset in self.outlets:
             context["outlet_events"][asset].extra = {"output": config.output.path, **success}
@@ -161,11 +162,11 @@ class KosbertEmbedOperator(KosbertOperator):
 
 
 class SubmissionTrigger(BaseTrigger):  # type: ignore[misc]
-    """Passes a submission's log on to the task's until it has ended; a task that is killed meanwhile stops it.
+    """Copies a submission's log to the task log until the job ends. Killing the task stops the job.
 
     Args:
-        address: the cluster's job API.
-        submission: its id.
+        address: job API of the cluster.
+        submission: id of the submission.
     """
 
     def __init__(self, address: str, submission: str) -> None:
@@ -173,11 +174,11 @@ class SubmissionTrigger(BaseTrigger):  # type: ignore[misc]
         self.address, self.submission = address, submission
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """How to make it again, in the triggerer."""
+        """Returns the class path and arguments from which the triggerer recreates the trigger."""
         return f"{__name__}.{type(self).__qualname__}", {"address": self.address, "submission": self.submission}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """One event, when the job has ended."""
+        """Yields one event when the job has ended."""
         submissions = await asyncio.to_thread(Submissions, self.address)
         await log_lines(submissions, self.submission, self.log.info)
         yield TriggerEvent({"submission": self.submission})
@@ -189,18 +190,18 @@ class SubmissionTrigger(BaseTrigger):  # type: ignore[misc]
             try:
                 Submissions(self.address).stop(self.submission)
             except KosbertError as error:
-                self.log.error("%s cannot be stopped: %s", self.submission, error)
+                self.log.error("cannot stop %s: %s", self.submission, error)
 
         await asyncio.to_thread(stop)
 
 
 async def log_lines(submissions: Submissions, submission: str, info: Callable[..., None]) -> None:
-    """Passes a job's log on, line by line, until it has ended.
+    """Logs each line of a job's log until the job ends.
 
     Args:
-        submissions: the cluster's jobs.
-        submission: the job's id.
-        info: takes a line, after ``"%s"``.
+        submissions: jobs of the cluster.
+        submission: id of the submission.
+        info: ``info`` method of a logger, called with ``"%s"`` and a line.
     """
     rest = ""
     async with aclosing(submissions.follow(submission)) as pieces:

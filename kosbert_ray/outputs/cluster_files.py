@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.outputs.output import Output
+from kosbert_ray.shards.ledger import CLUSTERS_FOLDER
 from kosbert_ray.shards.vectors import open_shard
 from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
 
-FOLDER = "_clusters"
-SUMMARY = f"{FOLDER}/_clusters.parquet"
+SUMMARY = f"{CLUSTERS_FOLDER}/_clusters.parquet"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ClusterRun:
 def delete_clustering(storage: Storage) -> None:
     """Deletes an earlier clustering, its summary first, so that an interrupted run never mixes the labels of two."""
     storage.delete([SUMMARY])
-    storage.delete([entry.name for entry in storage.list(FOLDER)])
+    storage.delete([entry.name for entry in storage.list(CLUSTERS_FOLDER)])
 
 
 def write_labels(
@@ -79,7 +79,7 @@ def write_labels(
     all_labels[rows], all_distances[rows] = labels, distances
     table = table.append_column("cluster", pa.array(all_labels, mask=~labelled))
     table = table.append_column("distance", pa.array(all_distances, mask=~labelled))
-    _write(output.storage, f"{FOLDER}/{shard}", table, run)
+    _write(output.storage, f"{CLUSTERS_FOLDER}/{shard}", table, run)
 
 
 def write_summary(storage: Storage, clusters: Sequence[Cluster], run: ClusterRun) -> None:

@@ -16,7 +16,6 @@ from kosbert_ray.analysis.kmeans import assign, fit, unit
 from kosbert_ray.analysis.terms import top_terms
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.outputs.cluster_files import (
-    FOLDER,
     Cluster,
     ClusterRun,
     delete_clustering,
@@ -25,6 +24,7 @@ from kosbert_ray.outputs.cluster_files import (
 )
 from kosbert_ray.outputs.kept import text_column
 from kosbert_ray.outputs.output import Output
+from kosbert_ray.shards.ledger import CLUSTERS_FOLDER
 
 CENTRAL_TEXTS = 200  # texts nearest to a centre from which a cluster's words are taken
 TERMS, TEXTS = 8, 3
@@ -88,7 +88,7 @@ def cluster(output: Output, clusters: int | None, threshold: float | None, text:
     found = _describe(output, central, column)
     write_summary(output.storage, found, run)
     rows_in_clusters = sum(one.rows for one in found)
-    return Clustering(output.storage.url(FOLDER), found, rows_in_clusters, time.monotonic() - started)
+    return Clustering(output.storage.url(CLUSTERS_FOLDER), found, rows_in_clusters, time.monotonic() - started)
 
 
 def _read(output: Output, shard: str) -> tuple[Vectors, npt.NDArray[np.int64]]:

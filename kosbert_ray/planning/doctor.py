@@ -1,4 +1,4 @@
-"""Whether a job could run from here: each thing it needs is tried, and what is wrong is said with what to do about it."""
+"""Checks whether a job could run from this machine, and names the remedy for each problem."""
 
 from __future__ import annotations
 
@@ -24,23 +24,27 @@ from kosbert_ray.storage import TMP_FOLDER, is_url
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "s3fs")
 OPTIONAL = ("openvino", "nncf", "sentence-transformers", "apache-airflow")
-NODE_SECONDS = 120.0  # that a node may take to answer; one that is busy does not
+NODE_SECONDS = 120.0  # a busy node does not answer in time
 TEXT = "안녕하세요, 잘 되는지 보려고 합니다."
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, whether it is well, and what was found or what to do."""
+    """The result of one check.
 
-    what: str
-    well: bool
-    words: str
+    Attributes:
+        name: of the check.
+        ok: whether it passed.
+        message: what was found, or the problem and its remedy.
+    """
+
+    name: str
+    ok: bool
+    message: str
 
 
 def examine(config: JobConfig) -> Iterator[Finding]:
-    """Looks at all that a job needs: this machine, the model, the job as ``embed --dry-run`` would plan it, the output, and
-    Ray. On a cluster it also looks at one node of each kind.
-    """
+    """Checks this machine, the model, the job's dry run, the output and Ray; on a cluster also one node of each kind."""
     yield _tried("versions", _versions)
     yield _tried("machine", _machine)
     yield _tried("devices", _devices)
@@ -55,13 +59,13 @@ def examine(config: JobConfig) -> Iterator[Finding]:
     yield from _ray(config)
 
 
-def _tried(what: str, look: Callable[[], str]) -> Finding:
+def _tried(name: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding(what, True, look())
+        return Finding(name, True, check())
     except KosbertError as error:
-        return Finding(what, False, str(error))
+        return Finding(name, False, str(error))
     except Exception as error:
-        return Finding(what, False, described(error))
+        return Finding(name, False, described(error))
 
 
 def _versions() -> str:
@@ -77,7 +81,7 @@ def _versions() -> str:
 
 def _machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{usable_cores()} cores to use ({platform.processor() or platform.machine()}), {memory:,.0f} GiB of memory"
+    return f"{usable_cores()} usable cores ({platform.processor() or platform.machine()}), {memory:,.0f} GiB of memory"
 
 
 def _devices(asked: Device = "auto") -> str:
@@ -85,8 +89,8 @@ def _devices(asked: Device = "auto") -> str:
 
     device = pick_device(asked)
     precision = pick_precision("auto", device)
-    native = "" if precision != "fp32" else "; it does not multiply bf16 natively"
-    return f"{device} would be used, with {precision}{native}"
+    native = "" if precision != "fp32" else "; no native bf16"
+    return f"{device} with {precision}{native}"
 
 
 def _model(config: JobConfig) -> str:
@@ -100,7 +104,7 @@ def _model(config: JobConfig) -> str:
     notices = "".join(f"; {notice}" for notice in [*encoder.notices, *filter(None, [unknown])])
     return (
         f"{config.model.name}: {encoder.spec.dimension} dimensions, up to {encoder.spec.max_seq_length} tokens; "
-        f"{encoder.engine} {encoder.precision} on {encoder.device}, attention {encoder.attention}, loaded and tried in "
+        f"{encoder.engine} {encoder.precision} on {encoder.device}, attention {encoder.attention}, loaded and tested in "
         f"{time.perf_counter() - started:.1f} s{notices}"
     )
 
@@ -136,7 +140,7 @@ def _free(path: str) -> float:
 
 
 def _output(config: JobConfig) -> str:
-    """Writes, and deletes what it wrote: what a job has to be able to do, among it the write that only one of two wins."""
+    """Writes and deletes a file, as a job must, including the conditional write that only one of two jobs wins."""
     storage = open_output(config)
     there = storage.exists()
     name = f"{TMP_FOLDER}/doctor-{uuid.uuid4().hex}"
@@ -145,8 +149,8 @@ def _output(config: JobConfig) -> str:
     if not there:
         storage.delete_empty(TMP_FOLDER)
     if not first or second:
-        return f"{storage.address}: can be written to, but two jobs at once could both claim it (no conditional writes)"
-    return f"{storage.address}: can be read, written to and deleted from"
+        return f"{storage.address}: writable, but without conditional writes: two jobs started at once could both claim it"
+    return f"{storage.address}: readable, writable and deletable"
 
 
 def _ray(config: JobConfig) -> Iterator[Finding]:
@@ -171,7 +175,7 @@ def _encoders(config: JobConfig) -> str:
 
 
 def _nodes(config: JobConfig) -> Iterator[Finding]:
-    """One node of each kind: the same versions as here, rights at the output, room on its disk, its GPU."""
+    """Checks one node of each kind: versions, access to the output, disk space, GPU."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -184,20 +188,20 @@ def _nodes(config: JobConfig) -> Iterator[Finding]:
     for (cpus, gpus), ids in sorted(kinds.items()):
         place = NodeAffinitySchedulingStrategy(ids[0], soft=False)
         asked = task.options(num_gpus=1 if gpus else 0, scheduling_strategy=place).remote(config, gpus > 0)
-        what = f"node x{len(ids)}"
+        name = f"node x{len(ids)}"
         try:
-            well, words = ray.get(asked, timeout=NODE_SECONDS)
-            yield Finding(what, well, f"{cpus:g} CPUs, {gpus:g} GPUs: {words}")
+            ok, message = ray.get(asked, timeout=NODE_SECONDS)
+            yield Finding(name, ok, f"{cpus:g} CPUs, {gpus:g} GPUs: {message}")
         except Exception as error:
-            yield Finding(what, False, f"{cpus:g} CPUs, {gpus:g} GPUs: cannot be looked at ({described(error)})")
+            yield Finding(name, False, f"{cpus:g} CPUs, {gpus:g} GPUs: cannot be checked ({described(error)})")
 
 
 def _node(config: JobConfig, gpu: bool) -> tuple[bool, str]:
-    """What a node says of itself."""
+    """Checks the node that this task runs on."""
     findings = [_tried("versions", _versions)]
     if gpu:
         findings.append(_tried("devices", lambda: _devices("cuda")))
     findings.append(_tried("disk", lambda: _disk(config)))
     if config.output.path:
         findings.append(_tried("output", lambda: _output(config)))
-    return all(item.well for item in findings), "; ".join(item.words for item in findings)
+    return all(item.ok for item in findings), "; ".join(item.message for item in findings)

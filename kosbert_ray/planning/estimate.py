@@ -1,7 +1,7 @@
-"""What a job will take, told before anything is spent: rows, tokens, bytes, slices, time and money, from a sample.
+"""Estimates a job from a sample: rows, tokens, bytes and slices.
 
-No GPU and no Ray: the tokenizer counts the tokens of some slices, spread evenly, and a few of their texts are embedded to
-see what their vectors take on the disk.
+Needs neither a GPU nor Ray: the tokenizer counts the tokens of some evenly spread slices, and a few of their texts are
+embedded to measure the size of their vectors.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.fragments import Fragment, Slice
@@ -24,73 +22,43 @@ from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.corpus.sample import Stratum, sampled_slices, strata
 from kosbert_ray.corpus.text import DECOMPOSED_NOTICE, MANY_DECOMPOSED, decomposed
 from kosbert_ray.encoder.long_text import LongText
-from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, StorageError
-from kosbert_ray.job import Job, encoder_options
+from kosbert_ray.job import Job
+from kosbert_ray.planning.output_size import output_bytes, some_vectors
 from kosbert_ray.run.chunk_rows import chunk_columns
-from kosbert_ray.shards.format import EmbeddingFormat
-from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.shard import parquet_bytes, shard_bytes
-from kosbert_ray.shards.vector_types import ranges_of
 
-MOST_TEXT_BYTES = 2 * 2**20  # of a slice; of a larger one, every so many texts are tokenized
-EMBEDDED_TEXTS = 512
-EMBEDDED_CHARS = 256  # of each: what its numbers compress to hardly depends on its length, and long ones take a CPU minutes
+MAX_TEXT_BYTES = 2 * 2**20  # of a slice; of a larger one, every n-th text is tokenized
 LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-VECTOR_CHUNKS = 8
-# A receipt as long as they usually are, for a shard's footer.
-TYPICAL_RECEIPT = Receipt(
-    shard="part-00000.00000-00000.01234567.parquet",
-    file="part-00000.parquet",
-    version="1795607435365492950",
-    fragment=64 * "0",
-    fragment_index=0,
-    slice_index=0,
-    last=False,
-    rows=10_000,
-    rejected=0,
-    distinct=10_000,
-    tokens=200_000,
-    encoded_tokens=200_000,
-    truncated=0,
-    dropped_tokens=0,
-    input_bytes=1_000_000,
-    output_bytes=0,
-    embedding_xxh128=32 * "0",
-    precision="bf16",
-    attention="packed",
-    device="cuda",
-)
 GETS_OF_A_FRAGMENT, GETS_OF_A_SLICE, PUTS_OF_A_SLICE = 3, 1, 1
 RECEIPTS_OF_A_PUT = 1000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a job will take. Numbers are of the whole corpus, and estimates unless it is small enough to be looked at whole.
+    """The size of a job. Figures are for the whole corpus; they are exact only if the sample covers all of it.
 
     Attributes:
-        files, file_bytes: of the input, as stored.
-        rows: rows of the input that will have a vector.
-        output_rows: rows of the output: as many, or more where long texts are cut into chunks.
+        files, file_bytes: number and stored bytes of the input files.
+        rows: input rows that will get a vector.
+        output_rows: rows of the output: the same, or more if long texts are cut into chunks.
         split: texts that are cut into chunks.
-        rejected: rows that will not, by reason.
-        text_bytes: of their texts, as UTF-8.
-        tokens: of all rows, cut to the model's length.
-        encoded_tokens: that go through the model: a text that repeats in a slice counts once.
-        repeated: share of the rows whose text stands in their slice before.
-        shared: share of the texts to encode that stand in another of the slices looked at; in all of them there are more.
-        truncated: rows longer than the model takes.
-        dropped_tokens: tokens that are cut off from these.
-        lengths: rows by length: at most so many tokens.
-        max_seq_length: tokens that the model takes.
-        slices: of the job.
-        output_bytes: of all shards.
+        rejected: rows that will be rejected, by reason.
+        text_bytes: bytes of their texts in UTF-8.
+        tokens: tokens of all rows, truncated to the model's length.
+        encoded_tokens: tokens that go through the model; duplicates within a slice count once.
+        repeated: share of rows whose text occurs earlier in their slice.
+        shared: share of distinct texts that occur in another sampled slice; a lower bound for the corpus.
+        truncated: rows longer than the model's maximum.
+        dropped_tokens: tokens cut off from these rows.
+        lengths: rows by length, in bins of at most that many tokens.
+        max_seq_length: the model's maximum length in tokens.
+        slices: number of slices.
+        output_bytes: bytes of all shards.
         puts, gets: requests to the stores.
-        looked_at: rows of the slices that were looked at.
+        looked_at: sampled rows.
         unread: why files or slices could not be read.
-        notices: what the user should know of how the input is read.
+        notices: remarks about how the input is read.
     """
 
     files: int
@@ -118,7 +86,7 @@ class Estimate:
 
 
 class _Sums:
-    """Sums over slices that were looked at, each counted as often as there are such slices."""
+    """Sums over sampled slices, each weighted by the number of slices it represents."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = defaultdict(float)
@@ -135,7 +103,7 @@ class _Sums:
 
 
 def estimate(config: JobConfig) -> Estimate:
-    """Looks at ``plan.slices`` slices of the input and reckons with what they hold.
+    """Estimates a job from ``plan.slices`` slices of its input.
 
     Raises:
         KosbertError: the input or the model cannot be read.
@@ -182,9 +150,9 @@ def estimate(config: JobConfig) -> Estimate:
     if lost > config.rejected_allowed(rows + lost):
         limit = f"about {lost:,.0f} rows would be rejected, more than max_rejected={config.max_rejected:g} allows"
     formats = job.formats()
-    vectors = _some_vectors(spec, tokenizer, config, texts)
+    vectors = some_vectors(spec, tokenizer, config, texts)
     output_rows = whole.values["output_rows"]
-    row_bytes, bytes_besides = _output_bytes(formats, vectors, kept, round(output_rows / max(1.0, slices)))
+    row_bytes, shard_overhead = output_bytes(formats, vectors, kept, round(output_rows / max(1.0, slices)))
     written = output_rows + (sum(whole.rejected.values()) if formats[0].nullable else 0)
     puts = slices * PUTS_OF_A_SLICE + math.ceil(slices / RECEIPTS_OF_A_PUT) + 4
     return Estimate(
@@ -204,7 +172,7 @@ def estimate(config: JobConfig) -> Estimate:
         lengths=dict(sorted(whole.lengths.items())),
         max_seq_length=spec.max_seq_length,
         slices=slices,
-        output_bytes=written * row_bytes + slices * bytes_besides,
+        output_bytes=written * row_bytes + slices * shard_overhead,
         puts=puts,
         gets=len(corpus.files) + len(fragments) * GETS_OF_A_FRAGMENT + slices * GETS_OF_A_SLICE,
         looked_at=looked_at,
@@ -214,7 +182,7 @@ def estimate(config: JobConfig) -> Estimate:
 
 
 def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequence[str]) -> tuple[_Sums, pa.Table]:
-    """What a slice holds; of a large one by every so many of its distinct texts. And columns as they will be written."""
+    """Sums for one slice, extrapolated from every n-th distinct text if it is large, and its kept columns."""
     sums = _Sums()
     kept = table.select([name for name in columns if name in table.column_names])
     for reason, count in Counter(reason for reason in table[REASON].to_pylist() if reason).items():
@@ -227,7 +195,7 @@ def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequ
     distinct = encoded.dictionary
     times = np.bincount(encoded.indices.to_numpy(), minlength=len(distinct))
     sizes = pc.binary_length(distinct).to_numpy()
-    step = max(1, math.ceil(int(sizes.sum()) / MOST_TEXT_BYTES))
+    step = max(1, math.ceil(int(sizes.sum()) / MAX_TEXT_BYTES))
     chosen = np.arange(step // 2, len(distinct), step)
     found = policy(tokenizer, distinct.take(pa.array(chosen)))
     tokens = found.tokens
@@ -255,7 +223,7 @@ def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequ
         upper = LENGTHS[index] if index < len(LENGTHS) else int(lengths.max())
         sums.lengths[upper] += float(weights[bins == index].sum())
     for text in np.flatnonzero(~good).tolist():
-        reason = tokens.failed.get(int(tokens.rows[text]), "no tokens are left of it")
+        reason = tokens.failed.get(int(tokens.rows[text]), "no tokens are left")
         sums.rejected[reason] += float(times_each[text])
     if found.chunks:
         first = np.unique(encoded.indices.to_numpy(), return_index=True)[1][chosen]
@@ -266,7 +234,7 @@ def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequ
 
 
 def _slices_of(part: Stratum, looked_at: list[tuple[Slice, int, int]], config: JobConfig) -> float:
-    """Slices that a stratum is cut into, by the rows and the bytes of text that there are to its own measure."""
+    """Estimates the slices of a stratum from the rows and bytes of text in its sampled part."""
     limits = config.slice.limits()
     sizes = sum(part.size_of(piece) for piece, _, _ in looked_at)
     rows = sum(count for _, count, _ in looked_at) / sizes
@@ -277,57 +245,3 @@ def _slices_of(part: Stratum, looked_at: list[tuple[Slice, int, int]], config: J
         return max(1, math.ceil(extent * rows / limits.max_rows), math.ceil(extent * size / limits.max_bytes))
 
     return float(sum(of(fragment) for fragment in part.fragments))
-
-
-def _some_vectors(spec: ModelSpec, tokenizer: Tokenizer, config: JobConfig, texts: list[Any]) -> npt.NDArray[np.float32]:
-    """Vectors of some of the texts, float32 ``[n, dimension]``."""
-    from kosbert_ray.encoder.encoder import Encoder
-
-    chosen: list[str] = []
-    for column in texts:
-        wanted = max(1, EMBEDDED_TEXTS // len(texts))
-        step = max(1, len(column) // wanted)
-        chosen += [text[:EMBEDDED_CHARS] for text in column.take(np.arange(0, len(column), step)[:wanted]).to_pylist()]
-    encoder = Encoder(spec, replace(encoder_options(config), device="cpu"))
-    encoded = encoder.encode_tokens(tokenizer(list(dict.fromkeys(chosen))))
-    return encoded.vectors[[row for row in range(len(encoded.rows)) if row not in encoded.failed]]
-
-
-def _output_bytes(
-    formats: Sequence[EmbeddingFormat], vectors: npt.NDArray[np.float32], kept: list[pa.Table], slice_rows: int
-) -> tuple[float, float]:
-    """Bytes that a row takes in a shard, and those that a shard takes besides, written as a run would write them.
-
-    Args:
-        formats: how vectors are stored.
-        vectors: of some rows.
-        kept: the kept columns of the slices that were looked at.
-        slice_rows: of a usual slice.
-    """
-    if not len(vectors):
-        return 0.0, 0.0
-    ranges = ranges_of(vectors)
-    formats = [replace(format, ranges=ranges) if format.dtype == "int8" else format for format in formats]
-    count = max(1, min(slice_rows, len(vectors)))
-    starts = range(0, len(vectors) - count + 1, count)[:VECTOR_CHUNKS]
-    schema = pa.schema([format.field() for format in formats])
-    chunks = [
-        pa.table([format.array(vectors[start : start + count]) for format in formats], schema=schema) for start in starts
-    ]
-    vector_bytes = sum(_column_bytes(parquet_bytes(chunk, formats)) for chunk in chunks) / (count * len(chunks))
-    kept_bytes = 0.0
-    if kept[0].num_columns:
-        sizes = [_column_bytes(parquet_bytes(table, formats)) for table in kept]
-        kept_bytes = sum(sizes) / max(1, sum(int(table.num_rows) for table in kept))
-    few = kept[0].slice(0, 1)
-    columns = {name: few[name].combine_chunks() for name in few.column_names}
-    said = TYPICAL_RECEIPT.footer() | {"fingerprint": 64 * "0"}
-    shard = shard_bytes(columns, [format.array(vectors[: few.num_rows]) for format in formats], formats, said)
-    return vector_bytes + kept_bytes, float(shard.size - _column_bytes(shard))
-
-
-def _column_bytes(content: pa.Buffer) -> int:
-    """Bytes of a Parquet file's columns, all else left out."""
-    metadata = pq.read_metadata(pa.BufferReader(content))
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    return sum(int(group.column(number).total_compressed_size) for group in groups for number in range(group.num_columns))

@@ -1,4 +1,4 @@
-"""How fast this machine embeds a corpus with a model: measured once, remembered, and what ``plan`` reckons with."""
+"""Measures how fast this machine embeds a corpus with a model, and remembers it for ``plan``."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import Job, encoder_options
 
 SECONDS = 10.0
-TEXTS = 512  # of a slice, so that several slices are seen
-WARM_UP = 2  # the first pieces find caches cold
+TEXTS = 512  # per slice, so that several slices are measured
+WARM_UP = 2  # batches with cold caches
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured: tokens/s of one encoder that has this machine for itself, and on what."""
+    """The tokens per second of one encoder that has this machine to itself, and its settings."""
 
     tokens_per_second: float
     device: str
@@ -36,7 +36,7 @@ class Speed:
 
 
 def measure(config: JobConfig) -> Speed:
-    """Embeds texts of the job's input for some ten seconds, and remembers the speed.
+    """Embeds texts of the job's input for about ten seconds, and remembers the speed.
 
     Raises:
         KosbertError: the input or the model cannot be read.
@@ -62,7 +62,7 @@ def measure(config: JobConfig) -> Speed:
     counted = measured[WARM_UP:] or measured[-1:]
     tokens_seen, seconds = (sum(values) for values in zip(*counted, strict=True)) if counted else (0, 0.0)
     if not tokens_seen:
-        raise InputError(f"{job.corpus.storage.url()}: there are no texts in it to measure with")
+        raise InputError(f"{job.corpus.storage.url()}: there are no texts to measure with")
     speed = Speed(tokens_seen / seconds, encoder.device, encoder.engine, encoder.precision)
     path = _memory(encoder.spec, config)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def measure(config: JobConfig) -> Speed:
 
 
 def remembered(spec: ModelSpec, config: JobConfig) -> Speed | None:
-    """What was measured on this machine for this model and these options; None if nothing was."""
+    """The speed measured on this machine for this model and these options; None if it was not measured."""
     try:
         return Speed(**json.loads(_memory(spec, config).read_text("utf-8")))
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""What the driver does with what becomes of slices: books them, shows them, and stops a run that is not worth its end."""
+"""Records slice results on the driver, reports progress, and stops the run early when too many rows are rejected."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from kosbert_ray.run.monitor.metrics import Metrics
     from kosbert_ray.run.stages.work import Outcome
 
-MAX_FAILED = 100  # slices: with so many, it is not the slices
+MAX_FAILED = 100  # after this many failed slices the cause is systemic, so stop
 
 
 @dataclass(frozen=True)
 class Books:
-    """All places where a committed slice is noted.
+    """Every place where a committed slice is recorded.
 
     Attributes:
         config: the job.
-        input_bytes: of the whole corpus.
-        committed: what the output holds.
-        ledger: its books.
-        progress: what a person sees.
+        input_bytes: bytes of the whole corpus.
+        committed: the committed slices.
+        ledger: the output's ledger.
+        progress: the live view.
         notices: logs remarks of the encoders once.
     """
 
@@ -45,12 +45,12 @@ class Books:
     notices: Notices
 
     def record_all(self, outcomes: Iterable[Outcome], metrics: Metrics, slice_finished: Callable[[], None]) -> None:
-        """Notes outcomes until there are no more.
+        """Records outcomes until there are no more.
 
         Args:
-            outcomes: of slices, as they come.
-            metrics: told of each.
-            slice_finished: called at each.
+            outcomes: results of slices, as they arrive.
+            metrics: the run's metrics.
+            slice_finished: called for each.
 
         Raises:
             JobFailed: some slices failed; all others are committed.
@@ -79,32 +79,32 @@ class Books:
                     if len(failed) >= MAX_FAILED:
                         break
         except BaseException:
-            with contextlib.suppress(StorageError):  # the first error is the one to tell
+            with contextlib.suppress(StorageError):  # report the first error
                 self.ledger.flush()
             raise
         self.ledger.flush()
         if failed:
             others = "the run was stopped" if len(failed) >= MAX_FAILED else "all others are committed"
-            raise JobFailed(f"{failed[0]} ({len(failed):,} slices failed, {others}); run the same command again for them")
+            raise JobFailed(f"{failed[0]} ({len(failed):,} slices failed, {others}); run the same command again to retry")
 
     def require_few_rejected(self, first: str = "") -> None:
-        """Stops a run whose rejected rows are too many already, even if there were no more of them.
+        """Stops a run that has rejected too many rows already, even if no other row is rejected.
 
         Args:
-            first: the first rejected row's address and reason.
+            first: address and reason of the first rejected row.
 
         Raises:
-            TooManyRejected: they are.
+            TooManyRejected: ``max_rejected`` cannot be met any more.
         """
         totals = self.progress.totals
         seen, rows, rejected = totals.input_bytes, totals.input_rows, totals.rejected
         if not seen or seen >= self.input_bytes:
             return
-        # How many rows there will be is told from the bytes: what is within a row of the limit is not beyond it.
+        # The final number of rows is extrapolated from bytes, so allow one row more than the limit.
         if rejected > math.ceil(self.config.rejected_allowed(rows * self.input_bytes / seen)):
             example = f"; the first of this run: {first}" if first else ""
             raise TooManyRejected(
-                f"{rejected:,} of {rows:,} rows so far were rejected, too many for max_rejected="
-                f"{self.config.max_rejected:g} even if no other is{example}. What is committed stays (the reasons are in "
-                "_kosbert/rejected); mend the input or raise max_rejected, and run the same command again"
+                f"{rejected:,} of {rows:,} rows so far were rejected, more than max_rejected="
+                f"{self.config.max_rejected:g} allows even if no other is{example}. Committed slices stay (reasons are in "
+                "_kosbert/rejected); fix the input or raise max_rejected, and run the same command again"
             )

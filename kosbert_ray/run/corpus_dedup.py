@@ -1,9 +1,8 @@
-"""``dedup: corpus``: texts that stand in several slices, found by a pass over the corpus and embedded once for all.
+"""``dedup: corpus``: finds texts that occur in several slices and embeds each of them once.
 
-The pass is a shuffle on Ray Data: each slice's distinct texts go to the partition of their hash, and what meets itself
-there is written to ``_kosbert/dedup/texts``. Those texts are then a corpus of their own, embedded by a job like any other
-into ``_kosbert/dedup/vectors``, and the slices take their vectors from there. All of it is kept until the output is
-complete, so that a run that goes on embeds nothing again.
+A shuffle on Ray Data sends each slice's distinct texts to the partition of their hash. Texts that arrive there more than
+once are written to ``_kosbert/dedup/texts`` and embedded by an ordinary job into ``_kosbert/dedup/vectors``, where the
+slices look them up. Everything is kept until the output is complete, so that a resumed run recomputes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from kosbert_ray.config import ChunkConfig, InputConfig, JobConfig, OutputConfig
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.errors import InputChanged, InputError, JobFailed, StorageError
-from kosbert_ray.run.pipeline import READ_CPUS, Pending, PlannedReads, error_of, shared_read_tasks
+from kosbert_ray.run.planned_reads import READ_CPUS, Pending, PlannedReads, shared_read_tasks
+from kosbert_ray.run.ray_errors import error_of
 from kosbert_ray.run.ray_session import row_blocks
 from kosbert_ray.run.shared_vectors import HASH, SharedTexts, SharedVectors, halves, hashes_of
 from kosbert_ray.shards.format import EmbeddingFormat
@@ -38,9 +38,9 @@ from kosbert_ray.storage.parquet import to_parquet
 FOLDER = "_kosbert/dedup"
 TEXTS = f"{FOLDER}/texts"
 VECTORS = f"{FOLDER}/vectors"
-FRAGMENTS_FILE = f"{FOLDER}/fragments.parquet"  # written last: which fragments the pass has seen
+FRAGMENTS_FILE = f"{FOLDER}/fragments.parquet"  # written last: the fragments that the shuffle has seen
 PARTITION = "partition"
-PARTITION_BYTES = 64 * 2**20  # of the stored input; a partition of text is sorted in memory
+PARTITION_BYTES = 64 * 2**20  # of stored input; the texts of a partition are sorted in memory
 MAX_PARTITIONS = 4096
 
 log = logging.getLogger(__name__)
@@ -48,16 +48,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shared:
-    """What the pass and its job came to: the texts whose vectors are known, and these."""
+    """Texts that occur in several slices, and their vectors."""
 
     texts: SharedTexts
     vectors: SharedVectors
 
 
 def distinct_texts(reader: FragmentReader, partitions: int, pending: Pending) -> Iterator[pa.Table]:
-    """Distinct texts with their hash and its partition: a table for each slice of these fragments.
+    """Yields a table of distinct texts, their hashes and partitions for each slice of these fragments.
 
-    What cannot be read is left out: the run itself tells of it.
+    Skips what cannot be read; the run itself reports it.
     """
     schema = pa.schema([(PARTITION, pa.int32()), (HASH, pa.binary(16)), (TEXT, pa.large_string())])
     yield schema.empty_table()
@@ -73,7 +73,7 @@ def distinct_texts(reader: FragmentReader, partitions: int, pending: Pending) ->
 
 
 def write_shared(partition: pa.Table, storage: Storage) -> pa.Table:
-    """Writes the texts that stand more than once in a partition, in the order of their hashes; gives the sums."""
+    """Writes the texts that occur more than once in a partition, ordered by hash; returns sums about them."""
     hashes = partition[HASH].combine_chunks()
     order = pc.sort_indices(hashes)
     high, low = halves(hashes.take(order))
@@ -100,20 +100,20 @@ def prepare(
     output: Storage,
     embed: Callable[[JobConfig], Any],
 ) -> Shared | None:
-    """Finds and embeds what the pending fragments' slices have in common; what an earlier run has done is used.
+    """Finds and embeds the texts that pending slices share, reusing the work of an earlier run.
 
     Args:
         config: the job.
         reader: reads its fragments.
-        pending: what is left to do.
+        pending: fragments with open slices.
         output: the job's output.
         embed: runs a job.
 
     Returns:
-        The texts and their vectors; None if no text stands in two slices.
+        The texts and their vectors; None if no text occurs in two slices.
 
     Raises:
-        KosbertError: as a run does.
+        KosbertError: the same errors as a run.
     """
     if not {fragment.id for fragment, _ in pending} <= _seen(output):
         clear(output)
@@ -125,21 +125,21 @@ def prepare(
             "input": InputConfig(path=output.url(TEXTS), text=TEXT, keep=(HASH,)),
             "output": OutputConfig(path=output.url(VECTORS), removed_inputs="delete"),
             "dedup": "slice",
-            # A text in chunks takes the vectors of those that are whole texts elsewhere.
+            # Chunks are looked up among texts that are embedded as a whole elsewhere.
             "long_text": "truncate" if config.long_text == "chunk" else config.long_text,
             "chunk": ChunkConfig() if config.long_text == "chunk" else config.chunk,
             "on_finish": "",
             "on_bad_row": "reject",
-            "max_rejected": 1.0,  # a text that cannot be embedded is rejected where it stands, with its address
+            "max_rejected": 1.0,  # a bad text is rejected in its own slice, with its address
         }
     )
-    log.info("dedup: embedding the texts that stand in several slices")
+    log.info("dedup: embedding the texts that occur in several slices")
     embed(inner)
     return _shared(Storage(output.url(VECTORS), output.options))
 
 
 def _seen(output: Storage) -> set[str]:
-    """Ids of the fragments that an earlier pass has seen to its end."""
+    """Ids of the fragments that a finished shuffle has seen."""
     try:
         return set(pq.read_table(io.BytesIO(output.read(FRAGMENTS_FILE)))["fragment"].to_pylist())
     except (FileNotFoundError, pa.ArrowException):
@@ -147,7 +147,7 @@ def _seen(output: Storage) -> set[str]:
 
 
 def clear(output: Storage) -> None:
-    """Deletes what a pass has left, the word of its end first."""
+    """Deletes all files of the shuffle, its completion marker first."""
     output.delete([FRAGMENTS_FILE])
     output.delete_folder(FOLDER)
 
@@ -156,7 +156,7 @@ def _find(config: JobConfig, reader: FragmentReader, pending: Pending, output: S
     size = sum(fragment.input_bytes for fragment, _ in pending)
     partitions = min(MAX_PARTITIONS, 1 + size // PARTITION_BYTES)
     tasks = shared_read_tasks(pending, config.slice.max_bytes)
-    log.info(f"dedup: looking for texts that stand in several slices ({partitions:,} partitions)")
+    log.info(f"dedup: looking for texts that occur in several slices ({partitions:,} partitions)")
     reads = PlannedReads("DistinctTexts", partial(distinct_texts, reader, partitions), tasks, config.slice.max_bytes)
     try:
         with row_blocks():
@@ -171,14 +171,14 @@ def _find(config: JobConfig, reader: FragmentReader, pending: Pending, output: S
         raise error_of(error) from error
     sums = {name: pc.sum(found[name]).as_py() or 0 for name in ("shared", "times", "spared", "bytes")}
     log.info(
-        f"dedup: {sums['shared']:,} texts stand in several slices, {sums['times']:,} times in all; embedding each once "
-        f"spares {sums['spared'] / max(1, sums['bytes']):.1%} of the text"
+        f"dedup: {sums['shared']:,} texts occur in several slices, {sums['times']:,} times in total; embedding each once "
+        f"saves {sums['spared'] / max(1, sums['bytes']):.1%} of the text"
     )
     output.write_atomic(FRAGMENTS_FILE, to_parquet(pa.table({"fragment": [fragment.id for fragment, _ in pending]})))
 
 
 def _shared(storage: Storage) -> Shared | None:
-    """The texts and vectors of the dedup's own, complete, output."""
+    """Reads the texts and vectors of the complete dedup output."""
     ledger = Ledger(storage)
     receipts = [receipt for receipt in ledger.manifest() or [] if receipt.shard]
     if not receipts:
@@ -189,7 +189,7 @@ def _shared(storage: Storage) -> Shared | None:
             hashes.append(pq.read_table(handle, columns=[HASH])[HASH].combine_chunks())
     texts = pa.concat_arrays(hashes)
     if len(texts) != sum(receipt.rows for receipt in receipts):
-        raise JobFailed(f"{storage.url()}: its shards are not those of its manifest; delete {FOLDER} and run again")
+        raise JobFailed(f"{storage.url()}: its shards do not match its manifest; delete {FOLDER} and run again")
     job = ledger.job()
     key = hashlib.sha256(json.dumps([job["sha256"], *(receipt.embedding_xxh128 for receipt in receipts)]).encode())
     vectors = SharedVectors(

@@ -1,4 +1,4 @@
-"""What a run would do, said before it does it."""
+"""The dry run: a summary of what a run would do."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from kosbert_ray.shards.ledger import Committed
 
 @dataclass(frozen=True)
 class Preview:
-    """What a run would do.
+    """A summary of what a run would do.
 
     Attributes:
         output: the output directory.
-        files: in the input.
-        committed: slices that are committed and stay.
-        new: files of which nothing is committed, and their bytes.
-        changed: files that were committed in another version, with the reason to think so.
-        partial: files that a run has begun.
-        removed: shards that would be deleted, with the files they are of.
-        kept: shards that stay although their files are gone.
-        failed: why files cannot be embedded, a line each.
+        files: number of input files.
+        committed: number of committed slices that stay.
+        new: number and bytes of files without committed slices.
+        changed: files committed in another version, each with how the change was noticed.
+        partial: files of which some slices are committed.
+        removed: shards that would be deleted, each with its input file.
+        kept: number of shards that are kept although their files were removed.
+        failed: one line for each file that cannot be embedded.
     """
 
     output: str
@@ -38,12 +38,13 @@ class Preview:
     failed: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """For a person: what there is, then one line a shard that would go."""
+        """The summary as text, with one line for each shard that would be deleted."""
         count, size = self.new
         lines = [
             f"{self.output}: {self.files:,} files in the input, {self.committed:,} slices are committed already",
-            f"to embed: {count:,} new files ({size:,} bytes), {len(self.changed):,} changed, {len(self.partial):,} begun",
-            f"to delete: {len(self.removed):,} shards; {self.kept:,} shards of files that are gone would stay",
+            f"to embed: {count:,} new files ({size:,} bytes), {len(self.changed):,} changed, "
+            f"{len(self.partial):,} partly committed",
+            f"to delete: {len(self.removed):,} shards; {self.kept:,} shards of removed files would be kept",
         ]
         lines += [f"changed {name}: {reason}" for name, reason in sorted(self.changed.items())]
         lines += [f"failed: {reason}" for reason in self.failed]
@@ -58,15 +59,15 @@ class Preview:
         left: Leftover,
         changes: Mapping[str, str],
     ) -> Preview:
-        """Holds the plan against what is committed.
+        """Compares the plan with what is committed.
 
         Args:
             output: the output directory.
             corpus: the input.
             fragments: the plan.
-            committed: what the output holds.
-            left: what it holds and the plan does not.
-            changes: of changed files, the reason to think so.
+            committed: the committed slices.
+            left: committed slices that are not in the plan.
+            changes: changed files, each with how the change was noticed.
         """
         seen = {receipt.file for receipt in [*left.delete, *left.keep]}
         done: dict[str, list[bool]] = {}
@@ -81,7 +82,7 @@ class Preview:
             files=len(corpus.files),
             committed=len(committed.receipts(item.id for item in fragments)),
             new=(len(new), sum(sizes[name] for name in new)),
-            changed={name: changes.get(name, "it is cut in another way") for name in todo if name in seen},
+            changed={name: changes.get(name, "it is split differently") for name in todo if name in seen},
             partial=tuple(name for name in todo if name in begun and name not in seen),
             removed={receipt.shard: receipt.file for receipt in left.delete if receipt.shard},
             kept=sum(bool(receipt.shard) for receipt in left.keep),

@@ -1,4 +1,4 @@
-"""The end of a run: the output is held against the plan, what the input no longer holds goes, and _SUCCESS is written."""
+"""Finalize: checks the output against the plan, deletes shards of changed inputs, and writes _SUCCESS."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Leftover:
-    """Receipts of what the input no longer holds.
+    """Receipts of committed slices that are not in the plan.
 
-    ``delete``: of changed files, and of removed ones that were never read to their end. ``keep``: of other removed files.
+    Attributes:
+        delete: slices of changed files, and of removed files that were never read to the end.
+        keep: slices of other removed files.
     """
 
     delete: tuple[Receipt, ...]
@@ -27,17 +29,17 @@ class Leftover:
 
 
 def leftover(committed: Committed, corpus: Corpus, fragments: list[Fragment], delete_removed: bool) -> Leftover:
-    """What is committed and not in the plan.
+    """Finds committed slices that are not in the plan.
 
     Args:
-        committed: what the output holds.
+        committed: the committed slices.
         corpus: the input as it is now.
         fragments: the plan.
-        delete_removed: whether the shards of files that are gone are to go too.
+        delete_removed: whether to delete the shards of removed files.
     """
     planned = {fragment.id for fragment in fragments}
     files = {file.name for file in corpus.files}
-    failed = tuple(file.name for file in corpus.failed)  # of these nothing is known: what they gave before stays
+    failed = tuple(file.name for file in corpus.failed)  # unreadable now: their committed slices stay
     below = tuple(f"{name}/" for name in failed)
     receipts = [
         receipt
@@ -48,7 +50,7 @@ def leftover(committed: Committed, corpus: Corpus, fragments: list[Fragment], de
     ]
     goes = [delete_removed or item.file in files or not committed.complete(item.fragment) for item in receipts]
     return Leftover(
-        # A slice without rows has no shard: its receipt is no reason to finish the output again at each run.
+        # A slice without rows has no shard, so its receipt must not make every run finalize the output again.
         delete=tuple(item for item, go in zip(receipts, goes, strict=True) if go and item.shard),
         keep=tuple(item for item, go in zip(receipts, goes, strict=True) if not go),
     )
@@ -64,22 +66,22 @@ def finish(
     within_limit: bool,
     seconds: float,
 ) -> None:
-    """Removes the shards of changed inputs, now that the new ones are all there, and writes _SUCCESS.
+    """Deletes shards of changed inputs, now that all new ones are committed, and writes the manifest and _SUCCESS.
 
-    Another run may have worked on the output meanwhile, on more files: what it committed is in the manifest too.
+    The manifest includes slices that another run committed meanwhile for files that this run does not know.
 
     Args:
-        ledger: the output's books.
-        digest: the job's.
-        committed: what the output holds.
+        ledger: the output's ledger.
+        digest: the job's digest.
+        committed: the committed slices.
         corpus: the input as it is now.
         fragments: the plan.
-        leftover: what is in the output and not in the plan.
-        within_limit: whether few enough rows were rejected; else the output is not called complete.
+        leftover: committed slices that are not in the plan.
+        within_limit: whether ``max_rejected`` allows the rejected rows; if not, nothing is marked complete.
         seconds: how long the run took.
 
     Raises:
-        JobFailed: a slice never came back, whatever Ray says, or its shard is gone: the output is not called complete.
+        JobFailed: a slice was not committed, or its shard is gone.
         FingerprintMismatch: another job has claimed the output.
     """
     where = ledger.storage.url()
@@ -111,8 +113,8 @@ def finish(
     if keep:
         files = {receipt.file for receipt in keep}
         log.info(
-            f"{len(files):,} files are gone from the input (the first: {min(files)}); their {len(keep):,} shards "
-            "stay (output.removed_inputs=delete removes them)"
+            f"{len(files):,} files were removed from the input (the first: {min(files)}); their {len(keep):,} shards "
+            "are kept (output.removed_inputs=delete deletes them)"
         )
     named = {receipt.shard for receipt in (*receipts, *keep, *others)}
     ledger.remove(receipt for receipt in leftover.delete if receipt.shard not in named)
@@ -123,7 +125,7 @@ def finish(
 
 
 def _of_other_runs(ledger: Ledger, digest: str, committed: Committed, corpus: Corpus) -> list[Receipt]:
-    """What other runs have committed since this one looked, of files that were not there then."""
+    """Slices that other runs committed since this run looked, of files that it does not know."""
     now = ledger.committed(digest)
     files = {file.name for file in corpus.files} | set(committed.versions())
     return [

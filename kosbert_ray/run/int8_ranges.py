@@ -1,4 +1,4 @@
-"""The ranges of int8: a sample of the job's texts, embedded before its first slice."""
+"""Measures the ranges of int8 on a sample of the job's texts, before its first slice."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.errors import InputError, KosbertError, StorageError
-from kosbert_ray.run.pipeline import error_of
+from kosbert_ray.run.ray_errors import error_of
 from kosbert_ray.run.ray_session import EncoderPool
 from kosbert_ray.shards.vector_types import Ranges, ranges_of
 
 FRAGMENTS = 16
 TEXTS = 1024
-MAX_CHARS = 256  # of each text: short ones have the wider vectors, and long ones take a CPU minutes
+MAX_CHARS = 256  # of each text: short texts have wider ranges, and long ones take minutes on a CPU
 
 
 def sample_texts(reader: FragmentReader, fragments: Sequence[Fragment]) -> list[str]:
-    """Beginnings of up to 1,024 texts from the first slices of up to 16 fragments, evenly spread; the same each time.
+    """Takes the beginnings of up to 1,024 texts from the first slices of up to 16 evenly spread fragments; deterministic.
 
     Raises:
         InputError: there is no text in them.
@@ -36,34 +36,34 @@ def sample_texts(reader: FragmentReader, fragments: Sequence[Fragment]) -> list[
     for fragment in chosen:
         try:
             found = next(reader.slices(fragment), None)
-        except (InputError, StorageError):  # the run itself will tell
+        except (InputError, StorageError):  # the run itself reports it
             continue
         if found is not None:
             good = found[1].filter(found[1][REASON].is_null())[TEXT]
             texts += good.take(_spread(len(good), TEXTS // len(chosen))).to_pylist()
     if not texts:
         raise InputError(
-            f"{reader.storage.url()}: output.dtype=int8 measures its steps on a sample of the texts, and there is none in "
-            f"the first slices of {len(chosen):,} files"
+            f"{reader.storage.url()}: output.dtype=int8 needs a sample of the texts for its ranges, and the first slices "
+            f"of {len(chosen):,} files contain none"
         )
     return [text[:MAX_CHARS] for text in texts]
 
 
 def _spread(count: int, wanted: int) -> npt.NDArray[np.int64]:
-    """``wanted`` of the indices below ``count``, evenly."""
+    """Spreads ``wanted`` indices evenly below ``count``."""
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))
 
 
 def calibrate(
     reader: FragmentReader, fragments: Sequence[Fragment], model: PreparedModel, options: EncoderOptions, pool: EncoderPool
 ) -> Ranges:
-    """Smallest and largest value of each dimension among the sample's vectors, computed where an encoder would run.
+    """Computes the smallest and largest value of each dimension, on a node where an encoder would run.
 
     Raises:
         InputError: there is no text.
-        ModelError: the model cannot be loaded, or a text of the sample not embedded.
+        ModelError: the model cannot be loaded, or a sampled text cannot be embedded.
     """
-    # Its process ends with it, and gives the GPU's memory back.
+    # max_calls=1 ends the process, which frees the GPU's memory.
     task: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_calls=1)(_ranges)
     try:
         found = ray.get(task.remote(reader, list(fragments), model, pool.encoder_options(options)))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.identity import BackgroundHashing
+from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, JobFailed, KosbertError, StorageError
@@ -40,6 +41,7 @@ from kosbert_ray.run.notices import Notices
 from kosbert_ray.run.notify import Ended, notify
 from kosbert_ray.run.output_state import OutputState, Raced
 from kosbert_ray.run.passes import Pass
+from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
 from kosbert_ray.shards.totals import Totals
@@ -264,7 +266,7 @@ class _Run:
                 "the same command again"
             )
 
-    def _use_corpus(self, corpus: Any) -> None:
+    def _use_corpus(self, corpus: Corpus) -> None:
         self.job = replace(self.job, corpus=corpus)
 
     def _fragments(self) -> list[Fragment]:
@@ -300,14 +302,14 @@ class _Run:
         return lease
 
     def _claim(self) -> None:
-        model = self._model
-        assert model is not None
         if "int8" in self.config.output.dtype:
             self._ranges = self.output.ranges if self.output.stored else self._measured_ranges()
+        model = self._model
+        assert model is not None
         more = schema_entry(self.job.columns.keep) | {"model": model.described()}
         self.output.claim(self._fingerprint(model), model, self.config.public(), more)
 
-    def _fingerprint(self, model: PreparedModel) -> Any:
+    def _fingerprint(self, model: PreparedModel) -> Fingerprint:
         return self.job.fingerprint(model.digests.weights, self._ranges)
 
     def _start_account(self) -> None:

@@ -1,4 +1,4 @@
-"""A word to the outside when a run has ended, well or not: a command is run, or an address called."""
+"""Notifies a webhook or runs a command when a run ends."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ log = logging.getLogger(__name__)
 
 COMMAND_SECONDS = 600.0
 CALL_SECONDS = 30.0
-SHOWN = 200  # characters of a command's last words
+SHOWN_CHARS = 200  # of a command's last line
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended.
+    """The end of a run.
 
     Attributes:
         status: "done", "rejected" (done, but with more rejected rows than ``max_rejected`` allows), "failed" or
             "interrupted".
         output: the output directory.
         error: the error line, if it failed.
-        totals: sums over all slices in the output, if it is done.
-        new: sums over the slices that the run committed, if it is done.
+        totals: sums over all slices in the output, if the run finished.
+        new: sums over the slices that this run committed, if it finished.
         seconds: wall time.
     """
 
@@ -41,11 +41,11 @@ class Ended:
 
 
 def notify(where: str, ended: Ended) -> None:
-    """Tells ``where``, as JSON; that it cannot be told is said, and changes nothing about the run.
+    """Sends the end of a run as JSON. A failure is logged and does not affect the run.
 
     Args:
-        where: an http(s) address, which is sent a POST; else a command for the shell, which finds it on standard input.
-        ended: what to tell.
+        where: an http(s) URL, which receives a POST, or a shell command, which receives the JSON on standard input.
+        ended: what to send.
     """
     content = json.dumps(asdict(ended), ensure_ascii=False).encode()
     try:
@@ -55,9 +55,9 @@ def notify(where: str, ended: Ended) -> None:
             return
         done = subprocess.run(["/bin/sh", "-c", where], input=content, capture_output=True, timeout=COMMAND_SECONDS)
         if done.returncode:
-            words = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][-SHOWN:]
+            words = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][-SHOWN_CHARS:]
             log.warning(f"on_finish: the command ended with exit code {done.returncode}{words and f' ({words})'}")
     except subprocess.TimeoutExpired:
         log.warning(f"on_finish: the command did not end within {COMMAND_SECONDS:.0f} s")
-    except OSError as error:  # urllib's are such; what they say does not hold the address, which may be a secret
-        log.warning(f"on_finish: could not be told ({first_line(error)})")
+    except OSError as error:  # urllib's errors too; they do not contain the URL, which may be a secret
+        log.warning(f"on_finish: the notification failed ({first_line(error)})")

@@ -18,7 +18,7 @@ from kosbert_ray.shards.vector_types import Ranges
 
 if TYPE_CHECKING:
     from kosbert_ray.run.corpus_dedup import Shared
-    from kosbert_ray.run.pipeline import Pending
+    from kosbert_ray.run.planned_reads import Pending
     from kosbert_ray.run.ray_session import EncoderPool
 
 BOARD_SECONDS = 1.0  # how long the live view waits for the board

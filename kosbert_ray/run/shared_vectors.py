@@ -1,7 +1,6 @@
-"""Vectors that are known before a slice is encoded: those of texts that stand in several slices (``dedup: corpus``).
+"""Vectors of texts that occur in several slices (``dedup: corpus``), known before a slice is encoded.
 
-Which they are travels with Ray (16 bytes a text); the vectors lie in a file of their node, of which only what is looked up
-comes into memory.
+The hashes travel through Ray (16 bytes per text). The vectors are in one file per node, which is mapped into memory.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ DIGEST_BYTES = 16
 HASH = "hash"
 VECTORS_FILE, DIGEST_FILE = "vectors.float32", "vectors.xxh128"
 BLOCK_BYTES = 4 * 2**20
-FILLS = 3  # tries, while other processes of the node fill and check the same file
+FILLS = 3  # attempts, while other processes of the node fill and check the same file
 
 UInt64 = npt.NDArray[np.uint64]
 Int64 = npt.NDArray[np.int64]
 
 
 def hashes_of(texts: pa.Array) -> pa.Array:
-    """BLAKE2b of each text's UTF-8, 16 bytes: ``fixed_size_binary[16]``."""
+    """BLAKE2b digests of the texts in UTF-8: ``fixed_size_binary[16]``."""
     digests = [hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest() for text in texts.to_pylist()]
     return pa.array(digests, pa.binary(DIGEST_BYTES))
 
 
 def halves(hashes: pa.Array) -> tuple[UInt64, UInt64]:
-    """Each hash as two numbers, uint64 ``[n]``."""
+    """Splits hashes into two numbers each, uint64 ``[n]``."""
     content = np.frombuffer(hashes.buffers()[1], ">u8")
     pairs = content.reshape(-1, 2)[hashes.offset : hashes.offset + len(hashes)].astype(np.uint64)
     return pairs[:, 0], pairs[:, 1]
@@ -53,7 +52,7 @@ def halves(hashes: pa.Array) -> tuple[UInt64, UInt64]:
 
 @dataclass(frozen=True)
 class SharedTexts:
-    """The hashes of the known texts, sorted, and which vector is each one's."""
+    """Sorted hashes of the shared texts, and the index of the vector of each."""
 
     high: UInt64
     low: UInt64
@@ -61,31 +60,31 @@ class SharedTexts:
 
     @staticmethod
     def of(hashes: pa.Array) -> SharedTexts:
-        """Of the known texts' hashes, in the order of their vectors."""
+        """Sorts hashes that are given in the order of their vectors."""
         high, low = halves(hashes)
         order = np.argsort(high, kind="stable")
         return SharedTexts(high[order], low[order], order.astype(np.int64))
 
     def find(self, texts: pa.Array) -> Int64:
-        """int64 ``[n]``: which vector is each text's, and -1 where it is not known."""
+        """int64 ``[n]``: the index of each text's vector, -1 for texts that are not shared."""
         if not len(self.high) or not len(texts):
             return np.full(len(texts), -1, np.int64)
         high, low = halves(hashes_of(texts))
         at = np.minimum(np.searchsorted(self.high, high), len(self.high) - 1)
-        # Of two whose first halves are the same (once in 10^19 pairs) one is not found, and encoded where it stands.
+        # If two hashes share their first half (once in 10^19 pairs), one is not found and its text is encoded again.
         same = (self.high[at] == high) & (self.low[at] == low)
         return np.where(same, self.vectors[at], -1)
 
 
 @dataclass(frozen=True)
 class SharedVectors:
-    """Where the vectors of the known texts are: shards of ours, whose rows one after another are numbered from 0.
+    """The vectors of the shared texts: consecutive rows of shards.
 
     Attributes:
         storage: the folder with the shards.
-        shards: their names, in order.
-        format: how they are stored: float32.
-        count: of all vectors.
+        shards: names of the shards, in order.
+        format: how the vectors are stored: float32.
+        count: number of vectors.
         key: names them on every node.
     """
 
@@ -97,16 +96,16 @@ class SharedVectors:
 
     @property
     def folder(self) -> Path:
-        """Their place on a node, each user's own: others may write to the shared temporary folder, too."""
+        """Their folder on a node, separate for each user because the temporary folder is shared."""
         return Path(tempfile.gettempdir()) / f"kosbert-ray-{os.getuid()}-known-{self.key}"
 
     def open(self) -> npt.NDArray[np.float32]:
-        """float32 ``[count, dimension]``, mapped from this node's file, which the first to ask for it fills.
+        """Maps this node's file, float32 ``[count, dimension]``. The first process that asks for it fills it.
 
-        A file that is not what was written (a power loss may cut it) is made again.
+        A damaged file, for example after a power loss, is written again.
 
         Raises:
-            InputError: the file cannot be made here.
+            InputError: the file cannot be written here.
         """
         try:
             for _ in range(FILLS):
@@ -116,7 +115,7 @@ class SharedVectors:
                     shape = (self.count, self.format.dimension)
                     return np.memmap(self.folder / VECTORS_FILE, np.float32, "r", shape=shape)
                 shutil.rmtree(self.folder, ignore_errors=True)
-            raise OSError("it does not stay as it was written")
+            raise OSError("it keeps changing after it was written")
         except OSError as error:
             needed = self.count * self.format.dimension * 4 / 2**30
             raise InputError(
@@ -133,7 +132,7 @@ class SharedVectors:
             (partial / DIGEST_FILE).write_text(digest.hexdigest())
 
     def _is_whole(self) -> bool:
-        """Whether the node's file is this user's and holds what was written."""
+        """True if the node's file belongs to this user and is undamaged."""
         try:
             info = (self.folder / VECTORS_FILE).stat()
             said = (self.folder / DIGEST_FILE).read_text()
@@ -156,7 +155,7 @@ class SharedVectors:
                 file.write(content)
 
     def remove(self) -> None:
-        """Deletes every node's copy; a node that does not answer keeps its own."""
+        """Deletes the file on every node that answers."""
         task: Any = ray.remote(num_cpus=0)(shutil.rmtree)
         places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes() if node["Alive"]]
         left = [task.options(scheduling_strategy=place).remote(self.folder, ignore_errors=True) for place in places]

@@ -1,4 +1,4 @@
-"""Decides whether two runs are the same job: everything that changes a vector or the schema."""
+"""Fingerprints: two runs are the same job if everything that affects their vectors or schema is equal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
-# The option a user sets for each field, for error messages.
+# The option that sets each field, for error messages.
 OPTIONS = {
     "weights": "model.name",
     "tokenizer": "model.name",
@@ -30,26 +30,27 @@ OPTIONS = {
     "input_format": "input.delimiter, input.quoting, …",
     "on_bad_row": "on_bad_row",
 }
-# Options whose value is the field's value, so that a message can name the setting to add.
+# Fields whose option takes the same value, so that a message can suggest it.
 SETTABLE = ("max_seq_length", "prompt", "precision", "dtype", "list_type", "column", "text", "normalize", "on_bad_row")
-# Limits of the cut: a file keeps those it was begun under, so another job may differ in them.
+# Limits on slices. They may differ within a job: each file keeps the limits it was first cut with.
 CUT_FIELDS = ("max_rows", "max_bytes")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A field in which two jobs differ, with both values as JSON has them."""
+    """A field that differs between an output's job and this one, with both values as JSON."""
 
     field: str
     theirs: Any
     ours: Any
 
     def __str__(self) -> str:
-        return f"{OPTIONS.get(self.field, self.field)} is {_short(self.theirs)} there and {_short(self.ours)} here"
+        option = OPTIONS.get(self.field, self.field)
+        return f"{option} is {_short(self.theirs)} in the output but {_short(self.ours)} in this job"
 
     @property
     def remedy(self) -> str:
-        """The setting that makes a run join the output's job; empty if no single option does."""
+        """Returns the setting that makes this job match the output; empty if no single option does."""
         if self.field not in SETTABLE:
             return ""
         value = ",".join(map(str, self.theirs)) if isinstance(self.theirs, list) else self.theirs
@@ -58,14 +59,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Identifies a job. Stored in ``_kosbert/job.json``; its digest names the job in every footer and shard name.
+    """Identifies a job. It is stored in ``_kosbert/job.json``, and its digest is part of every footer and shard name.
 
-    ``weights`` and ``tokenizer`` are sha256 of the model's files; ``keep`` is ``name: type`` of the columns carried
-    through; ``precision`` is the one asked for ("auto" may resolve to another on other hardware); ``ranges`` are int8's;
-    ``on_bad_row`` is "null_vector" or "reject", whose shards are those of "fail".
+    Fields without a default date from version 0.1.0. Any new field needs a default that keeps the old behaviour. At its
+    default a field is left out of the digest, so the digests of existing jobs never change.
 
-    The fields without a default are those of version 0.1.0. A field that is added needs a default that means "as before":
-    at its default it is left out of the digest, so that the digests of existing jobs do not change.
+    Attributes:
+        weights, tokenizer: sha256 of the model's files.
+        precision: as requested; "auto" depends on the hardware.
+        ranges: smallest and largest values per dimension for int8; empty for other types.
+        keep: columns carried over from the input, each as ``name: type``.
+        on_bad_row: "null_vector" or "reject"; "fail" counts as "reject", since its shards are the same.
     """
 
     weights: str
@@ -91,21 +95,21 @@ class Fingerprint:
     max_bytes: int
 
     def described(self) -> dict[str, Any]:
-        """The fields as job.json stores them: later ones only where they are not at their default."""
+        """Returns the fields as stored in job.json; newer ones only if they are not at their default."""
         added = {field.name: field.default for field in fields(self) if field.default is not MISSING}
         return {name: value for name, value in asdict(self).items() if name not in added or value != added[name]}
 
     @property
     def sha256(self) -> str:
-        """Digest of a new job. An existing output's digest is the one in its job.json, whatever this gives."""
+        """Returns the digest for a new job. An existing output always keeps the digest in its job.json."""
         return digest_of(self.described())
 
     def differences(self, other: Mapping[str, Any], same_weights: Collection[str] = ()) -> list[Difference]:
-        """The fields in which the fingerprint ``other``, as read from job.json, makes it another job.
+        """Compares with a fingerprint from job.json; returns the fields that make it a different job.
 
         Args:
-            other: the stored fields.
-            same_weights: other digests of this model's weight files (0.1.0 hashed all ``*.bin`` together).
+            other: the fields stored in job.json.
+            same_weights: other digests of this model's weights (version 0.1.0 hashed all ``*.bin`` files together).
         """
         ours = json.loads(json.dumps(asdict(self)))
         found = []
@@ -116,29 +120,29 @@ class Fingerprint:
             if name in CUT_FIELDS or theirs == ours[name] or (name == "weights" and theirs in same_weights):
                 continue
             if name == "keep" and _names(theirs) == _names(ours[name]):
-                continue  # types are settled by the first run; what does not fit them fails by name
+                continue  # the first run sets the types; values that do not fit them fail with a message
             if name == "long_text" and _without_version(theirs) == _without_version(ours[name]):
-                continue  # another version of the splitter finds the sentences
+                continue  # the version of the sentence splitter may differ
             found.append(Difference(name, theirs, ours[name]))
         return found
 
 
 def digest_of(described: Mapping[str, Any]) -> str:
-    """Digest of a fingerprint's fields as job.json stores them; every version computes it the same way."""
+    """Returns the digest of a fingerprint's fields as stored in job.json. It must never change between versions."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def mismatch(differences: list[Difference]) -> str:
-    """What differs between two jobs and how to join the other, as a part of an error line."""
+    """Describes the differences between two jobs and how to join the other one, for an error message."""
     seen: dict[str, Difference] = {}
-    if any(difference.field == "dimension" for difference in differences):  # which says why the head differs
+    if any(difference.field == "dimension" for difference in differences):  # explains why the head differs
         differences = [difference for difference in differences if difference.field != "head"]
-    for difference in differences:  # one model: its weights, tokenizer and pooling differ together
+    for difference in differences:  # one line per option: a model's weights, tokenizer and pooling differ together
         seen.setdefault(OPTIONS.get(difference.field, difference.field), difference)
-    said = "; ".join(map(str, seen.values()))
+    described = "; ".join(map(str, seen.values()))
     remedies = [difference.remedy for difference in seen.values()]
     add = f"add {' '.join(remedies)}, or " if all(remedies) else ""
-    return f"{said}; {add}choose another output"
+    return f"{described}; {add}choose another output"
 
 
 def _names(keep: Any) -> list[str]:
@@ -146,7 +150,7 @@ def _names(keep: Any) -> list[str]:
 
 
 def _without_version(long_text: Any) -> str:
-    """Chunk settings without the version of the sentence splitter."""
+    """Strips the version of the sentence splitter from chunk settings."""
     head, kiwi, _ = str(long_text).partition("kiwipiepy ")
     return head + kiwi
 

@@ -1,4 +1,7 @@
-"""Who is writing to an output: one small file a run with a heartbeat. Advisory: two runs at once only repeat work."""
+"""Leases: each active run keeps a small file with a heartbeat in its output.
+
+Leases are advisory. Two runs on one output are safe, but they duplicate work.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,14 @@ EXPIRY_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Holder:
-    """A run that writes to the output.
+    """A run that holds a lease.
 
-    Times are Unix seconds: ``started`` by the clock of its host, ``heartbeat`` by the store's.
+    Attributes:
+        run: id of the run.
+        host: name of its host.
+        pid: its process.
+        started: Unix time in seconds, by the clock of its host.
+        heartbeat: Unix time of its last heartbeat in seconds, by the clock of the store.
     """
 
     run: str
@@ -34,41 +42,44 @@ class Holder:
 
     @property
     def age(self) -> float:
-        """Seconds since it started."""
+        """Seconds since the run started."""
         return max(0.0, time.time() - self.started)
 
     @property
     def alive(self) -> bool:
-        """Whether it is still at work, as far as one can tell: by its process on this host, else by its heartbeat."""
+        """True if the run is still active, judged by its process if it is on this host and by its heartbeat."""
         if self.host == socket.gethostname() and not process_alive(self.pid):
             return False
         return abs(time.time() - self.heartbeat) < EXPIRY_SECONDS
 
 
 def holders(storage: Storage) -> list[Holder]:
-    """The runs at work on an output; nothing is changed."""
+    """Returns the active runs of an output."""
     return [holder for _, holder in _read(storage) if holder.alive]
 
 
 def _read(storage: Storage) -> Iterator[tuple[str, Holder]]:
-    """Every lease; its heartbeat is when the store says that it was written, which no host's clock can spoil."""
+    """Reads the leases as pairs of file name and holder.
+
+    The heartbeat is the file's modification time as the store reports it, which does not depend on the hosts' clocks.
+    """
     for entry in storage.list(LEASES_FOLDER):
-        # just given up, half-written, or damaged
+        # just released, half-written, or damaged
         with contextlib.suppress(FileNotFoundError, KeyError, ValueError, TypeError, OverflowError, RecursionError):
-            said = json.loads(storage.read(entry.name))
+            lease = json.loads(storage.read(entry.name))
             holder = Holder(
-                str(said["run"]), str(said["host"]), int(said["pid"]), float(said["started"]), float(said["heartbeat"])
+                str(lease["run"]), str(lease["host"]), int(lease["pid"]), float(lease["started"]), float(lease["heartbeat"])
             )
             written = storage.modified(entry.name)
             yield entry.name, holder if written is None else replace(holder, heartbeat=written)
 
 
 class Lease:
-    """A run's claim, held while the ``with`` block runs.
+    """A context manager that holds a run's lease and renews it in a background thread.
 
     Args:
         storage: the output directory.
-        run: the run's own name.
+        run: id of the run.
     """
 
     def __init__(self, storage: Storage, run: str) -> None:
@@ -76,14 +87,14 @@ class Lease:
         self.name = f"{LEASES_FOLDER}/{run}.json"
         now = time.time()
         self._holder = Holder(run, socket.gethostname(), os.getpid(), now, now)
-        self._end = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
 
     def others(self) -> list[Holder]:
-        """The other runs at work on this output; the leases of the dead are removed."""
-        there = {name: holder for name, holder in _read(self.storage) if name != self.name}
-        self.storage.delete([name for name, holder in there.items() if not holder.alive])
-        return [holder for holder in there.values() if holder.alive]
+        """Returns the other active runs of this output, and removes the leases of dead ones."""
+        leases = {name: holder for name, holder in _read(self.storage) if name != self.name}
+        self.storage.delete([name for name, holder in leases.items() if not holder.alive])
+        return [holder for holder in leases.values() if holder.alive]
 
     def __enter__(self) -> Lease:
         self._write()
@@ -91,7 +102,7 @@ class Lease:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end.set()
+        self._stop.set()
         self._thread.join(HEARTBEAT_SECONDS)
         with contextlib.suppress(StorageError):
             self.storage.delete([self.name])
@@ -100,6 +111,6 @@ class Lease:
         self.storage.write_atomic(self.name, json.dumps(asdict(self._holder) | {"heartbeat": time.time()}).encode())
 
     def _beat(self) -> None:
-        while not self._end.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(StorageError):  # a late heartbeat harms nobody
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(StorageError):  # the next heartbeat makes up for it
                 self._write()

@@ -1,4 +1,4 @@
-"""Which of several outputs in a folder is the one to read: a small file beside them that is replaced at once."""
+"""_CURRENT: a file that names the current output among several in one folder, replaced atomically."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ POINTER_FILE = "_CURRENT"
 
 
 def current(folder: Storage) -> str | None:
-    """Name of the output that the folder's pointer names; None if it has none.
+    """Returns the name of the folder's current output; None if the folder has no pointer.
 
     Raises:
         StorageError: the pointer is broken.
@@ -23,12 +23,10 @@ def current(folder: Storage) -> str | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StorageError(
-            f"{folder.url(POINTER_FILE)}: names no output; run kosbert-ray promote, which replaces it"
-        ) from error
+        raise StorageError(f"{folder.url(POINTER_FILE)}: names no output; run kosbert-ray promote to replace it") from error
     return name
 
 
 def point(folder: Storage, name: str, run: str) -> None:
-    """Makes the output ``name`` of the folder, as its run ``run`` left it, the one to read."""
+    """Makes ``name`` the folder's current output and records the run that completed it."""
     folder.write_atomic(POINTER_FILE, json.dumps({"output": name, "run": run}).encode())

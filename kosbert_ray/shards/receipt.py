@@ -1,13 +1,13 @@
-"""What is remembered of a committed slice. A receipt can be told again from the shard's footer, but for the timings."""
+"""The record of a committed slice. All of it but timings and placement can be restored from the shard's footer."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
 
-# What differs from run to run of the same slice, or came after version 0.1.0, and so is not in its shard.
+# Fields left out of footers: they differ between runs of the same slice, or are newer than version 0.1.0.
 UNSTABLE = (
     "output_bytes",
     "node",
@@ -19,47 +19,48 @@ UNSTABLE = (
     "tokenize_seconds",
     "encode_seconds",
     "write_seconds",
-    "fingerprint",  # a footer has it beside the receipt's own fields
+    "fingerprint",  # a key of the footer itself
     "unknown_tokens",
 )
 ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
 
-@dataclass(frozen=True, slots=True)  # a job has one for each of its slices, perhaps a million
+@dataclass(frozen=True, slots=True)  # slots: a job may have a million receipts
 class Receipt:
     """One committed slice.
 
     Attributes:
-        shard: output name; empty for a slice without rows, which has no file.
-        file: input file, below the input folder.
-        version: etag or mtime of it.
+        shard: name of the output file; empty for a slice without rows, which has no file.
+        file: input file, relative to the input folder.
+        version: etag or modification time of the input file.
         fragment: id of the fragment (file, version and range).
-        fragment_index: which fragment of the file.
-        slice_index: which slice of the fragment.
-        last: whether it is the fragment's last.
-        rows: rows with a vector, all in the shard: texts, or chunks of them.
-        rejected: rows in ``_kosbert/rejected``; also in the shard, with a null vector, if the job keeps them there.
-        distinct: distinct texts among ``rows``.
-        tokens: tokens of all rows, special ones included.
-        encoded_tokens: tokens that went through the model (duplicates once).
-        truncated: rows longer than max_seq_length of which something was cut off.
-        dropped_tokens: tokens cut off from them.
-        input_bytes: bytes of the stored file it took to read the slice.
-        output_bytes: bytes of the shard.
-        embedding_xxh128: of the values of the shard's vectors, in its order, as stored; empty without a shard.
-        precision, attention, device: how it was computed.
-        input_rows: rows of the input in the slice; those that are not rejected have one row in the shard each, or, where
-            long texts are cut into chunks, one for each chunk.
-        split: texts that were cut into chunks.
-        node: host of the encoder.
-        finished_at: when it was committed, in seconds since 1970; 0 if that is not known.
-        batches: how many went through the model.
-        computed_tokens: tokens in them, what they were padded with included.
-        wait_seconds: how long the encoder had nothing to do before the slice.
+        fragment_index: index of the fragment in its file.
+        slice_index: index of the slice in its fragment.
+        last: True for the last slice of its fragment.
+        rows: rows of the shard that have a vector; each is a text or a chunk of one.
+        rejected: rejected rows, all listed in ``_kosbert/rejected``. The shard has them too, with a null vector, if the
+            job keeps them there.
+        distinct: distinct texts in ``rows``.
+        tokens: tokens of all rows, including special ones.
+        encoded_tokens: tokens without those of duplicates.
+        truncated: rows truncated to max_seq_length.
+        dropped_tokens: tokens cut off from truncated rows.
+        input_bytes: bytes of the stored file that were read for the slice.
+        output_bytes: size of the shard.
+        embedding_xxh128: checksum of the stored vector values, in the shard's order; empty without a shard.
+        precision, attention, device: how the vectors were computed.
+        input_rows: input rows in the slice. Each row that is not rejected has one row in the shard, or one per chunk if
+            its text was split.
+        split: texts that were split into chunks.
+        node: host name of the encoder.
+        finished_at: Unix time of the commit in seconds; 0 if unknown.
+        batches: batches passed to the model.
+        computed_tokens: tokens in these batches, including padding.
+        wait_seconds: time that the encoder was idle before the slice.
         read_seconds, tokenize_seconds, encode_seconds, write_seconds: wall time of each stage.
-        fingerprint: digest of the job it belongs to; empty in receipts of 0.1.0.
-        cut: the reader's version and limits that its fragment was cut by; empty for 0.1.0's.
-        unknown_tokens: of ``encoded_tokens``, those that are not in the model's vocabulary.
+        fingerprint: digest of the job; empty in receipts of version 0.1.0.
+        cut: version and limits of the reader that cut the fragment; empty for version 0.1.0.
+        unknown_tokens: those of ``encoded_tokens`` that are missing from the model's vocabulary.
     """
 
     shard: str
@@ -99,7 +100,7 @@ class Receipt:
 
     @staticmethod
     def begun(**facts: Any) -> Receipt:
-        """The receipt of a slice that was read and nothing more; later stages fill in the rest.
+        """Creates the receipt of a slice that was only read; later stages fill in the rest.
 
         Args:
             facts: the fields known so far.
@@ -108,27 +109,36 @@ class Receipt:
         return Receipt(**({item.name: unknown[str(item.type)] for item in fields(Receipt)} | facts))
 
     def footer(self) -> dict[str, Any]:
-        """The part that is the same whenever and wherever the slice is done on such hardware."""
-        said = {name: value for name, value in asdict(self).items() if name not in UNSTABLE}
-        if not self.cut:  # the footers of 0.1.0 do not have it
-            del said["cut"]
-        return said
+        """Returns the fields stored in the shard's footer: those that any run of the slice on such hardware repeats."""
+        footer = {name: value for name, value in asdict(self).items() if name not in UNSTABLE}
+        if not self.cut:  # absent from footers of version 0.1.0
+            del footer["cut"]
+        return footer
 
     @staticmethod
     def from_footer(footer: dict[str, Any], output_bytes: int) -> Receipt:
-        """The receipt of a shard whose own receipt was lost; raises TypeError if the footer lacks a field."""
-        known = {field.name for field in fields(Receipt)}
-        return Receipt(**{name: value for name, value in footer.items() if name in known}, output_bytes=output_bytes)
+        """Restores the receipt of a shard from its footer; raises TypeError if the footer lacks a field."""
+        names = {field.name for field in fields(Receipt)}
+        return Receipt(**{name: value for name, value in footer.items() if name in names}, output_bytes=output_bytes)
 
 
 SCHEMA = pa.schema([pa.field(field.name, ARROW_TYPES[str(field.type)], nullable=False) for field in fields(Receipt)])
+REQUIRED = {field.name for field in fields(Receipt) if field.default is MISSING}
 
 
 def to_table(receipts: list[Receipt]) -> pa.Table:
-    """Receipts as an Arrow table of ``SCHEMA``."""
+    """Converts receipts to an Arrow table of ``SCHEMA``."""
     return pa.Table.from_pylist([asdict(receipt) for receipt in receipts], SCHEMA)
 
 
 def from_table(table: pa.Table) -> list[Receipt]:
-    """Receipts out of a table of ``SCHEMA``; of an earlier version's, what it did not know is nothing."""
+    """Converts an Arrow table to receipts. Fields that an older version did not write get their default.
+
+    Raises:
+        ValueError: the table holds no receipts, or a value does not fit its field.
+    """
+    if missing := REQUIRED - {*table.column_names}:
+        raise ValueError(f"not a table of receipts: column {min(missing)} is missing")
+    names = [name for name in SCHEMA.names if name in table.column_names]
+    table = table.select(names).cast(pa.schema([SCHEMA.field(name).with_nullable(True) for name in names]))
     return [Receipt(**{name: value for name, value in row.items() if value is not None}) for row in table.to_pylist()]

@@ -1,7 +1,7 @@
-"""One slice's output file: its schema, its bytes, and how it comes to stand under its final name.
+"""Shards: the output file of one slice, and the file of its rejected rows.
 
-The bytes depend on the slice and the vectors only (no time, no host, no run), so the same slice encoded twice on the same
-hardware is the same file.
+A shard's bytes depend only on the slice and its vectors, not on the time, the host or the run. Encoding the same slice
+twice on the same hardware gives the same file.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ REJECTED_SCHEMA = pa.schema(
 
 
 def checksum(*vectors: pa.Array) -> str:
-    """XXH128 of the values of list arrays, one after another, nulls left out: what a shard's footer says of its vectors.
+    """Returns the XXH128 of the values of list arrays, concatenated and without nulls.
 
-    It is there to find damage, not forgery: a cryptographic hash took a fifth of the time of writing a shard.
+    It detects damage, not forgery. A cryptographic hash would take a fifth of the time of writing a shard.
     """
     digest = xxhash.xxh3_128()
     for array in vectors:
@@ -57,21 +57,21 @@ def write_shard(
     formats: Sequence[EmbeddingFormat],
     metadata: dict[str, Any],
 ) -> int:
-    """Commits one slice: the file appears under ``name`` whole, or not at all.
+    """Commits one slice by writing its shard atomically.
 
     Args:
         storage: the output directory.
         name: the shard's final name.
-        keep: columns carried through, ``n`` values each.
-        vectors: ``n`` vectors in each format, as :meth:`EmbeddingFormat.array` gives them.
-        formats: how they are stored.
-        metadata: what the footer says of the slice, under the key ``kosbert_ray``; plain values only.
+        keep: columns carried over from the input, ``n`` values each.
+        vectors: ``n`` vectors in each format, as returned by :meth:`EmbeddingFormat.array`.
+        formats: the formats of ``vectors``.
+        metadata: facts about the slice for the footer, under the key ``kosbert_ray``; JSON values only.
 
     Returns:
         Bytes written.
 
     Raises:
-        StorageError: the store refuses.
+        StorageError: the shard cannot be written.
     """
     content = shard_bytes(keep, vectors, formats, metadata)
     storage.write_atomic(name, content)
@@ -81,28 +81,28 @@ def write_shard(
 def shard_bytes(
     keep: dict[str, pa.Array], vectors: Sequence[pa.Array], formats: Sequence[EmbeddingFormat], metadata: dict[str, Any]
 ) -> pa.Buffer:
-    """The Parquet file of a slice; the arguments are those of :func:`write_shard`."""
-    fields = [pa.field(column, array.type) for column, array in keep.items()] + [format.field() for format in formats]
-    said = {
+    """Serializes a shard; the arguments are those of :func:`write_shard`."""
+    fields = [pa.field(column, array.type) for column, array in keep.items()] + [item.field() for item in formats]
+    footer = {
         METADATA_KEY: json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode(),
         VECTORS_KEY: described(formats),
     }
-    return parquet_bytes(pa.table([*keep.values(), *vectors], schema=pa.schema(fields, metadata=said)), formats)
+    return parquet_bytes(pa.table([*keep.values(), *vectors], schema=pa.schema(fields, metadata=footer)), formats)
 
 
 def described(formats: Sequence[EmbeddingFormat]) -> bytes:
-    """What a footer says of how vectors are stored: of each column all that makes numbers of its values again."""
-    return json.dumps({format.column: format.described() for format in formats}).encode()
+    """Returns the footer's description of the vector columns: everything needed to decode their values."""
+    return json.dumps({item.column: item.described() for item in formats}).encode()
 
 
 def parquet_bytes(table: pa.Table, formats: Sequence[EmbeddingFormat]) -> pa.Buffer:
-    """The Parquet file of ``table``, which may lack the columns of vectors.
+    """Serializes ``table`` with the Parquet settings of a shard. Its vector columns may be missing.
 
-    Floats are byte-stream-split: their exponents compress, their mantissas do not. Bytes, which Parquet has only as 32-bit
-    numbers, go through a dictionary, whose indices are as wide as they are.
+    Floats use BYTE_STREAM_SPLIT, because their exponents compress and their mantissas do not. Bytes are 32-bit integers in
+    Parquet, so they use a dictionary, whose indices take 8 bits.
     """
-    values = {f"{format.column}.list.element": format.dtype in ("float32", "float16") for format in formats}
-    others = [name for name in table.column_names if name not in {format.column for format in formats}]
+    values = {f"{item.column}.list.element": item.dtype in ("float32", "float16") for item in formats}
+    others = [name for name in table.column_names if name not in {item.column for item in formats}]
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
     return to_parquet(
         table,
@@ -116,12 +116,12 @@ def parquet_bytes(table: pa.Table, formats: Sequence[EmbeddingFormat]) -> pa.Buf
 
 
 def write_rejected(storage: Storage, shard_name: str, rejected: pa.Table) -> None:
-    """Writes the rows of a slice that were not embedded (``REJECTED_SCHEMA``), before the shard that commits it."""
+    """Writes the rejected rows of a slice (``REJECTED_SCHEMA``). Call it before the shard commits the slice."""
     storage.write_atomic(f"{REJECTED_FOLDER}/{shard_name}", to_parquet(rejected.cast(REJECTED_SCHEMA)))
 
 
 def read_rejected(storage: Storage, shard_name: str) -> pa.Table:
-    """The rows of a slice that were not embedded (``REJECTED_SCHEMA``); raises StorageError if they are gone or broken."""
+    """Reads the rejected rows of a slice (``REJECTED_SCHEMA``); raises StorageError if they are missing or broken."""
     name = f"{REJECTED_FOLDER}/{shard_name}"
     with reading(storage, name):
         return pq.read_table(pa.BufferReader(storage.read(name)), schema=REJECTED_SCHEMA)
@@ -129,7 +129,7 @@ def read_rejected(storage: Storage, shard_name: str) -> pa.Table:
 
 @contextlib.contextmanager
 def reading(storage: Storage, name: str) -> Iterator[None]:
-    """Raises StorageError, with the file's address, for whatever goes wrong while the block reads a file of an output."""
+    """Turns any error from reading the file ``name`` of an output into a StorageError with its address."""
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -137,7 +137,7 @@ def reading(storage: Storage, name: str) -> Iterator[None]:
 
 
 def read_metadata(storage: Storage, name: str) -> dict[str, Any] | None:
-    """What a shard's footer says of its slice; None if it is not a shard of ours or cannot be read."""
+    """Returns the facts about a slice from its shard's footer; None if it cannot be read or is not a kosbert-ray shard."""
     try:
         with storage.open(name) as file:
             return footer_of(pq.read_metadata(file))
@@ -146,7 +146,7 @@ def read_metadata(storage: Storage, name: str) -> dict[str, Any] | None:
 
 
 def read_schema(storage: Storage, name: str) -> pa.Schema | None:
-    """Returns a shard's columns as Parquet gives them back, or None if it cannot be read or is not a kosbert-ray shard."""
+    """Returns the Arrow schema of a shard; None if it cannot be read or is not a kosbert-ray shard."""
     try:
         with storage.open(name) as file:
             metadata = pq.read_metadata(file)
@@ -157,5 +157,5 @@ def read_schema(storage: Storage, name: str) -> pa.Schema | None:
 
 
 def footer_of(metadata: pq.FileMetaData) -> dict[str, Any]:
-    """What a Parquet footer says of the slice; raises KeyError or ValueError where it says nothing of ours."""
+    """Returns the facts about a slice from a Parquet footer; raises KeyError or ValueError if it is not a shard's."""
     return dict(json.loads((metadata.metadata or {})[METADATA_KEY]))

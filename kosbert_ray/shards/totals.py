@@ -28,29 +28,29 @@ class Totals:
 
     @staticmethod
     def of(receipts: Iterable[Receipt]) -> Totals:
-        """Their sums."""
+        """Sums over ``receipts``."""
         totals = Totals()
         for receipt in receipts:
             totals.add(receipt)
         return totals
 
     def add(self, receipt: Receipt) -> None:
-        """Takes one receipt in."""
+        """Adds one receipt."""
         self.slices += bool(receipt.shard)
         for name in list(vars(self))[1:]:
             setattr(self, name, getattr(self, name) + getattr(receipt, name))
-        if not receipt.input_rows:  # one of a version that did not count them, and made a row of each
+        if not receipt.input_rows:  # not counted before; each input row made one row
             self.input_rows += receipt.rows + receipt.rejected
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
     def tokens_left(self, input_bytes: int) -> float:
-        """Of a corpus of so many bytes, the tokens that are left: by how many there have been to a byte."""
+        """Estimates the remaining tokens of a corpus of ``input_bytes`` from the tokens per byte so far."""
         return max(0, input_bytes - self.input_bytes) * self.tokens / max(1, self.input_bytes)
 
     def long_texts(self) -> str:
-        """What happened to texts longer than the model takes; empty if there were none."""
+        """Describes texts that were longer than the model's limit; empty if there were none."""
         parts = [f"{self.split:,} long texts in chunks"] if self.split else []
         if self.truncated:
             share = self.truncated / max(1, self.rows)

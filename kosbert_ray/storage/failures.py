@@ -1,7 +1,7 @@
-"""What a store's failure means: one line for the user, and whether it is worth another try.
+"""Classifies failures of disks and object stores: a one-line message for the user, and whether a retry may help.
 
-s3fs and fsspec raise what operating systems raise (``OSError`` and its kin) with the store's own answer behind it; for
-broken connections they let aiohttp's and botocore's errors through.
+s3fs and fsspec raise ``OSError`` and its subclasses, with the store's response attached. For broken connections they pass
+on the errors of aiohttp and botocore.
 """
 
 from __future__ import annotations
@@ -13,33 +13,34 @@ from collections.abc import Iterator
 from kosbert_ray.errors import StorageError, first_line
 from kosbert_ray.storage.options import is_url
 
-# aiohttp and botocore below s3fs, azure below adlfs, gcsfs itself, httpx below the client of the Hugging Face hub.
+# Packages whose errors may surface: s3fs uses aiohttp and botocore, adlfs azure, and huggingface_hub httpx.
 CLIENT_MODULES = ("botocore", "aiobotocore", "aiohttp", "azure", "gcsfs", "huggingface_hub", "httpx", "httpx2")
-# Credentials that were good and may be good again once they are renewed; a wrong secret is told at once. "400" is all that
-# the answer to a HEAD request says of an expired token: it has no body.
+# Credentials that expired and may be renewed; a wrong secret fails at once. "400" is an expired token in the response to a
+# HEAD request, which has no body.
 EXPIRED = ("400", "ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidAccessKeyId")
 BUSY = ("SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "RequestLimitExceeded")
 
 HINT_REMOTE = (
-    "check the credentials, and storage.requester_pays or storage.server_side_encryption if the bucket asks for them"
+    "check the credentials, and storage.requester_pays or storage.server_side_encryption if the bucket requires them"
 )
-NOT_DONE = (405, 412, 501)  # what the store does not support, or a condition that does not hold
+UNSUPPORTED_STATUS = (405, 412, 501)  # the request is not supported, or its condition does not hold
+UNSUPPORTED_CODES = ("NotImplemented", "MissingContentMD5", "PreconditionFailed")
 
 
-class CutShort(OSError):
-    """The store sent fewer bytes than it was asked for."""
+class ShortRead(OSError):
+    """The store sent fewer bytes than requested."""
 
 
 @contextlib.contextmanager
 def storage_errors(address: str) -> Iterator[None]:
-    """Turns what fsspec, s3fs and the operating system raise into a :class:`StorageError` that names ``address``."""
+    """Turns errors of fsspec, s3fs and the operating system into a :class:`StorageError` that names ``address``."""
     try:
         yield
     except FileNotFoundError as error:
         what = "bucket" if is_bucket_missing(error) else "file or folder"
         raise StorageError(f"{address}: no such {what}") from error
     except PermissionError as error:
-        hint = HINT_REMOTE if is_url(address) else "check the rights of the file and of the folders above it"
+        hint = HINT_REMOTE if is_url(address) else "check the permissions of the file and its parent folders"
         reason = first_line(error) if is_url(address) else error.strerror or first_line(error)
         raise StorageError(f"{address}: permission denied ({reason}); {hint}") from error
     except OSError as error:
@@ -54,39 +55,39 @@ def storage_errors(address: str) -> Iterator[None]:
 
 
 def is_bucket_missing(error: FileNotFoundError) -> bool:
-    """Whether s3fs means the bucket, by the code of the store's answer behind its error."""
+    """True if the bucket does not exist, rather than the file."""
     return _code(error) == "NoSuchBucket"
 
 
 def is_expired(error: BaseException) -> bool:
-    """Whether the store refused credentials that have run out."""
+    """True if the store refused expired credentials."""
     return _code(error) in EXPIRED
 
 
-def is_passing(error: BaseException) -> bool:
-    """Whether a remote store may well answer otherwise a little later: it is down, busy or cut off.
+def is_transient(error: BaseException) -> bool:
+    """True if a retry may succeed: the store is down, busy or unreachable, or credentials have expired.
 
-    By the status of its answer where there is one; without an answer the connection broke, which always is.
+    The status of the store's response decides. Without a response the connection broke, which is always transient.
     """
-    if is_expired(error) or isinstance(error, CutShort | TimeoutError | ConnectionError):
+    if is_expired(error) or isinstance(error, ShortRead | TimeoutError | ConnectionError):
         return True
-    if is_refused(error):
+    if is_unsupported(error):
         return False
-    answer = _answer(error)
-    if answer:
-        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    response = _response(error)
+    if response:
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return bool(status >= 500 or status == 429 or _code(error) in BUSY)
     return type(error).__module__.partition(".")[0] in CLIENT_MODULES
 
 
-def is_refused(error: BaseException) -> bool:
-    """Whether the store cannot do what was asked, and never will: no answer of a later try is another."""
-    status = _answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status in NOT_DONE or _code(error) in ("NotImplemented", "MissingContentMD5", "PreconditionFailed")
+def is_unsupported(error: BaseException) -> bool:
+    """True if the store does not support the request or its condition does not hold, so that retries never help."""
+    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status in UNSUPPORTED_STATUS or _code(error) in UNSUPPORTED_CODES
 
 
-def _answer(error: BaseException) -> dict[str, dict[str, int]]:
-    """The store's answer behind an error, as botocore parsed it; empty if there was none."""
+def _response(error: BaseException) -> dict[str, dict[str, int]]:
+    """Returns the store's response to the failed request, as parsed by botocore; empty if there was none."""
     for link in (error, error.__cause__):
         response = getattr(link, "response", None)
         if isinstance(response, dict):
@@ -95,4 +96,4 @@ def _answer(error: BaseException) -> dict[str, dict[str, int]]:
 
 
 def _code(error: BaseException) -> str:
-    return str(_answer(error).get("Error", {}).get("Code", ""))
+    return str(_response(error).get("Error", {}).get("Code", ""))

@@ -1,6 +1,6 @@
-"""Lists a folder on disk: every regular file once per name, without endless loops and without opening anything.
+"""Lists the regular files in a folder on disk, following symbolic links without looping and without opening files.
 
-Names that are not UTF-8 are escaped, since they end up in Parquet and JSON; ``unescape_name`` restores them.
+Names that are not UTF-8 are escaped so that Parquet and JSON can hold them; ``unescape_name`` restores them.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ from dataclasses import dataclass, field
 
 from kosbert_ray.errors import StorageError, first_line
 
-# A byte that is not UTF-8 becomes U+FFFD and two hex digits. Python holds such bytes as lone surrogates.
+# A byte that is not UTF-8 becomes U+FFFD and two hex digits. Python represents such bytes as lone surrogates.
 ESCAPED = re.compile("\ufffd([89A-F][0-9A-F])")
 SURROGATE = re.compile("[\udc80-\udcff]")
 
-Inode = tuple[int, int]  # device and inode: the same for all names of one file
+Inode = tuple[int, int]  # device and inode; equal for all names of one file
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file as a listing shows it: path below the root, bytes, and what changes when its content does.
+    """A file in a listing.
 
-    On disk ``inode`` identifies the file behind the name, and ``linked`` says that the path leads through a symbolic link.
+    Attributes:
+        name: path relative to the root.
+        size: size in bytes.
+        version: a string that changes with the content: an etag or a modification time.
+        inode: on disk, identifies the file behind the name.
+        linked: on disk, True if the path contains a symbolic link.
     """
 
     name: str
@@ -40,8 +45,8 @@ class Survey:
 
     Attributes:
         entries: the regular files.
-        skipped: one line for each thing that is not listed, and why.
-        unreadable: the folders that cannot be listed, as errors.
+        skipped: one line for each entry that is not listed, with the reason.
+        unreadable: one error for each folder that cannot be listed.
     """
 
     entries: tuple[FileEntry, ...]
@@ -50,27 +55,26 @@ class Survey:
 
 
 def escape_name(name: str) -> str:
-    """A file name as UTF-8 can hold it."""
+    """Escapes a file name so that it is valid UTF-8."""
     return SURROGATE.sub(lambda match: f"\ufffd{ord(match[0]) - 0xDC00:02X}", name)
 
 
 def unescape_name(name: str) -> str:
-    """The name as the file system knows it."""
+    """Restores the file system's own name from an escaped one."""
     return ESCAPED.sub(lambda match: chr(0xDC00 + int(match[1], 16)), name)
 
 
 def walk(root: str, start: str, recursive: bool) -> Survey:
-    """The files below ``start``, with names below ``root``; none if there is no such folder.
+    """Lists the files in ``start``, with names relative to ``root``; an empty listing if there is no such folder.
 
-    Symbolic links are followed unless they lead back to a folder above them.
+    Symbolic links are followed unless they lead to a folder that contains them.
     """
     entries: list[FileEntry] = []
     skipped: list[str] = []
     unreadable: list[StorageError] = []
     read: set[Inode] = set()
-    # Folders to read: path, the inodes of the folders above, and whether a link led there. Those behind links come last, so
-    # that from one linked folder to the next only those are followed that were not read before: else links among n folders
-    # could be followed in n! ways.
+    # Folders to read: path, inodes of the parents, and whether the path contains a link. Linked folders come last, and
+    # within them a link is followed only to a folder not read yet; otherwise links among n folders could give n! paths.
     folders: deque[tuple[str, tuple[Inode, ...], bool]] = deque([(start, (), False)])
     links: deque[tuple[str, tuple[Inode, ...], bool]] = deque()
 
@@ -82,7 +86,7 @@ def walk(root: str, start: str, recursive: bool) -> Survey:
         try:
             here = _inode(os.stat(path))
             if here in above:
-                skipped.append(f"{shown(path)}: a symbolic link to a folder above it")
+                skipped.append(f"{shown(path)}: a symbolic link to one of its parent folders")
                 continue
             read.add(here)
             with os.scandir(path) as children:
@@ -90,7 +94,7 @@ def walk(root: str, start: str, recursive: bool) -> Survey:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            hint = "; check the rights of the folder" if isinstance(error, PermissionError) else ""
+            hint = "; check the permissions of the folder" if isinstance(error, PermissionError) else ""
             trouble = StorageError(f"{escape_name(path)}: cannot be listed ({error.strerror or first_line(error)}){hint}")
             trouble.__cause__ = error
             unreadable.append(trouble)
@@ -99,7 +103,7 @@ def walk(root: str, start: str, recursive: bool) -> Survey:
             try:
                 status = child.stat()
                 is_link = child.is_symlink()
-            except FileNotFoundError:  # a link to nowhere, or just deleted
+            except FileNotFoundError:  # a broken link, or just deleted
                 continue
             except OSError as error:
                 skipped.append(f"{shown(child.path)}: {error.strerror or first_line(error)}")

@@ -1,6 +1,6 @@
-"""Models: from a base and a recipe to a sentence-transformers folder with a card that says what it can do.
+"""Training: turns a base model and a recipe into a sentence-transformers folder with a model card.
 
-Data files (``data``) become datasets; a base is loaded or made (``base``); a teacher's vectors are computed once
-(``teacher``); each stage (``stage``) is a run of sentence-transformers' trainer; ``train`` goes from one to the next, and
-starts again where it was stopped. Needs the extra ``train``.
+``data`` reads data files, ``base`` loads or creates the base model, ``teacher`` computes a teacher's vectors once,
+``stage`` runs sentence-transformers' trainer, and ``train`` runs the stages in order and resumes an interrupted
+training. Requires the extra ``train``.
 """

@@ -1,4 +1,4 @@
-"""What training starts from: a model of the hub or a folder, or a new BERT with a vocabulary of its own."""
+"""Base models: loads one from the hub or a folder, or creates a BERT with random weights and its own vocabulary."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def open_model(path: str | Path, device: str | None = None) -> SentenceTransformer:
-    """A sentence-transformers folder as it was saved."""
+    """Loads a saved sentence-transformers folder without using the network."""
     return SentenceTransformer(str(path), device=device, local_files_only=True)
 
 
 def load_base(config: BaseConfig, device: str | None = None) -> SentenceTransformer:
-    """The base model: a sentence-transformers one as it is, a plain transformer with pooling added.
+    """Loads the base model. Adds pooling to a plain transformer.
 
     Raises:
-        ModelError: there is no such model, or it cannot be loaded.
+        ModelError: the model does not exist or cannot be loaded.
     """
     folder = fetch_model(ModelSource(config.base))
     try:
@@ -42,14 +42,14 @@ def load_base(config: BaseConfig, device: str | None = None) -> SentenceTransfor
         pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=config.pooling)
         return SentenceTransformer(modules=[transformer, pooling], device=device)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{config.base}: cannot be loaded to train it ({first_line(error)})") from error
+        raise ModelError(f"{config.base}: cannot be loaded for training ({first_line(error)})") from error
 
 
 def vocabulary(texts: list[str], size: int) -> list[str]:
-    """A WordPiece vocabulary trained on ``texts``: the same one each time, special tokens first.
+    """Trains a WordPiece vocabulary on ``texts``. Deterministic; special tokens come first.
 
-    The trainer numbers the pieces of words as a hash table happens to list them, and settles ties by these numbers. So
-    the pieces of one character are numbered beforehand: of the most frequent characters, at most an eighth of ``size``.
+    The trainer numbers initial pieces in hash-table order and breaks ties by number, so its result varies. To prevent
+    that, the single-character pieces are passed in a fixed order: the most frequent ones, at most an eighth of ``size``.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
@@ -77,21 +77,21 @@ def vocabulary(texts: list[str], size: int) -> list[str]:
 
 
 def make_base(config: BaseConfig, new: NewModelConfig, texts: Iterable[str], folder: Path, seed: int) -> None:
-    """Writes a BERT with random weights into ``folder``, its WordPiece vocabulary trained on ``texts``."""
+    """Writes a BERT with random weights to ``folder``, with a WordPiece vocabulary trained on ``texts``."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     words = vocabulary(list(texts), new.vocabulary)
-    listed = folder / "vocab.txt"
-    listed.write_text("\n".join(words) + "\n", "utf-8")
+    vocab_file = folder / "vocab.txt"
+    vocab_file.write_text("\n".join(words) + "\n", "utf-8")
     tokenizer: Any = BertTokenizer(
-        vocab=str(listed), do_lower_case=False, strip_accents=False, model_max_length=config.max_seq_length
+        vocab=str(vocab_file), do_lower_case=False, strip_accents=False, model_max_length=config.max_seq_length
     )
     tokenizer.save_pretrained(folder)
-    listed.unlink()
+    vocab_file.unlink()
     torch.manual_seed(seed)
-    shape = BertConfig(
+    architecture = BertConfig(
         vocab_size=len(words),
         hidden_size=new.width,
         num_hidden_layers=new.layers,
@@ -99,27 +99,27 @@ def make_base(config: BaseConfig, new: NewModelConfig, texts: Iterable[str], fol
         intermediate_size=4 * new.width,
         max_position_embeddings=config.max_seq_length,
     )
-    BertModel(shape, add_pooling_layer=False).save_pretrained(folder)
+    BertModel(architecture, add_pooling_layer=False).save_pretrained(folder)
 
 
-def write_classic(folder: Path, max_seq_length: int) -> None:
-    """Rewrites a saved folder's configs in the form before sentence-transformers 5.5, which every version reads."""
+def write_compatible_configs(folder: Path, max_seq_length: int) -> None:
+    """Rewrites a saved folder's configs in the format used before sentence-transformers 5.5, which all versions read."""
     modules = json.loads((folder / "modules.json").read_text("utf-8"))
     for module in modules:
         kind = module["type"].rpartition(".")[2]
         module["type"] = f"sentence_transformers.models.{kind}"
         part = folder / module["path"]
         if kind == "Pooling":
-            said = json.loads((part / "config.json").read_text("utf-8"))
-            if "pooling_mode" in said:
-                modes = said["pooling_mode"]
+            saved = json.loads((part / "config.json").read_text("utf-8"))
+            if "pooling_mode" in saved:
+                modes = saved["pooling_mode"]
                 modes = {modes} if isinstance(modes, str) else set(modes)
-                classic = {"word_embedding_dimension": said["embedding_dimension"]}
-                classic |= {flag: mode in modes for flag, mode in POOLING_FLAGS.items()}
-                _write(part / "config.json", classic | {"include_prompt": said.get("include_prompt", True)})
+                compatible = {"word_embedding_dimension": saved["embedding_dimension"]}
+                compatible |= {flag: mode in modes for flag, mode in POOLING_FLAGS.items()}
+                _write(part / "config.json", compatible | {"include_prompt": saved.get("include_prompt", True)})
         if kind == "Transformer":
-            said = json.loads((part / "sentence_bert_config.json").read_text("utf-8"))
-            lower = bool(said.get("do_lower_case"))
+            saved = json.loads((part / "sentence_bert_config.json").read_text("utf-8"))
+            lower = bool(saved.get("do_lower_case"))
             _write(part / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": lower})
     _write(folder / "modules.json", modules)
 

@@ -1,4 +1,4 @@
-"""The model card: what the model is, what it was trained on, under which licences, and what it measured."""
+"""Model cards: description, evaluation scores, training settings, and data with licences."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NAME = "README.md"
 def write_card(
     folder: Path, config: TrainConfig, figures: dict[str, dict[str, tuple[float, float]]], counts: dict[str, int]
 ) -> None:
-    """Writes ``README.md`` in the form the hub reads: YAML front matter, then Markdown.
+    """Writes ``README.md`` in the hub's format: YAML front matter, then Markdown.
 
     Args:
-        folder: of the model.
-        config: the recipe.
-        figures: (Pearson, Spearman) x 100 by measure, by data set.
-        counts: examples each stage saw.
+        folder: folder of the model.
+        config: training recipe.
+        figures: (Pearson, Spearman) x 100 by data set and similarity measure.
+        counts: number of examples by stage.
     """
     front = {
         "library_name": "sentence-transformers",
@@ -61,7 +61,7 @@ def _figures(figures: dict[str, dict[str, tuple[float, float]]]) -> list[str]:
     if not figures:
         return []
     head = "| data | " + " | ".join(f"{measure} Pearson | {measure} Spearman" for measure in MEASURES) + " |"
-    lines = ["## Measured", "", "Correlation with people's scores, times 100.", "", head, "|---" * 9 + "|"]
+    lines = ["## Evaluation", "", "Correlation with human similarity scores, times 100.", "", head, "|---" * 9 + "|"]
     for name, values in figures.items():
         cells = " | ".join(f"{pearson:.2f} | {spearman:.2f}" for pearson, spearman in (values[m] for m in MEASURES))
         lines.append(f"| {name} | {cells} |")
@@ -71,16 +71,20 @@ def _figures(figures: dict[str, dict[str, tuple[float, float]]]) -> list[str]:
 def _training(config: TrainConfig, counts: dict[str, int]) -> list[str]:
     base = config.model
     if base.new:
-        start = f"a new BERT, {base.new.layers} layers, {base.new.width} wide, WordPiece {base.new.vocabulary:,}"
+        start = (
+            f"a BERT with random weights, {base.new.layers} layers, width {base.new.width} and a WordPiece vocabulary of "
+            f"{base.new.vocabulary:,}"
+        )
     else:
-        start = _model(base.base)
+        start = _public_name(base.base)
     lines = [
         "## Training",
         "",
-        f"From {start}; {base.pooling} pooling; at most {base.max_seq_length} tokens; seed {config.seed}.",
+        f"Trained from {start}; {base.pooling} pooling; maximum length {base.max_seq_length} tokens; seed {config.seed}.",
         "",
     ]
-    lines += ["| stage | losses | examples | epochs | batch | learning rate | warm-up | weight decay |", "|---" * 8 + "|"]
+    columns = ("stage", "losses", "examples", "epochs", "batch size", "learning rate", "warm-up", "weight decay")
+    lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for stage in config.stages:
         lines.append(
             f"| {stage.name} | {_losses(stage)} | {counts[stage.name]:,} | {stage.epochs:g} | {stage.batch_size} "
@@ -90,18 +94,20 @@ def _training(config: TrainConfig, counts: dict[str, int]) -> list[str]:
 
 
 def _losses(stage: StageConfig) -> str:
-    return ", ".join(f"{task.loss} of {_model(task.teacher.model)}" if task.teacher else task.loss for task in stage.tasks)
+    return ", ".join(
+        f"{task.loss} (teacher: {_public_name(task.teacher.model)})" if task.teacher else task.loss for task in stage.tasks
+    )
 
 
-def _model(name: str) -> str:
-    """A folder by its own name: where it lay on this machine is nobody's business."""
-    return Path(name).name if Path(name).is_dir() else name
+def _public_name(model: str) -> str:
+    """Returns a model's name without the local path: cards are published."""
+    return Path(model).name if Path(model).is_dir() else model
 
 
 def _data(config: TrainConfig) -> list[str]:
-    every = [data for stage in config.stages for task in stage.tasks for data in task.data]
-    every += list(config.model.new.data) if config.model.new else []
-    rows = dict.fromkeys(f"| {_name(data)} | {data.licence or 'not stated'} |" for data in every)
+    used = [data for stage in config.stages for task in stage.tasks for data in task.data]
+    used += list(config.model.new.data) if config.model.new else []
+    rows = dict.fromkeys(f"| {_name(data)} | {data.licence or 'not stated'} |" for data in used)
     lines = ["## Data", "", "| data | licence |", "|---|---|", *rows]
     held_out = [*([config.dev] if config.dev else []), *config.test, *config.held_out]
     if held_out:

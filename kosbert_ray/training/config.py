@@ -1,4 +1,4 @@
-"""The recipe: what is trained on what, in which stages. The defaults are those published for jhgan/ko-sbert-sts."""
+"""Training recipes: base model, stages, losses and data. The defaults are those published for jhgan/ko-sbert-sts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,22 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class DataConfig(Section):
-    """Files of one kind, below ``data_root``.
+    """Data files of one kind.
 
-    ``sts``: TSV with sentence1, sentence2 and score (0 to 5), or KLUE's JSON. ``nli``: TSV or KLUE's JSON with sentence1,
-    sentence2, gold_label. ``pairs``: TSV with two columns of sentences and, if there is one, ``label``, of which 1 counts.
-    ``parallel``: TSV without a header, the student's language first. ``texts``: Parquet with the column ``text``, or a
-    line each; of Parquet, ``where`` takes the rows whose column has one of these values. ``limit`` picks so many rows at
-    random, ``max_chars`` leaves out longer texts. ``name`` and ``licence`` are for the card.
+    Attributes:
+        path: glob pattern below ``data_root``.
+        kind: format of the files.
+            ``sts``: TSV with sentence1, sentence2 and score (0 to 5), or KLUE's JSON.
+            ``nli``: TSV with sentence1, sentence2 and gold_label, or KLUE's JSON.
+            ``pairs``: TSV with two columns of sentences and an optional ``label``; only rows with 1 are used.
+            ``parallel``: TSV without a header, the student's language first.
+            ``texts``: Parquet, or a text file with one text per line.
+        text: text column of Parquet files.
+        where: of Parquet files, use only rows whose columns have one of these values.
+        limit: use a random sample of this many rows.
+        max_chars: skip longer texts.
+        name: name on the model card; by default the path.
+        licence: licence on the model card.
     """
 
     path: str
@@ -40,15 +49,22 @@ class DataConfig(Section):
 
 
 class TeacherConfig(Section):
-    """A model whose vectors are learnt, and what is done to them first.
+    """A teacher model whose vectors the student learns.
 
-    ``whitening``: None takes them as they are, which needs a student of the same dimension. Else they are centred (unless
-    ``centre`` is false), turned to their principal axes, cut to the student's dimension, and axis ``i`` divided by
-    ``std_i ** whitening``: 0 only turns, 1 makes all axes count the same (Su et al. 2021, arXiv:2103.15316). A model that
-    was trained for likeness by cosine loses by either; one that was not gains.
-    ``sides`` of parallel data, whose teacher text is always the second column: "first" is the student's language alone,
-    "both" also teaches it the teacher's language (Reimers and Gurevych 2020, arXiv:2004.09813).
-    ``own_language``: of parallel data, the teacher reads the first column, not the second.
+    Attributes:
+        model: hub name, folder, URL or ``bundled:NAME``.
+        prompt: text put before each text; None uses the teacher's default prompt.
+        whitening: None uses the vectors as they are; the student must have the same dimension. A number rotates them to
+            their principal axes, keeps as many as the student has dimensions, and divides axis ``i`` by
+            ``std_i ** whitening``: 0 only rotates, 1 gives all axes equal variance (Su et al. 2021, arXiv:2103.15316).
+            Whitening and centring help models that were not trained for cosine similarity and hurt models that were.
+        centre: with ``whitening``, subtract the mean first.
+        sides: of parallel data, the columns that the student reads. "first" is its own language; "both" also teaches it
+            the teacher's language (Reimers and Gurevych 2020, arXiv:2004.09813).
+        own_language: of parallel data, the teacher reads the first column instead of the second.
+        contrastive: weight of the contrastive part of the ``distillation`` loss.
+        similarity: weight of its similarity part.
+        temperature: temperature of its contrastive part.
     """
 
     model: str
@@ -63,7 +79,7 @@ class TeacherConfig(Section):
 
 
 class TaskConfig(Section):
-    """A loss and its data."""
+    """A loss, its data and, for ``distillation`` and ``mse``, a teacher."""
 
     loss: Loss = "cosine_similarity"
     data: Annotated[tuple[DataConfig, ...], Field(min_length=1)]
@@ -75,18 +91,31 @@ class TaskConfig(Section):
             if data.kind not in KINDS[self.loss]:
                 raise ValueError(f"data: {self.loss} takes {', '.join(KINDS[self.loss])}, not {data.kind}")
         if (self.teacher is not None) != (self.loss in ("distillation", "mse")):
-            raise ValueError(f"teacher: {self.loss} {'takes none' if self.teacher else 'needs one'}")
+            raise ValueError(f"teacher: {self.loss} {'does not use one' if self.teacher else 'requires one'}")
         return self
 
 
 class StageConfig(Section):
-    """One run of the trainer; several tasks take turns in proportion to their data.
+    """One run of the trainer. Several tasks take turns in proportion to their data.
 
-    ``warmup_steps`` below 1 is a share of all steps. The best model by ``dev`` is kept, measured every
-    ``evaluation_steps`` and after each epoch; without ``dev``, the last. ``group_by_length`` makes
-    batches of texts of like length, which are padded less (where the loss does not contrast them). ``frozen`` parts keep
-    their weights: a large vocabulary's embeddings are most of a multilingual model and of the time of an optimizer's
-    step. ``dropout``: None is the model's own.
+    Attributes:
+        name: name of the stage, also of its folder.
+        tasks: losses with their data.
+        epochs: passes over the data.
+        batch_size: examples per batch and worker.
+        learning_rate: peak learning rate.
+        warmup_steps: number of steps; below 1, a share of all steps.
+        scheduler: learning-rate schedule.
+        weight_decay: weight decay of the optimizer.
+        max_grad_norm: gradient clipping.
+        evaluation_steps: steps between evaluations on ``dev``, in addition to one after each epoch. The best model is
+            kept; without ``dev``, the last one.
+        precision: ``auto`` is bf16 where the hardware supports it, else fp32.
+        group_by_length: batch texts of similar length, which reduces padding. Ignored for
+            ``multiple_negatives_ranking``.
+        frozen: parts whose weights do not change. A large vocabulary's embeddings are most of a multilingual model and
+            of the optimizer's time.
+        dropout: dropout rate; None uses the model's own.
     """
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
@@ -106,7 +135,14 @@ class StageConfig(Section):
 
 
 class NewModelConfig(Section):
-    """A BERT with random weights and a WordPiece vocabulary trained on ``data``."""
+    """A BERT with random weights.
+
+    Attributes:
+        data: texts to train the WordPiece vocabulary on.
+        vocabulary: size of the vocabulary.
+        layers: number of layers.
+        width: size of the hidden layers.
+    """
 
     data: Annotated[tuple[DataConfig, ...], Field(min_length=1)]
     vocabulary: Positive = 16_000
@@ -115,7 +151,14 @@ class NewModelConfig(Section):
 
 
 class BaseConfig(Section):
-    """What training starts from: ``base``, a hub name or a folder, or a ``new`` model."""
+    """Base model of the first stage.
+
+    Attributes:
+        base: hub name, folder, URL or ``bundled:NAME``.
+        new: create a model instead of loading ``base``.
+        pooling: pooling added to a model without one.
+        max_seq_length: maximum number of tokens per text.
+    """
 
     base: str = "klue/bert-base"
     new: NewModelConfig | None = None
@@ -124,7 +167,7 @@ class BaseConfig(Section):
 
 
 class CardConfig(Section):
-    """What the model card says that cannot be measured. ``dtype``: of the weights as saved at the end."""
+    """Title, licence and description for the model card."""
 
     title: str | None = None
     licence: str | None = None
@@ -132,11 +175,22 @@ class CardConfig(Section):
 
 
 class TrainConfig(Section):
-    """A whole training.
+    """A complete training recipe.
 
-    ``dev`` chooses between checkpoints, ``test`` is looked at once, at the end; no sentence of these nor of ``held_out``
-    files is trained on. ``workers`` above 1 trains data-parallel on Ray Train, a GPU each where there are any;
-    ``threads`` is for CPUs.
+    Attributes:
+        model: base model.
+        data_root: folder that contains the data files.
+        output: folder of the trained model.
+        stages: stages in order.
+        dev: STS file that selects the best checkpoint.
+        test: STS files that are evaluated once, at the end.
+        held_out: further STS files to exclude from training. A single text is excluded if it occurs in ``dev``, ``test``
+            or ``held_out``; a pair or triplet, if all its texts do.
+        seed: seed of everything random.
+        workers: number of processes; more than one train data-parallel on Ray Train, with a GPU each if there are any.
+        threads: CPU threads per process.
+        dtype: precision of the saved weights.
+        card: text for the model card.
     """
 
     model: BaseConfig = BaseConfig()
@@ -156,5 +210,5 @@ class TrainConfig(Section):
     def _check(self) -> TrainConfig:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
-            raise ValueError("stages: two of them have the same name")
+            raise ValueError("stages: two stages have the same name")
         return self

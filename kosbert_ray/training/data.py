@@ -1,4 +1,4 @@
-"""Data files as training examples: pairs with scores, triplets, or texts each with the one its teacher reads."""
+"""Training examples from data files: scored pairs, pairs and triplets, or texts with the text that the teacher reads."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ ENTAILMENT, CONTRADICTION = "entailment", "contradiction"
 class Examples:
     """Examples of one task.
 
-    ``columns`` names the texts of an example. ``scores`` are from 0 to 1, of pairs that have one; ``teacher_texts`` what
-    the teacher reads for each, of tasks that have a teacher.
+    Attributes:
+        columns: names of an example's texts.
+        rows: texts of each example.
+        scores: score of each pair from 0 to 1, if the task has scores.
+        teacher_texts: text that the teacher reads for each example, if the task has a teacher.
     """
 
     columns: tuple[str, ...]
@@ -34,25 +37,31 @@ class Examples:
 
 
 def files(root: str, path: str) -> list[Path]:
-    """The files of a pattern below ``root``, sorted; raises InputError if there are none."""
+    """Lists the files that match a glob pattern below ``root``, sorted; raises InputError if there are none."""
     pattern = str(Path(root) / path)
     found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
     if not found:
-        raise InputError(f"{pattern}: no such file (set data_root, or the path of the data)")
+        raise InputError(f"{pattern}: no such file; check data_root and the path of the data")
     return found
 
 
 def read_examples(task: TaskConfig, root: str, held_out: set[str], seed: int) -> Examples:
-    """All examples of a task but those held out: texts that are, and pairs of which both are.
+    """Reads the examples of a task. Excludes single texts that are held out, and tuples whose texts all are.
+
+    Args:
+        task: loss, data and teacher.
+        root: folder that contains the data files.
+        held_out: texts of the evaluation data.
+        seed: seed of the samples that ``limit`` draws.
 
     Raises:
-        InputError: a file is missing or not of its kind, or no example is left.
+        InputError: a file is missing or has another format, or no examples are left.
     """
     scored = task.loss == "cosine_similarity"
     if task.teacher:
-        taught = [pair for data in task.data for pair in _sample(data, _taught(data, root, task.teacher, held_out), seed)]
-        taught = list(dict.fromkeys(taught))
-        examples = Examples(("text",), [(text,) for text, _ in taught], teacher_texts=[other for _, other in taught])
+        texts = [pair for data in task.data for pair in _sample(data, _taught(data, root, task.teacher, held_out), seed)]
+        texts = list(dict.fromkeys(texts))
+        examples = Examples(("text",), [(own,) for own, _ in texts], teacher_texts=[read for _, read in texts])
     elif scored:
         rows: list[Example] = []
         scores: list[float] = []
@@ -70,14 +79,14 @@ def read_examples(task: TaskConfig, root: str, held_out: set[str], seed: int) ->
         width = min((len(row) for row in tuples), default=2)
         examples = Examples(("anchor", "positive", "negative")[:width], [row[:width] for row in tuples])
     if not examples.rows:
-        raise InputError(f"{', '.join(data.path for data in task.data)}: no example for {task.loss} in it")
+        raise InputError(f"{', '.join(data.path for data in task.data)}: no examples for {task.loss}")
     return examples
 
 
 def read_texts(data: DataConfig, root: str, held_out: set[str], seed: int) -> list[str]:
-    """The distinct sentences of ``data`` in the student's language, without the held-out ones."""
-    found = dict.fromkeys(text for text, _ in _both(data, root) if text not in held_out)
-    return _sample(data, list(found), seed)
+    """Reads the distinct texts of ``data`` in the student's language, without those held out."""
+    texts = dict.fromkeys(text for text, _ in _both(data, root) if text not in held_out)
+    return _sample(data, list(texts), seed)
 
 
 def _sample(data: DataConfig, rows: list, seed: int) -> list:  # type: ignore[type-arg]
@@ -88,7 +97,7 @@ def _sample(data: DataConfig, rows: list, seed: int) -> list:  # type: ignore[ty
 
 
 def _taught(data: DataConfig, root: str, teacher: TeacherConfig, held_out: set[str]) -> list[tuple[str, str]]:
-    """(what the student reads, what its teacher reads), distinct."""
+    """Returns distinct pairs (text for the student, text for the teacher)."""
 
     def pairs() -> Iterator[tuple[str, str]]:
         for own, other in _both(data, root):
@@ -102,8 +111,8 @@ def _taught(data: DataConfig, root: str, teacher: TeacherConfig, held_out: set[s
 
 
 def _both(data: DataConfig, root: str) -> Iterator[tuple[str, str]]:
-    """(text, its other language's) of every text in ``data``; the text itself where there is no other."""
-    short = data.max_chars or 10**9
+    """Yields (text, translation) for every text in ``data``; without a translation, the text itself."""
+    max_chars = data.max_chars or 10**9
     for path in files(root, data.path):
         pairs: Iterable[tuple[str, str]]
         if data.kind == "parallel":
@@ -116,7 +125,7 @@ def _both(data: DataConfig, root: str) -> Iterator[tuple[str, str]]:
         else:
             pairs = ((row[side], row[side]) for row in read_table(path) for side in _sides(path, row))
         for own, other in pairs:
-            if own.strip() and other.strip() and len(own) <= short:
+            if own.strip() and other.strip() and len(own) <= max_chars:
                 yield own, other
 
 
@@ -148,12 +157,12 @@ def _sides(path: Path, row: dict[str, str]) -> tuple[str, str]:
     if names[0] not in row:
         names = tuple(list(row)[:2])  # type: ignore[assignment]
     if len(names) < 2 or names[1] not in row:
-        raise InputError(f"{path}: two columns of sentences are needed; it has {', '.join(row)}")
+        raise InputError(f"{path}: needs two columns of sentences; it has {', '.join(row)}")
     return names
 
 
 def _contrasts(data: DataConfig, root: str) -> list[Example]:
-    """(anchor, positive) or (anchor, positive, negative)."""
+    """Returns (anchor, positive) for ``pairs`` and (anchor, positive, negative) for ``nli``."""
     found: list[Example] = []
     for path in files(root, data.path):
         rows = read_table(path)

@@ -1,4 +1,4 @@
-"""Losses: sentence-transformers' own, and the distillation of a teacher's vectors of another geometry."""
+"""Losses: those of sentence-transformers, and two that distil a teacher's precomputed vectors."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from kosbert_ray.training.config import TaskConfig
 
 
 class DistillationLoss(nn.Module):
-    """Draws a student's vectors to its teacher's: by direction, by who is nearest in the batch, and by all likenesses.
+    """Distils the directions of a teacher's vectors. The sum of three parts:
 
-    The sum of the mean cosine distance; ``contrastive`` times the cross-entropy of finding one's own teacher vector among
-    the batch's (InfoNCE, van den Oord et al. 2018, arXiv:1807.03748); and ``similarity`` times the mean squared difference
-    of the batch's matrices of cosines (Tung and Mori 2019, arXiv:1907.09682).
+    - the mean cosine distance between student and teacher;
+    - ``contrastive`` times the cross-entropy of identifying a text's own teacher vector among the batch's (InfoNCE,
+      van den Oord et al. 2018, arXiv:1807.03748);
+    - ``similarity`` times the mean squared difference between the cosine matrices of student and teacher over the batch
+      (Tung and Mori 2019, arXiv:1907.09682).
 
     Args:
-        model: the student.
-        targets: teacher vectors of length 1, float32 ``[n, dimension]``; a label is a row of it.
+        model: student.
+        targets: teacher vectors of length 1, float32 ``[n, dimension]``, indexed by the labels.
         contrastive: weight of the second part.
-        similarity: weight of the third.
-        temperature: of the second.
+        similarity: weight of the third part.
+        temperature: softmax temperature of the second part.
     """
 
     def __init__(
@@ -46,17 +48,17 @@ class DistillationLoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, sentence_features: Iterable[dict[str, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
-        """The loss of a batch; ``labels`` are rows of ``targets``."""
+        """Computes the loss of a batch; ``labels`` are row indices of ``targets``."""
         (features,) = sentence_features
         student = F.normalize(self.model(features)["sentence_embedding"].float(), dim=1)
         teacher = torch.from_numpy(self.targets[labels.cpu().numpy()]).to(student.device)
-        likeness = student @ teacher.T
-        loss = (1 - likeness.diagonal()).mean()
+        cosines = student @ teacher.T
+        loss = (1 - cosines.diagonal()).mean()
         if self.contrastive:
             own = torch.arange(len(student), device=student.device)
-            # The same sentence twice in a batch is no negative of itself.
+            # Duplicates in a batch must not count as negatives of each other.
             same = (teacher @ teacher.T > 1 - 1e-4) & ~torch.eye(len(own), dtype=torch.bool, device=student.device)
-            logits = (likeness / self.temperature).masked_fill(same, -torch.inf)
+            logits = (cosines / self.temperature).masked_fill(same, -torch.inf)
             loss = loss + self.contrastive * F.cross_entropy(logits, own)
         if self.similarity:
             loss = loss + self.similarity * F.mse_loss(student @ student.T, teacher @ teacher.T)
@@ -64,7 +66,7 @@ class DistillationLoss(nn.Module):
 
 
 class TeacherMSELoss(nn.Module):
-    """The mean squared difference of student's and teacher's vectors (Reimers and Gurevych 2020, arXiv:2004.09813)."""
+    """Mean squared error between student and teacher vectors (Reimers and Gurevych 2020, arXiv:2004.09813)."""
 
     def __init__(self, model: SentenceTransformer, targets: np.ndarray[Any, Any]) -> None:
         super().__init__()
@@ -72,14 +74,14 @@ class TeacherMSELoss(nn.Module):
         self.targets = targets
 
     def forward(self, sentence_features: Iterable[dict[str, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
-        """The loss of a batch; ``labels`` are rows of ``targets``."""
+        """Computes the loss of a batch; ``labels`` are row indices of ``targets``."""
         (features,) = sentence_features
         student = self.model(features)["sentence_embedding"].float()
         return F.mse_loss(student, torch.from_numpy(self.targets[labels.cpu().numpy()]).to(student.device))
 
 
 def make_loss(task: TaskConfig, model: SentenceTransformer, targets: np.ndarray[Any, Any] | None) -> nn.Module:
-    """The loss a task names; ``targets`` are its teacher's vectors, if it has one."""
+    """Creates the loss of a task. ``targets`` are the vectors of its teacher, if it has one."""
     if task.loss == "cosine_similarity":
         return losses.CosineSimilarityLoss(model)
     if task.loss == "multiple_negatives_ranking":

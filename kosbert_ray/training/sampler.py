@@ -1,4 +1,4 @@
-"""Batches of sentences of like length: a batch is padded to its longest, and random ones are mostly padding."""
+"""Batch samplers. Batches of texts of similar length need less padding than random ones."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from datasets import Dataset
 from sentence_transformers.base.sampler import DefaultBatchSampler, NoDuplicatesBatchSampler
 from torch.utils.data import RandomSampler, SequentialSampler
 
-POOL = 64  # batches that are sorted together: more pads less, and mixes less
+POOL = 64  # batches sorted together: a larger pool needs less padding but is less random
 
 
 class LengthGroupedBatchSampler(DefaultBatchSampler):
-    """Shuffles all, sorts within pools of 64 batches by length, and shuffles the batches."""
+    """Shuffles the examples, sorts them by length within pools of ``POOL`` batches, and shuffles the batches."""
 
     def __init__(self, dataset: Dataset, batch_size: int, drop_last: bool, seed: int = 0, **_: Any) -> None:
         super().__init__(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
@@ -35,7 +35,7 @@ class LengthGroupedBatchSampler(DefaultBatchSampler):
 
 
 def make_sampler(dataset: Dataset, group_by_length: bool, **options: Any) -> DefaultBatchSampler:
-    """The trainer's batch sampler of a dataset: no text twice where the others of a batch are its negatives."""
+    """Creates the batch sampler of a dataset. Contrastive batches contain no text twice, since the others are negatives."""
     if "anchor" in dataset.column_names:
         return NoDuplicatesBatchSampler(dataset, **options)
     if group_by_length:

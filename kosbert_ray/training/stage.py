@@ -1,4 +1,4 @@
-"""One stage: a run of sentence-transformers' trainer from one model folder to the next, resumed where it was stopped."""
+"""One training stage: a run of sentence-transformers' trainer from one model folder to the next. Resumable."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ LOG_STEPS = 50
 
 @dataclass(frozen=True)
 class StageJob:
-    """What a stage is given; plain enough to be sent to workers.
+    """Everything a stage needs, in a form that can be sent to workers.
 
     Attributes:
-        stage: the recipe.
-        examples: of each task.
-        targets: each task's teacher vectors, a ``.npy`` file, or None.
-        start: the model folder it begins with.
-        folder: where checkpoints and at last ``model/`` and ``log.json`` go.
-        dev: an STS file.
-        seed: of everything random.
-        threads: of each process, on a CPU.
+        stage: options of the stage.
+        examples: examples by task.
+        targets: ``.npy`` file of teacher vectors by task; None without a teacher.
+        start: folder of the model to start from.
+        folder: folder for checkpoints and, at the end, ``model/`` and ``log.json``.
+        dev: STS file that selects the best checkpoint.
+        seed: seed of everything random.
+        threads: CPU threads per process.
     """
 
     stage: StageConfig
@@ -61,12 +61,12 @@ class StageJob:
 
     @property
     def model(self) -> Path:
-        """The trained model's folder; it is there when the stage is done."""
+        """Folder of the trained model; exists once the stage is complete."""
         return self.folder / "model"
 
 
 class _Report(TrainerCallback):
-    """Tells the user what the trainer logs, and has every epoch's end measured and saved."""
+    """Logs the trainer's progress, and evaluates and saves at the end of each epoch."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -85,23 +85,23 @@ class _Report(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         if METRIC in logs:
-            told = f"dev cosine Spearman {100 * logs[METRIC]:.2f}"
+            progress = f"dev cosine Spearman {100 * logs[METRIC]:.2f}"
         elif "loss" in logs:
-            told = f"loss {float(logs['loss']):.4f}, learning rate {float(logs['learning_rate']):.1e}"
+            progress = f"loss {float(logs['loss']):.4f}, learning rate {float(logs['learning_rate']):.1e}"
         else:
             return
-        log.info(f"{self.name}: step {state.global_step:,} of {state.max_steps:,}: {told}")
+        log.info(f"{self.name}: step {state.global_step:,} of {state.max_steps:,}: {progress}")
 
 
 class _Trainer(SentenceTransformerTrainer):
-    """sentence-transformers' trainer, without its model card: ours is written at the end of all stages."""
+    """sentence-transformers' trainer without its model card; :mod:`card` writes one after the last stage."""
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Adds none."""
+        """Does nothing."""
 
 
 def run_stage(job: StageJob) -> None:
-    """Trains, and leaves the best model in ``job.model``; every process of a data-parallel run calls it."""
+    """Trains a stage and saves the best model to ``job.model``. Every process of a data-parallel run calls it."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     device = pick_device("auto")
@@ -189,7 +189,7 @@ def _trainer(job: StageJob, model: SentenceTransformer, device: str) -> Sentence
 
 
 def dataset(examples: Examples) -> Dataset:
-    """Examples as the trainer takes them: a column a text, and ``label``, a score or a row of the teacher's vectors."""
+    """Converts examples to the trainer's format: one column per text, and ``label``, a score or a row of the targets."""
     columns: dict[str, Any] = {name: [row[index] for row in examples.rows] for index, name in enumerate(examples.columns)}
     if examples.scores is not None:
         columns["label"] = examples.scores

@@ -1,4 +1,4 @@
-"""A teacher's vectors of all texts, computed once by our own encoder and kept on disk part by part."""
+"""Teacher vectors: computed once with kosbert-ray's encoder and cached on disk in parts."""
 
 from __future__ import annotations
 
@@ -19,54 +19,55 @@ from kosbert_ray.training.config import TeacherConfig
 
 log = logging.getLogger(__name__)
 
-PART = 16_384
+PART = 16_384  # texts per cached file
 EPSILON = 1e-12
 
 
 def teacher_vectors(teacher: TeacherConfig, texts: list[str], dimension: int, folder: Path, threads: int | None) -> Path:
-    """Vectors of ``texts`` as the student is to learn them, of length 1, in a ``.npy`` file: float32 ``[n, dimension]``.
-
-    What is computed already, by the same teacher for the same texts, is not computed again.
+    """Computes the vectors that the student learns. Reuses those cached for the same teacher and texts.
 
     Args:
-        teacher: the model, its prompt and how its vectors are turned.
+        teacher: model, prompt and whitening.
         texts: ``n`` texts.
-        dimension: of the student.
-        folder: where to keep them.
-        threads: on a CPU.
+        dimension: dimension of the student.
+        folder: cache folder.
+        threads: CPU threads.
+
+    Returns:
+        A ``.npy`` file with vectors of length 1, float32 ``[n, dimension]``.
 
     Raises:
-        ModelError: there is no such model.
-        UsageError: the dimensions do not go together.
+        ModelError: the teacher does not exist or cannot be loaded.
+        UsageError: the teacher's dimension is too small, or differs from the student's without whitening.
     """
     source = fetch_model(ModelSource(teacher.model))
     spec = read_spec(source, SpecOptions(prompt=teacher.prompt))
     if spec.dimension < dimension:
-        raise UsageError(f"teacher {teacher.model}: {spec.dimension} dimensions, fewer than the student's {dimension}")
+        raise UsageError(f"teacher {teacher.model}: has {spec.dimension} dimensions, fewer than the student's {dimension}")
     if teacher.whitening is None and spec.dimension != dimension:
         raise UsageError(
-            f"teacher {teacher.model}: {spec.dimension} dimensions, and the student has {dimension}; set whitening to "
+            f"teacher {teacher.model}: has {spec.dimension} dimensions, but the student has {dimension}; set whitening to "
             "reduce them"
         )
-    said = [sha256(source, spec.weight_files), spec.prompt, PART]
-    key = hashlib.sha256("\0".join([json.dumps(said), *texts]).encode("utf-8", "replace")).hexdigest()[:16]
+    identity = [sha256(source, spec.weight_files), spec.prompt, PART]
+    key = hashlib.sha256("\0".join([json.dumps(identity), *texts]).encode("utf-8", "replace")).hexdigest()[:16]
     parts = folder / key
-    turned = folder / f"{key}-{dimension}-{teacher.whitening}-{'centred' if teacher.centre else 'as-is'}.npy"
-    if turned.exists():
-        return turned
+    path = folder / f"{key}-{dimension}-{teacher.whitening}-{'centred' if teacher.centre else 'as-is'}.npy"
+    if path.exists():
+        return path
     parts.mkdir(parents=True, exist_ok=True)
     raw = _encode(spec, texts, parts, threads)
-    vectors = raw if teacher.whitening is None else turn(raw, dimension, teacher.whitening, teacher.centre)
+    vectors = raw if teacher.whitening is None else whiten(raw, dimension, teacher.whitening, teacher.centre)
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), EPSILON)
-    partial = turned.with_suffix(".partial.npy")
+    partial = path.with_suffix(".partial.npy")
     np.save(partial, vectors.astype(np.float32))
-    partial.rename(turned)
-    return turned
+    partial.rename(path)
+    return path
 
 
 def _encode(spec: ModelSpec, texts: list[str], folder: Path, threads: int | None) -> npt.NDArray[np.float32]:
     encoder: Encoder | None = None
-    found = []
+    parts = []
     for start in range(0, len(texts), PART):
         path = folder / f"{start // PART:05d}.npy"
         if not path.exists():
@@ -75,18 +76,18 @@ def _encode(spec: ModelSpec, texts: list[str], folder: Path, threads: int | None
             np.save(partial, encoder.encode(texts[start : start + PART]).astype(np.float16))
             partial.rename(path)
             log.info(f"teacher: {min(start + PART, len(texts)):,} of {len(texts):,} texts")
-        found.append(np.load(path))
-    return np.concatenate(found).astype(np.float32)
+        parts.append(np.load(path))
+    return np.concatenate(parts).astype(np.float32)
 
 
-def turn(vectors: npt.NDArray[np.float32], dimension: int, power: float, centre: bool) -> npt.NDArray[np.float32]:
-    """Turns vectors to their principal axes, keeps the first and divides axis ``i`` by ``std_i ** power``.
+def whiten(vectors: npt.NDArray[np.float32], dimension: int, power: float, centre: bool) -> npt.NDArray[np.float32]:
+    """Rotates vectors to their principal axes, keeps the first ones and divides axis ``i`` by ``std_i ** power``.
 
     Args:
-        vectors: ``[n, d]``.
-        dimension: how many axes to keep, those of the largest spread.
-        power: 0 keeps the spread of the axes, 1 makes it the same for all.
-        centre: whether to move their mean to the origin first.
+        vectors: float32 ``[n, d]``.
+        dimension: number of axes to keep, those of the largest variance.
+        power: 0 keeps the variance of each axis, 1 gives all axes equal variance.
+        centre: subtract the mean first.
 
     Returns:
         float32 ``[n, dimension]``.
@@ -97,5 +98,5 @@ def turn(vectors: npt.NDArray[np.float32], dimension: int, power: float, centre:
     variances, axes = np.linalg.eigh(moved.T @ moved / max(1, len(vectors)))
     order = np.argsort(variances)[::-1][:dimension]
     scale = np.sqrt(np.maximum(variances[order], EPSILON)) ** power
-    turned: npt.NDArray[np.float32] = (moved @ (axes[:, order] / scale)).astype(np.float32)
-    return turned
+    whitened: npt.NDArray[np.float32] = (moved @ (axes[:, order] / scale)).astype(np.float32)
+    return whitened

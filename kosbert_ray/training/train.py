@@ -1,6 +1,6 @@
-"""A whole training: data, base, teachers' vectors, the stages one after another, the final folder with its card.
+"""Runs a complete training: base model, teacher vectors, each stage, and the final folder with its model card.
 
-All of it stands under ``OUTPUT/_training`` until it is done, so that the same command goes on where it was stopped.
+Intermediate results are kept in ``OUTPUT/_training``, so that running the same command resumes an interrupted training.
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ log = logging.getLogger(__name__)
 WORK = "_training"
 RECIPE = "recipe.json"
 MODULES = "modules.json"
-# What may differ between the run that began a training and the one that goes on with it.
-FREE = {"output", "workers", "threads", "card", "test", "data_root", "dtype"}
+# Options that may change when a training is resumed.
+CHANGEABLE = {"output", "workers", "threads", "card", "test", "data_root", "dtype"}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it: the model's folder, (Pearson, Spearman) by measure by data set, and each stage's examples."""
+    """Result of a training.
+
+    Attributes:
+        folder: folder of the model.
+        figures: (Pearson, Spearman) x 100 by data set and similarity measure.
+        examples: number of examples by stage.
+    """
 
     folder: Path
     figures: dict[str, dict[str, tuple[float, float]]]
@@ -36,12 +42,13 @@ class Trained:
 
 
 def train(config: TrainConfig) -> Trained:
-    """Runs every stage that is not done yet, and writes the model to ``config.output``.
+    """Runs the stages that are not complete yet and writes the model to ``config.output``.
 
     Raises:
-        UsageError: no output is named, it belongs to another recipe, or the extra ``train`` is not installed.
-        InputError: a data file is missing or not of its kind.
-        ModelError: the base or a teacher cannot be loaded.
+        UsageError: the output is not set or belongs to another recipe, or the extra ``train`` is not installed.
+        InputError: a data file is missing or has another format.
+        ModelError: the base model or a teacher cannot be loaded.
+        JobFailed: a stage failed.
     """
     try:
         import accelerate  # noqa: F401
@@ -49,27 +56,27 @@ def train(config: TrainConfig) -> Trained:
         import sentence_transformers  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            f"training needs the extra train: pip install 'kosbert-ray[train]' ({error.name} is missing)"
+            f"training requires the extra train: pip install 'kosbert-ray[train]' ({error.name} is missing)"
         ) from error
-    _hush()
+    _silence_libraries()
     if not config.output:
-        raise UsageError("output: say where the model goes (kosbert-ray train OUTPUT --config FILE)")
+        raise UsageError("output: missing; run kosbert-ray train OUTPUT --config FILE")
     output = Path(config.output)
     if (output / MODULES).exists():
-        raise UsageError(f"output: {output} holds a model already; choose another folder")
+        raise UsageError(f"output: {output} already contains a model; choose another folder")
     held_out = _held_out(config)
     work = output / WORK
     _claim(work, config)
     folder = _base(config, work, held_out)
     counts = {}
     for number, stage in enumerate(config.stages):
-        place = work / f"{number}-{stage.name}"
-        folder, counts[stage.name] = _stage(config, stage, place, folder, held_out)
+        stage_folder = work / f"{number}-{stage.name}"
+        folder, counts[stage.name] = _stage(config, stage, stage_folder, folder, held_out)
     return _finish(config, folder, output, counts)
 
 
-def _hush() -> None:
-    """Keeps the libraries' bars and remarks from the user, who is told by us what goes on."""
+def _silence_libraries() -> None:
+    """Turns off the libraries' progress bars and messages; training logs its own progress."""
     import datasets
     from transformers.utils import logging as transformers_logging
 
@@ -85,15 +92,16 @@ def _held_out(config: TrainConfig) -> set[str]:
 
 
 def _claim(work: Path, config: TrainConfig) -> None:
-    """Makes the work folder this recipe's; raises UsageError if it is another's."""
-    recipe = json.loads(config.model_dump_json(exclude=FREE))
+    """Claims the work folder for this recipe; raises UsageError if it belongs to another."""
+    recipe = json.loads(config.model_dump_json(exclude=CHANGEABLE))
     path = work / RECIPE
     if path.exists():
-        theirs = json.loads(path.read_text("utf-8"))
-        changed = sorted(name for name in {*recipe, *theirs} if recipe.get(name) != theirs.get(name))
+        existing = json.loads(path.read_text("utf-8"))
+        changed = sorted(name for name in {*recipe, *existing} if recipe.get(name) != existing.get(name))
         if changed:
             raise UsageError(
-                f"output: {work} is a training with other {', '.join(changed)}; use another output, or delete it"
+                f"output: {work} belongs to a training with different {', '.join(changed)}; use another output or "
+                "delete the folder"
             )
         return
     work.mkdir(parents=True, exist_ok=True)
@@ -113,30 +121,30 @@ def _base(config: TrainConfig, work: Path, held_out: set[str]) -> Path:
         raw = work / "new"
         shutil.rmtree(raw, ignore_errors=True)
         texts = [read_texts(data, config.data_root, held_out, config.seed) for data in base.new.data]
-        log.info(f"base: a vocabulary of {base.new.vocabulary:,} from {sum(map(len, texts)):,} texts")
+        log.info(f"base: training a vocabulary of {base.new.vocabulary:,} on {sum(map(len, texts)):,} texts")
         make_base(base, base.new, chain.from_iterable(texts), raw, config.seed)
         base = base.model_copy(update={"base": str(raw)})
-    # Optimizers want float32, whatever the base was saved in.
+    # Train in float32, whatever precision the base was saved in.
     load_base(base, "cpu").float().save_pretrained(str(partial), create_model_card=False)
     partial.rename(folder)
     return folder
 
 
-def _stage(config: TrainConfig, stage: StageConfig, place: Path, start: Path, held_out: set[str]) -> tuple[Path, int]:
+def _stage(config: TrainConfig, stage: StageConfig, folder: Path, start: Path, held_out: set[str]) -> tuple[Path, int]:
     from kosbert_ray.training.stage import StageJob, run_stage
 
-    done = place / "examples.json"
-    if (place / "model").is_dir() and done.exists():
-        log.info(f"{stage.name}: done already")
-        return place / "model", json.loads(done.read_text("utf-8"))
+    count = folder / "examples.json"
+    if (folder / "model").is_dir() and count.exists():
+        log.info(f"{stage.name}: already done")
+        return folder / "model", json.loads(count.read_text("utf-8"))
     examples = [read_examples(task, config.data_root, held_out, config.seed) for task in stage.tasks]
     total = sum(len(part.rows) for part in examples)
     log.info(f"{stage.name}: {total:,} examples, {stage.epochs:g} epochs")
-    place.mkdir(parents=True, exist_ok=True)
-    done.write_text(json.dumps(total), "utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    count.write_text(json.dumps(total), "utf-8")
     targets = [_targets(config, stage, index, part, start) for index, part in enumerate(examples)]
     dev = files(config.data_root, config.dev)[0] if config.dev else None
-    job = StageJob(stage, examples, targets, start, place, dev, config.seed, config.threads)
+    job = StageJob(stage, examples, targets, start, folder, dev, config.seed, config.threads)
     if not job.model.is_dir():
         if config.workers > 1:
             from kosbert_ray.training.workers import run_on_workers
@@ -161,7 +169,7 @@ def _targets(config: TrainConfig, stage: StageConfig, index: int, examples: Exam
 def _finish(config: TrainConfig, folder: Path, output: Path, counts: dict[str, int]) -> Trained:
     from kosbert_ray.encoder.source import ModelSource
     from kosbert_ray.evaluation.evaluate import evaluate
-    from kosbert_ray.training.base import open_model, write_classic
+    from kosbert_ray.training.base import open_model, write_compatible_configs
     from kosbert_ray.training.card import write_card
 
     final = output / WORK / "final"
@@ -170,15 +178,15 @@ def _finish(config: TrainConfig, folder: Path, output: Path, counts: dict[str, i
     if config.dtype == "fp16":
         model = model.half()
     model.save_pretrained(str(final), create_model_card=False)
-    write_classic(final, model.max_seq_length or config.model.max_seq_length)
+    write_compatible_configs(final, model.max_seq_length or config.model.max_seq_length)
     for path in final.rglob("*.safetensors"):
-        path.chmod(0o644)  # the library makes them the owner's only
+        path.chmod(0o644)  # safetensors makes them readable by the owner only
     names = [*([config.dev] if config.dev else []), *config.test]
     sets = [read_sts(files(config.data_root, name)[0]) for name in names]
     rows = evaluate(ModelSource(str(final)), sets, ["float32"]) if sets else []
     figures = {row.data: row.figures for row in rows}
     write_card(final, config, figures, counts)
-    for path in sorted(final.iterdir(), key=lambda path: path.name == MODULES):  # last what makes it a model
+    for path in sorted(final.iterdir(), key=lambda path: path.name == MODULES):  # modules.json last: it marks a model
         target = output / path.name
         if target.is_dir():
             shutil.rmtree(target)

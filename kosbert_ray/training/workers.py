@@ -1,4 +1,4 @@
-"""A stage on several processes, data-parallel, by Ray Train: a GPU each where the cluster has any, else CPUs."""
+"""Data-parallel training of a stage with Ray Train: one GPU per worker if the cluster has any, else CPUs."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ log = logging.getLogger(__name__)
 
 
 def run_on_workers(job: StageJob, workers: int) -> None:
-    """Runs a stage on ``workers`` processes; its folder must be one that all their machines see.
+    """Runs a stage on ``workers`` processes. All their machines must be able to reach the stage's folder.
 
     Raises:
-        UsageError: the cluster has fewer GPUs than workers, but some.
+        UsageError: the cluster has GPUs, but fewer than workers.
         JobFailed: a worker failed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Version 2 is the Ray Train that is kept up.
+    # V2 is the maintained version of Ray Train.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    ours = not ray.is_initialized()
-    if ours:
-        # The workers' log comes through a queue; what libraries print is not shown.
+    started_here = not ray.is_initialized()
+    if started_here:
+        # Workers send their log through a queue; the output of libraries is not shown.
         quiet: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
         ray.init(os.environ.get("RAY_ADDRESS") or "local", **quiet)
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         if 0 < gpus < workers:
-            raise UsageError(f"workers: {workers} asked for, but the cluster has {gpus} GPUs")
+            raise UsageError(f"workers: {workers} requested, but the cluster has {gpus} GPUs; use at most {gpus}")
         lines = Queue(actor_options={"num_cpus": 0})
         trainer = TorchTrainer(
             _worker,
@@ -56,12 +56,12 @@ def run_on_workers(job: StageJob, workers: int) -> None:
         finally:
             listener.stop()
     finally:
-        if ours:
+        if started_here:
             ray.shutdown()
 
 
 class _Relay(logging.Handler):
-    """Logs a worker's records in this process."""
+    """Logs the records of workers in the driver's process."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger(record.name).handle(record)

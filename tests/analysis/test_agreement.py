@@ -1,4 +1,4 @@
-"""How far two models agree: of the same vectors fully, whatever is done to them that leaves likeness as it is."""
+"""Agreement of two models: full for the same vectors, rotated or scaled, and at chance level for unrelated ones."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ RANDOM = np.random.default_rng(0)
 VECTORS = RANDOM.normal(size=(300, 32)).astype(np.float32)
 
 
-def test_vectors_that_are_turned_and_scaled_agree_fully() -> None:
-    turn, _ = np.linalg.qr(RANDOM.normal(size=(32, 32)))
-    other = (3 * VECTORS @ turn).astype(np.float32)
+def test_rotated_and_scaled_vectors_agree_fully() -> None:
+    rotation, _ = np.linalg.qr(RANDOM.normal(size=(32, 32)))
+    other = (3 * VECTORS @ rotation).astype(np.float32)
     found = agreement(VECTORS, other, 10)
     assert (found.rows, found.k, found.overlap, found.same_nearest) == (300, 10, 1, 1)
     assert found.correlation == pytest.approx(1, abs=1e-6)
@@ -21,13 +21,13 @@ def test_vectors_that_are_turned_and_scaled_agree_fully() -> None:
     assert abs(found.cosine) < 0.5
 
 
-def test_unrelated_vectors_agree_as_chance_has_it() -> None:
+def test_unrelated_vectors_agree_at_chance_level() -> None:
     found = agreement(VECTORS, RANDOM.normal(size=(300, 16)).astype(np.float32), 30)
     assert found.overlap == pytest.approx(30 / 299, abs=0.02)
     assert found.cosine is None
 
 
-def test_the_overlap_is_what_counting_by_hand_gives() -> None:
+def test_overlap_equals_a_plain_count() -> None:
     one = VECTORS[:40]
     other = one + 0.5 * RANDOM.normal(size=one.shape).astype(np.float32)
     found = agreement(one, other, 5)
@@ -42,5 +42,5 @@ def test_the_overlap_is_what_counting_by_hand_gives() -> None:
     assert found.same_nearest == pytest.approx(np.mean([a[0] == b[0] for a, b in pairs]))
 
 
-def test_few_texts_have_fewer_neighbours() -> None:
+def test_k_is_reduced_for_few_texts() -> None:
     assert agreement(VECTORS[:4], VECTORS[:4], 10).k == 3

@@ -1,4 +1,4 @@
-"""Spherical k-means: planted groups are found, whatever the blocks; zeros and too few rows do no harm."""
+"""Spherical k-means: finds planted groups in blocks, and handles zero vectors and too few rows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def planted(groups: int, rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     random = np.random.default_rng(seed)
     centres = unit(random.normal(size=(groups, 16)).astype(np.float32))
     truth = random.integers(groups, size=rows)
-    lengths = random.uniform(0.5, 20, (rows, 1))  # which a cosine does not see
+    lengths = random.uniform(0.5, 20, (rows, 1))  # cosines ignore lengths
     return ((centres[truth] + 0.05 * random.normal(size=(rows, 16))) * lengths).astype(np.float32), truth
 
 
-def test_planted_groups_are_found_block_by_block() -> None:
+def test_planted_groups_are_found_in_blocks() -> None:
     vectors, truth = planted(7, 3000)
     centres = fit(lambda number: np.array_split(np.roll(vectors, number, 0), 11), 7, 3, seed=1)
     labels, distances = assign(vectors, centres)
@@ -26,7 +26,7 @@ def test_planted_groups_are_found_block_by_block() -> None:
     np.testing.assert_allclose(distances, expected, atol=1e-5)
 
 
-def test_more_clusters_than_rows_and_rows_of_zeros() -> None:
+def test_more_clusters_than_rows_and_zero_rows_are_allowed() -> None:
     vectors = np.zeros((5, 4), np.float32)
     vectors[:2, 0] = 1
     vectors[2:4, 1] = 2

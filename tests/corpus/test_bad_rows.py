@@ -110,7 +110,7 @@ def test_a_corpus_of_bad_rows_stops_the_run_early(cli, tmp_path: Path, limit: st
     settings = ["--model", TINY, "--set", f"max_rejected={limit}", "--set", "encoder.actors=1"]
     done = cli("embed", tmp_path / "in", tmp_path / "out", *settings, code=3)
     last = done.stderr.splitlines()[-1]
-    assert f"too many for max_rejected={limit} even if no other is; the first of this run: " in last
+    assert f"more than max_rejected={limit} allows even if no other is; the first of this run: " in last
     assert "null text" in last
     assert len(list((tmp_path / "out").glob("*.parquet"))) < 30
     assert not (tmp_path / "out" / "_SUCCESS").exists()

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kosbert_ray.corpus import reader as module
-from kosbert_ray.corpus import records
-from kosbert_ray.corpus.columns import inspect
-from kosbert_ray.corpus.fragments import Limits, plan
-from kosbert_ray.corpus.lines import LineOptions, read_lines
+from kosbert_ray.corpus.formats import columnar, csv
+from kosbert_ray.corpus.formats.table import format_of
+from kosbert_ray.corpus.fragments import Limits
+from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import list_corpus
+from kosbert_ray.corpus.plan import plan
 from kosbert_ray.corpus.reader import FragmentReader
-from kosbert_ray.corpus.text import RowText
+from kosbert_ray.corpus.schema import inspect
 
 MB = 10**6
 POOLS: list[pa.MemoryPool] = []  # a pool must outlive what was taken from it
@@ -66,19 +66,18 @@ def test_the_first_slices_of_a_large_file_take_little_memory(tmp_path: Path, mak
 
 
 def test_csv_records_are_held_by_their_size(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(records, "GROUP_CHARACTERS", 1000)
+    monkeypatch.setattr(csv, "GROUP_CHARACTERS", 1000)
     (tmp_path / "a.csv").write_text("text\n" + f"{'x' * 400}\n" * 100)
-    corpus = list_corpus(str(tmp_path))
-    blocks = read_lines(corpus.storage, corpus.files[0], 0, corpus.files[0].size)
-    layout = records.csv_layout(corpus.storage, corpus.files[0], LineOptions())
-    tables = records.parse(blocks, corpus.files[0], RowText("text"), pa.schema([]), LineOptions(), layout)
+    corpus, columns = inspect(list_corpus(str(tmp_path)), "text", [], LineOptions())
+    (fragment,) = plan(corpus.files, Limits())
+    tables = format_of(corpus.files[0]).rows(corpus.storage, fragment, columns, LineOptions())
     sizes = [table.num_rows for table, _ in tables]
     assert sum(sizes) == 100 and max(sizes) == 3
 
 
 def test_a_nested_column_is_read_in_pieces(tmp_path: Path, monkeypatch) -> None:
     """Arrow cannot put the strings of a nested column into several chunks, so a piece must stay below 2 GB of them."""
-    monkeypatch.setattr(module, "BATCH_BYTES", 10_000)
+    monkeypatch.setattr(columnar, "BATCH_BYTES", 10_000)
     rows = [{"html": "x" * 100, "n": [row]} for row in range(1000)]
     pq.write_table(pa.table({"text": [f"글 {row}" for row in range(1000)], "id": rows}), tmp_path / "a.parquet")
     corpus, columns = inspect(list_corpus(str(tmp_path)), "text", ["id"], LineOptions())

@@ -8,12 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kosbert_ray.corpus.columns import FOOTER_BYTES, inspect
-from kosbert_ray.corpus.fragments import Limits, plan
+from kosbert_ray.corpus.formats.parquet import FOOTER_BYTES
+from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import list_corpus
+from kosbert_ray.corpus.plan import plan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.row_table import POSITION, TEXT
+from kosbert_ray.corpus.schema import inspect
 from kosbert_ray.errors import InputError
 
 

@@ -11,7 +11,8 @@ import pytest
 from conftest import TINY, everyday
 
 from kosbert_ray.cli import main
-from kosbert_ray.corpus.listing import Corpus, FailedFile, InputFile
+from kosbert_ray.corpus.files import InputFile
+from kosbert_ray.corpus.listing import Corpus, FailedFile
 from kosbert_ray.errors import UsageError
 from kosbert_ray.job import require_apart
 from kosbert_ray.run.finalize import leftover
@@ -35,7 +36,7 @@ def test_the_others_are_committed_and_the_run_fails_with_the_first_of_them(cli, 
     assert f"{source}/a.parquet: broken Parquet" in done.stderr.splitlines()[-1]
     assert "(2 files failed, all others are committed)" in done.stderr.splitlines()[-1]
     assert "d.csv: no column 'text'; it has 'id', 'body'" in done.stderr
-    assert "skipped 1 files with an unsupported extension (1 .docx: e.docx)" in done.stderr
+    assert "skipped 1 file with an unsupported extension (1 .docx: e.docx)" in done.stderr
     assert not (target / "_SUCCESS").exists()
     shards = [pq.read_table(path) for path in sorted(target.glob("*.parquet"))]
     assert sum(len(shard) for shard in shards) == 12

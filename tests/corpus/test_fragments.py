@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kosbert_ray.corpus.fragments import Fragment, Limits, cut, plan
-from kosbert_ray.corpus.listing import InputFile, RowGroup
+from kosbert_ray.corpus.cut import cut
+from kosbert_ray.corpus.files import InputFile, RowGroup
+from kosbert_ray.corpus.fragments import Fragment, Limits
+from kosbert_ray.corpus.plan import plan
 from kosbert_ray.corpus.row_table import TEXT
 from kosbert_ray.corpus.sizes import row_bytes
 from kosbert_ray.errors import InputBroken

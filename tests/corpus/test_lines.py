@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import content_of
 
 from kosbert_ray.corpus.lines import LineOptions, first_lines, read_lines
 from kosbert_ray.corpus.listing import list_corpus
@@ -26,7 +27,9 @@ def test_every_line_is_in_exactly_one_byte_range(content: bytes, step: int) -> N
         corpus = list_corpus(folder)
         found = []
         for start in range(0, len(content), step):
-            for block in read_lines(corpus.storage, corpus.files[0], start, min(start + step, len(content))):
+            for block in read_lines(
+                corpus.storage, corpus.files[0], content_of(corpus.files[0]), start, min(start + step, len(content))
+            ):
                 at = block.position
                 for line in block.lines:
                     assert content[at : at + len(line)] == line, "a position is where its line begins"
@@ -45,7 +48,7 @@ def test_a_compressed_file_gives_all_its_lines_with_their_numbers(tmp_path: Path
     with pa.CompressedOutputStream(str(tmp_path / name), codec) as out:
         out.write(b"\n".join(expected) + ending)
     corpus = list_corpus(str(tmp_path))
-    blocks = list(read_lines(corpus.storage, corpus.files[0], 0, corpus.files[0].size))
+    blocks = list(read_lines(corpus.storage, corpus.files[0], content_of(corpus.files[0]), 0, corpus.files[0].size))
     assert [line for block in blocks for line in block.lines] == expected
     assert len(blocks) > 1, "it is not held whole"
     at = 0
@@ -60,7 +63,7 @@ def test_a_compressed_file_gives_all_its_lines_with_their_numbers(tmp_path: Path
 def test_a_gzip_of_several_members_is_read_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a\nb\n") + gzip.compress(b"c\n"))
     corpus = list_corpus(str(tmp_path))
-    assert first_lines(corpus.storage, corpus.files[0], 10) == [b"a", b"b", b"c"]
+    assert first_lines(corpus.storage, corpus.files[0], content_of(corpus.files[0]), 10) == [b"a", b"b", b"c"]
 
 
 @pytest.mark.parametrize(("codec", "name"), [("gzip", "a.txt.gz"), ("zstd", "a.txt.zst")])
@@ -70,26 +73,26 @@ def test_compressed_data_that_is_cut_short_or_broken_names_the_file(tmp_path: Pa
     whole = (tmp_path / name).read_bytes()
     plain = b"this is not compressed at all, whatever its name says"
     for broken, reason in (
-        (whole[: len(whole) // 2], f"broken or cut-short {codec}"),
+        (whole[: len(whole) // 2], f"corrupt or truncated {codec}"),
         (plain, "but plain text; rename it"),
     ):
         (tmp_path / name).write_bytes(broken)
         corpus = list_corpus(str(tmp_path))
         found = []
         with pytest.raises(InputError, match=f"{name}: .*{reason}"):
-            found += read_lines(corpus.storage, corpus.files[0], 0, len(broken))
+            found += read_lines(corpus.storage, corpus.files[0], content_of(corpus.files[0]), 0, len(broken))
 
 
 def test_a_line_of_over_64_mib_is_refused_instead_of_filling_the_memory(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"x" * (65 * 2**20))
     corpus = list_corpus(str(tmp_path))
     with pytest.raises(InputError, match="over 64 MiB"):
-        list(read_lines(corpus.storage, corpus.files[0], 0, corpus.files[0].size))
+        list(read_lines(corpus.storage, corpus.files[0], content_of(corpus.files[0]), 0, corpus.files[0].size))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "iso2022_kr"])
 def test_an_encoding_that_cannot_be_cut_at_newlines_is_refused(encoding: str) -> None:
-    with pytest.raises(UsageError, match=f"{encoding} cannot be cut at line ends"):
+    with pytest.raises(UsageError, match=f"{encoding} cannot be split at line ends"):
         LineOptions(encoding=encoding)
 
 
@@ -108,7 +111,7 @@ def blocks_until_the_fault(folder: Path) -> tuple[list[bytes], str]:
     corpus = list_corpus(str(folder))
     found: list[bytes] = []
     try:
-        for block in read_lines(corpus.storage, corpus.files[0], 0, corpus.files[0].size):
+        for block in read_lines(corpus.storage, corpus.files[0], content_of(corpus.files[0]), 0, corpus.files[0].size):
             found += block.lines
     except InputBroken as error:
         return found, str(error)
@@ -118,13 +121,13 @@ def blocks_until_the_fault(folder: Path) -> tuple[list[bytes], str]:
 def test_padding_after_gzip_data_is_no_fault_and_other_bytes_are_told_after_the_rows(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a\n") + gzip.compress(b"b\n") + b"\0" * 512)
     corpus = list_corpus(str(tmp_path))
-    assert first_lines(corpus.storage, corpus.files[0], 10) == [b"a", b"b"]
+    assert first_lines(corpus.storage, corpus.files[0], content_of(corpus.files[0]), 10) == [b"a", b"b"]
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a\nb\n") + b"junk")
     lines, reason = blocks_until_the_fault(tmp_path)
     assert (
         lines[:2] == [b"a", b"b"]
         and not any(lines[2:])
-        and "bytes that are no gzip data follow the data; its rows are good" in reason
+        and "followed by bytes that are not gzip data; the rows before them are valid" in reason
     )
 
 
@@ -139,8 +142,8 @@ def test_a_zstd_window_that_is_too_long_says_how_to_compress_it(tmp_path: Path) 
     descriptor = bytes([0x00, 21 << 3])  # of a frame with a window of 2 GiB, as zstd --long=31 writes it
     (tmp_path / "a.txt.zst").write_bytes(b"\x28\xb5\x2f\xfd" + descriptor + b"\x09\x00\x00a" + b"\x00" * 9)
     corpus = list_corpus(str(tmp_path))
-    with pytest.raises(InputError, match=r"a\.txt\.zst: compressed with a window that is too long .*without --long"):
-        first_lines(corpus.storage, corpus.files[0], 10)
+    with pytest.raises(InputError, match=r"a\.txt\.zst: compressed with too long a window .*without --long"):
+        first_lines(corpus.storage, corpus.files[0], content_of(corpus.files[0]), 10)
 
 
 def archive(path: Path, **members: str) -> None:
@@ -152,14 +155,14 @@ def archive(path: Path, **members: str) -> None:
 def test_a_zip_of_several_parts_is_read_one_after_another(tmp_path: Path) -> None:
     archive(tmp_path / "a.csv.zip", **{"1.csv": "t\r\na", "__MACOSX/._1.csv": "x", "2.csv": "t\r\nb\r\n", ".DS_Store": "x"})
     corpus = list_corpus(str(tmp_path))
-    assert first_lines(corpus.storage, corpus.files[0], 10) == [b"t\r", b"a", b"t\r", b"b\r"]
+    assert first_lines(corpus.storage, corpus.files[0], content_of(corpus.files[0]), 10) == [b"t\r", b"a", b"t\r", b"b\r"]
 
 
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
         ({"1.csv": "t\na\n", "2.csv": "u\nb\n"}, "the headers of its files differ"),
-        ({"1.csv": "t\na\n", "2.txt": "b\n"}, "2.txt cannot be read as csv; unpack it"),
+        ({"1.csv": "t\na\n", "2.txt": "b\n"}, "2.txt cannot be read as .csv; unpack it"),
         ({"__MACOSX/x": ""}, "an archive without files"),
     ],
 )
@@ -167,7 +170,7 @@ def test_a_zip_of_unlike_files_says_why(tmp_path: Path, members: dict[str, str],
     archive(tmp_path / "a.csv.zip", **members)
     corpus = list_corpus(str(tmp_path))
     with pytest.raises(InputError, match=reason):
-        first_lines(corpus.storage, corpus.files[0], 10)
+        first_lines(corpus.storage, corpus.files[0], content_of(corpus.files[0]), 10)
 
 
 def test_an_unknown_encoding_is_refused() -> None:

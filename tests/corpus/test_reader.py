@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kosbert_ray.corpus.columns import inspect
-from kosbert_ray.corpus.fragments import Limits, plan
+from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import list_corpus
+from kosbert_ray.corpus.plan import plan
 from kosbert_ray.corpus.reader import FragmentReader
+from kosbert_ray.corpus.schema import inspect
 from kosbert_ray.errors import InputChanged, InputError
 
 LIMITS = Limits(100, 10**6)
@@ -59,7 +60,7 @@ def test_a_broken_file_that_did_not_change_is_broken(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-200])
     slices, _ = reading(tmp_path)
-    with pytest.raises(InputError, match="broken or cut-short gzip data") as raised:
+    with pytest.raises(InputError, match="corrupt or truncated gzip data") as raised:
         list(slices)
     assert not isinstance(raised.value, InputChanged)
 

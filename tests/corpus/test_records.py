@@ -9,40 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import failures, good, reasons, rows
 
-from kosbert_ray.corpus.columns import inspect
-from kosbert_ray.corpus.fragments import Limits, plan
+from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.corpus.lines import LineOptions
-from kosbert_ray.corpus.listing import list_corpus
-from kosbert_ray.corpus.reader import FragmentReader
-from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
+from kosbert_ray.corpus.row_table import POSITION, TEXT
 from kosbert_ray.errors import InputError
-
-
-def rows(folder: Path, text: str = "text", keep=(), limits=Limits(), options=LineOptions()) -> list[dict]:
-    """All rows of a folder, through the same path as a job."""
-    corpus, columns = inspect(list_corpus(str(folder)), text, keep, options)
-    reader = FragmentReader(corpus.storage, columns, options, limits)
-    fragments = plan(corpus.files, limits, options.newlines_in_values)
-    return [row for fragment in fragments for _, table in reader.slices(fragment) for row in table.to_pylist()]
-
-
-def failures(folder: Path, text: str = "text", keep=(), options=LineOptions()) -> list[str]:
-    """Why files of a folder cannot be embedded."""
-    return [file.reason for file in inspect(list_corpus(str(folder)), text, keep, options)[0].failed]
-
-
-def notices(folder: Path, text: str = "text", keep=(), options=LineOptions()) -> str:
-    """What is said of a folder before it is read."""
-    return "\n".join(inspect(list_corpus(str(folder)), text, keep, options)[0].notices)
-
-
-def good(found: list[dict], column: str = TEXT) -> list:
-    return [row[column] for row in found if row[REASON] is None]
-
-
-def reasons(found: list[dict]) -> list[str]:
-    return [row[REASON] for row in found if row[REASON]]
 
 
 def test_jsonl_rows_that_cannot_be_used_say_why_and_their_neighbours_are_kept(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kosbert_ray.corpus.fragments import Fragment, Limits, is_current, plan
-from kosbert_ray.corpus.listing import InputFile
-from kosbert_ray.corpus.replan import replan
+from kosbert_ray.corpus.files import InputFile
+from kosbert_ray.corpus.fragments import Fragment, Limits, is_current
+from kosbert_ray.corpus.plan import plan, replan
 
 FILE = InputFile("a.jsonl", 100, "v1", "jsonl")
 FIRST, NOW = Limits(8, 40), Limits(16, 50)

@@ -12,13 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_records import good, reasons
+from rows import good, reasons
 
-from kosbert_ray.corpus.columns import SAMPLE_FILES, inspect
-from kosbert_ray.corpus.fragments import Limits, plan
+from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import Corpus, list_corpus
+from kosbert_ray.corpus.plan import plan
 from kosbert_ray.corpus.reader import FragmentReader
+from kosbert_ray.corpus.schema import SAMPLE_FILES, inspect
 from kosbert_ray.errors import InputError, StorageError, UsageError
 
 US, NS = pa.timestamp("us"), pa.timestamp("ns")
@@ -210,9 +211,7 @@ def test_a_column_that_some_files_lack_is_null_there(tmp_path: Path) -> None:
     write(tmp_path / "d.arrow", y=[4])
     corpus, _, rows = read(tmp_path)
     assert good(rows, "x") == [None, "b", None, None] and not corpus.failed
-    assert any(
-        "3 files lack the column 'x', which is null there (a.parquet, c.csv, d.arrow)" in line for line in corpus.notices
-    )
+    assert any("column 'x' is null in 3 files without it (a.parquet, c.csv, d.arrow)" in line for line in corpus.notices)
     with pytest.raises(InputError, match=r"a\.parquet: no column 'z'; it has 'text', 'y' \(set input\.keep\)"):
         read(tmp_path, keep=["z"])
 
@@ -246,9 +245,7 @@ def test_empty_files_of_any_format_have_no_rows_and_no_say(tmp_path: Path) -> No
     write(tmp_path / "d.parquet", x=[2])
     corpus, columns, rows = read(tmp_path)
     assert columns.keep.field("x").type == pa.int64() and good(rows, "x") == [1, 2] and not corpus.failed
-    assert any(
-        "9 files are empty and have no rows (a.arrow, a.csv, a.csv.gz and 6 more)" in line for line in corpus.notices
-    )
+    assert any("skipped 9 empty files (a.arrow, a.csv, a.csv.gz and 6 more)" in line for line in corpus.notices)
 
 
 def test_a_corpus_of_empty_files_has_no_rows(tmp_path: Path) -> None:
@@ -270,12 +267,12 @@ def test_a_corpus_of_empty_files_has_no_rows(tmp_path: Path) -> None:
         ("a.arrow", b"PAR1\x15\x04", "a Parquet file; rename it"),
         ("a.jsonl.gz", b"plain", "not gzip data but plain text"),
         ("a.csv", b"id,body\n1,x\n", "no column 'text'; it has 'id', 'body' (set input.text)"),
-        ("a.csv", b"text,x,text\n1,2,3\n", "column 'text' stands 2 times in its header"),
+        ("a.csv", b"text,x,text\n1,2,3\n", "column 'text' appears 2 times in its header"),
         ("a.csv", b'id,"text\n' * 3, "bad CSV header"),
         ("a.csv", "번호,제목\n1,가\n".encode("cp949"), "all are valid cp949; set input.encoding=cp949"),
         ("a.jsonl", b"[\n{}\n]\n", "a JSON document (one array), not JSON lines"),
         ("a.jsonl", b'{"body": 1}\n', "no column 'text'; it has 'body'"),
-        ("a.jsonl", b'{"text": [{"role": "user"}]}\n', "column 'text' is a JSON list, not a string; make one string"),
+        ("a.jsonl", b'{"text": [{"role": "user"}]}\n', "column 'text' is a JSON list, not a string; join it into a string"),
         ("a.jsonl", b'{"text": {"n": 1, "body": "a"}}\n', "name one of its fields with input.text, such as text.body"),
         ("a.txt", b"\xff\xfeg\0\n\0", "UTF-16 text"),
     ],
@@ -313,7 +310,7 @@ def test_a_file_that_cannot_be_opened_fails_alone(tmp_path: Path, monkeypatch) -
     found, _ = inspect(corpus, "text", ["x"], LineOptions())
     assert failed(found) == {
         "a.parquet": f"{tmp_path}/a.parquet: permission denied (Permission denied); "
-        "check the rights of the file and of the folders above it"
+        "check the permissions of the file and its parent folders"
     }
     monkeypatch.setattr(type(corpus.storage.fs), "open", lambda _self, path, *_args, **_more: refuse(f"{path}/a.parquet"))
     with pytest.raises(StorageError):
@@ -327,7 +324,7 @@ def test_a_folder_of_other_data_is_named(tmp_path: Path) -> None:
     write(tmp_path / "ynat" / "a.parquet", title=["제목"])
     corpus, _, _ = read(tmp_path, keep=[], text="title")
     assert failed(corpus)["sts/a.parquet"].endswith(
-        "(set input.text); files in ynat/ have it, so sts/ may hold other data: name one folder as the input"
+        "(set input.text); files in ynat/ have it, so sts/ may contain other data: name one folder as the input"
     )
 
 
@@ -335,7 +332,7 @@ def test_duplicate_names_are_refused_where_they_are_asked_for(tmp_path: Path) ->
     table = pa.Table.from_arrays([pa.array(["가"]), pa.array([1]), pa.array([2])], names=["text", "x", "x"])
     pq.write_table(table, tmp_path / "a.parquet")
     assert len(read(tmp_path, keep=[])[2]) == 1
-    with pytest.raises(InputError, match=r"a\.parquet: column 'x' stands 2 times"):
+    with pytest.raises(InputError, match=r"a\.parquet: column 'x' appears 2 times"):
         read(tmp_path)
 
 
@@ -390,7 +387,7 @@ def test_an_output_that_is_there_keeps_its_types(tmp_path: Path) -> None:
     settled = pa.schema([("x", pa.int32()), ("y", pa.timestamp("s"))])
     corpus, columns, rows = read(tmp_path, keep=["x", "y"], settled=settled)
     assert columns.keep == settled and good(rows, "x") == [1, 2]
-    assert "c.parquet: column 'x' is string, but it is to be int32" in failed(corpus)["c.parquet"]
+    assert "c.parquet: column 'x' is string, but it must be int32" in failed(corpus)["c.parquet"]
     write(tmp_path / "b.parquet", x=[2**40])
     with pytest.raises(
         InputError, match=r"b\.parquet: row 0: column 'x' is int32, and 1099511627776 \(int64\) does not fit"
@@ -432,7 +429,7 @@ def test_line_files_are_sampled_and_the_last_is_among_them(tmp_path: Path) -> No
         write(tmp_path / f"{number:04d}.jsonl", x=[number if number < SAMPLE_FILES + 49 else "last"])
     corpus, columns, _ = read(tmp_path)
     assert columns.keep.field("x").type == pa.string()
-    assert any("types are told from 256 of 306 line files; input.types overrides them" in line for line in corpus.notices)
+    assert any("types come from 256 of 306 line files; input.types overrides them" in line for line in corpus.notices)
 
 
 def test_a_text_column_that_no_json_lines_file_has_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rows import content_of
 
 from kosbert_ray.corpus.lines import first_lines, read_lines
 from kosbert_ray.corpus.listing import list_corpus
@@ -89,9 +90,9 @@ CASES: list[tuple[str, bytes, str]] = [
     ("a.csv", b"\n<!DOCTYPE html>\n<html>", "an HTML page, perhaps an error page"),
     ("a.txt", "가\r나\r다\r".encode(), "text whose lines end in CR only"),
     ("a.csv", b"id,text\r1,a\r", "text whose lines end in CR only"),
-    ("a.jsonl.gz", TEXT.encode(), "not gzip data but plain text; rename it without its last ending"),
+    ("a.jsonl.gz", TEXT.encode(), "not gzip data but plain text; rename it without its last extension"),
     ("a.txt.zst", gzip.compress(b"x"), "not zstd data but gzip data"),
-    ("a.txt.gz", b"\x01\x02\xff\xfe\xfd" * 9, "not gzip data, whatever its name says"),
+    ("a.txt.gz", b"\x01\x02\xff\xfe\xfd" * 9, "not gzip data, despite its extension"),
 ]
 
 
@@ -100,7 +101,7 @@ def test_what_a_file_really_is_is_said_in_one_line(tmp_path: Path, name: str, co
     (tmp_path / name).write_bytes(content)
     corpus = list_corpus(str(tmp_path))
     with pytest.raises(InputError) as raised:
-        first_lines(corpus.storage, corpus.files[0], 10)
+        first_lines(corpus.storage, corpus.files[0], content_of(corpus.files[0]), 10)
     assert str(raised.value).startswith(f"{tmp_path / name}: ")
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
@@ -125,18 +126,18 @@ def test_what_a_file_really_is_is_said_in_one_line(tmp_path: Path, name: str, co
 def test_text_is_not_taken_for_something_else(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     corpus = list_corpus(str(tmp_path))
-    assert first_lines(corpus.storage, corpus.files[0], 10)
+    assert first_lines(corpus.storage, corpus.files[0], content_of(corpus.files[0]), 10)
 
 
 def test_a_later_part_of_a_file_knows_what_the_file_is(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes((TEXT * 999).encode("utf-16"))
     corpus = list_corpus(str(tmp_path))
     with pytest.raises(InputError, match="UTF-16 text"):
-        list(read_lines(corpus.storage, corpus.files[0], 5000, 9000))
+        list(read_lines(corpus.storage, corpus.files[0], content_of(corpus.files[0]), 5000, 9000))
 
 
 def test_an_empty_file_has_no_lines_in_any_format(tmp_path: Path) -> None:
     for name in ("a.txt", "b.csv.gz", "c.jsonl.zst", "d.tsv.zip"):
         (tmp_path / name).write_bytes(b"")
     corpus = list_corpus(str(tmp_path))
-    assert [first_lines(corpus.storage, file, 10) for file in corpus.files] == [[], [], [], []]
+    assert [first_lines(corpus.storage, file, content_of(file), 10) for file in corpus.files] == [[], [], [], []]

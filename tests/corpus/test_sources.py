@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, everyday
 from hub import Hub
-from test_records import good, notices, reasons, rows
+from rows import good, notices, reasons, rows
 
-from kosbert_ray.corpus.columns import inspect, path_keys
+from kosbert_ray.corpus.columns import path_keys
 from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import list_corpus
+from kosbert_ray.corpus.schema import inspect
 from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputError, UsageError
 
@@ -117,7 +118,9 @@ def test_keys_in_the_path_are_columns(tmp_path: Path) -> None:
     assert path_keys("s3://b/x=1/y=%EA%B0%80/a=b.txt") == {"x": "1", "y": "가"}
     (tmp_path / "year=2026" / "b.parquet").write_bytes((folder / "a.parquet").read_bytes())
     assert [row["lang"] for row in rows(tmp_path, keep=["lang"])].count(None) == 3
-    assert "1 files have no lang= in their path; it is null there (year=2026/b.parquet)" in notices(tmp_path, keep=["lang"])
+    assert "column 'lang' is null in 1 file without lang= in the path (year=2026/b.parquet)" in notices(
+        tmp_path, keep=["lang"]
+    )
 
 
 def test_a_column_of_the_file_is_not_taken_from_the_path(tmp_path: Path) -> None:
@@ -133,12 +136,12 @@ def test_a_zipped_file_is_read_if_it_is_one(tmp_path: Path) -> None:
     assert good(rows(tmp_path, limits=Limits(7))) == TEXTS
     content = (tmp_path / "a.jsonl.zip").read_bytes()
     (tmp_path / "a.jsonl.zip").write_bytes(content[:200] + b"xxxx" + content[204:])
-    with pytest.raises(InputError, match="broken or cut-short zip data"):
+    with pytest.raises(InputError, match="corrupt or truncated zip data"):
         rows(tmp_path)
     with zipfile.ZipFile(tmp_path / "a.jsonl.zip", "w") as archive:
         archive.writestr("a", "")
         archive.writestr("b", "")
-    with pytest.raises(InputError, match="holds 2 files"):
+    with pytest.raises(InputError, match="contains 2 files"):
         rows(tmp_path)
 
 

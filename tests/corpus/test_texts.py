@@ -15,7 +15,7 @@ import pytest
 from conftest import TINY, everyday
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_records import good, reasons, rows
+from rows import good, reasons, rows
 
 from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.corpus.text import decomposed

@@ -119,5 +119,5 @@ def test_a_type_is_known_by_the_name_it_is_printed_by(kind: pa.DataType) -> None
     "name", ["", "klingon", "list<", "list<klingon>", "timestamp[us, tz=", "struct<a>", "decimal128(99, 0)"]
 )
 def test_what_is_no_type_is_said(name: str) -> None:
-    with pytest.raises(UsageError, match="is no column type; write it like int64"):
+    with pytest.raises(UsageError, match="is not a column type; write it like int64"):
         parse_type(name)

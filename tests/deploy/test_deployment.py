@@ -1,4 +1,4 @@
-"""What runs the job on Kubernetes and on EC2, held against the published schemas of KubeRay and of Ray's autoscaler."""
+"""Cluster files for Kubernetes and EC2, validated with the published schemas of KubeRay and Ray's autoscaler."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from kosbert_ray.config import JobConfig, load_config
 
 CONFIGS = ROOT / "configs"
-# The spec of RayJob v1 in helm-chart/kuberay-operator/crds/ray.io_rayjobs.yaml of ray-project/kuberay at feeaf72fa
-# (Apache-2.0), without its descriptions.
+# Spec of RayJob v1 from helm-chart/kuberay-operator/crds/ray.io_rayjobs.yaml in ray-project/kuberay at feeaf72fa
+# (Apache-2.0), without descriptions.
 SCHEMA = Path(__file__).parent / "rayjob_schema.json.gz"
 
 
 def strict(schema: Any) -> Any:
-    """A CRD's schema as the API server applies it: a field that it does not know is refused."""
+    """Makes a CRD's schema reject unknown fields, as the API server does."""
     if isinstance(schema, dict):
         if "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
             schema = {"additionalProperties": False, **schema}
@@ -46,7 +46,7 @@ def job_of(documents: dict[str, dict[str, Any]], folder: Path) -> JobConfig:
     return load_config(str(folder / "job.yaml"))
 
 
-def test_the_rayjob_is_valid_by_kuberays_schema(documents, schema) -> None:
+def test_the_rayjob_matches_kuberays_schema(documents, schema) -> None:
     jsonschema.validate(documents["RayJob"]["spec"], schema)
     wrong = json.loads(json.dumps(documents["RayJob"]["spec"]))
     wrong["rayClusterSpec"]["workerGroupSpecs"][0]["minReplica"] = 1
@@ -54,7 +54,7 @@ def test_the_rayjob_is_valid_by_kuberays_schema(documents, schema) -> None:
         jsonschema.validate(wrong, schema)
 
 
-def test_the_rayjobs_encoders_find_a_gpu_each_and_nothing_else_runs_there(documents, tmp_path: Path) -> None:
+def test_gpu_nodes_have_room_for_encoders_only(documents, tmp_path: Path) -> None:
     cluster = documents["RayJob"]["spec"]["rayClusterSpec"]
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
     limits = groups["gpu"]["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -64,7 +64,7 @@ def test_the_rayjobs_encoders_find_a_gpu_each_and_nothing_else_runs_there(docume
     assert (encoder.device, encoder.actors) == ("cuda", (1, groups["gpu"]["maxReplicas"]))
 
 
-def test_the_rayjob_holds_no_secret_but_names_one(documents) -> None:
+def test_the_rayjob_refers_to_a_secret_and_contains_none(documents) -> None:
     cluster = documents["RayJob"]["spec"]["rayClusterSpec"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         (container,) = group["template"]["spec"]["containers"]
@@ -72,7 +72,7 @@ def test_the_rayjob_holds_no_secret_but_names_one(documents) -> None:
         assert "env" not in container
 
 
-def test_the_cluster_for_ec2_is_valid_by_rays_schema() -> None:
+def test_the_ec2_cluster_matches_rays_schema() -> None:
     config = yaml.safe_load((CONFIGS / "ray_cluster_aws.yaml").read_text("utf-8"))
     validate_config(prepare_config(config))
     gpu = config["available_node_types"]["gpu"]

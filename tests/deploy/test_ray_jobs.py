@@ -1,4 +1,4 @@
-"""Jobs on a real cluster that asks for a token: submitted, followed, attached to, stopped, resumed; and what is refused."""
+"""Jobs on a real cluster with token authentication: submit, follow, reattach, stop, resume, and refusals."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from conftest import TINY, command, everyday, wait_for
 
 from kosbert_ray.config import load_config
 from kosbert_ray.deploy.ray_jobs import ClusterJob
+from kosbert_ray.errors import UsageError
 
 SENTENCES = everyday()
 
@@ -39,7 +40,9 @@ def put(folder: Path, files: int, rows: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_job_survives_its_submitter_and_is_found_again_stopped_and_resumed(cli, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_survives_its_submitter_and_can_be_reattached_stopped_and_resumed(
+    cli, cluster: Cluster, tmp_path: Path
+) -> None:
     put(tmp_path / "in", 4, 3000)
     out = tmp_path / "out"
     settings = ["--model", TINY, "--set", "slice.max_rows=50"]
@@ -73,7 +76,7 @@ def test_a_job_survives_its_submitter_and_is_found_again_stopped_and_resumed(cli
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ctrl_c_leaves_the_job_running_and_a_failed_job_ends_with_its_code(cli, cluster: Cluster, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_the_job_running_and_a_failed_job_sets_the_exit_code(cli, cluster: Cluster, tmp_path: Path) -> None:
     put(tmp_path / "in", 2, 2000)
     arguments = ["submit", tmp_path / "in", tmp_path / "out", "--model", TINY, "--address", cluster.address]
     arguments += ["--set", "slice.max_rows=50"]
@@ -92,12 +95,19 @@ def test_ctrl_c_leaves_the_job_running_and_a_failed_job_ends_with_its_code(cli, 
     assert "failed" in done.stderr.splitlines()[-1]
 
 
-def test_what_cannot_be_submitted_is_told(told, tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_one_line(told) -> None:
     at = ("--address", "http://127.0.0.1:9")
-    assert "http://127.0.0.1:9: the cluster's job API cannot be used" in told("submit", "a", "b", *at, code=1)
+    assert "http://127.0.0.1:9: cannot use the cluster's job API" in told("submit", "a", "b", *at, code=1)
 
 
-def test_a_submission_is_known_by_what_it_makes_and_not_by_how() -> None:
+def test_a_job_with_a_secret_or_without_an_output_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"storage\.session_token: secrets are not sent to a cluster"):
+        ClusterJob.of(load_config(None, ["input.path=/a", "output.path=/b", "storage.session_token=x"]))
+    with pytest.raises(UsageError, match=r"output\.path: missing; run kosbert-ray submit INPUT OUTPUT"):
+        ClusterJob.of(load_config(None, ["input.path=/a"]))
+
+
+def test_a_submission_id_depends_on_the_result_only() -> None:
     def name(*settings: str) -> str:
         return ClusterJob.of(load_config(None, ["input.path=/a", "output.path=/b", *settings])).name
 
@@ -108,7 +118,7 @@ def test_a_submission_is_known_by_what_it_makes_and_not_by_how() -> None:
 
 
 class Wire:
-    """A TCP port that passes on to another, and can be cut."""
+    """A TCP port that forwards to another and can be cut off."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -125,7 +135,7 @@ class Wire:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self.is_cut.clear()
 
     def _accept(self) -> None:
@@ -151,7 +161,7 @@ class Wire:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_lost_connection_is_taken_up_again_where_the_log_broke(cluster: Cluster, tmp_path: Path) -> None:
+def test_the_log_continues_after_a_lost_connection(cluster: Cluster, tmp_path: Path) -> None:
     put(tmp_path / "in", 4, 3000)
     wire = Wire(int(cluster.address.rpartition(":")[2]))
     arguments = ["submit", tmp_path / "in", tmp_path / "out", "--model", TINY, "--set", "slice.max_rows=50"]
@@ -160,11 +170,10 @@ def test_a_lost_connection_is_taken_up_again_where_the_log_broke(cluster: Cluste
         submitter = subprocess.Popen(command(*arguments), env=cluster.env, stdout=out, stderr=err)
     wait_for(lambda: list((tmp_path / "out").glob("*.parquet")), 120, "no shard was committed")
     wire.cut()
-    wait_for(lambda: wire.refused > 1, 60, "it did not try again")
-    wire.mend()
+    wait_for(lambda: wire.refused > 1, 60, "it did not reconnect")
+    wire.restore()
     assert submitter.wait(200) == 0
-    told = (tmp_path / "stderr").read_text()
-    assert told.count("does not answer") == 1
+    assert (tmp_path / "stderr").read_text().count("does not answer") == 1
     lines = [line for line in (tmp_path / "stdout").read_text().splitlines() if '"event": "slice"' in line]
     shards = [json.loads(line)["shard"] for line in lines]
     assert len(shards) == len({*shards}) == 240

@@ -1,4 +1,4 @@
-"""``kosbert-ray evaluate``: the figures of sentence-transformers' evaluator, each output type's, and the gate."""
+"""``kosbert-ray evaluate``: scores equal sentence-transformers', each output type has its row, and the limits fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FP32 = ["--set", "encoder.precision=fp32"]
 
 @pytest.fixture(scope="module")
 def sts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pairs of bundled sentences, scored by the characters they share."""
+    """Creates pairs of bundled sentences, scored by the characters that they share."""
     path = tmp_path_factory.mktemp("sts") / "pairs.tsv"
     sentences = everyday()
     lines = ["sentence1\tsentence2\tscore"]
@@ -37,7 +37,7 @@ def rows(cli, sts: Path, tiny_model: Path) -> list[dict]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_the_figures_are_those_of_sentence_transformers(rows: list[dict], sts: Path, tiny_model: Path) -> None:
+def test_scores_equal_those_of_sentence_transformers(rows: list[dict], sts: Path, tiny_model: Path) -> None:
     pairs = read_sts(sts)
     names = list(MEASURES)
     model = SentenceTransformer(str(tiny_model), device="cpu").float()
@@ -51,7 +51,7 @@ def test_the_figures_are_those_of_sentence_transformers(rows: list[dict], sts: P
         assert spearman / 100 == pytest.approx(theirs[f"spearman_{name}"], abs=1e-4)
 
 
-def test_each_type_and_dimension_has_its_row_and_its_bytes(rows: list[dict]) -> None:
+def test_each_type_and_dimension_has_a_row_with_its_size(rows: list[dict]) -> None:
     assert [(row["dtype"], row["dimension"], row["bytes"]) for row in rows] == [
         ("float32", 128, 512),
         ("float16", 128, 256),
@@ -79,9 +79,9 @@ def test_ubinary_is_compared_bit_by_bit(rows: list[dict], sts: Path, tiny_model:
     assert row["figures"]["manhattan"][1] == pytest.approx(expected, abs=0.3)
 
 
-def test_the_gate_fails_the_command_and_names_the_row(cli, sts: Path, tiny_model: Path) -> None:
+def test_max_drop_fails_the_command_and_names_the_row(cli, sts: Path, tiny_model: Path) -> None:
     done = cli("evaluate", tiny_model, sts, "--types", "ubinary", "--dimension", "8", "--max-drop", "0.5", *FP32, code=1)
-    assert "error: pairs: ubinary of 8 dimensions loses" in done.stderr
+    assert "error: pairs: ubinary with 8 dimensions loses" in done.stderr
     header, whole, bits, few = done.stdout.splitlines()
     assert header.split()[:4] == ["data", "type", "dim", "bytes"]
     assert whole.split()[:4] == ["pairs", "float32", "128", "512"]
@@ -92,15 +92,15 @@ def test_the_gate_fails_the_command_and_names_the_row(cli, sts: Path, tiny_model
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--types", "int4"], "--types: int4 is none of float32, float16, int8, ubinary"),
-        (["--dimension", "129"], "--dimension 129: the model's vectors have 128"),
+        (["--types", "int4"], "--types: int4 is not one of float32, float16, int8, ubinary"),
+        (["--dimension", "129"], "--dimension 129: must be between 1 and the model's 128"),
     ],
 )
-def test_wrong_options_are_told(told, sts: Path, tiny_model: Path, options: list[str], message: str) -> None:
+def test_wrong_options_are_refused(told, sts: Path, tiny_model: Path, options: list[str], message: str) -> None:
     assert told("evaluate", tiny_model, sts, *options, code=2) == message
 
 
-def test_what_is_published_of_a_known_model_stands_below_its_rows() -> None:
+def test_published_scores_follow_the_rows_of_a_known_model() -> None:
     from kosbert_ray.evaluation.evaluate import Row
 
     figures = dict.fromkeys(MEASURES, (80.0, 79.0))

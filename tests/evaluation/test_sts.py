@@ -1,4 +1,4 @@
-"""STS data: what is read, what is refused with which line, and correlations as a known implementation has them."""
+"""STS data: file formats, error messages, and the sign and scale of the correlations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kosbert_ray.evaluation.sts import correlations, read_sts
 HEADER = "sentence1\tsentence2\tscore\n"
 
 
-def test_quotes_and_carriage_returns_are_characters_like_any_other(tmp_path: Path) -> None:
+def test_quotes_and_line_separators_are_ordinary_characters(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_bytes(f'{HEADER}"가\t나"\t2.5\r\n다\u2028라\t마\t5\n\n'.encode())
     pairs = read_sts(path)
@@ -24,7 +24,7 @@ def test_quotes_and_carriage_returns_are_characters_like_any_other(tmp_path: Pat
     assert pairs.name == "a"
 
 
-def test_klue_has_its_scores_in_nested_labels(tmp_path: Path) -> None:
+def test_klue_scores_are_read_from_nested_labels(tmp_path: Path) -> None:
     rows = [{"guid": "0", "sentence1": "가", "sentence2": "나", "labels": {"binary-label": 1, "real-label": 3.7}}]
     (tmp_path / "klue.json").write_text(json.dumps(rows), "utf-8")
     assert read_sts(tmp_path / "klue.json").scores.tolist() == [3.7]
@@ -33,23 +33,23 @@ def test_klue_has_its_scores_in_nested_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "no rows in it"),
+        ("", "contains no rows"),
         ("sentence1\tscore\n가\t1\n", "no column 'sentence2'; it has sentence1, score"),
         ("sentence1\tsentence2\n가\t나\n", "no column 'score'; it has sentence1, sentence2"),
-        (f"{HEADER}가\t나\t7\n", "row 0: '7' is no score from 0 to 5"),
-        (f"{HEADER}가\t나\tviel\n", "row 0: 'viel' is no score from 0 to 5"),
-        (f"{HEADER}가\t나\t1\n가\t나\n", "line 3 has not as many columns as the header"),
-        (f"{HEADER}가\t나\t1\t2\n", "line 2 has not as many columns as the header"),
+        (f"{HEADER}가\t나\t7\n", "row 0: '7' is not a score from 0 to 5"),
+        (f"{HEADER}가\t나\thigh\n", "row 0: 'high' is not a score from 0 to 5"),
+        (f"{HEADER}가\t나\t1\n가\t나\n", "line 3 does not have as many columns as the header"),
+        (f"{HEADER}가\t나\t1\t2\n", "line 2 does not have as many columns as the header"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, content: str, message: str) -> None:
+def test_a_problem_with_a_file_is_one_line(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.tsv").write_text(content, "utf-8")
     with pytest.raises(InputError) as raised:
         read_sts(tmp_path / "a.tsv")
     assert str(raised.value) == f"{tmp_path / 'a.tsv'}: {message}"
 
 
-def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         read_sts(tmp_path / "no.tsv")
     (tmp_path / "b.json").write_bytes(b"\xff\xfe{")

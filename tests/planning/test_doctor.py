@@ -23,7 +23,7 @@ def test_all_is_well(cli, s3: S3) -> None:
     assert "128 dimensions, up to 128 tokens; torch " in found["model"][1]
     assert "4 files, 56,449 bytes" in found["input"][1]
     assert "4 new files (56,449 bytes)" in found["job"][1]
-    assert found["output"][1] == "s3://doctor/out: can be read, written to and deleted from"
+    assert found["output"][1] == "s3://doctor/out: readable, writable and deletable"
     assert "a local Ray starts: 1 nodes" in found["ray"][1]
     assert not s3.filesystem().find("doctor")
 
@@ -43,6 +43,6 @@ def test_a_missing_column_and_another_jobs_output_are_found(cli, tmp_path: Path)
     shutil.copytree(OUTPUTS / "whole", tmp_path / "out")
     options = ["--model", "bundled:kosbert-mini", "--set", "ray.address=127.0.0.1:9"]
     done = cli("doctor", OUTPUTS / "in", tmp_path / "out", *options, "--set", "encoder.precision=fp32", code=1)
-    assert "encoder.precision is auto there and fp32 here" in findings(done.stdout)["job"][1]
+    assert "encoder.precision is auto in the output but fp32 in this job" in findings(done.stdout)["job"][1]
     done = cli("doctor", OUTPUTS / "in", tmp_path / "other", *options, "--keep", "nothing", code=1)
     assert "no column 'nothing'" in findings(done.stdout)["input"][1]

@@ -69,7 +69,7 @@ def test_shards_of_a_removed_file_stay_unless_they_are_to_go(cli, tmp_path: Path
     (source / "b.jsonl").unlink()
     put(source / "c.jsonl", SENTENCES[40:50])
     done = cli("embed", source, target, *SETTINGS)
-    assert "1 files are gone from the input (the first: b.jsonl); their 1 shards stay" in done.stderr
+    assert "1 files were removed from the input (the first: b.jsonl); their 1 shards are kept" in done.stderr
     assert ds.dataset(target, format="parquet").count_rows() == 50
     assert "verified" in cli("verify", target, "--input", source).stdout
     done = cli("embed", source, target, *SETTINGS, "--set", "output.removed_inputs=delete")

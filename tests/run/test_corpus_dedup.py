@@ -55,7 +55,7 @@ def encoded_tokens(out: Path) -> int:
 def test_each_row_has_the_vector_of_its_text_and_common_texts_are_encoded_once(cli, tmp_path: Path) -> None:
     everything = fill(tmp_path / "in")
     done = cli("embed", tmp_path / "in", tmp_path / "out", *SETTINGS, "--set", "dedup=corpus")
-    assert "dedup: 50 texts stand in several slices, 150 times in all" in done.stderr
+    assert "dedup: 50 texts occur in several slices, 150 times in total" in done.stderr
     texts, vectors = read(tmp_path / "out")
     assert sorted(texts) == sorted(everything)
     encoder = Encoder.load(TINY, EncoderOptions("fp32", "cpu"))

@@ -118,7 +118,10 @@ def test_another_model_is_refused_with_the_setting_to_add_and_another_cut_is_for
 ) -> None:
     done = cli("embed", corpus, output, *ARGUMENTS, "--set", "model.max_seq_length=16", code=1)
     line = done.stderr.splitlines()[-1]
-    assert "model.max_seq_length is 128 there and 16 here; add --set model.max_seq_length=128, or choose" in line
+    assert (
+        "model.max_seq_length is 128 in the output but 16 in this job; add --set model.max_seq_length=128, or choose"
+        in line
+    )
     assert "weights" not in line
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
     cli("embed", corpus, output, *ARGUMENTS, "--set", "slice.max_rows=41")
@@ -175,7 +178,7 @@ def test_a_file_that_breaks_in_its_middle_fails_the_run_with_its_name_and_what_w
     (source / "a.jsonl.gz").write_bytes(whole[: len(whole) * 3 // 4])
     arguments = ["--model", TINY, "--set", "slice.max_rows=5000"]
     done = cli("embed", source, target, *arguments, code=1)
-    assert "a.jsonl.gz: broken or cut-short gzip data" in done.stderr.splitlines()[-1]
+    assert "a.jsonl.gz: corrupt or truncated gzip data" in done.stderr.splitlines()[-1]
     assert not (target / "_SUCCESS").exists()
     (source / "a.jsonl.gz").write_bytes(whole)
     cli("embed", source, target, *arguments)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from test_ledger import FINGERPRINT, RECEIPT, commit
 
-from kosbert_ray.corpus.fragments import Fragment, Limits, plan
+from kosbert_ray.corpus.fragments import Fragment, Limits
 from kosbert_ray.corpus.listing import Corpus, list_corpus
+from kosbert_ray.corpus.plan import plan
 from kosbert_ray.errors import FingerprintMismatch, JobFailed
 from kosbert_ray.run.finalize import Leftover, finish, leftover
 from kosbert_ray.shards.ledger import Committed, Ledger

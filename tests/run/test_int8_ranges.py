@@ -83,7 +83,7 @@ def test_an_input_without_a_text_cannot_be_measured(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["", None]}), tmp_path / "in.parquet")
     config = JobConfig(input=InputConfig(path=str(tmp_path / "in.parquet")), output=OutputConfig(dtype=("int8",)))
     job = Job.resolve(config)
-    with pytest.raises(InputError, match="on a sample of the texts, and there is none in the first slices of 1 files"):
+    with pytest.raises(InputError, match="needs a sample of the texts for its ranges, and the first slices of 1 files"):
         sample_texts(job.reader(), job.fragments())
 
 

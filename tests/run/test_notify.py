@@ -53,8 +53,8 @@ def test_what_cannot_be_told_is_said_without_the_address(
     notify("http://127.0.0.1:9/hush", ENDED)
     notify("echo no such thing >&2; exit 7", ENDED)
     said = caplog.messages
-    assert said[0] == "on_finish: could not be told (HTTP Error 500: Internal Server Error)"
-    assert said[1].startswith("on_finish: could not be told (")
+    assert said[0] == "on_finish: the notification failed (HTTP Error 500: Internal Server Error)"
+    assert said[1].startswith("on_finish: the notification failed (")
     assert said[2] == "on_finish: the command ended with exit code 7 (no such thing)"
     assert "hush" not in "".join(said)
 

@@ -75,8 +75,8 @@ def test_on_a_terminal_each_stage_and_the_bottleneck_are_live() -> None:
         drawn.print(progress.panel())
     shown = drawn.file.getvalue()
     assert "40.0%" in shown and "1 slices" in shown
-    assert re.search(r"read +1 at work", shown) and re.search(r"tokenize +0 at work", shown)
-    assert re.search(r"encode +2 of 2 at work +9.70 s a slice, batches 98.0% full", shown)
+    assert re.search(r"read +1 busy", shown) and re.search(r"tokenize +0 busy", shown)
+    assert re.search(r"encode +2 of 2 busy +9.70 s per slice, batches 98.0% full", shown)
     assert "encoders 97% busy: the hardware's limit" in shown
     assert "40.0%" in out.getvalue() and "━" in out.getvalue()
 

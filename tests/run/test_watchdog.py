@@ -15,7 +15,7 @@ from conftest import TINY, alive, command, everyday, wait_for
 from kosbert_ray.run.monitor.board import Doing, View
 from kosbert_ray.run.monitor.watchdog import describe
 
-RESOURCES = "1 asked for, each with 1 GPU"
+RESOURCES = "1 requested, each with 1 GPU"
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ RESOURCES = "1 asked for, each with 1 GPU"
         (View(encoders_starting=2), "waiting for 2 encoders to load the model"),
         (
             View(encoders_ready=1),
-            f"no worker is at anything: Ray has not started the next task, or its process hangs ({RESOURCES})",
+            f"no worker is busy: Ray has not started the next task, or its process hangs ({RESOURCES})",
         ),
         (
             View((Doing("encode", "a.jsonl, slice 0-3", "n1", 61), Doing("encode", "b", "n2", 5)), 0, 2),

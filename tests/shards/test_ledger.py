@@ -91,7 +91,7 @@ def test_an_output_is_claimed_once_joined_after_and_refused_to_another_job(stora
     other = replace(FINGERPRINT, weights="x" * 64, max_seq_length=128, keep=())
     with pytest.raises(FingerprintMismatch) as raised:
         Ledger(storage).claim(other, {})
-    for field in ("model.name is ", "model.max_seq_length is 512 there and 128 here", "input.keep is"):
+    for field in ("model.name is ", "model.max_seq_length is 512 in the output but 128 in this job", "input.keep is"):
         assert field in str(raised.value)
     assert "--set" not in str(raised.value), "no setting alone makes it the same job"
     with pytest.raises(FingerprintMismatch, match="add --set encoder.precision=auto, or choose another output"):
@@ -234,7 +234,7 @@ def test_a_broken_job_file_is_named_and_made_again_by_the_same_job_only(storage:
     storage.write_atomic("_kosbert/job.json", content)
     with pytest.raises(StorageError, match=r"job\.json: broken JSON"):
         Ledger(storage).job()
-    with pytest.raises(StorageError, match="is not of the job that this command describes"):
+    with pytest.raises(StorageError, match="belongs to a different job than this command describes"):
         Ledger(storage).claim(replace(FINGERPRINT, prompt="other"), {})
     ledger = Ledger(storage)
     assert ledger.claim(FINGERPRINT, {}) == FINGERPRINT.sha256
@@ -255,7 +255,9 @@ def test_a_job_file_with_a_flipped_value_is_broken_and_not_another_job(storage: 
 
 def test_shards_without_a_job_file_are_joined_by_their_own_job_only(storage: Storage) -> None:
     commit(storage)
-    with pytest.raises(StorageError, match=r"job\.json: cannot be read \(it does not exist\), and .* is not of the job"):
+    with pytest.raises(
+        StorageError, match=r"job\.json: cannot be read \(it does not exist\), and .* belongs to a different job"
+    ):
         Ledger(storage).claim(replace(FINGERPRINT, prompt="other"), {})
     assert Ledger(storage).claim(FINGERPRINT, {}) == FINGERPRINT.sha256
 

@@ -1,6 +1,6 @@
-"""The operator in a real Airflow, in an environment of its own, on a real Ray cluster and a real object store.
+"""The operators in a real Airflow with its own environment, on a real Ray cluster and object store.
 
-``make test-airflow`` makes the environment and runs these.
+``make test-airflow`` creates the environment and runs these tests.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 
 class Airflow:
-    """An Airflow with a home of its own.
+    """An Airflow installation with its own home.
 
     Args:
-        home: the folder.
-        env: variables over this process's own.
+        home: home folder.
+        env: environment variables in addition to those of this process.
     """
 
     def __init__(self, home: Path, env: dict[str, str]) -> None:
@@ -88,7 +88,7 @@ class Airflow:
         return done.stdout
 
     def start(self) -> None:
-        """Scheduler, triggerer, DAG processor and API server."""
+        """Starts scheduler, triggerer, DAG processor and API server."""
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([AIRFLOW, "standalone"], env=self.env, stdout=log, stderr=log)
         wait_for(lambda: self.dags() >= {DAILY, PROBE}, 120, "no DAGs")
@@ -112,7 +112,7 @@ class Airflow:
             return json.loads(answer.read() or b"null")
 
     def trigger(self, corpus: str, other: str) -> str:
-        """Starts a run of the probe for a corpus, with the ``other`` of its two tasks marked as done; gives its path."""
+        """Triggers the probe DAG for a corpus, with its ``other`` task marked as successful. Returns the API path."""
         run = self.call("POST", f"dags/{PROBE}/dagRuns", logical_date=None, conf={"corpus": corpus})["dag_run_id"]
         path = f"dags/{PROBE}/dagRuns/{run}/taskInstances"
         self.call("PATCH", f"{path}/{other}", new_state="success")
@@ -184,7 +184,7 @@ def put(files: Any, folder: str, rows: int, times: int = 1) -> None:
 
 
 def shards(files: Any, folder: str) -> dict[str, str]:
-    """Name and etag of each shard; and thereby whether it was written again."""
+    """Returns the ETag and modification time of each shard, which change if it is written again."""
     files.invalidate_cache()
     found = files.find(f"vectors/{folder}", detail=True)
     return {
@@ -195,7 +195,7 @@ def shards(files: Any, folder: str) -> dict[str, str]:
 
 
 def submissions(cluster: Cluster, output: str) -> dict[str, str]:
-    """Status of each submission that writes to an output, the first first."""
+    """Returns the status of each submission that writes to an output, oldest first."""
     from ray.job_submission import JobSubmissionClient
 
     headers = {"Authorization": f"Bearer {Path(cluster.env['RAY_AUTH_TOKEN_PATH']).read_text()}"}
@@ -216,9 +216,9 @@ def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
 
 def test_dags_test_runs_the_whole_dag(airflow: Airflow, s3: S3) -> None:
     put(s3.filesystem(), "2026-10-31", 50)
-    told = airflow.run("dags", "test", DAILY, "2026-10-31")
-    assert "state=success" in told or "successful" in told
-    assert "verified: s3://vectors/2026-10-31: 50 rows in 1 shards" in told
+    log = airflow.run("dags", "test", DAILY, "2026-10-31")
+    assert "state=success" in log or "successful" in log
+    assert "verified: s3://vectors/2026-10-31: 50 rows in 1 shards" in log
     assert s3.filesystem().exists("vectors/2026-10-31/_SUCCESS")
 
 
@@ -244,7 +244,7 @@ def test_three_days_are_backfilled(scheduler: Airflow, s3: S3) -> None:
         assert s3.filesystem().exists(f"vectors/{day}/_SUCCESS")
 
 
-def test_a_job_that_dies_is_tried_again_and_goes_on_where_it_stopped(scheduler: Airflow, cluster: Cluster, s3: S3) -> None:
+def test_a_job_that_dies_is_retried_and_resumes(scheduler: Airflow, cluster: Cluster, s3: S3) -> None:
     files, output = s3.filesystem(), "s3://vectors/large-embed/"
     task = scheduler.trigger("large", other="embed_waiting") + "/embed"
     until(lambda: len(shards(files, "large-embed")) > 20, 120, "no shards")
@@ -259,12 +259,12 @@ def test_a_job_that_dies_is_tried_again_and_goes_on_where_it_stopped(scheduler: 
     assert submissions(cluster, output) == {"1": "FAILED", "2": "SUCCEEDED"}
     after = shards(files, "large-embed")
     assert len(after) == 520 * 40 // 20
-    # What the dead driver's last workers committed before Ray ended them is in neither listing, or in both.
+    # The killed driver's workers may commit more shards before Ray stops them, so compare only those listed first.
     assert {name: after[name] for name in committed} == committed
 
 
 @pytest.mark.parametrize("task", ["embed", "embed_waiting"])
-def test_a_task_that_is_killed_stops_its_job(scheduler: Airflow, cluster: Cluster, s3: S3, task: str) -> None:
+def test_a_killed_task_stops_its_job(scheduler: Airflow, cluster: Cluster, s3: S3, task: str) -> None:
     files, folder = s3.filesystem(), f"large-too-{task}"
     path = scheduler.trigger("large-too", other="embed" if task == "embed_waiting" else "embed_waiting")
     until(lambda: len(shards(files, folder)) > 20, 120, "no shards")
@@ -275,7 +275,7 @@ def test_a_task_that_is_killed_stops_its_job(scheduler: Airflow, cluster: Cluste
     assert not files.exists(f"vectors/{folder}/_SUCCESS")
 
 
-def test_a_job_that_fails_fails_the_task(scheduler: Airflow, cluster: Cluster) -> None:
+def test_a_failed_job_fails_the_task(scheduler: Airflow, cluster: Cluster) -> None:
     task = scheduler.trigger("nowhere", other="embed_waiting") + "/embed"
     until(lambda: scheduler.state(task) == "failed", 180, "it never failed")
     assert scheduler.call("GET", task)["try_number"] == 2

@@ -84,9 +84,14 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
     ("no input", nothing, ["embed"], "input.path: say where"),
     ("no output", nothing, ["embed", IN], "output.path: say where"),
     ("input not there", lambda f: shutil.rmtree(f / "in"), EMBED, "/in: no such file or folder"),
-    ("input empty", lambda f: (f / "in/a.parquet").unlink(), EMBED, "/in: the folder holds no files"),
+    ("input empty", lambda f: (f / "in/a.parquet").unlink(), EMBED, "/in: the folder contains no files"),
     ("glob without a match", nothing, ["embed", IN + "/*.csv", OUT], "/in/*.csv: no file matches"),
-    ("no text shard", lambda f: (f / "in/a.parquet").rename(f / "in/a.xlsx"), EMBED, "none of its 1 files is a text shard"),
+    (
+        "no input file",
+        lambda f: (f / "in/a.parquet").rename(f / "in/a.xlsx"),
+        EMBED,
+        "no file with a supported extension (1 file: a.xlsx)",
+    ),
     ("unknown scheme", nothing, ["embed", "gopher://x/y", OUT], "gopher://x/y: cannot open gopher:// addresses"),
     (
         "credentials in an address",
@@ -122,7 +127,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         "unknown type",
         nothing,
         [*EMBED, "--keep", "id", "--set", "input.types={id: klingon}"],
-        "'klingon' is no column type",
+        "'klingon' is not a column type",
     ),
     ("pandas' index", nothing, [*EMBED, "--keep", "__index_level_0__"], "is the index of a pandas DataFrame; name it"),
     ("output a file", also("out", "x"), EMBED, "is a file, and an output is a folder; if the shell expanded a pattern"),
@@ -133,7 +138,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         "a Delta table",
     ),
     ("JSON that is no lines", file("a.json", "[\n{}\n]"), EMBED, "a.json: a JSON document (one array), not JSON lines"),
-    ("Parquet in gzip", file("a.parquet.gz", b"x"), EMBED, "a.parquet.gz: a parquet file compressed once more"),
+    ("Parquet in gzip", file("a.parquet.gz", b"x"), EMBED, "a.parquet.gz: a compressed parquet file"),
     (
         "kept name reserved",
         nothing,
@@ -153,7 +158,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         [*EMBED, "--set", "input.encoding=klingon"],
         "input.encoding: no such encoding 'klingon'",
     ),
-    ("encoding without lines", nothing, [*EMBED, "--set", "input.encoding=utf-16"], "utf-16 cannot be cut at line ends"),
+    ("encoding without lines", nothing, [*EMBED, "--set", "input.encoding=utf-16"], "utf-16 cannot be split at line ends"),
     ("long delimiter", nothing, [*EMBED, "--set", "input.delimiter=ab"], "input.delimiter: string should have at most 1"),
     ("unknown format", nothing, [*EMBED, "--set", "input.format=xml"], "input.format: input should be 'parquet', 'arrow'"),
     ("output is the input", nothing, ["embed", IN, IN, "--model", TINY], "output.path: {folder}/in holds input files"),
@@ -271,10 +276,10 @@ ROWS = [
     (b"\x00\x00\x00", "bad JSON (Expecting value"),
 ]
 FILES = {
-    "cut.jsonl.gz": (lambda content: gzip.compress(content)[:-5000], "cut.jsonl.gz: broken or cut-short gzip data"),
+    "cut.jsonl.gz": (lambda content: gzip.compress(content)[:-5000], "cut.jsonl.gz: corrupt or truncated gzip data"),
     "line.jsonl": (lambda content: content + b'{"text": "' + b"x" * (65 * 2**20), "line.jsonl: a line of over 64 MiB at"),
     "quotes.csv": (lambda content: b'id,text\n1,"one\n' + b"1,x\n" * 9, "quotes.csv: a quoted value that begins near 8"),
-    "header.txt.gz": (lambda content: gzip.compress(content)[:9], "header.txt.gz: broken or cut-short gzip data"),
+    "header.txt.gz": (lambda content: gzip.compress(content)[:9], "header.txt.gz: corrupt or truncated gzip data"),
     "later.csv": (lambda content: b"id,body\n1,x\n", "later.csv: no column 'text'; it has 'id', 'body'"),
 }
 

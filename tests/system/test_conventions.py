@@ -13,13 +13,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_records import failures, good, notices, reasons, rows
+from rows import failures, good, notices, reasons, rows
 
-from kosbert_ray.corpus.columns import inspect
-from kosbert_ray.corpus.fragments import Limits, plan
+from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import list_corpus
+from kosbert_ray.corpus.plan import plan
 from kosbert_ray.corpus.reader import FragmentReader
+from kosbert_ray.corpus.schema import inspect
 from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputBroken, InputError
 
@@ -120,7 +121,7 @@ def test_what_may_not_be_meant_is_said_before_it_is_embedded(tmp_path: Path, nam
 )
 def test_a_name_that_stands_twice_is_refused_where_it_is_asked_for(tmp_path: Path, header: str, keep: list[str]) -> None:
     (tmp_path / "a.csv").write_text(f"{header}\n1,첫째,둘째\n")
-    with pytest.raises(InputError, match="stands 2 times in its header; give each its own name"):
+    with pytest.raises(InputError, match="appears 2 times in its header; give each its own name"):
         rows(tmp_path, keep=keep)
     (tmp_path / "b.csv").write_text("id,text\n1,a\n")
     assert [reason for reason in failures(tmp_path, keep=keep) if "a.csv: column" in reason]
@@ -170,7 +171,7 @@ def test_dates_and_decimals_go_into_a_template(tmp_path: Path, value: object, sp
     pq.write_table(pa.table({"day": [value]}), tmp_path / "a.parquet")
     assert good(rows(tmp_path, "[{day}]")) == [f"[{spelled}]"]
     with pytest.raises(
-        InputError, match=r"column 'day' is .*, not a string; .*or take it as it is by a template \(\{day\}\)"
+        InputError, match=r"column 'day' is .*, not a string; .*or use it as it is in a template \(\{day\}\)"
     ):
         rows(tmp_path, "day")
 

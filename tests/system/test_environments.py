@@ -14,7 +14,7 @@ from kosbert_ray.cli import main
 from kosbert_ray.config import RayConfig, load_config
 from kosbert_ray.errors import JobFailed, KosbertError, ModelError, UsageError
 from kosbert_ray.run import ray_session
-from kosbert_ray.run.pipeline import error_of
+from kosbert_ray.run.ray_errors import error_of
 
 PINNED = Path(__file__).parents[1] / "outputs_0_1_0"
 

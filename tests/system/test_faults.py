@@ -443,7 +443,9 @@ def test_gpu_that_is_never_free(corpus, tmp_path: Path, monkeypatch: pytest.Monk
             wait_for(lambda: "slices are committed already" in run.said, 90, "no start")
             at = time.monotonic()
             wait_for(
-                lambda: "no encoder has a place in the cluster yet: 1 asked for, each with 1 GPU" in run.said, 30, run.said
+                lambda: "no encoder has been placed in the cluster yet: 1 requested, each with 1 GPU" in run.said,
+                30,
+                run.said,
             )
             assert "0 of 1 GPUs are free" in run.said
             wait_for(lambda: "resources for the encoders were never granted" in run.said, 60, run.said)

@@ -1,4 +1,4 @@
-"""Imports go one way, as README draws it, and the command answers without loading what it does not need."""
+"""Imports go one way (see docs/explanation/architecture.md), and the command loads no more than it needs."""
 
 from __future__ import annotations
 

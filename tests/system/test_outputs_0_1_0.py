@@ -63,8 +63,11 @@ def test_settings_that_are_not_repeated_come_from_job_json(pinned: Path, capsys:
 
 def test_another_job_is_refused_with_the_option_to_change(pinned: Path, told: Callable[..., str]) -> None:
     line = told("embed", "in", "whole", *JOB, "--set", "encoder.precision=fp32", code=1)
-    assert "encoder.precision is auto there and fp32 here; add --set encoder.precision=auto, or choose another" in line
-    assert "model.truncate_dim is 256 there and 64 here" in told(
+    assert (
+        "encoder.precision is auto in the output but fp32 in this job; add --set encoder.precision=auto, or choose another"
+        in line
+    )
+    assert "model.truncate_dim is 256 in the output but 64 in this job" in told(
         "embed", "in", "whole", "--set", "model.truncate_dim=64", code=1
     )
 
@@ -136,7 +139,7 @@ def test_a_lost_job_file_is_restored_by_its_own_job_only(
     (pinned / "whole/_kosbert/job.json").unlink()
     for more in ((), ("--dry-run",)):
         line = told("embed", "in", "whole", *JOB, "--set", "model.truncate_dim=64", *more, code=1)
-        assert "a.00000-00000.b82d5eac.parquet is not of the job that this command describes" in line
+        assert "a.00000-00000.b82d5eac.parquet belongs to a different job than this command describes" in line
     assert embed("whole", "--dry-run") == 0
     assert "6 slices are committed already" in capsys.readouterr().out
     assert embed("whole") == 0

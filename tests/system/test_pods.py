@@ -79,6 +79,6 @@ def test_the_doctor_looks_at_a_node_of_each_kind(pods, s3: S3, cli) -> None:
     done = cli(*arguments, env=pods.env, code=1)
     nodes = [line for line in done.stdout.splitlines() if "node x1" in line]
     assert len(nodes) == 3, done.stdout
-    assert all("s3://pods-doctor/out: can be read, written to and deleted from" in line for line in nodes)
+    assert all("s3://pods-doctor/out: readable, writable and deletable" in line for line in nodes)
     (gpu,) = (line for line in nodes if "1 GPUs" in line)
     assert gpu.startswith("BAD"), "it claims a GPU that it lacks"

@@ -1,6 +1,6 @@
 """Many files: what a plan of a billion rows takes, and a run of slices so small that only their number counts.
 
-``KOSBERT_SLICES=100000 pytest -s -m slow tests/test_scale.py`` is the measurement that README tells of.
+``KOSBERT_SLICES=100000 pytest -s -m slow tests/system/test_scale.py`` is the measurement in docs/explanation/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training data: what becomes of each kind of file, what is held out, and what is refused."""
+"""Training data: examples from each kind of file, held-out texts, and error messages."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def task(loss: str, *data: dict, teacher: dict | None = None) -> TaskConfig:
     return TaskConfig.model_validate({"loss": loss, "data": list(data), "teacher": teacher})
 
 
-def test_sts_pairs_have_scores_from_0_to_1_and_held_out_pairs_are_left_out(root: Path) -> None:
+def test_sts_scores_are_scaled_to_1_and_held_out_pairs_are_excluded(root: Path) -> None:
     given = task("cosine_similarity", {"path": "sts.tsv", "kind": "sts"})
     assert read_examples(given, str(root), set(), 0).scores == [1.0, 0.0, 0.5]
-    # A sentence that is also in the test set is no leak; a pair is.
+    # Sharing one sentence with the test set is allowed, sharing a pair is not.
     examples = read_examples(given, str(root), {"다", "라", "가"}, 0)
     assert examples.rows == [("가", "나"), ("마", "바")]
 
 
-def test_nli_becomes_triplets_and_pairs_those_that_are_alike(root: Path) -> None:
+def test_nli_becomes_triplets_and_pairs_with_label_1_become_pairs(root: Path) -> None:
     nli = read_examples(task("multiple_negatives_ranking", {"path": "nli.tsv", "kind": "nli"}), str(root), set(), 0)
     assert (nli.columns, nli.rows) == (("anchor", "positive", "negative"), [("개", "동물", "고양이")])
     pairs = read_examples(task("multiple_negatives_ranking", {"path": "pairs.tsv", "kind": "pairs"}), str(root), set(), 0)
@@ -59,13 +59,13 @@ def test_nli_becomes_triplets_and_pairs_those_that_are_alike(root: Path) -> None
         ),
     ],
 )
-def test_parallel_data_say_what_the_student_and_what_its_teacher_reads(root: Path, options: dict, expected: list) -> None:
+def test_parallel_data_pair_the_texts_of_student_and_teacher(root: Path, options: dict, expected: list) -> None:
     given = task("distillation", {"path": "ko-en.tsv", "kind": "parallel"}, teacher={**TEACHER, **options})
     examples = read_examples(given, str(root), set(), 0)
     assert [(own, read) for (own,), read in zip(examples.rows, examples.teacher_texts, strict=True)] == expected
 
 
-def test_texts_are_chosen_by_a_column_and_by_chance_and_held_out_ones_are_not_there(root: Path) -> None:
+def test_texts_are_filtered_sampled_and_held_out(root: Path) -> None:
     texts = DataConfig(path="*.parquet", kind="texts", where={"source": ("a",)})
     assert read_texts(texts, str(root), set(), 0) == ["하나", "셋"]
     assert read_texts(texts, str(root), {"셋"}, 0) == ["하나"]
@@ -79,11 +79,11 @@ def test_texts_are_chosen_by_a_column_and_by_chance_and_held_out_ones_are_not_th
     [
         ("x.tsv", "parallel", "안녕\n", "x.tsv: line 1 has no second column"),
         ("x.tsv", "nli", "sentence1\tsentence2\n가\t나\n", "x.tsv: no column gold_label; it has sentence1, sentence2"),
-        ("x.tsv", "pairs", "utterance\n가\n", "x.tsv: two columns of sentences are needed; it has utterance"),
-        ("x.tsv", "pairs", "a\tb\tlabel\n가\t나\t0\n", "x.tsv: no example for multiple_negatives_ranking in it"),
+        ("x.tsv", "pairs", "utterance\n가\n", "x.tsv: needs two columns of sentences; it has utterance"),
+        ("x.tsv", "pairs", "a\tb\tlabel\n가\t나\t0\n", "x.tsv: no examples for multiple_negatives_ranking"),
     ],
 )
-def test_files_of_another_form_are_named(tmp_path: Path, name: str, kind: str, content: str, message: str) -> None:
+def test_a_file_with_another_format_is_named(tmp_path: Path, name: str, kind: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content, "utf-8")
     loss, teacher = ("distillation", TEACHER) if kind == "parallel" else ("multiple_negatives_ranking", None)
     with pytest.raises(InputError) as raised:
@@ -91,13 +91,13 @@ def test_files_of_another_form_are_named(tmp_path: Path, name: str, kind: str, c
     assert str(raised.value).endswith(message)
 
 
-def test_a_column_that_is_not_there_is_named(root: Path) -> None:
+def test_a_missing_column_is_named(root: Path) -> None:
     with pytest.raises(InputError, match=r"t\.parquet: no column 'body'; it has text, source"):
         read_texts(DataConfig(path="t.parquet", kind="texts", text="body"), str(root), set(), 0)
 
 
-def test_losses_take_their_own_kinds_of_data_and_a_teacher_where_they_need_one() -> None:
+def test_a_loss_checks_the_kind_of_its_data_and_its_teacher() -> None:
     with pytest.raises(ValidationError, match="cosine_similarity takes sts, not nli"):
         task("cosine_similarity", {"path": "nli.tsv", "kind": "nli"})
-    with pytest.raises(ValidationError, match="distillation needs one"):
+    with pytest.raises(ValidationError, match="distillation requires one"):
         task("distillation", {"path": "t.parquet", "kind": "texts"})

@@ -1,4 +1,4 @@
-"""The distillation losses, against the same sums written out."""
+"""Distillation losses, compared with the same sums in NumPy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TARGETS /= np.linalg.norm(TARGETS, axis=1, keepdims=True)
 
 
 def student(vectors: torch.Tensor):
-    """A model that gives these vectors whatever it is asked."""
+    """Returns a model that outputs these vectors for any input."""
     return lambda _: {"sentence_embedding": vectors}
 
 
@@ -32,14 +32,14 @@ def test_the_loss_is_the_sum_of_its_three_parts(contrastive: float, similarity: 
     assert float(loss) == pytest.approx(cosine + contrastive * found + similarity * square, rel=1e-4)
 
 
-def test_the_same_sentence_twice_in_a_batch_is_no_negative_of_itself() -> None:
+def test_duplicates_in_a_batch_are_not_negatives() -> None:
     vectors = torch.from_numpy(TARGETS[[2, 2, 5]])
     twice = DistillationLoss(student(vectors), TARGETS, 1.0, 0.0)([{}], torch.tensor([2, 2, 5]))
     once = DistillationLoss(student(vectors[1:]), TARGETS, 1.0, 0.0)([{}], torch.tensor([2, 5]))
     assert float(twice) < float(once) + 1e-3
 
 
-def test_mse_is_of_the_plain_vectors() -> None:
+def test_mse_compares_the_vectors_without_normalizing() -> None:
     vectors = torch.from_numpy(2 * TARGETS[[4, 6]])
     loss = TeacherMSELoss(student(vectors), TARGETS)([{}], torch.tensor([4, 6]))
     assert float(loss) == pytest.approx(float(np.mean(TARGETS[[4, 6]] ** 2)), rel=1e-5)

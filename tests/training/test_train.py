@@ -1,4 +1,4 @@
-"""``kosbert-ray train``: a recipe of all kinds of stages on tiny data, killed and gone on with, and what it leaves."""
+"""``kosbert-ray train``: a recipe with all kinds of stages on tiny data, resuming after a kill, and error messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SENTENCES = everyday()
 
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of every kind, made of the bundled sentences."""
+    """Creates data files of every kind from the bundled sentences."""
     root = tmp_path_factory.mktemp("data")
     for name, start, count in (("train", 0, 60), ("dev", 60, 30), ("test", 90, 30)):
         lines = ["sentence1\tsentence2\tscore"]
@@ -74,13 +74,13 @@ def recipe(data_root: Path, tiny_model: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(cli, recipe: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """The model of an undisturbed run, and what it said."""
+    """Trains without interruption. Returns the model's folder, standard output and standard error."""
     output = tmp_path_factory.mktemp("trained") / "model"
     done = cli("train", output, "--config", recipe, "--data-root", data_root)
     return output, done.stdout, done.stderr
 
 
-def test_a_recipe_ends_in_a_sentence_transformers_folder_whose_card_has_the_figures(trained) -> None:
+def test_training_writes_a_sentence_transformers_folder_with_a_model_card(trained) -> None:
     output, out, err = trained
     assert "both: 80 examples" in err  # 20 triplets and 60 pairs
     assert "dev cosine Spearman" in err
@@ -105,7 +105,7 @@ def test_a_recipe_ends_in_a_sentence_transformers_folder_whose_card_has_the_figu
 
 
 @pytest.mark.faults
-def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
+def test_a_killed_training_resumes_and_produces_the_same_weights(
     trained, recipe: Path, data_root: Path, cli, tmp_path: Path
 ) -> None:
     output = tmp_path / "model"
@@ -123,15 +123,17 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
         np.testing.assert_allclose(again[name].astype(float), array.astype(float), atol=2e-3, err_msg=name)
 
 
-def test_another_recipe_or_a_finished_folder_is_refused(told, recipe: Path, data_root: Path, tmp_path: Path) -> None:
+def test_the_folder_of_another_recipe_or_a_finished_model_is_refused(
+    told, recipe: Path, data_root: Path, tmp_path: Path
+) -> None:
     rest = ("--config", recipe, "--data-root", data_root)
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "modules.json").write_text("[]")
-    assert "holds a model already; choose another folder" in told("train", tmp_path / "done", *rest, code=2)
+    assert "already contains a model; choose another folder" in told("train", tmp_path / "done", *rest, code=2)
     work = tmp_path / "begun" / "_training"
     work.mkdir(parents=True)
     (work / "recipe.json").write_text(json.dumps({"seed": 1}), "utf-8")
-    assert "is a training with other dev, " in told("train", tmp_path / "begun", *rest, code=2)
+    assert "belongs to a training with different dev, " in told("train", tmp_path / "begun", *rest, code=2)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("train_*.yaml")), ids=lambda path: path.stem)
@@ -152,13 +154,13 @@ def test_the_published_recipe_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("settings", "code", "message"),
     [
-        (["data_root=/nowhere"], 1, "/nowhere/dev.tsv: no such file (set data_root, or the path of the data)"),
+        (["data_root=/nowhere"], 1, "/nowhere/dev.tsv: no such file; check data_root and the path of the data"),
         (["stages=[]"], 2, "stages: tuple should have at least 1 item after validation"),
         (["model.base=3"], 2, "model.base: input should be a valid string, not 3"),
         (["model.new=null", "model.base=/no/model"], 1, "/no/model: no such model folder"),
     ],
 )
-def test_what_is_wrong_with_a_recipe_is_one_line(
+def test_a_problem_with_a_recipe_is_one_line(
     told, recipe: Path, data_root: Path, tmp_path: Path, settings: list[str], code: int, message: str
 ) -> None:
     options = [part for setting in settings for part in ("--set", setting)]

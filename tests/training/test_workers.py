@@ -1,4 +1,4 @@
-"""Training on several processes, by Ray Train: slow, since a Ray and two workers that import torch are started."""
+"""Data-parallel training with Ray Train. Slow: starts Ray and two workers that import torch."""
 
 from __future__ import annotations
 

@@ -21,10 +21,11 @@ from kosbert_ray.config import JobConfig, PlanConfig
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import InputError, KosbertError, UsageError, first_line
 from kosbert_ray.job import model_ref
-from kosbert_ray.outputs.cluster_files import FOLDER, SUMMARY
+from kosbert_ray.outputs.cluster_files import SUMMARY
 from kosbert_ray.outputs.kept import require_kept, text_column
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.outputs.sample import Sample
+from kosbert_ray.shards.ledger import CLUSTERS_FOLDER
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
 from kosbert_ray.shards.totals import Totals
@@ -188,9 +189,11 @@ def _mapped(output: Output, drawn: Sample, texts: list[str], color: str | None) 
 
 def _clusters(output: Output, drawn: Sample, texts: list[str]) -> list[str]:
     """Names each row's cluster: from the output's own clustering, or else from one of the sample."""
-    files = {entry.name for entry in output.storage.list(FOLDER)}
-    if SUMMARY in files and all(f"{FOLDER}/{shard}" in files for shard, _ in drawn.places):
-        tables = [read_rows(output.storage, f"{FOLDER}/{shard}", rows, ["cluster"]) for shard, rows in drawn.places]
+    files = {entry.name for entry in output.storage.list(CLUSTERS_FOLDER)}
+    if SUMMARY in files and all(f"{CLUSTERS_FOLDER}/{shard}" in files for shard, _ in drawn.places):
+        tables = [
+            read_rows(output.storage, f"{CLUSTERS_FOLDER}/{shard}", rows, ["cluster"]) for shard, rows in drawn.places
+        ]
         labels = [-1 if label is None else int(label) for table in tables for label in table["cluster"].to_pylist()]
         common = dict(Counter(labels).most_common(CLUSTERS))
         return [f"cluster {label}" if label in common and label >= 0 else "others" for label in labels]

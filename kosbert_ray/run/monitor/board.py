@@ -1,7 +1,7 @@
-"""What every worker is at, kept by one small actor beside the driver.
+"""An actor that tracks what each worker is doing.
 
-It outlives the workers, so it knows two things that they cannot: how often a slice has taken its worker down with it (Ray
-itself would try for ever), and what a run that makes no headway is waiting for.
+It outlives the workers, so it knows how often a slice has killed its worker (Ray would retry forever), and what a stalled
+run is waiting for.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kosbert_ray.errors import JobFailed
 
-MAX_ATTEMPTS = 4  # a slice that has killed this many workers is not given to another
+MAX_ATTEMPTS = 4  # a slice that has killed this many workers is not retried
 ANSWER_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Doing:
-    """One worker at one thing: a stage ("read", "tokenize", "encode", "write"), a slice, a host, and for how long."""
+    """One worker's current task: stage ("read", "tokenize", "encode", "write"), slice, host, and seconds since it began."""
 
     stage: str
     what: str
@@ -37,14 +37,14 @@ class Doing:
 
 @dataclass(frozen=True)
 class View:
-    """What the board shows at one moment.
+    """A snapshot of all workers.
 
     Attributes:
-        doing: what workers are at, the longest first.
-        encoders_starting: encoders that have a place in the cluster and load their model.
-        encoders_ready: encoders that can take slices.
-        trouble: what a store last answered instead of what it was asked, by message: seconds ago.
-        retries: how often a slice was begun anew after it had taken its worker down, by stage.
+        doing: current tasks, the longest first.
+        encoders_starting: encoders that were placed and are loading their model.
+        encoders_ready: encoders that accept slices.
+        trouble: recent problems with stores: seconds since each message.
+        retries: slices retried after they killed a worker, by stage.
     """
 
     doing: tuple[Doing, ...] = ()
@@ -104,7 +104,7 @@ class _Notices:
 
 @dataclass(frozen=True)
 class Board:
-    """A handle of the board that travels to the workers. A board that does not answer never stops the work."""
+    """A handle that travels to the workers. Work continues if the actor does not answer."""
 
     actor: Any
 
@@ -117,7 +117,10 @@ class Board:
 
     @contextmanager
     def working_on(self, stage: str, what: str) -> Iterator[int]:
-        """While a worker is at something; gives which attempt this is, from 1. Not ended by the worker's death."""
+        """Marks a worker as busy until the block ends, and yields the attempt, counted from 1.
+
+        The mark remains if the worker dies.
+        """
         _forward_storage_log(self)
         attempt = self._ask(1, self.actor.begin, stage, what, socket.gethostname())
         try:
@@ -126,28 +129,28 @@ class Board:
             self.actor.end.remote(stage, what)
 
     def start_encoder(self, name: str, encoders: int) -> None:
-        """An encoder begins to load.
+        """Records that an encoder starts to load.
 
         Raises:
-            JobFailed: so many have begun, and none was ever ready, that no more will be.
+            JobFailed: too many have started without any becoming ready.
         """
         _forward_storage_log(self)
         if self._ask(1, self.actor.start_encoder, name) > MAX_ATTEMPTS * encoders:
             raise JobFailed(
-                f"encoders die while they start ({MAX_ATTEMPTS} times each, the last on {socket.gethostname()}): "
-                "is there memory for the model? fewer encoders need less (encoder.actors)"
+                f"encoders die while starting ({MAX_ATTEMPTS} times each, the last on {socket.gethostname()}); check that "
+                "there is enough memory for the model, or start fewer encoders (encoder.actors)"
             )
 
     def encoder_ready(self, name: str) -> None:
-        """An encoder has loaded."""
+        """Records that an encoder is ready."""
         self.actor.encoder_ready.remote(name)
 
     def report_trouble(self, text: str) -> None:
-        """Something does not go as it should, and is tried again."""
+        """Records a problem that is being retried."""
         self.actor.report_trouble.remote(text)
 
     def snapshot(self, timeout: float = ANSWER_SECONDS) -> View | None:
-        """What is going on; None if the board does not answer."""
+        """The current state; None if the actor does not answer."""
         try:
             view: View = ray.get(self.actor.snapshot.remote(), timeout=timeout)
         except RayError:
@@ -167,12 +170,12 @@ class _Forward(logging.Handler):
         self.board = board
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A store's trouble, from this worker to the board."""
+        """Sends a problem with a store to the board."""
         self.board.report_trouble(record.getMessage())
 
 
 def _forward_storage_log(board: Board) -> None:
-    """Once a process: what the stores answer is shown on the board instead of in a worker's log."""
+    """Sends storage warnings of this process to the board instead of the worker's log."""
     log = logging.getLogger("kosbert_ray.storage")
     if not any(isinstance(handler, _Forward) for handler in log.handlers):
         log.addHandler(_Forward(board))

@@ -1,6 +1,6 @@
-"""What a cluster's monitoring sees of a run: counters and gauges of Ray's, which each node serves to Prometheus.
+"""Metrics of a run as Ray counters and gauges, which every node serves to Prometheus.
 
-All come from the driver, out of receipts and the board, so that a run has one series of each and its workers spend nothing.
+The driver computes them from receipts and the board, so each run has one series per metric and workers spend no time on it.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ LOOK_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
 
 TAGS = ("output",)
-SAFE = string.punctuation + " "  # stays as it is in a tag, so that the tags of ASCII addresses do not change
+SAFE = string.punctuation + " "  # not escaped, so that tags of ASCII addresses do not change
 log = logging.getLogger(__name__)
 
 COUNTERS = {
     "slices": "Slices committed",
     "rows": "Rows with a vector",
     "rejected_rows": "Rows rejected",
-    "truncated_rows": "Rows longer than the model takes",
+    "truncated_rows": "Rows longer than the model's maximum",
     "tokens": "Tokens of all rows",
-    "encoded_tokens": "Tokens that went through the model: duplicates once",
+    "encoded_tokens": "Tokens that went through the model, duplicates once",
     "computed_tokens": "Tokens that the model computed, padding included",
     "batches": "Batches that went through the model",
-    "input_bytes": "Bytes of the stored input that were read",
+    "input_bytes": "Bytes of stored input read",
     "output_bytes": "Bytes of shards written",
-    "encoder_wait_seconds": "Seconds that encoders had nothing to do",
+    "encoder_wait_seconds": "Seconds in which encoders were idle",
 }
 GAUGES = {
-    "progress": "Share of the input's bytes that is committed",
+    "progress": "Share of the input bytes that is committed",
     "encoders": "Encoders that are ready",
-    "encoder_busy": "Share of the last minute that encoders had work",
-    "batch_fill": "Share of the computed tokens of the last minute that were no padding",
-    "store_trouble": "Kinds of trouble that stores gave in the last minute",
+    "encoder_busy": "Share of the last minute in which encoders were busy",
+    "batch_fill": "Share of the computed tokens of the last minute that were not padding",
+    "store_trouble": "Distinct problems with stores in the last minute",
 }
 
 
 def ascii_tag(value: str) -> str:
-    """A tag's value with every non-ASCII character percent-encoded: Ray's metrics take ASCII only."""
+    """Percent-encodes non-ASCII characters of a tag, because Ray's metrics accept ASCII only."""
     return quote(value.encode("utf-8", "surrogateescape"), safe=SAFE)
 
 
 def _never_fatal(record: Callable[..., None]) -> Callable[..., None]:
-    """Logs what goes wrong while recording a metric; a run does not end because of it."""
+    """Makes errors while recording a metric harmless to the run."""
 
     @wraps(record)
     def guarded(*args: Any) -> None:
@@ -71,10 +71,10 @@ class Metrics:
     """The series of one run, named ``kosbert_…`` (in Prometheus ``ray_kosbert_…``), with the tag ``output``.
 
     Args:
-        board: what the workers are at.
-        pool: the encoders asked for.
+        board: tracks the workers.
+        pool: the requested encoders.
         output: address of the output.
-        recent: the last minute's receipts, which the one who calls :meth:`committed` keeps.
+        recent: receipts of the last minute, kept by the caller of :meth:`committed`.
     """
 
     def __init__(self, board: Board, pool: EncoderPool, output: str, recent: Recent) -> None:
@@ -83,15 +83,15 @@ class Metrics:
         self._counters = {name: metrics.Counter(f"kosbert_{name}", about, TAGS) for name, about in COUNTERS.items()}
         self._gauges = {name: metrics.Gauge(f"kosbert_{name}", about, TAGS) for name, about in GAUGES.items()}
         self._stage_seconds = metrics.Counter("kosbert_stage_seconds", "Seconds of work in each stage", (*TAGS, "stage"))
-        self._retries = metrics.Counter("kosbert_retries", "Slices tried again after a worker died", (*TAGS, "stage"))
+        self._retries = metrics.Counter("kosbert_retries", "Slices retried after a worker died", (*TAGS, "stage"))
         self._failed = metrics.Counter("kosbert_failed_slices", "Slices that failed", TAGS)
         self._waiting = metrics.Gauge(
-            "kosbert_encoder_waiting", "1 for what encoders wait for, 0 for all else", (*TAGS, "reason")
+            "kosbert_encoder_waiting", "1 for what encoders wait for, 0 for everything else", (*TAGS, "reason")
         )
         self._recent = recent
         self._retried: dict[str, int] = {}
         self._looked = 0.0
-        self._asked = metrics.Gauge("kosbert_encoders_asked", "Encoders that the job may have", TAGS)
+        self._asked = metrics.Gauge("kosbert_encoders_asked", "Encoders that the job may use", TAGS)
         self._start(pool.maximum)
 
     @_never_fatal
@@ -100,11 +100,11 @@ class Metrics:
 
     @_never_fatal
     def committed(self, receipt: Receipt, progress: float) -> None:
-        """One more slice is committed.
+        """Records a committed slice.
 
         Args:
             receipt: the slice.
-            progress: the share of the input's bytes that is committed.
+            progress: share of the input's bytes that is committed.
         """
         values = {
             "slices": bool(receipt.shard),
@@ -128,7 +128,7 @@ class Metrics:
 
     @_never_fatal
     def failed(self) -> None:
-        """A slice has failed."""
+        """Records a failed slice."""
         self._failed.inc(1, self._tags)
 
     def _look(self) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live line on a terminal, a plain line every few seconds elsewhere."""
+"""Shows progress: a live view on a terminal or in a notebook, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ REFRESH_PER_SECOND = 4
 
 
 class _Console(Console):
-    """A console that goes quiet when nobody reads it, where rich's would end the process."""
+    """A console that stays silent after a broken pipe; rich's console would end the process."""
 
     def on_broken_pipe(self) -> None:
-        """Nobody reads standard error any more."""
+        """Stops printing."""
         self.quiet = True
 
 
 def _console() -> Console:
-    """Standard error, or what stands below a notebook's cell."""
+    """Standard error, or the output of a notebook cell."""
     console = _Console()
     return console if console.is_jupyter else _Console(file=sys.stderr)
 
 
 @dataclass
 class Progress:
-    """Counts receipts as they come and shows how far the run is.
+    """Counts receipts and shows progress.
 
     Args:
-        total_bytes: bytes of the whole corpus: the measure of progress and of the time left.
-        done: what earlier runs had committed.
+        total_bytes: bytes of the whole corpus, the measure of progress and of the time left.
+        done: sums over the slices committed by earlier runs.
         logged: whether lines go to the log, with their figures, instead of the console.
     """
 
@@ -73,11 +73,15 @@ class Progress:
         self._looked = -LOOK_SECONDS
 
     def watch(self, look: Callable[[], View | None]) -> None:
-        """From now on also shows what workers are at, as ``look`` tells."""
+        """Also shows the workers.
+
+        Args:
+            look: takes a snapshot of them.
+        """
         self._look = look
 
     def __enter__(self) -> Progress:
-        # In a notebook a live view is a widget.
+        # A live view in a notebook needs ipywidgets.
         can_change = find_spec("ipywidgets") if self.console.is_jupyter else self.console.is_terminal
         if not self.logged and can_change:
             self._live = Live(get_renderable=self.panel, console=self.console, refresh_per_second=REFRESH_PER_SECOND)
@@ -94,11 +98,11 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
+        """Seconds since the run began."""
         return self.clock() - self._started
 
     def add(self, receipt: Receipt) -> None:
-        """One more slice is committed."""
+        """Records a committed slice."""
         self.new.add(receipt)
         self.recent.add(receipt)
         if self.first_at is None:
@@ -117,22 +121,22 @@ class Progress:
 
     @property
     def totals(self) -> Totals:
-        """Of earlier runs and this one."""
+        """Sums over earlier runs and this one."""
         return self.done + self.new
 
     @property
     def share(self) -> float:
-        """Of the input's bytes, that are committed."""
+        """Share of the input's bytes that is committed."""
         return min(1.0, self.totals.input_bytes / self.total_bytes) if self.total_bytes else 1.0
 
     @property
     def seconds_left(self) -> float | None:
-        """By the tokens that are left and the rate of the last minute; None before the first slice."""
+        """Seconds left, by the remaining tokens and the rate of the last minute; None before the first slice."""
         rate = self.recent.rate("tokens")
         return self.totals.tokens_left(self.total_bytes) / rate if self.new.input_bytes and rate else None
 
     def line(self) -> str:
-        """Slices, share done, rates of the last minute, time left, rejected rows."""
+        """Committed slices, share, rates of the last minute, time left, rejected rows."""
         return " · ".join(self._parts())
 
     def _parts(self) -> list[str]:
@@ -148,13 +152,13 @@ class Progress:
         return parts
 
     def _bottleneck(self) -> list[str]:
-        """What holds the run up, if it can be told."""
+        """The bottleneck, if it is known."""
         if self.clock() - self._looked >= LOOK_SECONDS:
             self._view, self._looked = self._look(), self.clock()
         return [bottleneck(self._view, self.recent.busy)] if self._view else []
 
     def panel(self) -> RenderableType:
-        """The live view: how far, how fast, each stage, and what holds the run up."""
+        """The live view: progress, rates, stages, bottleneck."""
         held_up = self._bottleneck()
         bar = Table.grid(padding=(0, 1))
         bar.add_row(ProgressBar(total=1.0, completed=self.share, width=BAR_WIDTH), Text(self.line()))
@@ -164,11 +168,11 @@ class Progress:
         count = max(1, len(self.recent))
         for stage in STAGES:
             at = sum(doing.stage == stage for doing in self._view.doing)
-            more = f"{self.recent.total(f'{stage}_seconds') / count:.2f} s a slice" if len(self.recent) else ""
+            more = f"{self.recent.total(f'{stage}_seconds') / count:.2f} s per slice" if len(self.recent) else ""
             if stage == "encode" and len(self.recent):
                 more += f", batches {self.recent.fill:.1%} full"
-            workers = f"{at} at work"
+            workers = f"{at} busy"
             if stage == "encode":
-                workers = f"{at} of {self._view.encoders_ready + self._view.encoders_starting} at work"
+                workers = f"{at} of {self._view.encoders_ready + self._view.encoders_starting} busy"
             stages.add_row(Text(f"  {stage}"), Text(workers), Text(more))
         return Group(bar, stages, Text("  " + held_up[0], style="bold"))

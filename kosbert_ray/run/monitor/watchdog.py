@@ -1,4 +1,4 @@
-"""Says what a run is waiting for when it makes no headway: a thread of the driver that looks at the board."""
+"""A thread of the driver that logs what a stalled run is waiting for."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from kosbert_ray.units import duration
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-PLACE_SECONDS = 20.0  # an encoder without a place in the cluster after this long is waiting for resources
+PLACE_SECONDS = 20.0  # after this long without a place in the cluster, an encoder is waiting for resources
 RECENT_SECONDS = 60.0
 
 
 class Watchdog:
-    """Watches while the ``with`` block runs.
+    """Watches a run until the ``with`` block ends.
 
     Args:
-        board: what the workers are at.
-        pool: the encoders asked for.
-        stall_timeout: seconds without an outcome after which to speak, and again after as many more.
+        board: tracks the workers.
+        pool: the requested encoders.
+        stall_timeout: seconds without an outcome after which to log, and after which to log again.
     """
 
     def __init__(self, board: Board, pool: EncoderPool, stall_timeout: float) -> None:
@@ -44,7 +44,7 @@ class Watchdog:
         self._end.set()
 
     def slice_finished(self) -> None:
-        """A slice has come to its end."""
+        """Records that a slice was committed or failed."""
         self._last = time.monotonic()
 
     def _watch(self) -> None:
@@ -56,8 +56,8 @@ class Watchdog:
                 view = self.board.snapshot()
                 placed = view is not None and bool(view.encoders_starting or view.encoders_ready)
                 if view is not None and not placed and not self._end.is_set():
-                    log.warning(f"no encoder has a place in the cluster yet: {self._resources()}")
-                    placed = True  # said once; if it lasts, it is a stall
+                    log.warning(f"no encoder has been placed in the cluster yet: {self._resources()}")
+                    placed = True  # logged once; if it lasts, it is a stall
             if now - max(self._last, spoke) > self.stall_timeout:
                 spoke = now
                 line = describe(self.board.snapshot(), self._resources())
@@ -75,15 +75,15 @@ class Watchdog:
             if amount
         )
         of = ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s are free" for name in ("GPU", "CPU"))
-        return f"{self.pool.minimum} asked for, each with {each or 'no CPU of its own'}; {of}"
+        return f"{self.pool.minimum} requested, each with {each or 'no CPU of its own'}; {of}"
 
 
 def describe(view: View | None, resources: str) -> str:
-    """What everything is waiting for, as one line.
+    """Describes in one line what a run is waiting for.
 
     Args:
-        view: what the board shows; None if it does not answer.
-        resources: what the encoders ask of the cluster and what it has.
+        view: a snapshot of the workers; None if the board does not answer.
+        resources: requested and available resources.
     """
     if view is None:
         return "the cluster does not answer"
@@ -103,5 +103,5 @@ def describe(view: View | None, resources: str) -> str:
     elif not view.encoders_ready:
         parts.append(f"waiting for {view.encoders_starting} encoders to load the model")
     elif not stages:
-        parts.append(f"no worker is at anything: Ray has not started the next task, or its process hangs ({resources})")
+        parts.append(f"no worker is busy: Ray has not started the next task, or its process hangs ({resources})")
     return "; ".join(parts + trouble[-2:])

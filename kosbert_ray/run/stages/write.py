@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kosbert_ray.corpus.formats.table import info_of
 from kosbert_ray.corpus.row_table import TEXT
 from kosbert_ray.encoder.packing import take_rows
 from kosbert_ray.errors import FingerprintMismatch, InputError
@@ -94,7 +95,7 @@ def _rejected(row: SliceRow, work: Work) -> pa.Table:
     if row.reread:
         _, table = next(work.reader.slices(fragment, range(receipt.slice_index)))
         texts = table[TEXT].combine_chunks().take(pa.array(sources(row)).filter(bad))
-    by_byte = not fragment.file.row_numbers
+    by_byte = not info_of(fragment.file).row_numbers(fragment.file)
     nothing = pa.nulls(len(positions), pa.int64())
     return pa.table(
         [
