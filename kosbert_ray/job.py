@@ -18,21 +18,19 @@ from kosbert_ray.corpus.plan import plan, replan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.schema import inspect
 from kosbert_ray.encoder.chunks import splitter_version
-from kosbert_ray.encoder.engines.table import supports
 from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions, usable_cores
 from kosbert_ray.encoder.prepare import PreparedModel, prepare
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
-from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.errors import UsageError
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.format import EmbeddingFormat
-from kosbert_ray.shards.ledger import JOB_FILE, Committed, Ledger
+from kosbert_ray.shards.ledger import Committed
 from kosbert_ray.shards.pointer import current
 from kosbert_ray.shards.vector_types import Ranges
 from kosbert_ray.storage import Storage
-from kosbert_ray.stored import stored_config
 
 HUB_PREFIX = "hub://"  # a dataset of the Hugging Face hub; OWNER/NAME@REVISION/FOLDER, the last two if you like
 OVERLAP = 8  # chunks share an eighth of their tokens
@@ -82,11 +80,11 @@ def open_corpus(config: JobConfig, patient: bool = False, settled: pa.Schema | N
 
 
 def open_output(config: JobConfig, patient: bool = False) -> Storage:
-    """The output directory; of a folder of outputs, the one that its pointer names.
+    """Opens the output directory; in a folder of outputs, the one that its pointer names.
 
     Raises:
-        UsageError: the config names none.
-        StorageError: the pointer is broken, or the store refuses.
+        UsageError: the config names no output.
+        StorageError: the pointer is damaged, or the store cannot be accessed.
     """
     if not config.output.path:
         raise UsageError("output.path: say where (kosbert-ray embed INPUT OUTPUT, or output.path in the job file)")
@@ -116,34 +114,6 @@ def require_apart(corpus: Corpus, output: Storage) -> None:
 def _real(storage: Storage) -> str:
     """An address to compare: on disk without the symbolic links in it."""
     return storage.address if storage.remote else os.path.realpath(storage.root)
-
-
-def job_of_output(config: JobConfig, ledger: Ledger) -> tuple[JobConfig, dict[str, Any]]:
-    """The job an output was made by: its config as this machine is to run it, and all that its job.json says.
-
-    What the job was (model, columns, cut, format) is its own; how to reach things and what to compute on is ``config``'s.
-
-    Raises:
-        InputError: it is no output of ours, or of another version.
-    """
-    job = ledger.job()
-    if not job:
-        raise InputError(f"{ledger.storage.url()}: not an output of kosbert-ray (it has no _kosbert/job.json)")
-    theirs = stored_config(job, ledger.storage.url(JOB_FILE))
-    encoder = config.encoder
-    if encoder.precision == "auto":
-        encoder = encoder.model_copy(update={"precision": theirs.encoder.precision})
-        if not supports(encoder.engine, encoder.precision):
-            encoder = encoder.model_copy(update={"engine": "auto"})
-    allowed = {"allow_remote_code": config.model.allow_remote_code}
-    mine = {
-        "model": theirs.model.model_copy(update=allowed),
-        "output": theirs.output.model_copy(update={"path": config.output.path}),
-        "encoder": encoder,
-        "storage": config.storage,
-        "ray": config.ray,
-    }
-    return theirs.model_copy(update=mine), job
 
 
 @dataclass(frozen=True)
@@ -181,28 +151,12 @@ def model_ref(config: JobConfig, commit: str | None = None) -> ModelRef:
 
 
 def recorded_commit(config: JobConfig, job: Mapping[str, Any]) -> str | None:
-    """The hub's commit that an output was made by, if ``config`` names the same model and revision."""
+    """Returns the hub commit that an output was made with, if ``config`` names the same model and revision; else None."""
     recorded = job.get("model")
     if not isinstance(recorded, dict):
         return None
     same = (recorded.get("name"), recorded.get("revision")) == (config.model.name, config.model.revision)
     return recorded.get("commit") if same else None
-
-
-def own_model(job: JobConfig, said: Mapping[str, Any], output: Storage) -> ModelSpec:
-    """The model that an output was made by.
-
-    Args:
-        job: the output's job.
-        said: the content of its job.json.
-        output: where it is.
-
-    Raises:
-        ModelError: it cannot be had, or what now has its name is another model.
-    """
-    found = model_ref(job).prepare(recorded_commit(job, said))
-    found.require_made(said["fingerprint"], output.url())
-    return found.spec()
 
 
 def model_source(config: JobConfig) -> ModelSource:

@@ -1,10 +1,10 @@
-"""``kosbert-ray cluster``: groups of like rows, and what they are about."""
+"""``kosbert-ray cluster``: groups similar rows and shows typical words and texts of each group."""
 
 from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import Commands, add_config, job_config, say
+from kosbert_ray.cli.common import Commands, add_config, job_config
 
 SHOWN = 20
 
@@ -13,15 +13,19 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "cluster",
-        help="group the rows of an output, and say what each group is about",
+        help="group similar rows of an output, and show what each group is about",
         description="Spherical k-means over OUTPUT, or groups of near-duplicates with --threshold. Writes a label and a "
         "distance for each row to OUTPUT/_clusters, and a table of the clusters.",
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
-    parser.add_argument("-n", "--clusters", type=int, metavar="N", help="how many (default: the root of half the rows)")
-    parser.add_argument("--threshold", type=float, metavar="X", help="instead: rows that cosines of X or more connect")
+    parser.add_argument(
+        "-n", "--clusters", type=int, metavar="N", help="number of clusters (default: the square root of half the rows)"
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="X", help="instead of k-means, group rows that cosines of at least X connect"
+    )
     parser.add_argument("--text", metavar="COLUMN", help="the kept column to take words from (default: the job's text)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of k-means (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of k-means (default: 0)")
     add_config(parser)
     parser.set_defaults(run=_run)
 
@@ -29,8 +33,9 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path"})
     from kosbert_ray.outputs.clusters import cluster
+    from kosbert_ray.outputs.output import Output
 
-    found = cluster(config, arguments.clusters, arguments.threshold, arguments.text, arguments.seed, say)
+    found = cluster(Output(config), arguments.clusters, arguments.threshold, arguments.text, arguments.seed)
     for one in found.clusters[:SHOWN]:
         print(f"{one.rows:9,} rows  {', '.join(one.terms)}")
         for text in one.texts:

@@ -1,10 +1,9 @@
-"""What the commands share: the options of a job file, and a word to the user."""
+"""Helpers shared by the commands: options of a job file, and printing."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
 import re
 import sys
@@ -15,19 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
 
-log = logging.getLogger(__name__)
-
 EXIT_INTERRUPTED = 130
 CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
 NOISE_SECONDS = 0.5
 NUMBER = re.compile(r"-?[\d,]+(\.\d+)?")
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def say(line: str) -> None:
-    """Logs a line for the user."""
-    log.info(line)
 
 
 @contextlib.contextmanager

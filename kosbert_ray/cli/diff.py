@@ -1,4 +1,4 @@
-"""``kosbert-ray diff``: two outputs held against each other."""
+"""``kosbert-ray diff``: compares two outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("first", metavar="A", help="an embedded folder or s3:// URL")
     parser.add_argument("second", metavar="B", help="another")
     parser.add_argument("--sample", type=int, default=2000, metavar="N", help="rows to compare on (default: 2000)")
-    parser.add_argument("-k", "--neighbours", type=int, default=10, metavar="K", help="of each row (default: 10)")
+    parser.add_argument(
+        "-k", "--neighbours", type=int, default=10, metavar="K", help="neighbours per row to compare (default: 10)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_config(parser)
     parser.set_defaults(run=_run)
@@ -34,21 +36,27 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {})
     from kosbert_ray.outputs.diff import diff
+    from kosbert_ray.outputs.output import Output
 
-    found = diff(config, arguments.first, arguments.second, arguments.sample, arguments.neighbours)
+    first, second = (
+        Output(config.model_copy(update={"output": config.output.model_copy(update={"path": path})}))
+        for path in (arguments.first, arguments.second)
+    )
+    found = diff(first, second, arguments.sample, arguments.neighbours)
     if arguments.json:
         print(json.dumps(asdict(found), ensure_ascii=False))
         return 0
     rows = [
         ["", *found.addresses],
         ["model", *found.models],
+        ["dimension", *map(str, found.dimensions)],
         ["rows", *(f"{count:,}" for count in found.rows)],
-        ["rows of its own", *(f"{count:,}" for count in found.only)],
+        ["rows only in one", *(f"{count:,}" for count in found.only)],
         ["rows in common", f"{found.common:,}", f"{found.common:,}"],
     ]
     print_table(rows)
     for file in found.unlike[:SHOWN_FILES]:
-        log.info(f"{file}: in other versions, or with other rows rejected: its rows are not compared")
+        log.info(f"{file}: its versions or its rejected rows differ, so its rows are not compared")
     if len(found.unlike) > SHOWN_FILES:
         log.info(f"… and {len(found.unlike) - SHOWN_FILES:,} files more")
     near = found.agreement

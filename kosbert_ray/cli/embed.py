@@ -79,7 +79,7 @@ def config_of(arguments: argparse.Namespace) -> JobConfig:
         raise UsageError("--into: says where the output goes; leave OUTPUT out")
     from kosbert_ray.outputs.versions import successor
 
-    defaults = successor(arguments.into, config.storage.options())
+    defaults = successor(config, arguments.into)
     if {"name", "revision"} & config.model.model_fields_set:  # another model has another prompt and length, too
         del defaults["model"]
     return load_config(arguments.config, arguments.set, given(arguments, NAMES), defaults)

@@ -1,4 +1,4 @@
-"""``kosbert-ray ls``: the shards of an output, or those that came since a run."""
+"""``kosbert-ray ls``: lists the shards of an output, or the changes since a run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "ls",
-        help="list the shards of an output, or those that came since a run",
-        description="Lists the shards of the complete OUTPUT, with --since those that a run had not: "
-        "what a reader has to take of it since then.",
+        help="list the shards of an output, or the changes since a run",
+        description="Lists the shards of the complete OUTPUT; with --since, only the shards added after that run, which a "
+        "reader has yet to load.",
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
-    parser.add_argument("--since", metavar="RUN", help="only what came after that run, and what is gone since")
+    parser.add_argument(
+        "--since", metavar="RUN", help="only shards added after that run; --format jsonl or table also shows those removed"
+    )
     parser.add_argument("--runs", action="store_true", help="list the runs instead")
     parser.add_argument("--format", choices=("names", "table", "jsonl"), default="names", help="default: names")
     add_config(parser)
@@ -28,14 +30,16 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path"})
     from kosbert_ray.outputs.history import runs, since
+    from kosbert_ray.outputs.output import Output
 
+    output = Output(config)
     if arguments.runs:
         rows = [
-            (run, f"{len(receipts):,}", f"{sum(receipt.rows for receipt in receipts):,}") for run, receipts in runs(config)
+            (run, f"{len(receipts):,}", f"{sum(receipt.rows for receipt in receipts):,}") for run, receipts in runs(output)
         ]
         print_table([("run", "shards", "rows"), *rows])
         return 0
-    change = since(config, arguments.since)
+    change = since(output, arguments.since)
     if arguments.format == "jsonl":
         for receipt in change.added:
             print(json.dumps({"change": "added", **asdict(receipt)}, ensure_ascii=False))

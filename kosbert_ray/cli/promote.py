@@ -1,4 +1,4 @@
-"""``kosbert-ray promote``: the output that readers of a folder find."""
+"""``kosbert-ray promote``: makes an output the current one of its folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "promote",
-        help="make an output the one that readers of its folder find",
-        description="Writes _CURRENT into the folder of the complete OUTPUT, in one step. All commands that are given the "
-        "folder go to the output it names; to go back, promote the other one again.",
+        help="make an output the current one of its folder",
+        description="Writes _CURRENT into the folder of the complete OUTPUT, atomically. Every command that is given the "
+        "folder then reads the output that _CURRENT names. To go back, promote the earlier output again.",
     )
     parser.add_argument("output", metavar="FOLDER/NAME", help="an embedded folder or s3:// URL")
     add_config(parser)

@@ -1,10 +1,10 @@
-"""``kosbert-ray report``: one HTML file that shows an output."""
+"""``kosbert-ray report``: writes one HTML file that shows an output."""
 
 from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import Commands, add_config, job_config, say
+from kosbert_ray.cli.common import Commands, add_config, job_config
 from kosbert_ray.errors import UsageError
 
 SAMPLE = 2000
@@ -30,10 +30,12 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path"})
+    from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.report.data import report
     from kosbert_ray.outputs.report.page import write
 
-    found = report(config, arguments.sample, arguments.color, arguments.text, arguments.evaluation, say)
+    output = Output(config)
+    found = report(output, config.plan, arguments.sample, arguments.color, arguments.text, arguments.evaluation)
     try:
         write(found, arguments.to)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""``kosbert-ray search``: the rows of an output nearest to some texts."""
+"""``kosbert-ray search``: shows the rows of an output nearest to some texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kosbert_ray.cli.common import Commands, add_config, job_config, say
+from kosbert_ray.cli.common import Commands, add_config, job_config
 from kosbert_ray.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -24,12 +24,14 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
     parser.add_argument("query", nargs="*", metavar="QUERY", help="any text")
-    parser.add_argument("--queries", metavar="FILE", help="a text file, a query a line")
-    parser.add_argument("-k", "--top-k", type=int, default=10, metavar="N", help="how many rows a query (default: 10)")
+    parser.add_argument("--queries", metavar="FILE", help="a text file with one query per line")
+    parser.add_argument("-k", "--top-k", type=int, default=10, metavar="N", help="rows per query (default: 10)")
     parser.add_argument("--similarity", choices=["cosine", "dot"], default="cosine", help="default: cosine")
-    parser.add_argument("--prompt", metavar="TEXT", help="put before each query, if the model wants one of its own")
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="put before each query, if the model uses another prompt for queries"
+    )
     parser.add_argument("--format", choices=["table", "jsonl", "parquet"], default="table", help="default: table")
-    parser.add_argument("--to", metavar="FILE", help="write there; parquet needs it")
+    parser.add_argument("--to", metavar="FILE", help="write to this file; required for parquet")
     add_config(parser)
     parser.set_defaults(run=_run)
 
@@ -38,12 +40,15 @@ def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path", "prompt": "model.prompt"})
     queries = [*map(_utf8, arguments.query), *(_lines(arguments.queries) if arguments.queries else [])]
     if not queries:
-        raise UsageError("QUERY: say what to look for, or --queries FILE")
+        raise UsageError("QUERY: give a text to look for, or --queries FILE")
     if arguments.format == "parquet" and not arguments.to:
-        raise UsageError("--to: say which file the Parquet goes to")
+        raise UsageError("--to: name the file to write the Parquet to")
+    from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.search import search
 
-    hits = search(config, queries, arguments.top_k, arguments.similarity, say)
+    model = config.model  # the output's own, but for the prompt
+    output = Output(config)
+    hits = search(output, queries, arguments.top_k, arguments.similarity, model.prompt, model.prompt_name)
     if arguments.format == "parquet":
         _write_parquet(hits, arguments.to)
         return 0
@@ -57,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _utf8(query: str) -> str:
-    """An argument as UTF-8, whatever encoding the locale has."""
+    """Decodes an argument as UTF-8, whatever the encoding of the locale."""
     try:
         return os.fsencode(query).decode()
     except UnicodeError as error:
@@ -94,11 +99,10 @@ def _json(hit: Hit) -> str:
 
 def _write_parquet(hits: list[Hit], path: str) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([_record(hit) for hit in hits]), sink)
-    _write(path, sink.getvalue().to_pybytes())
+    from kosbert_ray.storage.parquet import to_parquet
+
+    _write(path, to_parquet(pa.Table.from_pylist([_record(hit) for hit in hits])).to_pybytes())
 
 
 def _write(path: str, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""``kosbert-ray status``: how far a job is."""
+"""``kosbert-ray status``: shows the progress of a job."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "status",
-        help="say how far a job is, from any machine",
-        description="Reads the books of OUTPUT: what is committed, who is writing, how fast and for how long yet.",
+        help="show the progress of a job, from any machine",
+        description="Reads the ledger of OUTPUT and shows what is committed, which runs are writing, how fast they are, "
+        "and how much time is left.",
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
@@ -28,9 +29,10 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path"})
+    from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.status import status
 
-    found = status(config)
+    found = status(Output(config))
     if arguments.json:
         print(json.dumps(asdict(found), ensure_ascii=False))
     else:
@@ -54,8 +56,6 @@ def _lines(found: Status) -> list[str]:
     lines += [f"warning: {notice}" for notice in found.notices]
     if found.skipped_files:
         lines.append(f"{found.skipped_files:,} files of the input were skipped: their extension is not supported")
-    if found.unbooked:
-        lines.append(f"{found.unbooked:,} shards more, whose receipts are not written yet")
     for holder in found.holders:
         lines.append(
             f"written by run {holder.run} on {holder.host} (process {holder.pid}), started {duration(holder.age)} ago"
@@ -67,5 +67,14 @@ def _lines(found: Status) -> list[str]:
         whole = max(1, sum(found.nodes.values()))
         lines += [f"{tokens / whole:6.1%} of the tokens encoded on {node}" for node, tokens in sorted(found.nodes.items())]
     if found.state == "stopped":
-        lines.append("no run is writing to it; run the same command again to go on")
+        lines.append(_remedy(found.failed_files))
     return lines
+
+
+def _remedy(failed_files: int) -> str:
+    if failed_files:
+        return (
+            f"the last run failed on {failed_files:,} input files and committed all others; fix or remove these files and "
+            "run the same command again"
+        )
+    return "no run is writing to it; run the same command again to resume"

@@ -1,8 +1,9 @@
-"""``kosbert-ray verify``: proof that an output is whole and right."""
+"""``kosbert-ray verify``: checks that an output is complete and intact."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 
 from kosbert_ray.cli.common import Commands, add_config, job_config
@@ -17,23 +18,32 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "verify",
-        help="prove that an output is whole and right",
-        description="Reads all of OUTPUT: every shard whole and as it was written, every slice there once; with --input, "
-        "every row of it accounted for.",
+        help="check that an output is complete and intact",
+        description="Reads all of OUTPUT and checks that every shard is as it was written and every slice is there once; "
+        "with --input, that every row of the input is accounted for.",
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
-    parser.add_argument("--input", metavar="INPUT", help="what it was made of: counted again, slice by slice")
+    parser.add_argument("--input", metavar="INPUT", help="what it was made of; its rows are counted again, slice by slice")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="embed N rows again and compare")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample (default: 0)")
     add_config(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path", "input": "input.path"})
-    from kosbert_ray.outputs.verify import verify
+    from kosbert_ray.outputs.mapper import Mapper
+    from kosbert_ray.outputs.output import Output
+    from kosbert_ray.outputs.verify import is_large, verify
 
-    found = verify(config, arguments.sample, arguments.seed)
+    output = Output(config, patient=True)
+    with contextlib.ExitStack() as stack:
+        mapper: Mapper | None = None
+        if config.ray.address is not None or is_large(output):
+            from kosbert_ray.run.ray_mapper import ray_mapper
+
+            mapper = stack.enter_context(ray_mapper(config.ray))
+        found = verify(output, mapper, input=config.input.path, sample=arguments.sample, seed=arguments.seed)
     for problem in found.problems[:SHOWN_PROBLEMS]:
         log.error(problem.text, extra={"label": "problem"})
     if len(found.problems) > SHOWN_PROBLEMS:

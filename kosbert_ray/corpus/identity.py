@@ -24,6 +24,7 @@ from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.errors import StorageError
 from kosbert_ray.storage import Storage
+from kosbert_ray.storage.parquet import to_parquet
 
 HASHES_FOLDER = "_kosbert/hashes"
 BLOCK_BYTES = 4 * 2**20
@@ -144,9 +145,8 @@ class FileHashes:
         new, self._new = self._new, []
         if not new:
             return
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist([asdict(item) for item in new], SCHEMA), sink, compression="zstd")
-        self._output.write_atomic(f"{HASHES_FOLDER}/{self._run}.{self._files:06d}.parquet", sink.getvalue())
+        content = to_parquet(pa.Table.from_pylist([asdict(item) for item in new], SCHEMA))
+        self._output.write_atomic(f"{HASHES_FOLDER}/{self._run}.{self._files:06d}.parquet", content)
         self._files += 1
 
 

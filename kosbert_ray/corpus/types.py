@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kosbert_ray.errors import UsageError, first_line
+from kosbert_ray.storage.parquet import to_parquet
 
 EXACT_INTEGERS = 2**53  # a double represents integers exactly up to this
 UNITS = ("s", "ms", "us", "ns")
@@ -210,10 +211,9 @@ def as_parquet(kind: pa.DataType) -> pa.DataType:
     Raises:
         UsageError: Parquet cannot store the type.
     """
-    sink = pa.BufferOutputStream()
     try:
-        pq.write_table(pa.schema([pa.field("x", kind)]).empty_table(), sink)
-        back = pq.read_schema(pa.BufferReader(sink.getvalue())).field("x").type
+        content = to_parquet(pa.schema([pa.field("x", kind)]).empty_table())
+        back = pq.read_schema(pa.BufferReader(content)).field("x").type
     except (pa.ArrowException, NotImplementedError) as error:
         raise UsageError(f"{kind} cannot be written to Parquet ({first_line(error)})") from error
     return kind if back == kind else back

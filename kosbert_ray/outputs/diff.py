@@ -1,6 +1,6 @@
-"""Two outputs held against each other: which rows of the input both have, and how far their models agree on these.
+"""Compares two outputs: the rows of the input they have in common, and how far their models agree on these rows.
 
-A row is known by its place: the file, in the same version, and which of the file's rows it is.
+A row is identified by its input file, that file's version, and its number among the file's rows.
 """
 
 from __future__ import annotations
@@ -13,37 +13,35 @@ import numpy as np
 import numpy.typing as npt
 
 from kosbert_ray.analysis.agreement import Agreement, agreement
-from kosbert_ray.config import JobConfig
 from kosbert_ray.errors import UsageError
-from kosbert_ray.job import job_of_output, open_output, reader_threads
-from kosbert_ray.shards.format import EmbeddingFormat
-from kosbert_ray.shards.ledger import Ledger
+from kosbert_ray.job import reader_threads
+from kosbert_ray.outputs.output import Output
+from kosbert_ray.outputs.sample import Rows, draw
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
-from kosbert_ray.shards.vectors import read_vectors
 
-MOST_SHARDS = 64  # of the first output, that a sample is taken of
-LEAST_ROWS = 3
-
-Places = npt.NDArray[np.int64]
+MAX_SHARDS = 64  # shards of the first output to sample from
+MIN_ROWS = 3
 
 
 @dataclass(frozen=True)
 class Diff:
-    """Two outputs, ``first`` and ``second``.
+    """Two outputs compared. A pair of values is that of the first output and that of the second.
 
     Attributes:
-        addresses: of both.
-        models: of both.
-        rows: with a vector, in each.
+        addresses: where they are.
+        models: names of the models.
+        dimensions: of the vectors.
+        rows: rows with a vector.
         common: rows that both have.
-        only: rows that only one has, in each.
-        unlike: files that both have, but in other versions or with other rows rejected.
-        agreement: on a sample of the common rows; None if there are hardly any.
+        only: rows that only one has.
+        unlike: files in both whose versions or rejected rows differ.
+        agreement: of the models, on a sample of the common rows; None if there are too few.
     """
 
     addresses: tuple[str, str]
     models: tuple[str, str]
+    dimensions: tuple[int, int]
     rows: tuple[int, int]
     common: int
     only: tuple[int, int]
@@ -52,127 +50,108 @@ class Diff:
 
 
 class _Side:
-    """One of the outputs."""
+    """One of the outputs, by input file."""
 
-    def __init__(self, config: JobConfig, path: str) -> None:
-        config = config.model_copy(update={"output": config.output.model_copy(update={"path": path})})
-        self.storage = open_output(config)
-        ledger = Ledger(self.storage)
-        job, said = job_of_output(config, ledger)
-        manifest = ledger.complete_manifest()
-        self.model = job.model.name
-        self.chunks = said["fingerprint"]["long_text"] if job.long_text == "chunk" else ""
-        self.format = EmbeddingFormat.of(said["fingerprint"])
+    def __init__(self, output: Output) -> None:
+        output.require_complete()
+        self.output = output
+        self.format = output.formats[0]
+        self.chunks = output.record.fingerprint["long_text"] if output.job.long_text == "chunk" else ""
         self.files: dict[str, list[Receipt]] = defaultdict(list)
-        for receipt in sorted(manifest, key=lambda item: (item.file, item.fragment_index, item.slice_index)):
+        for receipt in output.receipts:
             self.files[receipt.file].append(receipt)
-        self.rows = sum(receipt.rows for receipt in manifest)
 
     def version(self, file: str) -> tuple[object, ...]:
-        """What must be the same in both outputs for the file's rows to be known by their number."""
+        """Returns what must be equal in both outputs for a row number to mean the same row of the file."""
         receipts = self.files[file]
         rejected = [receipt for receipt in receipts if receipt.rejected]
         if not rejected:
             return (receipts[0].version, self.chunks)
-        places = [read_rejected(self.storage, receipt.shard).to_pylist() for receipt in rejected]
+        places = [read_rejected(self.output.storage, receipt.shard).to_pylist() for receipt in rejected]
         addresses = sorted((row["row"] or 0, row["byte_offset"] or 0) for rows in places for row in rows)
         return (receipts[0].version, self.chunks, self.format.nullable, *addresses)
 
     def count(self, receipt: Receipt) -> int:
-        """Rows of a shard."""
+        """Returns the number of rows in a shard."""
         return receipt.rows + (receipt.rejected if self.format.nullable else 0)
 
-    def of_file(self, file: str) -> int:
-        """Rows with a vector of a file."""
+    def rows(self, file: str) -> int:
+        """Returns the number of a file's rows that have a vector."""
         return sum(receipt.rows for receipt in self.files[file])
 
-    def place(self, file: str, rows: Places) -> list[tuple[str, Places, Places]]:
-        """Where rows of a file are: (shard, which of ``rows``, their numbers in the shard)."""
-        receipts = [receipt for receipt in self.files[file] if receipt.shard]
-        starts = np.concatenate(([0], np.cumsum([self.count(receipt) for receipt in receipts])))
-        which = np.searchsorted(starts, rows, side="right") - 1
-        return [
-            (receipts[index].shard, chosen, rows[chosen] - starts[index])
-            for index in np.unique(which).tolist()
-            for chosen in [np.flatnonzero(which == index)]
-        ]
+    def starts(self, file: str) -> Rows:
+        """Returns where each of a file's shards starts among its rows, and the number of rows: int64 ``[shards + 1]``."""
+        counts = [self.count(receipt) for receipt in self.files[file]]
+        return np.concatenate(([0], np.cumsum(np.array(counts, np.int64))))
 
-    def vectors(self, asked: list[tuple[str, Places]]) -> npt.NDArray[np.float32]:
-        """float32 ``[n, dimension]`` of rows of files; NaN where a row has none."""
-        places: dict[str, list[tuple[Places, Places]]] = defaultdict(list)
-        start = 0
+    def sample(self, files: list[str], n: int) -> list[tuple[str, Rows]]:
+        """Draws rows of files: each file's row numbers, ascending. The same rows are drawn each time."""
+        slices = [(file, number) for file in files for number in range(len(self.files[file]))]
+        drawn = draw([self.count(self.files[file][number]) for file, number in slices], n, max_groups=MAX_SHARDS)
+        rows: dict[str, list[Rows]] = defaultdict(list)
+        for place, chosen in drawn.items():
+            file, number = slices[place]
+            rows[file].append(chosen + self.starts(file)[number])
+        return [(file, np.concatenate(parts)) for file, parts in rows.items()]
+
+    def vectors(self, asked: list[tuple[str, Rows]]) -> npt.NDArray[np.float32]:
+        """Reads rows of files: float32 ``[n, dimension]``, NaN for rows without a vector."""
+        places: dict[str, list[tuple[Rows, Rows]]] = defaultdict(list)
+        total = 0
         for file, rows in asked:
-            for shard, chosen, numbers in self.place(file, rows):
-                places[shard].append((chosen + start, numbers))
-            start += len(rows)
-        found = np.full((start, self.format.dimension), np.nan, np.float32)
+            starts = self.starts(file)
+            slice_of = np.searchsorted(starts, rows, side="right") - 1
+            for number in np.unique(slice_of).tolist():
+                chosen = np.flatnonzero(slice_of == number)
+                places[self.files[file][number].shard].append((chosen + total, rows[chosen] - starts[number]))
+            total += len(rows)
+        found = np.full((total, self.format.dimension), np.nan, np.float32)
 
         def read(shard: str) -> None:
             targets, numbers = (np.concatenate(parts) for parts in zip(*places[shard], strict=True))
-            for block, rows in read_vectors(self.storage, shard, self.format):
-                there = np.isin(numbers, rows)
-                found[targets[there]] = block[np.searchsorted(rows, numbers[there])]
+            for block, rows in self.output.vectors(shard):
+                here = np.isin(numbers, rows)
+                found[targets[here]] = block[np.searchsorted(rows, numbers[here])]
 
-        with ThreadPoolExecutor(reader_threads(self.storage)) as pool:
+        with ThreadPoolExecutor(reader_threads(self.output.storage)) as pool:
             list(pool.map(read, places))
         return found
 
 
-def diff(config: JobConfig, first: str, second: str, sample: int, k: int) -> Diff:
-    """Holds two outputs against each other.
+def diff(first: Output, second: Output, sample: int, k: int) -> Diff:
+    """Compares two outputs.
 
     Args:
-        config: ``storage`` applies.
         first: one output.
         second: the other.
         sample: how many common rows to compare the models on.
-        k: neighbours of each to look at.
+        k: neighbours of each row to compare.
 
     Raises:
-        InputError: one of them is no output of ours, or not complete.
-        StorageError: a shard cannot be read.
+        InputError: an output is not complete.
+        StorageError: a shard is missing or cannot be read.
     """
-    if sample < LEAST_ROWS or k < 1:
-        raise UsageError(f"--sample: at least {LEAST_ROWS} rows, and --neighbours: at least 1")
-    sides = _Side(config, first), _Side(config, second)
-    one, other = sides
+    if sample < MIN_ROWS or k < 1:
+        raise UsageError(f"--sample: at least {MIN_ROWS} rows, and --neighbours: at least 1")
+    one, other = _Side(first), _Side(second)
     both = sorted(one.files.keys() & other.files.keys())
-    shared = [
-        file for file in both if one.version(file) == other.version(file) and one.of_file(file) == other.of_file(file)
-    ]
-    common = sum(one.of_file(file) for file in shared)
-    asked = _sample(one, shared, sample)
+    shared = [file for file in both if one.version(file) == other.version(file) and one.rows(file) == other.rows(file)]
+    common = sum(one.rows(file) for file in shared)
+    asked = one.sample(shared, sample)
     found = None
     if asked:
         vectors = one.vectors(asked), other.vectors(asked)
-        there = ~np.isnan(vectors[0]).any(1) & ~np.isnan(vectors[1]).any(1)
-        if there.sum() >= LEAST_ROWS:
-            found = agreement(vectors[0][there], vectors[1][there], k)
+        have = ~np.isnan(vectors[0]).any(1) & ~np.isnan(vectors[1]).any(1)
+        if have.sum() >= MIN_ROWS:
+            found = agreement(vectors[0][have], vectors[1][have], k)
+    rows = first.totals.rows, second.totals.rows
     return Diff(
-        addresses=(one.storage.address, other.storage.address),
-        models=(one.model, other.model),
-        rows=(one.rows, other.rows),
+        addresses=(first.storage.address, second.storage.address),
+        models=(first.job.model.name, second.job.model.name),
+        dimensions=(one.format.dimension, other.format.dimension),
+        rows=rows,
         common=common,
-        only=(one.rows - common, other.rows - common),
+        only=(rows[0] - common, rows[1] - common),
         unlike=tuple(sorted({*both} - {*shared})),
         agreement=found,
     )
-
-
-def _sample(side: _Side, files: list[str], sample: int) -> list[tuple[str, Places]]:
-    """Rows of some slices of these files, the same each time: of each file, in ascending order."""
-    slices = [(file, receipt) for file in files for receipt in side.files[file] if receipt.rows]
-    if not slices:
-        return []
-    random = np.random.default_rng(0)
-    picked = random.permutation(len(slices))[:MOST_SHARDS]
-    counts = np.array([side.count(slices[index][1]) for index in picked])
-    # Each row of the picked slices is as likely as any other.
-    rows = np.sort(random.permutation(int(counts.sum()))[:sample])
-    ends = np.cumsum(counts)
-    chosen: dict[str, list[Places]] = defaultdict(list)
-    for index, end, count in zip(picked.tolist(), ends.tolist(), counts.tolist(), strict=True):
-        file, receipt = slices[index]
-        before = sum(side.count(item) for item in side.files[file][: side.files[file].index(receipt)])
-        chosen[file].append(rows[(rows >= end - count) & (rows < end)] - (end - count) + before)
-    return [(file, np.sort(np.concatenate(parts))) for file, parts in chosen.items()]

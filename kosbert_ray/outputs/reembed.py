@@ -1,138 +1,142 @@
-"""A sample of an output's rows, embedded again and compared: are these the vectors of these texts by this model?"""
+"""Embeds a sample of an output's rows again and compares: are these the vectors of these texts by this model?"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kosbert_ray.config import CHUNK_TEXT, JobConfig
-from kosbert_ray.corpus.fragments import Fragment
-from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
 from kosbert_ray.errors import InputError, StorageError
-from kosbert_ray.job import encoder_options, long_text, own_model
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.job import long_text
+from kosbert_ray.outputs.input_check import InputPlan
+from kosbert_ray.outputs.output import Output
+from kosbert_ray.outputs.sample import Rows, draw
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
-from kosbert_ray.storage import Storage
+from kosbert_ray.shards.vectors import open_shard
 
 if TYPE_CHECKING:
     from kosbert_ray.encoder.encoder import Encoder
 
 AGREEMENT = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99}
 
-
-@dataclass(frozen=True)
-class Reading:
-    """The input as the job reads it: its reader and its plan, and why files of it cannot be read."""
-
-    reader: FragmentReader
-    fragments: tuple[Fragment, ...]
-    files: frozenset[str]  # names
-    failed: tuple[str, ...] = ()
+log = logging.getLogger(__name__)
 
 
-def resample(
-    job: JobConfig,
-    said: Mapping[str, Any],
-    output: Storage,
-    receipts: list[Receipt],
-    format: EmbeddingFormat,
-    reading: Reading | None,
-    sample: int,
-    seed: int,
-    say: Callable[[str], None],
+def reembed(
+    output: Output, receipts: list[Receipt], plan: InputPlan | None, sample: int, seed: int
 ) -> tuple[list[str], float, int]:
-    """Embeds rows again.
+    """Embeds rows again and compares their vectors with the stored ones.
 
     Args:
-        job: the output's job.
-        said: the content of its job.json.
-        output: the output directory.
-        receipts: of its shards that are whole.
-        format: how its vectors are stored.
-        reading: the input; needed if the texts are not among the output's columns.
+        output: the output.
+        receipts: of its sound shards.
+        plan: the input; needed if the texts are not among the output's columns.
         sample: how many rows.
-        seed: which ones.
-        say: takes a line for the user.
+        seed: of the sample.
 
     Returns:
-        Problems, the least cosine, and how many rows there were to sample.
+        The problems, the smallest cosine, and how many rows were sampled.
 
     Raises:
-        InputError: the texts are nowhere to be had.
-        ModelError: the model cannot be loaded, or is no longer the one that the output was made by.
+        InputError: the texts are neither in the output nor in an input.
+        ModelError: the model cannot be loaded, or has changed since.
     """
-    from kosbert_ray.encoder.encoder import Encoder
-
-    kept = CHUNK_TEXT in job.columns() or {*job.input.row_text().columns} <= {*job.input.keep}
-    if not kept and reading is None:
-        raise InputError(f"{output.url()}: the texts are not among its columns; say where they are with --input")
-    if reading is not None and not kept:
-        there = [receipt for receipt in receipts if receipt.file in reading.files]
-        if len(there) < len(receipts):
-            say(f"{len(receipts) - len(there):,} shards of files that are gone from the input are not sampled")
-        receipts = there
-    total = sum(receipt.rows for receipt in receipts)
-    chosen = sorted(random.Random(seed).sample(range(total), min(sample, total)))
-    encoder = Encoder(own_model(job, said, output), encoder_options(job))
-    say(f"embedding {len(chosen):,} rows again ({encoder.precision} on {encoder.device})")
+    job = output.job
+    kept = CHUNK_TEXT in output.columns or {*job.input.row_text().columns} <= {*job.input.keep}
+    if not kept:
+        receipts = _with_input(output, receipts, plan)
+    drawn = draw([receipt.rows for receipt in receipts], sample, seed)
+    sampled = sum(map(len, drawn.values()))
+    encoder = output.encoder()
+    log.info(f"embedding {sampled:,} rows again ({encoder.precision} on {encoder.device})")
     problems: list[str] = []
     least = 1.0
-    first = 0
-    for receipt in receipts:
-        rows = [row - first for row in chosen if first <= row < first + receipt.rows]
-        first += receipt.rows
-        if not rows:
-            continue
-        table = pq.read_table(pa.BufferReader(output.read(receipt.shard)))
-        table = table.filter(table[format.column].is_valid())
+    for place, rows in drawn.items():
+        receipt = receipts[place]
         try:
-            texts = _kept(table, job) if kept else _texts(reading, receipt, output)
-        except StorageError as error:
-            problems.append(str(error))
+            texts, stored = _texts_and_vectors(output, receipt, rows, None if kept else plan)
+        except (StorageError, LookupError) as error:
+            problems.append(error.args[0])
             continue
-        if texts is None:
-            problems.append(f"{receipt.shard}: its texts are not in the input")
-            continue
-        if job.long_text == "chunk" and not kept:  # whose first chunk is there if any is
-            texts = texts.take(np.cumsum(table["chunk"].to_numpy() == 0) - 1)
-        chosen_texts = texts.take(rows).to_pylist()
-        if job.long_text == "chunk" and CHUNK_TEXT not in table.column_names:
-            places = table.select(["chunk_start", "chunk_end"]).take(rows).to_pylist()
-            chosen_texts = [
-                text[place["chunk_start"] : place["chunk_end"]] for text, place in zip(chosen_texts, places, strict=True)
-            ]
-        stored, _ = format.matrix(table[format.column].take(rows).combine_chunks())
-        anew, _ = format.matrix(format.array(_encoded(encoder, job, chosen_texts)))
-        lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(anew, axis=1)
-        cosines = (stored * anew).sum(axis=1) / np.where(lengths == 0, 1, lengths)
+        cosines = _cosines(stored, _round_trip(output, _encode(encoder, job, texts)))
         least = min(least, float(cosines.min()))
-        limit = min(AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], format.codec.agreement)
-        off = int((cosines < limit).sum())
+        limits = AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], output.formats[0].codec.agreement
+        off = int((cosines < min(limits)).sum())
         if off:
             problems.append(
                 f"{receipt.shard}: {off:,} of {len(rows):,} sampled vectors are not the model's "
                 f"(cosine {cosines.min():.4f})"
             )
-    return problems, least, len(chosen)
+    return problems, least, sampled
 
 
-def _kept(table: pa.Table, job: JobConfig) -> pa.Array | pa.ChunkedArray:
+def _with_input(output: Output, receipts: list[Receipt], plan: InputPlan | None) -> list[Receipt]:
+    """Returns the receipts of files that are still in the input."""
+    if plan is None:
+        raise InputError(f"{output.storage.url()}: the texts are not among its columns; give the input with --input")
+    found = [receipt for receipt in receipts if receipt.file in plan.files]
+    if len(found) < len(receipts):
+        log.info(f"{len(receipts) - len(found):,} shards of files that are no longer in the input are not sampled")
+    return found
+
+
+def _texts_and_vectors(
+    output: Output, receipt: Receipt, rows: Rows, plan: InputPlan | None
+) -> tuple[list[str], npt.NDArray[np.float32]]:
+    """Reads texts and stored vectors of rows of a shard; ``rows`` counts only rows that have a vector.
+
+    Raises:
+        LookupError: the input no longer has the texts.
+        StorageError: the shard cannot be read.
+    """
+    column = output.formats[0].column
+    with open_shard(output.storage, receipt.shard) as file:
+        table = file.read()
+    table = table.filter(table[column].is_valid())
+    chunked = output.job.long_text == "chunk"
+    if plan is None:
+        texts = _kept_texts(table, output.job)
+    else:
+        texts = _input_texts(plan, receipt, output)
+        if chunked:  # a text's first chunk is in the shard if any of its chunks is
+            texts = texts.take(pa.array(np.cumsum(table["chunk"].to_numpy() == 0) - 1))
+    chosen = texts.take(pa.array(rows)).to_pylist()
+    if chunked and CHUNK_TEXT not in table.column_names:
+        places = table.select(["chunk_start", "chunk_end"]).take(pa.array(rows)).to_pylist()
+        chosen = [text[place["chunk_start"] : place["chunk_end"]] for text, place in zip(chosen, places, strict=True)]
+    return chosen, output.formats[0].matrix(table[column].take(pa.array(rows)).combine_chunks())[0]
+
+
+def _kept_texts(table: pa.Table, job: JobConfig) -> pa.Array | pa.ChunkedArray:
     if CHUNK_TEXT in table.column_names:
         return table[CHUNK_TEXT]
     source = job.input.row_text()
     return source.normalized(source.join({name: table[name].combine_chunks() for name in source.columns}))
 
 
-def _encoded(encoder: Encoder, job: JobConfig, texts: list[str]) -> npt.NDArray[np.float32]:
+def _input_texts(plan: InputPlan, receipt: Receipt, output: Output) -> pa.Array | pa.ChunkedArray:
+    """Reads the texts of a shard's rows from the input; raises LookupError if they are no longer there."""
+    fragment = next((fragment for fragment in plan.fragments if fragment.id == receipt.fragment), None)
+    table = None
+    if fragment:
+        _, table = next(plan.reader.slices(fragment, range(receipt.slice_index)), (None, None))
+    if table is None or table.num_rows != receipt.input_rows:
+        raise LookupError(f"{receipt.shard}: its texts are not in the input")
+    table = table.filter(table[REASON].is_null())
+    if receipt.rejected:  # some rows were read, but could not be encoded
+        rejected = read_rejected(output.storage, receipt.shard)
+        gone = {*rejected["row"].to_pylist(), *rejected["byte_offset"].to_pylist()}
+        table = table.filter(pa.array([position not in gone for position in table[POSITION].to_pylist()], pa.bool_()))
+    return table[TEXT]
+
+
+def _encode(encoder: Encoder, job: JobConfig, texts: list[str]) -> npt.NDArray[np.float32]:
     array = pa.array(texts, pa.large_string())
     if job.long_text != "mean":
         return encoder.encode(array)
@@ -140,17 +144,11 @@ def _encoded(encoder: Encoder, job: JobConfig, texts: list[str]) -> npt.NDArray[
     return encoder.encode_tokens(found.tokens).vectors
 
 
-def _texts(reading: Reading | None, receipt: Receipt, output: Storage) -> pa.Array | None:
-    """The texts of a shard's rows, from the input; None if it holds them no more."""
-    fragments = {fragment.id: fragment for fragment in reading.fragments} if reading else {}
-    if reading is None or receipt.fragment not in fragments:
-        return None
-    _, table = next(reading.reader.slices(fragments[receipt.fragment], range(receipt.slice_index)), (None, None))
-    if table is None or table.num_rows != receipt.input_rows:
-        return None
-    table = table.filter(table[REASON].is_null())
-    if receipt.rejected:  # some were good to read and failed only later
-        rejected = read_rejected(output, receipt.shard)
-        gone = {*rejected["row"].to_pylist(), *rejected["byte_offset"].to_pylist()}
-        table = table.filter(pa.array([position not in gone for position in table[POSITION].to_pylist()], pa.bool_()))
-    return table[TEXT]
+def _round_trip(output: Output, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Vectors as they would come back from a shard of the output."""
+    return output.formats[0].matrix(output.formats[0].array(vectors))[0]
+
+
+def _cosines(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return np.asarray((one * other).sum(axis=1) / np.where(lengths == 0, 1, lengths), np.float32)

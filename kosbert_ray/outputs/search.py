@@ -1,25 +1,29 @@
-"""The rows of an output nearest to some queries, by the output's own model: exact, whatever its size."""
+"""Exact nearest-neighbour search over an output, with queries encoded by the output's own model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kosbert_ray.config import JobConfig
 from kosbert_ray.errors import InputError, UsageError
-from kosbert_ray.job import encoder_options, job_of_output, open_output, own_model, reader_threads
+from kosbert_ray.job import reader_threads
 from kosbert_ray.outputs.nearest import Similarity, nearest
-from kosbert_ray.shards.format import EmbeddingFormat
-from kosbert_ray.shards.ledger import Ledger
-from kosbert_ray.shards.vectors import rows_of
-
-Say = Callable[[str], None]
+from kosbert_ray.outputs.output import Output
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A row near a query: the likeness, where it is, and its kept columns."""
+    """A row near a query.
+
+    Attributes:
+        query: the query.
+        rank: 1 for the nearest row.
+        score: similarity of the query and the row.
+        shard: the shard that holds the row.
+        row: its row number in the shard.
+        columns: its kept columns.
+    """
 
     query: str
     rank: int
@@ -29,55 +33,48 @@ class Hit:
     columns: dict[str, Any]
 
 
-def search(config: JobConfig, queries: Sequence[str], top_k: int, similarity: Similarity, say: Say) -> list[Hit]:
-    """Encodes the queries with the output's own model and finds the nearest rows to each.
+def search(
+    output: Output,
+    queries: Sequence[str],
+    top_k: int,
+    similarity: Similarity,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+) -> list[Hit]:
+    """Finds the rows nearest to each query.
 
     Args:
-        config: ``output.path`` says where; ``storage`` and ``encoder`` apply, and, to the queries, ``model.prompt`` and
-            ``model.prompt_name``.
-        queries: any texts.
-        top_k: how many rows a query.
+        output: the output.
+        queries: the texts to look for.
+        top_k: rows per query.
         similarity: "cosine" or "dot".
-        say: takes a line for the user.
+        prompt: text put before each query instead of the job's prompt.
+        prompt_name: one of the model's prompts, by name, instead of the job's.
 
     Returns:
-        The hits of each query, best first, query after query.
+        The hits of each query, best first, query by query.
 
     Raises:
-        InputError: there is no output of ours, or nothing in it.
-        ModelError: its model cannot be loaded, or is no longer the one it was made by.
+        InputError: there are no shards yet.
+        ModelError: the model cannot be loaded, or has changed since.
     """
-    from kosbert_ray.encoder.encoder import Encoder
-
     if top_k < 1:
         raise UsageError("--top-k: ask for at least one row")
-    output = open_output(config)
-    ledger = Ledger(output)
-    job, said = job_of_output(config, ledger)
-    asked = {name: value for name in ("prompt", "prompt_name") if (value := getattr(config.model, name)) is not None}
-    job = job.model_copy(update={"model": job.model.model_copy(update=asked)})
-    receipts = ledger.held()
-    names = [receipt.shard for receipt in receipts]
-    if not names:
-        raise InputError(f"{output.url()}: no shards in it yet")
-    for notice in ledger.notices:
-        say(f"warning: {notice}")
-    if not ledger.success():
-        committed = sum(receipt.rows for receipt in receipts)
-        say(f"warning: {output.url()} is not complete: only the {committed:,} rows committed so far are searched")
-    encoder = Encoder(own_model(job, said, output), encoder_options(job))
-    vectors = encoder.encode(list(queries))
-    format = EmbeddingFormat.of(said["fingerprint"])
-    found = nearest(output, names, format, vectors, top_k, similarity, reader_threads(output))
+    shards = output.shards()
+    if not shards:
+        raise InputError(f"{output.storage.url()}: no shards in it yet")
+    output.warn_if_partial("searched")
+    vectors = output.encoder(prompt, prompt_name).encode(list(queries))
+    threads = reader_threads(output.storage)
+    found = nearest(output.storage, shards, output.formats[0], vectors, top_k, similarity, threads)
     columns: dict[tuple[int, int], dict[str, Any]] = {}
-    for shard in sorted({*found.shard.ravel().tolist()}):
-        rows = sorted({*found.row[found.shard == shard].tolist()})
-        kept = rows_of(output, names[shard], rows, job.columns())
-        columns |= {(shard, row): values for row, values in zip(rows, kept, strict=True)}
-    hits = []
-    for query, scores, shards, rows in zip(
-        queries, found.score.tolist(), found.shard.tolist(), found.row.tolist(), strict=True
-    ):
-        for rank, (score, shard, row) in enumerate(zip(scores, shards, rows, strict=True), 1):
-            hits.append(Hit(query, rank, score, names[shard], row, columns[shard, row]))
-    return hits
+    if output.columns:
+        for shard in sorted({*found.shard.ravel().tolist()}):
+            rows = sorted({*found.row[found.shard == shard].tolist()})
+            kept = output.rows(shards[shard], rows).to_pylist()
+            columns |= {(shard, row): values for row, values in zip(rows, kept, strict=True)}
+    return [
+        Hit(query, rank, score, shards[shard], row, columns.get((shard, row), {}))
+        for query, *ranked in zip(queries, found.score.tolist(), found.shard.tolist(), found.row.tolist(), strict=True)
+        for rank, (score, shard, row) in enumerate(zip(*ranked, strict=True), 1)
+    ]

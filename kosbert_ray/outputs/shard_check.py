@@ -1,16 +1,16 @@
-"""Is a shard what it says it is? Everything that can be told from the file itself, its receipt and its job."""
+"""Checks single shards against their own footer, their receipt and their job."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kosbert_ray.errors import StorageError, first_line
+from kosbert_ray.outputs.record import JobRecord
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import REJECTED_FOLDER, VECTORS_KEY, checksum, described, footer_of
@@ -22,13 +22,13 @@ PARQUET_TYPES = {"<element: ": "<item: ", "timestamp[s": "timestamp[ms", "date64
 
 @dataclass(frozen=True)
 class Promise:
-    """What a job says of all its shards.
+    """What a job promises about each of its shards.
 
     Attributes:
-        fingerprint: the job's, as a digest.
-        formats: how vectors are stored, column by column.
-        keep: ``name: type`` of the columns carried through.
-        normalized: whether vectors have length 1.
+        fingerprint: the digest of the job.
+        formats: how vectors are stored, one entry per column of vectors.
+        keep: ``name: type`` of each kept column.
+        normalized: True if vectors have length 1.
     """
 
     fingerprint: str
@@ -37,19 +37,21 @@ class Promise:
     normalized: bool
 
     @staticmethod
-    def of(job: Mapping[str, Any]) -> Promise:
-        """From the content of job.json; raises KeyError if it is not one."""
-        said = job["fingerprint"]
-        return Promise(
-            job["sha256"], EmbeddingFormat.all_of(said), tuple(said["keep"]), list(said["head"])[-1:] == ["Normalize"]
-        )
+    def of(record: JobRecord) -> Promise:
+        """Returns what a job promises, from its record."""
+        return Promise(record.digest, record.formats, record.kept, record.normalized)
 
 
 @dataclass(frozen=True)
 class ShardCheck:
-    """What was found: the shard's own account of itself (None if it has none), and what is wrong with it.
+    """The result of checking one file.
 
-    ``of_this_job``: whether its footer names the job, be the rest broken.
+    Attributes:
+        name: the file.
+        size: its bytes; 0 if it could not be read.
+        receipt: the slice as the footer describes it; None if there is no such footer.
+        problems: what is wrong with it.
+        of_this_job: True if its footer names the job, even if the rest is damaged.
     """
 
     name: str
@@ -60,13 +62,13 @@ class ShardCheck:
 
 
 def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt | None) -> ShardCheck:
-    """Reads a whole shard, checks its pages' checksums and holds it against what is said of it.
+    """Reads a whole shard, checks the checksums of its pages, and compares it with its job and its receipt.
 
     Args:
         storage: the output directory.
         name: the shard.
-        promise: what its job says.
-        receipt: what the ledger says of it, if anything.
+        promise: what its job promises.
+        receipt: its receipt, if the ledger has one.
     """
     try:
         content = storage.read(name)
@@ -76,7 +78,7 @@ def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt 
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         said = footer_of(file.metadata)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        return ShardCheck(name, len(content), None, (f"no whole Parquet file of ours ({first_line(error)})",))
+        return ShardCheck(name, len(content), None, (f"not an intact shard of kosbert-ray ({first_line(error)})",))
     problems = []
     own: Receipt | None = None
     of_this_job = said.pop("fingerprint", None) == promise.fingerprint
@@ -93,7 +95,7 @@ def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt 
             fields = [key for key, value in own.footer().items() if receipt.footer().get(key) != value]
             problems.append(f"its footer is not its receipt's ({', '.join(fields)} differ)")
     if (file.metadata.metadata or {}).get(VECTORS_KEY) != described(promise.formats):
-        problems.append("its footer says otherwise than job.json how vectors are stored")
+        problems.append("its footer and job.json disagree on how vectors are stored")
     found = _columns(f"{part.name}: {part.type}" for part in file.schema_arrow)
     expected = _columns([*promise.keep, *(f"{format.column}: {format.field().type}" for format in promise.formats)])
     if found != expected:
@@ -107,9 +109,9 @@ def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt 
 
 
 def _columns(described: Iterable[str]) -> list[str]:
-    """Names and types as Parquet gives them back.
+    """Returns columns with the names and types that Parquet gives back.
 
-    It calls "element" what Arrow calls the "item" of a list, and has neither seconds nor date64, which 0.1.0 noted.
+    Parquet calls the "item" of an Arrow list "element" and has neither seconds nor date64, which version 0.1.0 recorded.
     """
     found = []
     for column in described:
@@ -152,26 +154,26 @@ def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Ite
 
 
 def check_rejected(storage: Storage, receipt: Receipt) -> str | None:
-    """What is wrong with the file of a slice's rejected rows; None if nothing is."""
+    """Checks the file of a slice's rejected rows. Returns the problem, or None."""
     name = f"{REJECTED_FOLDER}/{receipt.shard}"
     try:
         rows = pq.read_metadata(pa.BufferReader(storage.read(name))).num_rows
     except FileNotFoundError:
         return f"{name}: missing, with the {receipt.rejected:,} rejected rows of {receipt.shard}"
     except (pa.ArrowException, OSError) as error:
-        return f"{name}: broken ({first_line(error)})"
+        return f"{name}: damaged ({first_line(error)})"
     return None if rows == receipt.rejected else f"{name}: has {rows:,} rows instead of {receipt.rejected:,}"
 
 
 def check_cover(receipts: Iterable[Receipt]) -> list[str]:
-    """What is missing or there twice among the slices, as far as they tell themselves: 0 to the last of each fragment."""
+    """Finds missing and repeated slices without the input: each fragment has slices 0 to the one marked last."""
     problems = []
     fragments: dict[str, dict[int, Receipt]] = {}
     for receipt in receipts:
         slices = fragments.setdefault(receipt.fragment, {})
         other = slices.setdefault(receipt.slice_index, receipt)
         if other.shard != receipt.shard:
-            problems.append(f"{receipt.shard}: the slice is there twice, also as {other.shard}")
+            problems.append(f"{receipt.shard}: the same slice as {other.shard}")
     for slices in fragments.values():
         some = next(iter(slices.values()))
         last = next((index for index, receipt in slices.items() if receipt.last), None)

@@ -1,37 +1,40 @@
-"""How far a job is, told by its output alone: from any machine, whether it runs or not."""
+"""The progress of a job, read from its output alone: on any machine, whether or not the job is running."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kosbert_ray.config import JobConfig
 from kosbert_ray.errors import KosbertError
-from kosbert_ray.job import job_of_output, list_input, open_output
+from kosbert_ray.job import list_input
+from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.lease import Holder, holders
-from kosbert_ray.shards.ledger import Ledger
+from kosbert_ray.shards.ledger import RUNS_FOLDER
+from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a job is.
+    """The progress of a job.
 
     Attributes:
         output: the output directory.
-        input: what is embedded.
-        model: with which.
-        state: "done", "running", or "stopped" before its end.
-        holders: the runs that write to the output just now.
-        totals: sums over what the receipts tell of the shards that are there.
-        unbooked: shards whose receipts are not written yet.
-        share: of the input's bytes that is committed; None where the input cannot be listed from here.
-        run: sums over what the run has committed that writes to it.
-        tokens_per_second: of the run that writes to it; None if none does.
-        seconds_left: by that speed; None where it cannot be told.
+        input: the input.
+        model: the model's name.
+        state: "done", "running", or "stopped" if the job is not complete and no run is writing to the output.
+        holders: the runs that are writing to the output.
+        totals: sums over the shards in the output.
+        share: the part of the input's bytes that is committed; None if the input cannot be listed from here.
+        run: sums over what the latest running run has committed.
+        tokens_per_second: of that run, since it began its first slice; None if nothing is running or committed.
+        seconds_left: estimate from that rate; None if there is none.
         nodes: encoded tokens by host.
-        notices: books of the output that cannot be read.
-        skipped_files: files of the input that are no text shards, when it was completed.
+        notices: files of the ledger that cannot be read, and missing shards.
+        skipped_files: files of the input with an unsupported extension, when the output was completed.
+        failed_files: files of the input that the latest run could not read, if it did not complete the output.
     """
 
     output: str
@@ -40,7 +43,6 @@ class Status:
     state: str
     holders: tuple[Holder, ...]
     totals: Totals
-    unbooked: int
     share: float | None
     run: Totals
     tokens_per_second: float | None
@@ -48,50 +50,65 @@ class Status:
     nodes: dict[str, int]
     notices: tuple[str, ...] = ()
     skipped_files: int = 0
+    failed_files: int = 0
 
 
-def status(config: JobConfig) -> Status:
-    """Reads the books of ``config.output.path``: job.json, the receipts, the leases, and a listing of the shards.
+def status(output: Output) -> Status:
+    """Reads the progress of a job.
 
     Raises:
-        InputError: it is no output of ours.
-        StorageError: the store refuses.
+        StorageError: the store cannot be accessed.
     """
-    ledger = Ledger(open_output(config))
-    job, _ = job_of_output(config, ledger)
-    shards = ledger.shards()
-    receipts = [receipt for name, receipt in ledger.receipts().items() if name in shards]
-    totals = Totals.of(receipts)
-    at_work = tuple(holders(ledger.storage))
-    success = ledger.success()
-    done = success is not None
-    if done:
-        ledger.held()  # for its notice of missing shards
+    running = tuple(holders(output.storage))
     total_bytes = None
     with contextlib.suppress(KosbertError):
-        total_bytes = list_input(job).size
-    share = None if total_bytes is None else min(1.0, totals.input_bytes / max(1, total_bytes))
-    run = Totals.of(ledger.receipts_of(at_work[-1].run)) if at_work else Totals()
-    seconds = at_work[-1].age if at_work else 0.0
+        total_bytes = list_input(output.job).size
+    share = None if total_bytes is None else min(1.0, output.totals.input_bytes / max(1, total_bytes))
+    receipts = output.ledger.receipts_of(running[-1].run) if running else []
+    rate = _rate(receipts, running[-1].age) if running else None
     nodes: dict[str, int] = {}
-    for receipt in receipts:
+    for receipt in output.receipts:
         nodes[receipt.node] = nodes.get(receipt.node, 0) + receipt.encoded_tokens
-    left = None
-    if total_bytes is not None and run.input_bytes:
-        left = totals.tokens_left(total_bytes) / (run.tokens / seconds) if run.tokens else None
     return Status(
-        output=ledger.storage.address,
-        input=job.input.path,
-        model=job.model.name,
-        state="running" if at_work else "done" if done else "stopped",
-        holders=at_work,
-        totals=totals,
-        unbooked=len(shards) - len(receipts),
-        share=1.0 if done else share,
-        run=run,
-        tokens_per_second=run.tokens / seconds if at_work and seconds else None,
-        seconds_left=left,
+        output=output.storage.address,
+        input=output.job.input.path,
+        model=output.job.model.name,
+        state="running" if running else "done" if output.complete else "stopped",
+        holders=running,
+        totals=output.totals,
+        share=1.0 if output.complete else share,
+        run=Totals.of(receipts),
+        tokens_per_second=rate,
+        seconds_left=output.totals.tokens_left(total_bytes) / rate if rate and total_bytes is not None else None,
         nodes=nodes,
-        notices=tuple(ledger.notices),
-        skipped_files=int((success or {}).get("skipped_files", 0)),
+        notices=tuple(output.ledger.notices),
+        skipped_files=int((output.success or {}).get("skipped_files", 0)),
+        failed_files=0 if output.complete or running else _failed_files(output),
     )
+
+
+def _rate(receipts: Sequence[Receipt], age: float) -> float | None:
+    """Tokens per second from the start of a run's first slice to its latest commit.
+
+    The start of Ray and of the model is left out, as it does not recur. Both times come from the encoders' hosts, so a
+    clock that differs here does not matter.
+
+    Args:
+        receipts: of the run.
+        age: seconds since the run started, for receipts without times.
+    """
+    tokens = sum(receipt.tokens for receipt in receipts)
+    ends = [receipt.finished_at for receipt in receipts if receipt.finished_at]
+    starts = [
+        receipt.finished_at - receipt.encode_seconds - receipt.write_seconds for receipt in receipts if receipt.finished_at
+    ]
+    seconds = max(ends) - min(starts) if ends else age
+    return tokens / seconds if tokens and seconds > 0 else None
+
+
+def _failed_files(output: Output) -> int:
+    """Number of input files that the latest run recorded as failed."""
+    names = [entry.name for entry in output.storage.list(RUNS_FOLDER) if entry.name.endswith(".json")]
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return int(json.loads(output.storage.read(max(names)))["failed_files"]) if names else 0
+    return 0

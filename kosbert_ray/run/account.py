@@ -38,6 +38,7 @@ def account(run: str, given: JobConfig, corpus: Corpus, model: PreparedModel | N
         "pid": os.getpid(),
         "input": corpus.storage.address,
         "files": len(corpus.files),
+        "failed_files": len(corpus.failed),
         "model": model.described() if model else None,
         "said": given.model_dump(mode="json", exclude_unset=True, exclude=PRIVATE),
         "versions": versions,

@@ -33,6 +33,7 @@ from kosbert_ray.run.shared_vectors import HASH, SharedTexts, SharedVectors, hal
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.storage import Storage
+from kosbert_ray.storage.parquet import to_parquet
 
 FOLDER = "_kosbert/dedup"
 TEXTS = f"{FOLDER}/texts"
@@ -82,9 +83,8 @@ def write_shared(partition: pa.Table, storage: Storage) -> pa.Table:
     chosen = order.to_numpy()[starts[several]]
     texts = partition[TEXT].combine_chunks().take(pa.array(chosen))
     if len(texts):
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({TEXT: texts, HASH: hashes.take(pa.array(chosen))}), sink, compression="zstd")
-        storage.write_atomic(f"{TEXTS}/{partition[PARTITION][0].as_py():05d}.parquet", sink.getvalue())
+        content = to_parquet(pa.table({TEXT: texts, HASH: hashes.take(pa.array(chosen))}))
+        storage.write_atomic(f"{TEXTS}/{partition[PARTITION][0].as_py():05d}.parquet", content)
     sizes = pc.binary_length(texts).to_numpy().astype(np.int64)
     spared = int((sizes * (counts[several] - 1)).sum())
     all_bytes = pc.sum(pc.binary_length(partition[TEXT])).as_py() or 0
@@ -174,9 +174,7 @@ def _find(config: JobConfig, reader: FragmentReader, pending: Pending, output: S
         f"dedup: {sums['shared']:,} texts occur in several slices, {sums['times']:,} times in total; embedding each once "
         f"saves {sums['spared'] / max(1, sums['bytes']):.1%} of the text"
     )
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"fragment": [fragment.id for fragment, _ in pending]}), sink)
-    output.write_atomic(FRAGMENTS_FILE, sink.getvalue())
+    output.write_atomic(FRAGMENTS_FILE, to_parquet(pa.table({"fragment": [fragment.id for fragment, _ in pending]})))
 
 
 def _shared(storage: Storage) -> Shared | None:

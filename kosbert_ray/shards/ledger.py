@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from kosbert_ray.errors import InputError, StorageError, first_line
+from kosbert_ray.errors import StorageError, first_line
 from kosbert_ray.shards import job_file, receipt_files
 from kosbert_ray.shards.committed import Committed
 from kosbert_ray.shards.fingerprint import Fingerprint
@@ -185,13 +185,6 @@ class Ledger:
                 raise
             self._files.broken[success["manifest"]] = str(error.__cause__ and first_line(error.__cause__))
             return receipts
-
-    def complete_manifest(self) -> list[Receipt]:
-        """Reads the manifest like :meth:`manifest`; raises InputError if the output is not complete."""
-        receipts = self.manifest()
-        if receipts is None:
-            raise InputError(f"{self.storage.url()}: not complete (no _SUCCESS); run kosbert-ray embed to its end first")
-        return receipts
 
     def held(self) -> list[Receipt]:
         """Returns the receipts of all existing shards of this job: those in the manifest, or those committed so far.

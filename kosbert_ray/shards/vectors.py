@@ -1,60 +1,82 @@
-"""Reading a shard back: its vectors as numbers, block by block, and single rows of its kept columns."""
+"""Reads shards: vectors as float32 blocks, and single rows of the kept columns."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kosbert_ray.errors import StorageError, first_line
 from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.shard import reading
 from kosbert_ray.storage import Storage
 
-BLOCK_ROWS = 16_384  # 48 MiB of 768 float32 numbers
+BLOCK_ROWS = 16_384  # 48 MiB for float32 vectors of 768 dimensions
+
+Block = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
 
-def read_vectors(
-    storage: Storage, name: str, format: EmbeddingFormat
-) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
-    """A shard's vectors in blocks: float32 ``[m, dimension]``, and which rows of the shard these are: those that have one.
+@contextlib.contextmanager
+def open_shard(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
+    """Opens a shard for the length of a ``with`` block.
+
+    Raises:
+        StorageError: the shard is missing or damaged, also if that shows only while the block reads.
+    """
+    with reading(storage, name), storage.open(name) as file:
+        yield pq.ParquetFile(file)
+
+
+def read_vectors(storage: Storage, name: str, vector_format: EmbeddingFormat) -> Iterator[Block]:
+    """Yields a shard's vectors block by block; rows without a vector are skipped.
 
     Args:
         storage: the output directory.
         name: the shard.
-        format: how its vectors are stored.
+        vector_format: how its vectors are stored.
+
+    Yields:
+        Vectors, float32 ``[m, dimension]``, and their row numbers in the shard, int64 ``[m]``.
 
     Raises:
-        StorageError: it cannot be read, or holds something else.
+        StorageError: the shard cannot be read, or does not hold such vectors.
     """
     start = 0
-    try:
-        with storage.open(name) as file:
-            for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS, columns=[format.column]):
-                vectors, rows = format.matrix(batch.column(format.column))
-                yield vectors, rows + start
-                start += len(batch)
-    except (pa.ArrowException, KeyError, ValueError) as error:
-        raise StorageError(f"{storage.url(name)}: cannot be read ({first_line(error)}); see kosbert-ray verify") from error
+    with open_shard(storage, name) as shard:
+        for batch in shard.iter_batches(BLOCK_ROWS, columns=[vector_format.column]):
+            vectors, rows = vector_format.matrix(batch.column(vector_format.column))
+            yield vectors, rows + start
+            start += len(batch)
 
 
-def rows_of(storage: Storage, name: str, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The values of some rows of a shard, in the order asked for; only the row groups they are in are read."""
-    if not columns:
-        return [{} for _ in rows]
-    found: dict[int, dict[str, Any]] = {}
-    wanted = np.unique(rows)
-    with storage.open(name) as file:
-        shard = pq.ParquetFile(file)
+def read_rows(storage: Storage, name: str, rows: Sequence[int] | npt.NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+    """Reads single rows of a shard, in the order given. Only the row groups that hold them are read.
+
+    Args:
+        storage: the output directory.
+        name: the shard.
+        rows: row numbers in the shard.
+        columns: the columns to read.
+
+    Raises:
+        StorageError: the shard cannot be read, or lacks a row or a column.
+    """
+    wanted, places = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+    with open_shard(storage, name) as shard:
+        if lacking := {*columns} - {*shard.schema_arrow.names}:
+            raise KeyError(f"no column {min(lacking)}")
+        parts = []
         start = 0
         for group in range(shard.num_row_groups):
             count = shard.metadata.row_group(group).num_rows
             inside = wanted[(wanted >= start) & (wanted < start + count)]
             if len(inside):
-                table = shard.read_row_group(group, columns=list(columns)).take(pa.array(inside - start))
-                found |= dict(zip(inside.tolist(), table.to_pylist(), strict=True))
+                parts.append(shard.read_row_group(group, columns=list(columns)).take(pa.array(inside - start)))
             start += count
-    return [found[row] for row in rows]
+        if len(wanted) and wanted[-1] >= start:
+            raise ValueError(f"no row {wanted[-1]}: it has {start:,} rows")
+        found = pa.concat_tables(parts) if parts else shard.schema_arrow.empty_table().select(list(columns))
+    return found.take(pa.array(places))

@@ -14,6 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, everyday
 
+from kosbert_ray.cli import main
+from kosbert_ray.outputs.export.base import Export, Source
+from kosbert_ray.outputs.export.table import EXPORTERS
+from kosbert_ray.storage import Storage
+
 SENTENCES = everyday()
 JOB = ["--model", TINY, "--keep", "id,text", "--set", "slice.max_rows=100", "--set", "max_rejected=5"]
 TYPES = ["--set", "output.dtype=float32,ubinary", "--set", "on_bad_row=null_vector"]
@@ -81,7 +86,7 @@ def test_a_grown_output_is_exported_by_what_is_new(cli, output: Path, source: Pa
     files = {*(tmp_path / "npy").rglob("*.npy")}
     assert len(files) == 2 and not files & {*first}
     again = cli("export", out, tmp_path / "npy").stdout
-    assert again.endswith(", 2 files were there\n")
+    assert again.endswith(", 2 files were already there\n")
 
 
 def test_lance_holds_every_row_and_finds_the_nearest(cli, output: Path, tmp_path: Path) -> None:
@@ -127,3 +132,19 @@ def test_what_cannot_be_exported_is_said(told, output: Path, tmp_path: Path) -> 
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "export.json").write_text("{}x")
     assert "cannot be read" in told("export", output, tmp_path / "c", code=1)
+
+
+def test_a_destination_is_one_entry_in_the_table(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_signals: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def jsonl(source: Source, address: str) -> Export:
+        rows = source.output.to_arrow(["id"]).to_pylist()
+        target = Storage(address)
+        target.write_atomic("rows.jsonl", "\n".join(map(json.dumps, rows)).encode())
+        return Export(target.address, len(rows))
+
+    monkeypatch.setitem(EXPORTERS, "jsonl", lambda: jsonl)
+    assert main(["export", str(output), str(tmp_path / "out"), "--format", "jsonl"]) == 0
+    assert capsys.readouterr().out == f"exported: 201 rows to {tmp_path / 'out'}\n"
+    lines = (tmp_path / "out" / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == list(range(201))

@@ -60,4 +60,4 @@ def test_days_of_a_growing_corpus(cli, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_listed_is_told(told, tmp_path: Path) -> None:
-    assert "no run has completed it" in told("ls", tmp_path, code=1)
+    assert "not an output of kosbert-ray" in told("ls", tmp_path, code=1)

@@ -58,10 +58,10 @@ def test_parquet_and_tables_say_the_same(cli, output: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        ([], 2, "QUERY: say what to look for, or --queries FILE"),
+        ([], 2, "QUERY: give a text to look for, or --queries FILE"),
         (["--queries", "/no/file"], 1, "/no/file: No such file or directory"),
         (["뭐", "-k", "0"], 2, "--top-k: ask for at least one row"),
-        (["뭐", "--format", "parquet"], 2, "--to: say which file the Parquet goes to"),
+        (["뭐", "--format", "parquet"], 2, "--to: name the file to write the Parquet to"),
     ],
 )
 def test_wrong_options_are_told(told, output: Path, options: list[str], code: int, message: str) -> None:

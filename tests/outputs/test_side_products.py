@@ -12,7 +12,7 @@ import pytest
 
 from kosbert_ray.cli import main
 from kosbert_ray.outputs import clusters
-from kosbert_ray.outputs.export import SIDECAR
+from kosbert_ray.outputs.export.npy import SIDECAR
 from kosbert_ray.run.shared_vectors import VECTORS_FILE, SharedVectors
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.storage import Storage
@@ -37,7 +37,7 @@ def test_an_export_is_never_mixed_with_an_older_state_or_another_output(output: 
     assert not list(folder.rglob("older*"))
     assert json.loads((folder / SIDECAR).read_text("utf-8")) == sidecar
     (folder / SIDECAR).write_text(json.dumps(sidecar | {"sha256": "another"}), "utf-8")
-    assert "another export is there (sha256 another)" in told("export", output, folder, code=2)
+    assert "holds another export (sha256 another)" in told("export", output, folder, code=2)
     (folder / SIDECAR).unlink()
     (folder / "text_emb" / "strange.npy").write_bytes(b"")
     assert "strange.npy, of no export of this output" in told("export", output, folder, code=2)
@@ -68,7 +68,7 @@ def test_a_foreign_parquet_file_is_left_out_by_every_command(output: Path, capsy
     for arguments in (["search", output, "비"], ["cluster", output, "-n", "2"], ["status", output]):
         assert main(list(map(str, arguments))) == 0, arguments
     assert main(["verify", str(output)]) == 1
-    assert "zz.parquet: no whole Parquet file of ours" in capsys.readouterr().err
+    assert "zz.parquet: not an intact shard of kosbert-ray" in capsys.readouterr().err
 
 
 def test_an_incomplete_output_says_so_when_it_is_searched(output: Path, capsys: pytest.CaptureFixture[str]) -> None:

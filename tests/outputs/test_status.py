@@ -34,10 +34,10 @@ def test_a_job_is_followed_from_elsewhere(cli, tmp_path: Path) -> None:
 
     stopped = cli("status", out).stdout.splitlines()
     assert stopped[0].startswith(f"{out}: stopped, ")
-    assert stopped[-1] == "no run is writing to it; run the same command again to go on"
+    assert stopped[-1] == "no run is writing to it; run the same command again to resume"
     cli(*embed)
     done = json.loads(cli("status", out, "--json").stdout)
-    assert (done["state"], done["share"], done["unbooked"]) == ("done", 1.0, 0)
+    assert (done["state"], done["share"]) == ("done", 1.0)
     assert done["totals"]["rows"] == 4 * 20 * 520
     os.rename(source, tmp_path / "gone")
     assert cli("status", out).stdout.splitlines()[0] == f"{out}: done, 100.0% of the input"

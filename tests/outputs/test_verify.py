@@ -70,7 +70,7 @@ def deleted(out: Path, name: str) -> str:
 
 def truncated(out: Path, name: str) -> str:
     (out / name).write_bytes((out / name).read_bytes()[:-100])
-    return f"{name}: no whole Parquet file of ours"
+    return f"{name}: not an intact shard of kosbert-ray"
 
 
 def another_models(out: Path, name: str) -> str:
@@ -145,7 +145,7 @@ def stranger(out: Path, name: str) -> str:
 
 def foreign(out: Path, name: str) -> str:
     pq.write_table(pa.table({"a": [1]}), out / "zz.parquet")
-    return "zz.parquet: no whole Parquet file of ours"
+    return "zz.parquet: not an intact shard of kosbert-ray"
 
 
 def unfinished(out: Path) -> str:
@@ -191,6 +191,10 @@ def test_a_wrong_input_is_told_from_a_broken_output(cli, planted: Path) -> None:
     put(planted / "elsewhere", "z.jsonl", everyday()[:5])
     done = cli("verify", planted / "out", "--input", planted / "elsewhere", code=1)
     assert done.stderr.rstrip().endswith("1 problems; check that --input is what this output was made of")
+    (planted / "columns").mkdir()
+    (planted / "columns" / "a.jsonl").write_text('{"title": "no text"}\n')
+    done = cli("verify", planted / "out", "--input", planted / "columns", code=1)
+    assert done.stderr.rstrip().endswith("1 problems; check that --input is what this output was made of")
 
 
 @pytest.mark.slow
@@ -230,7 +234,7 @@ def test_vectors_of_other_texts_are_found_by_a_sample(cli, planted: Path) -> Non
     cli("verify", out)
     done = cli("verify", out, "--input", planted / "in", "--sample", "1000", code=1)
     assert f"{name}: 10 of 10 sampled vectors are not the model's" in done.stderr
-    assert "say where they are with --input" in cli("verify", out, "--sample", "3", code=1).stderr
+    assert "give the input with --input" in cli("verify", out, "--sample", "3", code=1).stderr
 
 
 def receipt(index: int, last: bool = False, shard: str = "") -> Receipt:
@@ -246,7 +250,7 @@ def receipt(index: int, last: bool = False, shard: str = "") -> Receipt:
         ([receipt(0), receipt(1, True)], None),
         ([receipt(0), receipt(2, True)], "slice 0-1 is missing"),
         ([receipt(0), receipt(1)], "the slices after 0-1 are missing"),
-        ([receipt(0, True), receipt(0, True, "b.0")], "b.0: the slice is there twice, also as a.0"),
+        ([receipt(0, True), receipt(0, True, "b.0")], "b.0: the same slice as a.0"),
     ],
 )
 def test_slices_that_are_missing_or_there_twice_are_found_without_the_input(receipts, problem: str | None) -> None:

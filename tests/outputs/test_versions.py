@@ -52,9 +52,10 @@ def test_the_next_output_is_of_the_same_job_with_another_model(home: Path) -> No
 
 def test_two_models_are_compared_on_the_rows_they_have_in_common(cli, home: Path) -> None:
     lines = cli("diff", home / "v1", home / "v2").stdout.splitlines()
-    assert [line.split()[-2:] for line in lines[2:5]] == [["199", "199"], ["0", "0"], ["199", "199"]]
-    shares = [float(share) for share in re.findall(r"([\d.]+)%", lines[5])]
-    assert lines[5].startswith("of 199 rows in common: ")
+    figures = [line.split()[-2:] for line in lines[2:6]]
+    assert figures == [["128", "256"], ["199", "199"], ["0", "0"], ["199", "199"]]
+    shares = [float(share) for share in re.findall(r"([\d.]+)%", lines[6])]
+    assert lines[6].startswith("of 199 rows in common: ")
     assert 5 < shares[0] < 100
     same = cli("diff", home / "v1", home / "v1", "--json", "-k", "3", "--sample", "50").stdout
     near = json.loads(same)["agreement"]
@@ -75,7 +76,7 @@ def test_files_of_other_versions_are_not_compared(cli, home: Path, corpus: Path,
     assert found["unlike"] == ["1.jsonl"]
     # Cut otherwise, by another slice.max_rows; the rows are the same, and so are their vectors.
     assert found["agreement"]["cosine"] == pytest.approx(1, abs=1e-5)
-    assert "1.jsonl: in other versions" in cli("diff", home, tmp_path / "out").stderr
+    assert "1.jsonl: its versions or its rejected rows differ" in cli("diff", home, tmp_path / "out").stderr
 
 
 def test_readers_of_the_folder_go_where_the_pointer_says(cli, home: Path) -> None:
@@ -96,7 +97,7 @@ def test_readers_of_the_folder_go_where_the_pointer_says(cli, home: Path) -> Non
 
 def test_what_cannot_be_promoted_or_taken_over_is_told(told, home: Path, tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
-    assert "not complete" in told("promote", tmp_path / "half", code=1)
+    assert "not an output of kosbert-ray" in told("promote", tmp_path / "half", code=1)
     assert "no current output" in told("embed", "--into", tmp_path / "v2", code=2)
     assert "is an output itself" in told("embed", "--into", home / "v1" / "v2", code=2)
     assert "leave OUTPUT out" in told("embed", "a", "b", "--into", home / "v3", code=2)

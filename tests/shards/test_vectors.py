@@ -11,7 +11,7 @@ import pytest
 
 from kosbert_ray.errors import StorageError
 from kosbert_ray.shards.format import EmbeddingFormat
-from kosbert_ray.shards.vectors import read_vectors, rows_of
+from kosbert_ray.shards.vectors import read_rows, read_vectors
 from kosbert_ray.storage import Storage
 
 VECTORS = np.random.default_rng(0).normal(size=(30, 9)).astype(np.float32)
@@ -33,8 +33,8 @@ def test_rows_without_a_vector_are_left_out_and_counted(tmp_path: Path, list_typ
 
 def test_columns_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": range(30)}), tmp_path / "0.parquet", row_group_size=7)
-    found = rows_of(Storage(str(tmp_path)), "0.parquet", [29, 3, 8], ["id"])
-    assert [row["id"] for row in found] == [29, 3, 8]
+    found = read_rows(Storage(str(tmp_path)), "0.parquet", [29, 3, 8, 3], ["id"])
+    assert found["id"].to_pylist() == [29, 3, 8, 3]
 
 
 @pytest.mark.parametrize("content", [b"no Parquet", None])

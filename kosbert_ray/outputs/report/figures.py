@@ -12,24 +12,28 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import qualitative
 
-from kosbert_ray.outputs.report.data import Report, Sample
+from kosbert_ray.outputs.report.data import Mapped, Report
 from kosbert_ray.shards.receipt import Receipt
 
-COLORS = [*qualitative.Safe, *qualitative.Vivid]  # the first eleven are told apart by the colour-blind, too
+COLORS = [*qualitative.Safe, *qualitative.Vivid]  # the first eleven are safe for colour-blind readers
 STAGES = ("read", "tokenize", "encode", "write")
 BINS = 60
-MOST_NODES = 10
+MAX_NODES = 10
 HOVER_CHARS, HOVER_WIDTH = 240, 40
 FONT = "Pretendard, 'Noto Sans KR', 'Noto Sans CJK KR', NanumGothic, 'Apple SD Gothic Neo', 'Malgun Gothic', sans-serif"
 
 
 def figures(report: Report) -> Iterator[tuple[str, str, go.Figure]]:
-    """Each figure with its heading and what it says, in the order of the page."""
+    """Yields each figure with its heading and a sentence about it, in the order of the page."""
     timed = [receipt for receipt in report.receipts if receipt.finished_at]
     if timed:
-        yield "Throughput", "Tokens of the rows committed, per second, by node.", _throughput(timed)
-        yield "Stages", "Seconds of work in each stage, all workers together; waiting is the encoders'.", _stages(timed)
-        yield "Fill", "Share of the computed tokens that were no padding, slice by slice.", _fill(timed)
+        yield "Throughput", "Tokens per second of the rows committed, by node.", _throughput(timed)
+        yield (
+            "Stages",
+            "Seconds of work in each stage, summed over all workers; waiting is that of the encoders.",
+            _stages(timed),
+        )
+        yield "Fill", "Share of the computed tokens that were not padding, by slice.", _fill(timed)
     if len(report.lengths):
         yield "Lengths", "Tokens of the sampled rows, uncut.", _lengths(report)
     if report.sample:
@@ -59,7 +63,7 @@ def _figure(traces: Sequence[go.Scatter | go.Bar | go.Histogram], x: str, y: str
 
 
 def _throughput(receipts: Sequence[Receipt]) -> go.Figure:
-    """Bars of one width from the first commit to the last; a slice's tokens count when it was committed."""
+    """Bars of equal width from the first commit to the last. A slice's tokens count at the time of its commit."""
     times = np.array([receipt.finished_at for receipt in receipts])
     start, stop = float(times.min()), float(times.max())
     begin = start - max(1.0, max(receipt.encode_seconds + receipt.wait_seconds for receipt in receipts))
@@ -69,7 +73,7 @@ def _throughput(receipts: Sequence[Receipt]) -> go.Figure:
     whole: dict[str, int] = defaultdict(int)
     for receipt in receipts:
         whole[receipt.node] += receipt.tokens
-    named = {*sorted(whole, key=lambda node: -whole[node])[:MOST_NODES]}
+    named = {*sorted(whole, key=lambda node: -whole[node])[:MAX_NODES]}
     for receipt in receipts:
         node = receipt.node if receipt.node in named else "others"
         tokens[node][min(count - 1, int((receipt.finished_at - begin) / width))] += receipt.tokens / width
@@ -99,7 +103,7 @@ def _fill(receipts: Sequence[Receipt]) -> go.Figure:
 
 
 def _lengths(report: Report) -> go.Figure:
-    """By the logarithm: most texts are short, and the few that are not are what the figure is for."""
+    """On a logarithmic axis: most texts are short, and the figure is about the few that are not."""
     edges = np.unique(np.geomspace(1, report.lengths.max() + 1, BINS).astype(np.int64))
     figure = _histogram(report.lengths, "tokens", "rows", edges).update_xaxes(type="log")
     if report.max_seq_length:
@@ -109,12 +113,12 @@ def _lengths(report: Report) -> go.Figure:
     return figure
 
 
-def _spread(sample: Sample) -> go.Figure:
+def _spread(sample: Mapped) -> go.Figure:
     return _figure([go.Scatter(y=sample.health.deviations, mode="lines")], "dimension", "standard deviation")
 
 
 def _histogram(values: np.ndarray, x: str, y: str, edges: np.ndarray | None = None) -> go.Figure:
-    """Counted here, so that the file does not carry each value."""
+    """Counts the values here, so that the file does not contain each of them."""
     counts, edges = np.histogram(values, BINS if edges is None else edges)
     middle = (edges[1:] + edges[:-1]) / 2
     low, high = edges[:-1], edges[1:]
@@ -123,7 +127,7 @@ def _histogram(values: np.ndarray, x: str, y: str, edges: np.ndarray | None = No
     return _figure([bar], x, y).update_layout(bargap=0)
 
 
-def _map(sample: Sample) -> go.Figure:
+def _map(sample: Mapped) -> go.Figure:
     groups = np.array(sample.groups)
     names, counts = np.unique(groups, return_counts=True)
     common = names[np.argsort(-counts, kind="stable")][: len(COLORS)].tolist()
@@ -152,7 +156,7 @@ def _map(sample: Sample) -> go.Figure:
 
 
 def _hover(text: str) -> str:
-    """A text as a hover label shows it: escaped, since plotly reads a part of HTML in it, and in short lines."""
+    """Shortens, wraps and escapes a text for a hover label, which plotly reads as a subset of HTML."""
     short = " ".join(text.split())
     short = short if len(short) <= HOVER_CHARS else f"{short[:HOVER_CHARS]}…"
     return "<br>".join(html.escape(line) for line in textwrap.wrap(short, HOVER_WIDTH))

@@ -1,4 +1,4 @@
-"""The page: figures and tables in one HTML file that needs nothing from anywhere."""
+"""The report as one HTML file of figures and tables that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT_CHARS = 300
 
 
 def page(report: Report) -> str:
-    """The report as HTML, plotly's own script in it: some five megabytes."""
+    """Renders the report as HTML. It includes plotly's script, some five megabytes."""
     environment = Environment(loader=PackageLoader("kosbert_ray.outputs.report", ""), autoescape=True, trim_blocks=True)
     environment.filters["short"] = lambda text: text if len(text) <= TEXT_CHARS else f"{text[:TEXT_CHARS]}…"
     config = {"displaylogo": False, "responsive": True}
@@ -47,8 +47,8 @@ def _summary(report: Report) -> Iterator[tuple[str, str]]:
     share = totals.rejected / max(1, totals.rows + totals.rejected)
     yield "Rejected", f"{totals.rejected:,} rows ({share:.2%})"
     yield "Tokens", f"{totals.tokens:,}; {totals.encoded_tokens:,} through the model"
-    # Rows that were not encoded took the vector of the same text in their slice, or of the whole corpus.
-    yield "Duplicates", f"{max(0, 1 - totals.distinct / max(1, totals.rows)):.1%} of the rows took another row's vector"
+    # Rows that were not encoded share the vector of an equal text in their slice, or in the whole corpus.
+    yield "Duplicates", f"{max(0, 1 - totals.distinct / max(1, totals.rows)):.1%} of the rows share another row's vector"
     yield "Long texts", totals.long_texts() or "none"
     ways = dict.fromkeys(
         f"{one.precision}, {one.attention} attention, on {one.device}" for one in receipts if one.precision
@@ -57,7 +57,7 @@ def _summary(report: Report) -> Iterator[tuple[str, str]]:
     computed = sum(receipt.computed_tokens for receipt in receipts)
     if computed:
         fill = sum(receipt.encoded_tokens for receipt in receipts if receipt.computed_tokens) / computed
-        yield "Fill", f"{fill:.1%} of the computed tokens were no padding"
+        yield "Fill", f"{fill:.1%} of the computed tokens were not padding"
     times = [receipt.finished_at for receipt in receipts if receipt.finished_at]
     if times:
         yield "Committed", f"within {duration(max(times) - min(times))}"
@@ -71,7 +71,7 @@ def _summary(report: Report) -> Iterator[tuple[str, str]]:
             "Dimensions",
             f"{found.effective_dimensions:.1f} effective of {len(found.deviations)}; {found.constant} constant",
         )
-    yield "Fingerprint", str(report.job["sha256"])
+    yield "Fingerprint", report.digest
 
 
 def _nodes(report: Report) -> list[tuple[str, list[str]]]:
@@ -86,7 +86,7 @@ def _nodes(report: Report) -> list[tuple[str, list[str]]]:
 
 
 def _costs(report: Report) -> Iterator[tuple[str, str]]:
-    """By the prices in ``plan``: nothing where there are none."""
+    """Costs by the prices in ``plan``; nothing for what has no price."""
     plan = report.config.plan
     hours = sum(receipt.encode_seconds + receipt.wait_seconds for receipt in report.receipts) / 3600
     for name, profile in plan.profiles.items():
@@ -98,6 +98,6 @@ def _costs(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def write(report: Report, path: str) -> None:
-    """Writes the page to a file; raises OSError where it cannot be."""
+    """Writes the page to a file; raises OSError if it cannot be written."""
     with open(path, "w", encoding="utf-8") as file:
         file.write(page(report))

@@ -1,0 +1,78 @@
+"""What all exporters share: the protocol, what they read from, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kosbert_ray.errors import UsageError
+from kosbert_ray.outputs.output import Output
+from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.storage import Storage
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported.
+
+    Attributes:
+        output: a complete output.
+        formats: the columns of vectors to export: one if ``--column`` names one, else all of the output's.
+    """
+
+    output: Output
+    formats: Sequence[EmbeddingFormat]
+
+
+@dataclass(frozen=True)
+class Export:
+    """The result of an export.
+
+    Attributes:
+        address: where it was written.
+        rows: how many rows it has.
+        kept: files that an earlier export had already written.
+    """
+
+    address: str
+    rows: int
+    kept: int = 0
+
+
+class Exporter(Protocol):
+    """Writes an output in another format. A second export to the same address replaces or completes the first."""
+
+    def __call__(self, source: Source, address: str) -> Export:
+        """Exports ``source``.
+
+        Args:
+            source: what to export.
+            address: the destination, a folder or URL.
+
+        Raises:
+            UsageError: a library is not installed, or the destination holds something else.
+            StorageError: a shard cannot be read, or the destination cannot be written.
+        """
+        ...
+
+
+def export(output: Output, address: str, exporter: Exporter, column: str | None = None) -> Export:
+    """Exports a complete output.
+
+    Args:
+        output: the output.
+        address: the destination, a folder or URL.
+        exporter: writes it.
+        column: the column of vectors to export; None leaves the choice to the exporter.
+
+    Raises:
+        InputError: the output is not complete, or has no such column of vectors.
+        UsageError: the destination holds the output, or the exporter refuses.
+        StorageError: a shard cannot be read, or the destination cannot be written.
+    """
+    output.require_complete()
+    formats = (output.vector_format(column),) if column else output.formats
+    if f"{output.storage.address}/".startswith(f"{Storage(address, output.storage.options).address}/"):
+        raise UsageError(f"{address}: holds the output itself; choose another folder")
+    return exporter(Source(output, formats), address)

@@ -1,0 +1,375 @@
+"""The handle on an existing output, on which every tool of this package is built."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kosbert_ray.config import JobConfig, load_config
+from kosbert_ray.errors import InputError, StorageError
+from kosbert_ray.job import encoder_options, model_ref, open_output
+from kosbert_ray.outputs.record import JobRecord
+from kosbert_ray.outputs.sample import Sample, sample
+from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.ledger import Ledger
+from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.shards.totals import Totals
+from kosbert_ray.shards.vectors import Block, read_rows, read_vectors
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow.dataset as ds
+
+    from kosbert_ray.encoder.encoder import Encoder
+    from kosbert_ray.encoder.spec import ModelSpec
+    from kosbert_ray.outputs.nearest import Similarity
+    from kosbert_ray.outputs.search import Hit
+    from kosbert_ray.outputs.verify import Verification
+
+SAMPLED_SHARDS = 16  # shards read for a sample
+
+log = logging.getLogger(__name__)
+
+
+class Output:
+    """An output of ``kosbert-ray embed``: a folder of Parquet shards with their ledger. Open one with :meth:`open`.
+
+    **What is in an output** has one definition, :attr:`receipts`: the slices that the manifest of a complete output lists
+    or, before the output is complete, the slices committed so far. In both cases their shards exist. Other Parquet files
+    in the folder, such as shards that a later run replaced or files of another program, are not in the output.
+
+    The ledger is read at first use and then kept, so an ``Output`` is a snapshot. Open it again to see later commits.
+
+    >>> import kosbert_ray
+    >>> output = kosbert_ray.Output.open("vectors")
+    >>> output.complete, output.totals.rows, output.columns
+    (True, 42, ('id', 'text'))
+
+    Attributes:
+        storage: the folder.
+        ledger: its ledger.
+        record: what job.json records about the job that made it.
+        job: that job, with the storage, encoder and Ray options given to :meth:`open`.
+        formats: how vectors are stored, one entry per column of vectors.
+        columns: names of the columns beside the vectors.
+    """
+
+    def __init__(self, config: JobConfig, patient: bool = False) -> None:
+        """Opens ``config.output.path`` with ``config``'s options.
+
+        Args:
+            config: the path, and how to access stores and compute; what the job was comes from job.json.
+            patient: retry for as long as ``storage.retry_seconds`` when the store fails.
+        """
+        self.storage = open_output(config, patient)
+        self.ledger = Ledger(self.storage)
+        self.record = JobRecord.read(self.ledger)
+        self.job = self.record.job_for(config)
+        self.formats = self.record.formats
+        self.columns = self.job.columns()
+
+    @classmethod
+    def open(cls, path: str | PathLike[str], **options: Any) -> Output:
+        """Opens an output for reading.
+
+        Args:
+            path: its folder or URL; a folder of outputs opens the one that ``kosbert-ray promote`` made current.
+            options: sections of a job file that say how to access it and how to compute:
+                ``storage={"profile": "team"}``, ``encoder={"device": "cpu"}``.
+
+        Raises:
+            InputError: there is no output.
+            StorageError: the store cannot be accessed, or job.json is damaged.
+            UsageError: an option is unknown or wrong.
+
+        >>> from kosbert_ray import Output
+        >>> Output.open("vectors").job.model.name
+        'bundled:kosbert-mini'
+        """
+        return cls(load_config(options, (), {"output.path": path}))
+
+    def __repr__(self) -> str:
+        return f"Output({self.storage.address!r})"
+
+    # -- contents ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def success(self) -> Mapping[str, Any] | None:
+        """The content of ``_SUCCESS``; None if the output is not complete."""
+        return self.ledger.success()
+
+    @property
+    def complete(self) -> bool:
+        """True if the latest run finished: every row of its input has a vector or was rejected with a reason."""
+        return self.success is not None
+
+    @cached_property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """Receipts of the slices in the output, in the order of the input.
+
+        Raises:
+            StorageError: the manifest is damaged and cannot be reconstructed.
+        """
+        order = sorted(self.ledger.held(), key=lambda receipt: (receipt.file, receipt.fragment_index, receipt.slice_index))
+        return tuple(order)
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Sums over :attr:`receipts`.
+
+        >>> from kosbert_ray import Output
+        >>> totals = Output.open("vectors").totals
+        >>> totals.rows, totals.rejected
+        (42, 0)
+        """
+        return Totals.of(self.receipts)
+
+    @cached_property
+    def manifest(self) -> tuple[Receipt, ...] | None:
+        """Receipts that a complete output's manifest lists, also those of missing shards; None if it is not complete."""
+        listed = self.ledger.manifest()
+        return None if listed is None else tuple(listed)
+
+    @cached_property
+    def files(self) -> dict[str, int]:
+        """Name and bytes of every Parquet file in the folder, whether or not it is in the output."""
+        return self.ledger.shards()
+
+    def shards(self) -> list[str]:
+        """Returns the names of the shards in the output, in the order of the input.
+
+        >>> from kosbert_ray import Output
+        >>> Output.open("vectors").shards()[0]
+        'a.00000-00000.b82d5eac.parquet'
+        """
+        return [receipt.shard for receipt in self.receipts]
+
+    def require_complete(self) -> None:
+        """Checks that the output is complete.
+
+        Raises:
+            InputError: no run finished.
+            StorageError: shards are missing.
+        """
+        if not self.complete:
+            raise InputError(f"{self.storage.url()}: not complete (no _SUCCESS); run kosbert-ray embed to its end first")
+        self.totals  # noqa: B018 (looks for missing shards)
+        if self.ledger.lost:
+            raise StorageError(self.ledger.notices[-1])
+
+    def warn_if_partial(self, done: str) -> None:
+        """Logs a warning for each damaged or missing file, and one if the output is not complete.
+
+        Args:
+            done: what happens to the rows that are there, for the message: "searched".
+        """
+        rows = self.totals.rows
+        for notice in self.ledger.notices:
+            log.warning(notice)
+        if not self.complete:
+            log.warning(f"{self.storage.url()} is not complete: only the {rows:,} rows committed so far are {done}")
+
+    def vector_format(self, column: str | None = None) -> EmbeddingFormat:
+        """Returns how a column of vectors is stored.
+
+        Args:
+            column: its name; None for the first.
+
+        Raises:
+            InputError: the output has no such column of vectors.
+        """
+        for found in self.formats:
+            if column in (None, found.column):
+                return found
+        names = ", ".join(found.column for found in self.formats)
+        raise InputError(f"{self.storage.url()}: no column of vectors {column!r}; its columns of vectors are {names}")
+
+    def model(self, prompt: str | None = None, prompt_name: str | None = None) -> ModelSpec:
+        """Reads the model that made the output.
+
+        Args:
+            prompt: a prompt instead of the job's.
+            prompt_name: the name of one of the model's prompts instead.
+
+        Raises:
+            ModelError: the model cannot be loaded, or has changed since.
+        """
+        given = {"prompt": prompt, "prompt_name": prompt_name}
+        changed = {name: value for name, value in given.items() if value is not None}
+        job = self.job.model_copy(update={"model": self.job.model.model_copy(update=changed)})
+        found = model_ref(job).prepare(self.record.commit(job))
+        found.require_made(self.record.fingerprint, self.storage.url())
+        return found.spec()
+
+    def encoder(self, prompt: str | None = None, prompt_name: str | None = None) -> Encoder:
+        """Loads the model that made the output; takes and raises what :meth:`model` does."""
+        from kosbert_ray.encoder.encoder import Encoder
+
+        return Encoder(self.model(prompt, prompt_name), encoder_options(self.job))
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+
+    def vectors(self, shard: str, column: str | None = None) -> Iterator[Block]:
+        """Yields the vectors of one shard, block by block; rows without a vector are skipped.
+
+        Args:
+            shard: the shard's name.
+            column: the column of vectors; None for the first.
+
+        Yields:
+            Vectors, float32 ``[m, dimension]``, and their row numbers in the shard, int64 ``[m]``.
+
+        Raises:
+            StorageError: the shard cannot be read.
+
+        >>> from kosbert_ray import Output
+        >>> output = Output.open("vectors")
+        >>> for vectors, rows in output.vectors(output.shards()[0]):
+        ...     print(vectors.shape, rows[:3])
+        (8, 256) [0 1 2]
+        """
+        return read_vectors(self.storage, shard, self.vector_format(column))
+
+    def rows(
+        self, shard: str, rows: Sequence[int] | npt.NDArray[np.int64], columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Reads single rows of a shard, in the order given.
+
+        Args:
+            shard: the shard's name.
+            rows: row numbers in the shard.
+            columns: the columns to read; None for all kept columns.
+
+        Raises:
+            StorageError: the shard cannot be read, or lacks a row or a column.
+
+        >>> from kosbert_ray import Output
+        >>> output = Output.open("vectors")
+        >>> output.rows(output.shards()[0], [2, 0], ["id"]).to_pydict()
+        {'id': [2, 0]}
+        """
+        return read_rows(self.storage, shard, rows, self.columns if columns is None else columns)
+
+    def sample(
+        self, n: int, seed: int = 0, columns: Sequence[str] | None = None, max_shards: int | None = SAMPLED_SHARDS
+    ) -> Sample:
+        """Draws random rows that have a vector. The same seed draws the same rows.
+
+        Args:
+            n: how many rows; all of them if there are fewer.
+            seed: of the random numbers.
+            columns: the kept columns to read; None for all.
+            max_shards: draw from this many random shards only, which bounds what is read; None for all shards.
+
+        Raises:
+            StorageError: a shard cannot be read.
+
+        >>> from kosbert_ray import Output
+        >>> drawn = Output.open("vectors").sample(5)
+        >>> drawn.vectors.shape, drawn.table.column_names
+        ((5, 256), ['id', 'text'])
+        """
+        return sample(self, n, seed, self.columns if columns is None else columns, max_shards)
+
+    def dataset(self) -> ds.Dataset:
+        """Returns a ``pyarrow.dataset`` over exactly the shards in the output, to scan what does not fit into memory.
+
+        Raises:
+            InputError: there are no shards yet.
+
+        >>> from kosbert_ray import Output
+        >>> Output.open("vectors").dataset().count_rows()
+        42
+        """
+        from kosbert_ray.outputs.tables import dataset
+
+        return dataset(self)
+
+    def to_arrow(self, columns: Sequence[str] | None = None, limit: int | None = None) -> pa.Table:
+        """Reads rows into an Arrow table.
+
+        Args:
+            columns: the columns to read, vectors included; None for all.
+            limit: read the first rows only, at most this many.
+
+        Raises:
+            InputError: there are no shards yet, or a column does not exist.
+            UsageError: the table would not fit into the memory that is free.
+
+        >>> from kosbert_ray import Output
+        >>> Output.open("vectors").to_arrow(columns=["id", "embedding"], limit=3)["id"].to_pylist()
+        [0, 1, 2]
+        """
+        from kosbert_ray.outputs.tables import to_arrow
+
+        return to_arrow(self, columns, limit)
+
+    def to_pandas(self, columns: Sequence[str] | None = None, limit: int | None = None) -> pd.DataFrame:
+        """Reads rows into a pandas DataFrame; takes and raises what :meth:`to_arrow` does.
+
+        >>> from kosbert_ray import Output
+        >>> Output.open("vectors").to_pandas(columns=["id"]).shape
+        (42, 1)
+        """
+        return self.to_arrow(columns, limit).to_pandas()
+
+    # -- tools -------------------------------------------------------------------------------------------------------
+
+    def search(
+        self, queries: str | Sequence[str], top_k: int = 10, similarity: Similarity = "cosine", prompt: str | None = None
+    ) -> list[Hit]:
+        """Finds the rows nearest to each query, comparing it with every row. Queries are encoded by the output's model.
+
+        Args:
+            queries: one text or several.
+            top_k: rows per query.
+            similarity: "cosine" or "dot".
+            prompt: text put before each query, if the model uses another for queries than for documents.
+
+        Returns:
+            The hits of each query, best first, query by query.
+
+        Raises:
+            InputError: there are no shards yet.
+            ModelError: the model cannot be loaded, or has changed since.
+
+        >>> from kosbert_ray import Output
+        >>> output = Output.open("vectors", encoder={"precision": "fp32"})
+        >>> hit = output.search("도서관은 몇 시까지 열어요?", top_k=1)[0]
+        >>> hit.columns["text"], f"{hit.score:.2f}"
+        """
+        from kosbert_ray.outputs.search import search
+
+        asked = [queries] if isinstance(queries, str) else queries
+        return search(self, asked, top_k, similarity, prompt)
+
+    def verify(self, input: str | PathLike[str] | None = None, sample: int = 0, seed: int = 0) -> Verification:
+        """Checks every shard against its checksum, its receipt and the job, with threads of this process.
+
+        Args:
+            input: the input to count the rows of again; None to check the output alone.
+            sample: how many rows to embed again and compare.
+            seed: of the sample.
+
+        Returns:
+            What was read and the problems found; ``problems`` is empty for a sound output.
+
+        Raises:
+            InputError: a sample is asked for, but the texts are not in the output and no input is given.
+            StorageError: the store cannot be accessed.
+
+        >>> from kosbert_ray import Output
+        >>> found = Output.open("vectors").verify()
+        >>> found.rows, found.problems
+        (42, ())
+        """
+        from kosbert_ray.outputs.verify import verify
+
+        return verify(self, input=input, sample=sample, seed=seed)

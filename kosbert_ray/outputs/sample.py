@@ -1,0 +1,92 @@
+"""Random rows of an output: the one sampler behind ``report``, ``diff``, ``verify`` and :meth:`Output.sample`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kosbert_ray.job import reader_threads
+
+if TYPE_CHECKING:
+    from kosbert_ray.outputs.output import Output
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Random rows of an output, in the order of its shards.
+
+    Attributes:
+        vectors: float32 ``[n, dimension]``.
+        table: the columns asked for, ``n`` rows.
+        places: each shard drawn from and the row numbers in it, int64; ``n`` row numbers in all.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    table: pa.Table
+    places: tuple[tuple[str, Rows], ...]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+def draw(counts: Sequence[int], n: int, seed: int = 0, max_groups: int | None = None) -> dict[int, Rows]:
+    """Draws rows from groups of rows, such as shards. Every row of the groups considered is equally likely.
+
+    Args:
+        counts: the number of rows in each group.
+        n: how many rows to draw; all of them if there are fewer.
+        seed: the same seed draws the same rows.
+        max_groups: draw from this many random groups only, so that few shards are read; None for all.
+
+    Returns:
+        For each group drawn from, in ascending order, its rows, ascending.
+    """
+    random = np.random.default_rng(seed)
+    filled = np.flatnonzero(np.asarray(counts, np.int64))
+    groups = np.sort(random.permutation(filled)[:max_groups])
+    ends = np.cumsum(np.asarray(counts, np.int64)[groups])
+    total = int(ends[-1]) if len(ends) else 0
+    drawn = np.sort(random.choice(total, min(n, total), replace=False)) if total else np.empty(0, np.int64)
+    group_of = np.searchsorted(ends, drawn, side="right")
+    return {
+        int(groups[place]): drawn[group_of == place] - (ends[place] - counts[groups[place]])
+        for place in np.unique(group_of).tolist()
+    }
+
+
+def sample(output: Output, n: int, seed: int, columns: Sequence[str], max_shards: int | None) -> Sample:
+    """Reads the rows behind :meth:`Output.sample`, whose arguments it takes."""
+    receipts = [receipt for receipt in output.receipts if receipt.rows]
+    drawn = draw([receipt.rows for receipt in receipts], n, seed, max_shards)
+
+    def read(group: int) -> tuple[npt.NDArray[np.float32], pa.Table, Rows]:
+        shard = receipts[group].shard
+        vectors, rows = _vectors(output, shard, drawn[group])
+        return vectors, output.rows(shard, rows, columns), rows
+
+    with ThreadPoolExecutor(reader_threads(output.storage)) as pool:
+        parts = list(pool.map(read, drawn))
+    if not parts:
+        return Sample(np.empty((0, output.formats[0].dimension), np.float32), pa.table({name: [] for name in columns}), ())
+    vectors, tables, rows = zip(*parts, strict=True)
+    places = zip((receipts[group].shard for group in drawn), rows, strict=True)
+    return Sample(np.concatenate(vectors), pa.concat_tables(tables), tuple(places))
+
+
+def _vectors(output: Output, shard: str, chosen: Rows) -> tuple[npt.NDArray[np.float32], Rows]:
+    """Vectors of a shard and their row numbers; ``chosen`` counts only rows that have a vector."""
+    vectors, rows, start = [], [], 0
+    for block, numbers in output.vectors(shard):
+        inside = chosen[(chosen >= start) & (chosen < start + len(numbers))] - start
+        vectors.append(block[inside])
+        rows.append(numbers[inside])
+        start += len(numbers)
+    return np.concatenate(vectors), np.concatenate(rows)
