@@ -18,11 +18,12 @@ from kosbert_ray.corpus.plan import plan, replan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.schema import inspect
 from kosbert_ray.encoder.chunks import splitter_version
+from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions, usable_cores
 from kosbert_ray.encoder.prepare import PreparedModel, prepare
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
-from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
+from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
 from kosbert_ray.errors import UsageError
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.format import EmbeddingFormat

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from kosbert_ray.vector_math import unit
 
 Matrix = npt.NDArray[np.float32]
 
@@ -40,7 +41,7 @@ def agreement(first: Matrix, second: Matrix, k: int) -> Agreement:
         second: vectors of the other model for the same texts, float32 ``[n, e]``.
         k: number of neighbours, reduced to ``n - 1`` if there are fewer texts.
     """
-    one, other = _unit(first), _unit(second)
+    one, other = unit(first), unit(second)
     k = min(k, len(one) - 1)
     similarities = one @ one.T, other @ other.T
     for matrix in similarities:
@@ -58,8 +59,3 @@ def agreement(first: Matrix, second: Matrix, k: int) -> Agreement:
         correlation=float(np.corrcoef(cosines)[0, 1]),
         cosine=float((one * other).sum(1).mean()) if same_dimension else None,
     )
-
-
-def _unit(vectors: Matrix) -> npt.NDArray[Any]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths == 0, 1, lengths)

@@ -7,15 +7,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
+from kosbert_ray.vector_math import unit
+
 Vectors = npt.NDArray[np.float32]
 INITIAL_ROWS = 50  # vectors per cluster in the sample that the initial centres are chosen from
-
-
-def unit(vectors: Vectors) -> Vectors:
-    """Vectors of length 1; zeros stay zeros."""
-    from sklearn.preprocessing import normalize
-
-    return np.asarray(normalize(vectors), np.float32) if len(vectors) else vectors
 
 
 def fit(blocks: Callable[[int], Iterable[Vectors]], clusters: int, passes: int, seed: int) -> Vectors:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 
 from kosbert_ray.cli.common import Commands, add_config, job_config, print_table
+from kosbert_ray.shards.vector_types import CODECS
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +22,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "data", nargs="+", metavar="DATA", help="file or s3:// URL: TSV with sentence1, sentence2, score; or KLUE's JSON"
     )
-    parser.add_argument("--types", default="float32,float16,int8,ubinary", help="output types, with commas (default: all)")
+    parser.add_argument("--types", default=",".join(CODECS), help="output types, with commas (default: all)")
     parser.add_argument(
         "--dimension", type=int, action="append", default=[], dest="dimensions", metavar="N", help="also truncate to N"
     )

@@ -1,8 +1,8 @@
-"""Text to vectors. A library of its own: ``Encoder.load("jhgan/ko-sbert-sts").encode(texts)`` → float32 ``[n, 768]``.
+"""Text to vectors, usable as a library: ``Encoder.load("jhgan/ko-sbert-sts").encode(texts)`` returns float32 ``[n, 768]``.
 
-Read it in this order: ``source`` (where the model folder is) → ``spec`` (what is in it) → ``tokenizer`` (texts to token
-ids) → ``packing`` (token ids to batches without padding) → ``attention`` and ``pooling`` (what a batch goes through) →
-``model`` (all of it together). ``source`` and ``spec`` do without torch, so that a driver can do without it.
+Reading order: ``source`` (finds the model folder), ``spec`` (reads it), ``tokenizer`` (texts to token ids), ``packing``
+(token ids to batches without padding), ``engines`` (run the transformer), ``pooling`` and ``head``, and ``encoder``, which
+combines them. The modules up to ``packing`` load without torch, because a driver and tokenizing workers run without it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ __all__ = ["Encoder"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports torch when the encoder is asked for, and not before."""
+    """Imports the encoder, and with it torch, on first use."""
     if name == "Encoder":
         from kosbert_ray.encoder.encoder import Encoder
 

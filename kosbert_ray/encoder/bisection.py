@@ -1,7 +1,7 @@
-"""Every text of a slice through the model, and those that cannot be: found by halving, named with their reason.
+"""Encodes every text of a slice, and finds the texts that cannot be encoded by bisection.
 
-A text that makes the model fail takes its batch with it, so the batch is halved until the text stands alone. Running out of
-memory is another matter: it says that batches are too large, so the token budget is halved instead, for good.
+A text that makes the model fail fails its whole batch, so the batch is halved until the text is alone. When memory runs
+out, batches are too large, so the token budget is halved for good instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Forward = Callable[[Batch], npt.NDArray[np.float32]]
 
 
 class DeviceBroken(RuntimeError):
-    """The device answers no more: nothing but a new process helps."""
+    """The device no longer works in this process; only a new process helps."""
 
 
 def encode_all(
@@ -39,26 +39,26 @@ def encode_all(
     streams: int = 1,
     done: npt.NDArray[np.int64] | None = None,
 ) -> tuple[npt.NDArray[np.float32], dict[int, str], int]:
-    """Runs ``forward`` over all texts of a slice that it can take.
+    """Runs ``forward`` over the texts of a slice.
 
-    No text is tried endlessly: a batch either shrinks or goes, and a single text goes after one try.
+    Terminates: a failed batch is either split or given up, and a single text is given up after one attempt.
 
     Args:
         tokens: the slice.
-        unfit: the reason by index of the texts that need not be tried.
-        token_budget: the most tokens in a batch.
-        forward: gives the vectors of a batch, float32 ``[texts, dimension]``; may raise.
+        unfit: reasons for texts not to try, by index.
+        token_budget: maximum number of tokens in a batch.
+        forward: returns the vectors of a batch, float32 ``[texts, dimension]``; may raise.
         dimension: length of a vector.
-        pack: cuts the slice into batches.
-        streams: how many batches ``forward`` takes at the same time, each from a thread of its own.
+        pack: splits the slice into batches.
+        streams: number of batches that ``forward`` takes concurrently, each from its own thread.
         done: indices of texts to leave out.
 
     Returns:
-        Vectors of the distinct texts, float32 ``[u, dimension]`` (zeros for those that failed or were left
-        out); the reason by index of those that failed; and the token budget that was left.
+        The vectors of the distinct texts, float32 ``[u, dimension]``, with zeros for those that failed or were left out;
+        the reasons for those that failed, by index; and the remaining token budget.
 
     Raises:
-        DeviceBroken: the device is lost (a CUDA error); none of its later answers would be true.
+        DeviceBroken: a CUDA error makes all later results of this process unreliable.
     """
     vectors = np.zeros((len(tokens.lengths), dimension), np.float32)
     left_out = np.empty(0, np.int64) if done is None else done
@@ -92,7 +92,7 @@ def encode_all(
                 suspects = batch.texts[~good]
                 if len(batch.texts) == 1 and len(suspects):
                     failed[int(suspects[0])] = "its vector holds NaN or Inf"
-                elif len(suspects):  # alone, each shows whether it was its own fault or a neighbour's
+                elif len(suspects):  # find out which of them cause it and which are a neighbour's victims
                     todo.extend(_halves(tokens, suspects, pack))
     return vectors, failed, token_budget
 
@@ -105,8 +105,8 @@ def _attempt(forward: Forward, batch: Batch) -> npt.NDArray[np.float32] | Except
 
 
 def in_streams(run: Callable[[Batch], Found], batches: list[Batch], streams: int) -> Generator[Found, None, None]:
-    """What ``run`` gives for each batch, in order; ``streams`` of them at the same time, each in a thread of its own."""
-    if streams == 1:  # in this thread, whose number of OpenMP threads is settled
+    """Yields ``run(batch)`` for each batch in order, running ``streams`` of them concurrently in threads."""
+    if streams == 1:  # in this thread, whose number of OpenMP threads is set
         yield from map(run, batches)
         return
     with ThreadPoolExecutor(streams) as pool:
@@ -117,19 +117,19 @@ def in_streams(run: Callable[[Batch], Found], batches: list[Batch], streams: int
 
 
 def _halves(tokens: Tokens, texts: npt.NDArray[np.int64], pack: Pack) -> list[Batch]:
-    """Batches of each half of ``texts`` (of one text: that one)."""
+    """Returns a batch for each half of ``texts``, or for the one text."""
     middle = (len(texts) + 1) // 2
     whole = int(tokens.lengths[texts].sum())
     return [batch for half in (texts[:middle], texts[middle:]) for batch in pack(tokens, whole, half)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the machine on a CPU, has no memory left for what was asked."""
+    """Returns True if the device, or the machine for a CPU, ran out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(mark in str(error) for mark in CPU_OUT_OF_MEMORY)
 
 
 def is_device_broken(error: BaseException) -> bool:
-    """Whether a CUDA error other than a lack of memory was raised: it stays with the process."""
+    """Returns True for a CUDA error other than out of memory; such errors persist in the process."""
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)

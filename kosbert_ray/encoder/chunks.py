@@ -1,7 +1,7 @@
-"""Where a long text is cut: at the ends of sentences, else between words, else between what a reader sees as characters.
+"""Splits a long text at sentence boundaries, else between words, else between grapheme clusters.
 
-A place in a text is counted in Unicode code points, as Python counts them: ``text[start:end]`` is the chunk, whatever
-normal form the text is in. Hangul that is written in jamo (NFD) is never cut inside a syllable.
+Positions are Unicode code points, as in Python: ``text[start:end]`` is the chunk, whatever the text's normal form. Hangul
+in conjoining jamo (NFD) is never split inside a syllable.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ WORD_START = re.compile(r"(?<=\s)(?=\S)")
 
 
 def cut(text: str, tokens: Sequence[Span], room: int, overlap: int, levels: Sequence[Places]) -> Iterator[Span]:
-    """Chunks of a text: ``(start, end)`` of each, in order, none of them beginning or ending with white space.
+    """Yields ``(start, end)`` of each chunk of a text, in order.
 
-    All but the white space between them is in at least one chunk, and each chunk ends behind the one before.
+    Chunks neither begin nor end with white space. Everything except the white space between chunks is in at least one, and
+    each chunk ends behind the previous one.
 
     Args:
         text: the text.
-        tokens: place of each of its tokens, special ones left out.
-        room: the most tokens in a chunk.
-        overlap: how many of them may stand in the chunk before, too; below ``room``.
-        levels: places where it may be cut, sorted: first those that are liked best.
+        tokens: ``(start, end)`` of each of its tokens, without special tokens.
+        room: maximum number of tokens in a chunk.
+        overlap: number of tokens that may be repeated from the previous chunk; less than ``room``.
+        levels: sorted positions where the text may be split, in order of preference.
     """
-    # Some normalizers' places go back by a character now and then.
+    # The offsets of some normalizers step back by a character now and then.
     begins = np.maximum.accumulate(np.array([begin for begin, _ in tokens], np.int64))
     total, last = len(text.rstrip()), 0
     start = _word(text, 0)
@@ -46,7 +47,7 @@ def cut(text: str, tokens: Sequence[Span], room: int, overlap: int, levels: Sequ
             yield start, total
             return
         end, level = _last_place(levels, max(start, last), int(begins[first + room]))
-        if end is None:  # nowhere to cut in so many tokens: behind them, where it can first be done
+        if end is None:  # no position within that many tokens: take the first one behind them
             end, level = _first_place(levels[-1], max(start, last), total), levels[-1]
         yield start, start + len(text[start:end].rstrip())
         behind = int(np.searchsorted(begins, end))
@@ -55,7 +56,7 @@ def cut(text: str, tokens: Sequence[Span], room: int, overlap: int, levels: Sequ
 
 
 def _word(text: str, start: int) -> int:
-    """The first place from ``start`` on that no white space is at."""
+    """Returns the first position from ``start`` on without white space."""
     match = NOT_SPACE.search(text, start)
     return match.start() if match else len(text)
 
@@ -74,7 +75,7 @@ def _first_place(places: Places, after: int, most: int) -> int:
 
 
 def levels_of(text: str, splitter: Splitter) -> list[Places]:
-    """Where a text may be cut, best places first."""
+    """Returns the positions where a text may be split, one array per level, in order of preference."""
     characters = _characters(text)
     words = np.array([match.start() for match in WORD_START.finditer(text)], np.int64)
     levels = [np.intersect1d(words, characters), characters]
@@ -85,7 +86,7 @@ def levels_of(text: str, splitter: Splitter) -> list[Places]:
 
 
 def _characters(text: str) -> Places:
-    """Starts of the text's extended grapheme clusters (Unicode Standard Annex 29)."""
+    """Returns the starts of the text's extended grapheme clusters (Unicode Standard Annex 29)."""
     import regex
 
     return np.array([match.start() for match in regex.finditer(r"\X", text)], np.int64)
@@ -99,10 +100,10 @@ def _kiwi() -> Any:
 
 
 def splitter_version(splitter: Splitter) -> str:
-    """Name and version of what finds the sentences, for a job's fingerprint.
+    """Returns the splitter's name and version, for a job's fingerprint.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: the splitter is not installed.
     """
     if splitter == "words":
         return splitter

@@ -1,20 +1,33 @@
-"""The files of a model repository that its vectors depend on.
+"""The files of a model repository that its vectors depend on, and their hash.
 
-A repository also holds other frameworks' weights, exports, checkpoints and training state. Only the files chosen here
-are fetched, copied and hashed, wherever the model lies: on the hub, in an object store or in a folder.
+A repository also holds weights of other frameworks, exports, checkpoints and training state. Only the files chosen here
+are fetched, copied and hashed, from the hub, an object store or a folder alike.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from kosbert_ray.errors import ModelError
+from kosbert_ray.errors import ModelError, first_line
 
 # Stem and suffix of weights, in the order in which transformers looks for them.
 WEIGHTS = (("model", "safetensors"), ("pytorch_model", "bin"))
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
+)
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 SETTINGS = (".json", ".txt", ".model")
 MODULES = "modules.json"
 POINTER = b"version https://git-lfs"
@@ -22,7 +35,7 @@ POINTER_BYTES = 1024
 
 
 def weight_names(names: Iterable[str]) -> list[str]:
-    """The weights among the file names of one folder: one file, or its shards; safetensors before pickles."""
+    """Picks the weights among the file names of one folder: one file or its shards, safetensors before pickles."""
     there = set(names)
     for stem, suffix in WEIGHTS:
         if f"{stem}.{suffix}" in there:
@@ -33,13 +46,49 @@ def weight_names(names: Iterable[str]) -> list[str]:
     return []
 
 
+def weight_paths(folder: Path) -> list[Path]:
+    """Returns the weights that a module loads.
+
+    Raises:
+        ModelError: there are none, or a shard is missing.
+    """
+    names = weight_names(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if not names:
+        stray = next(iter(sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin"))), None)
+        found = f"; {stray.name} is neither" if stray else ""
+        raise ModelError(f"{folder}: no weights in it (model.safetensors or pytorch_model.bin{found})")
+    paths = [folder / name for name in names]
+    if len(paths) > 1 or "-of-" in names[0]:
+        index = folder / f"{names[0].partition('-')[0]}{paths[0].suffix}.index.json"
+        for name in sorted({str(shard) for shard in read_json(index).get("weight_map", {}).values()} - {*names}):
+            raise ModelError(f"{folder / name}: missing, and {index.name} names it")
+    return paths
+
+
+def legacy_weight_paths(folder: Path) -> list[Path]:
+    """Returns the files that version 0.1.0 hashed as a module's weights."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+
+
+def tokenizer_paths(folder: Path) -> list[Path]:
+    """Returns the tokenizer's files.
+
+    Raises:
+        ModelError: there is no vocabulary, for which transformers would make an empty tokenizer.
+    """
+    paths = [path for name in TOKENIZER_FILES for path in sorted(folder.glob(name))]
+    if not any(path.name in VOCABULARIES or path.suffix == ".model" for path in paths):
+        raise ModelError(f"{folder}: no tokenizer in it (none of {', '.join(VOCABULARIES)}, *.model)")
+    return paths
+
+
 def model_files(names: Iterable[str], modules: bytes | None, code: bool) -> list[str]:
-    """Chooses the files of a model.
+    """Picks the files of a model.
 
     Args:
         names: paths of all files, below the repository's root.
         modules: content of its modules.json, if it has one.
-        code: whether the model's own Python code is wanted, too.
+        code: whether to include the model's own Python code.
     """
     folders: dict[str, list[str]] = {}
     everything = sorted(names)
@@ -57,17 +106,17 @@ def model_files(names: Iterable[str], modules: bytes | None, code: bool) -> list
 
 
 def module_folders(modules: bytes | None) -> list[str]:
-    """The folders that modules.json names; the root of a plain transformers model, or of a broken modules.json."""
+    """Returns the folders named by modules.json, or the root if there is none or it is broken."""
     if modules is None:
         return [""]
     try:
         return [str(entry["path"]).strip("/") for entry in json.loads(modules)]
-    except (ValueError, TypeError, KeyError):  # whoever reads the model will name what is wrong
+    except (ValueError, TypeError, KeyError):  # reported when the model is read
         return [""]
 
 
 def files_in(folder: Path, code: bool) -> list[str]:
-    """:func:`model_files` of a folder on this machine."""
+    """Applies :func:`model_files` to a folder on this machine."""
     modules = (folder / MODULES).read_bytes() if (folder / MODULES).is_file() else None
     names: list[str] = []
     for inner in dict.fromkeys(["", *module_folders(modules)]):
@@ -80,7 +129,32 @@ def files_in(folder: Path, code: bool) -> list[str]:
 
 
 def require_content(paths: Sequence[Path]) -> None:
-    """Raises ModelError if one of the files is a Git LFS pointer: a repository cloned without git-lfs."""
+    """Raises ModelError if a file is a Git LFS pointer, as in a repository cloned without git-lfs."""
     for path in paths:
         if path.stat().st_size <= POINTER_BYTES and path.read_bytes().startswith(POINTER):
             raise ModelError(f"{path}: is a Git LFS pointer, not the file itself; run git lfs pull in the model folder")
+
+
+def sha256(folder: Path, files: Sequence[Path]) -> str:
+    """Hashes the names, sizes and contents of files below ``folder`` into one hex digest. Mostly runs outside the GIL."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+        with open(path, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file of a model.
+
+    Raises:
+        ModelError: it is missing, broken or a Git LFS pointer.
+    """
+    try:
+        require_content([path])
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: missing from the model folder") from error
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path}: cannot be read ({first_line(error)})") from error

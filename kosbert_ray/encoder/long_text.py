@@ -1,6 +1,6 @@
-"""Texts longer than the model takes: cut off, or cut into chunks, which become rows of their own or one mean vector.
+"""Texts that exceed the model's maximum length: truncated, or split into chunks with a row each or a mean vector.
 
-A chunk is a text like any other: its vector is the one that the model gives for ``text[start:end]``.
+A chunk's vector is the one that the model gives for ``text[start:end]`` alone.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Find = Callable[[pa.Array], Int64]
 
 @dataclass(frozen=True)
 class Chunks:
-    """Rows of chunks, ``m`` of them, of ``n`` texts.
+    """The ``m`` chunks of ``n`` texts.
 
     Attributes:
-        source: int64, which text each is of.
-        number: int32, from 0 within the text.
-        start, end: int64, its place in the text, in Unicode code points.
+        source: int64 ``[m]``, the index of each chunk's text.
+        number: int32 ``[m]``, the chunk's number within the text, from 0.
+        start, end: int64 ``[m]``, its position in the text, in Unicode code points.
     """
 
     source: Int64
@@ -41,13 +41,13 @@ class Chunks:
 
 @dataclass(frozen=True)
 class Sequences:
-    """What goes into the model for some texts.
+    """The model's input for some texts.
 
     Attributes:
-        tokens: with a row for each text, or for each chunk.
-        known: int64 ``[u]``, of each sequence which known vector is its own, -1 where it must be encoded.
-        split: how many of the texts were cut into chunks.
-        chunks: of ``Policy`` "chunk".
+        tokens: token ids, with a row per text, or per chunk with the policy "chunk".
+        known: int64 ``[u]``, the index of each sequence's shared vector, or -1 if it must be encoded.
+        split: number of texts that were split into chunks.
+        chunks: the chunks, with the policy "chunk".
     """
 
     tokens: Tokens
@@ -56,7 +56,7 @@ class Sequences:
     chunks: Chunks | None
 
     def to_encode(self) -> npt.NDArray[np.bool_]:
-        """bool ``[u]``: the sequences that have to go through the model."""
+        """Returns bool ``[u]``, true for the sequences that the model must encode."""
         wanted = self.known < 0
         wanted[self.tokens.part_of] = False
         return wanted
@@ -64,15 +64,15 @@ class Sequences:
 
 @dataclass(frozen=True)
 class LongText:
-    """What becomes of texts that are too long.
+    """The treatment of texts that are too long.
 
     Attributes:
-        policy: "truncate", as sentence-transformers does; "mean", one vector, the mean of the chunks', weighted by their
-            tokens; "chunk", a row for each chunk.
-        size: the most tokens of a chunk, special ones and the prompt's included.
-        overlap: how many tokens of a chunk may stand in the one before, too.
-        splitter: what finds the places to cut at.
-        normalized: whether the model's vectors have length 1, so that means are to have it, too.
+        policy: "truncate", as sentence-transformers does; "mean" for the mean of the chunks' vectors, weighted by their
+            tokens; "chunk" for a row per chunk.
+        size: maximum number of tokens in a chunk, including special tokens and the prompt's.
+        overlap: number of tokens that may be repeated from the previous chunk.
+        splitter: name of the splitter that finds sentence boundaries.
+        normalized: whether the model's vectors have length 1, so that means are normalized, too.
     """
 
     policy: Policy
@@ -82,21 +82,21 @@ class LongText:
     normalized: bool
 
     def check(self, tokenizer: Tokenizer) -> None:
-        """Raises UsageError if no chunk could be made with this tokenizer."""
+        """Raises UsageError if the size leaves no room for a chunk with this tokenizer."""
         room = self.size - tokenizer.overhead
         if self.policy != "truncate" and room <= self.overlap:
             raise UsageError(
-                f"chunk.size: of {self.size} tokens {tokenizer.overhead} are the model's and the prompt's, which leaves "
-                f"{max(0, room)} for the text with chunk.overlap={self.overlap}; make it larger or the overlap smaller"
+                f"chunk.size: {tokenizer.overhead} of {self.size} tokens are special tokens or the prompt's, which leaves "
+                f"{max(0, room)} for the text with chunk.overlap={self.overlap}; increase chunk.size or reduce the overlap"
             )
 
     def __call__(self, tokenizer: Tokenizer, texts: pa.Array, find: Find | None = None) -> Sequences:
-        """Tokenises ``n`` texts without nulls.
+        """Tokenizes ``n`` texts without nulls.
 
         Args:
-            tokenizer: the model's.
+            tokenizer: the model's tokenizer.
             texts: the texts.
-            find: of each text which known vector is its own, or -1; None: none is known.
+            find: returns the index of each text's shared vector, or -1; None if there are no shared vectors.
         """
         tokens = tokenizer(texts)
         known = np.full(len(tokens.lengths), -1, np.int64)
@@ -109,7 +109,7 @@ class LongText:
             return Sequences(tokens, known, 0, None)
         is_long = (tokens.lengths > self.size) | (tokens.dropped > 0)
         split = int(is_long[tokens.rows].sum())
-        if self.policy == "mean":  # a known vector is the mean already
+        if self.policy == "mean":  # a shared vector already is the mean
             tokens = replace(tokens, dropped=np.where(known < 0, tokens.dropped, 0).astype(np.int32))
             is_long &= known < 0
         long = np.flatnonzero(is_long)
@@ -125,7 +125,7 @@ class LongText:
             return Sequences(replace(both, part_of=part_of, part=part), known, split, None)
         flat = _flat(spans, long, part, pc.utf8_length(distinct).to_numpy().astype(np.int64))
         chunks, rows = _expanded(flat, tokens.rows)
-        # The long texts themselves are no sequence's.
+        # The long texts themselves are not encoded.
         left = np.concatenate((~is_long, np.ones(len(pieces.lengths), bool)))
         number = np.cumsum(left) - 1
         failed = {int(number[index]): reason for index, reason in both.failed.items() if left[index]}
@@ -133,7 +133,7 @@ class LongText:
         return Sequences(both, known[left], split, chunks)
 
     def _pieces(self, tokenizer: Tokenizer, texts: list[str]) -> tuple[list[list[Span]], Tokens, Int32]:
-        """The chunks of each text, their tokens, and which sequence of these is each chunk's, text after text."""
+        """Returns the chunks of each text, their tokens, and the index of each chunk's sequence, text by text."""
         room = max(1, self.size - tokenizer.overhead)
         spans = [
             list(cut(text, places, room, self.overlap, levels_of(text, self.splitter))) or [(0, len(text))]
@@ -144,7 +144,7 @@ class LongText:
             too_long = ((pieces.lengths > self.size) | (pieces.dropped > 0))[pieces.rows]
             if room == 1 or not too_long.any():
                 return spans, pieces, pieces.rows.copy()
-            # A word that was cut may be more tokens than it was in one piece.
+            # A word that is split may have more tokens than the whole word.
             room //= 2
             flags = iter(too_long.tolist())
             spans = [
@@ -160,7 +160,7 @@ class LongText:
 
 
 def _strings(spans: list[list[Span]], texts: pa.Array, long: Int64, part: Int32) -> pa.Array:
-    """The distinct chunks, in the order of their sequences."""
+    """Returns the distinct chunks, in the order of their sequences."""
     found: dict[int, str] = {}
     sequences = iter(part.tolist())
     for index, items in zip(long.tolist(), spans, strict=True):
@@ -171,7 +171,7 @@ def _strings(spans: list[list[Span]], texts: pa.Array, long: Int64, part: Int32)
 
 
 def _joined(tokens: Tokens, pieces: Tokens, emptied: npt.NDArray[np.bool_]) -> Tokens:
-    """Both one after another; of the first, those that are ``emptied`` without their tokens."""
+    """Concatenates both, dropping the tokens of the ``emptied`` texts of the first."""
     ids: npt.NDArray[Any] = np.concatenate((tokens.ids[~np.repeat(emptied, tokens.lengths)], pieces.ids))
     before = len(tokens.lengths)
     return Tokens(
@@ -185,7 +185,7 @@ def _joined(tokens: Tokens, pieces: Tokens, emptied: npt.NDArray[np.bool_]) -> T
 
 @dataclass(frozen=True)
 class _Flat:
-    """The chunks of all distinct texts, text after text: ``counts`` of each, and of each chunk its sequence and place."""
+    """The chunks of all distinct texts: the number per text, and the sequence and position of each chunk."""
 
     counts: Int64
     sequence: Int64
@@ -209,7 +209,7 @@ def _flat(spans: list[list[Span]], long: Int64, part: Int32, lengths: Int64) -> 
 
 
 def _expanded(flat: _Flat, rows: Int32) -> tuple[Chunks, Int64]:
-    """The chunks of rows that hold these texts, and the sequence of each chunk."""
+    """Repeats the chunks for each row that holds the text; returns them and the sequence of each."""
     counts = flat.counts[rows]
     source = np.repeat(np.arange(len(rows)), counts)
     within = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -218,13 +218,13 @@ def _expanded(flat: _Flat, rows: Int32) -> tuple[Chunks, Int64]:
 
 
 def join_parts(vectors: npt.NDArray[np.float32], tokens: Tokens, failed: dict[int, str], normalized: bool) -> None:
-    """Fills in the vectors of texts that are means of others, float32 ``[u, dimension]``, in place.
+    """Computes the vectors of texts that are means of their chunks, in place.
 
     Args:
-        vectors: of all sequences.
-        tokens: which are means of which.
-        failed: the reason of those that have no vector; a mean of such a one is added to them.
-        normalized: whether means are to have length 1.
+        vectors: the vectors of all sequences, float32 ``[u, dimension]``.
+        tokens: the slice, which says which sequences are parts of which texts.
+        failed: the reasons for sequences without a vector; means with a failed part are added.
+        normalized: whether to scale means to length 1.
     """
     means = np.unique(tokens.part_of)
     weights = tokens.lengths[tokens.part].astype(np.float32)

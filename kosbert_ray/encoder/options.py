@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from kosbert_ray.errors import UsageError
+from kosbert_ray.encoder.engines.table import ENGINES, require_supported
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-Engine = Literal["torch", "openvino", "auto"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
+if TYPE_CHECKING:
+    Engine: TypeAlias = str
+else:  # what the option accepts: the names in the table
+    Engine = Literal[(*ENGINES, "auto")]
 
 
 @dataclass(frozen=True)
@@ -33,24 +36,12 @@ class EncoderOptions:
 
 
 def require_possible(options: EncoderOptions) -> None:
-    """Raises UsageError for options that do not go together on any machine; needs neither torch nor the model.
+    """Checks that the options fit together, without torch and without the model.
 
-    Args:
-        options: combinations with a device are checked where it is not "auto".
+    Raises:
+        UsageError: no engine supports the combination on any machine.
     """
-    device, precision, engine = options.device, options.precision, options.engine
-    if precision == "fp16" and device == "cpu":
-        raise UsageError("encoder.precision: fp16 is for GPUs; use bf16 or fp32 on a CPU")
-    if precision == "int8" and device in ("cuda", "mps"):
-        raise UsageError(f"encoder.precision: int8 is for CPUs, and the device is {device}")
-    if precision == "int8" and engine == "torch":
-        raise UsageError("encoder.precision: int8 needs encoder.engine=openvino")
-    if precision == "fp16" and engine == "openvino":
-        raise UsageError("encoder.precision: fp16 is for GPUs, and openvino for CPUs; use bf16 or fp32")
-    if engine == "openvino" and device in ("cuda", "mps"):
-        raise UsageError(f"encoder.engine: openvino is for CPUs, and the device is {device}")
-    if options.compile and device in ("cpu", "mps"):
-        raise UsageError(f"encoder.compile: torch.compile gains on GPUs only, and the device is {device}")
+    require_supported(options.engine, options.device, options.precision, options.compile)
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

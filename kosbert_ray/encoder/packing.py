@@ -1,7 +1,7 @@
-"""Batches without padding. Pure: token ids and a budget in, batches of concatenated sequences out.
+"""Batches without padding: pure functions from token ids and a budget to batches of concatenated sequences.
 
-A slice's distinct sequences are sorted by length and cut where a token budget is reached; a batch is one row
-``[T]`` of token ids. Sorting makes sequences of one length neighbours: attention and pooling take them as one block.
+A slice's distinct sequences are sorted by length and split by a token budget; a batch is one row ``[T]`` of token ids.
+Sorting puts sequences of equal length side by side, so that attention and pooling process them as one block.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Tokens:
     """A slice's texts as token ids, each distinct text once.
 
     Attributes:
-        ids: uint16 (vocabularies up to 65,536) or int32 ``[T]``, the sequences one after another.
-        lengths: int32 ``[u]``, tokens of each distinct text, special ones included.
-        rows: int32 ``[n]``, for each row which of the ``u`` texts it holds.
-        dropped: int32 ``[u]``, tokens that did not fit into ``max_seq_length``.
-        failed: of each distinct text that could not be tokenised (its length is 0), the reason.
-        part_of: int32 ``[p]``, texts (of length 0) whose vector is the mean of others'.
-        part: int32 ``[p]``, which other each is the mean of; they are weighted by their lengths.
+        ids: uint16 (vocabularies up to 65,536) or int32 ``[T]``, the concatenated sequences.
+        lengths: int32 ``[u]``, the number of tokens of each distinct text, special tokens included.
+        rows: int32 ``[n]``, the index of each row's text among the ``u``.
+        dropped: int32 ``[u]``, the number of tokens that truncation removed.
+        failed: the reason for each distinct text that could not be tokenized (its length is 0), by index.
+        part_of: int32 ``[p]``, texts (of length 0) whose vector is the mean of other texts' vectors.
+        part: int32 ``[p]``, the other text of each pair; a mean weights its parts by their lengths.
     """
 
     ids: npt.NDArray[np.uint16] | Int32
@@ -40,7 +40,7 @@ class Tokens:
     part: Int32 = field(default_factory=lambda: np.empty(0, np.int32))
 
     def row_lengths(self) -> Int64:
-        """int64 ``[n]``: tokens of each row, of a mean those of all its parts."""
+        """Returns the number of tokens of each row, int64 ``[n]``; a mean counts the tokens of its parts."""
         lengths = self.lengths.astype(np.int64)
         np.add.at(lengths, self.part_of, self.lengths[self.part])
         return lengths[self.rows]
@@ -54,7 +54,7 @@ class Batch:
         ids: int64 ``[T]``.
         positions: int64 ``[T]``, restarting at 0 with each sequence.
         groups: ``(start, count, length)`` of each run of equal-length sequences, in order, covering ``[0, T)``.
-        texts: int64 ``[count of sequences]``, the index in ``Tokens.lengths`` of each sequence.
+        texts: int64 ``[sequences]``, the index in ``Tokens.lengths`` of each sequence.
     """
 
     ids: npt.NDArray[np.int64]
@@ -64,23 +64,23 @@ class Batch:
 
     @property
     def offsets(self) -> Int32:
-        """int32 ``[sequences + 1]``: where each sequence begins, and T."""
+        """The start of each sequence, and T at the end: int32 ``[sequences + 1]``."""
         lengths = np.concatenate([np.full(count, length, np.int32) for _, count, length in self.groups])
         return np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
 
 
 def take_rows(vectors: npt.NDArray[np.float32], rows: Int32) -> npt.NDArray[np.float32]:
-    """``vectors[rows]``, which is no copy where each row has a vector of its own."""
+    """Returns ``vectors[rows]``, without a copy if ``rows`` is 0, 1, 2, …"""
     return vectors if np.array_equal(rows, np.arange(len(vectors))) else vectors[rows]
 
 
 def filled(batch: Batch, total: int, most: int) -> Batch:
-    """The batch with sequences of token 0 behind its own, so that it has ``total`` tokens.
+    """Appends sequences of token 0 to a batch, so that it has ``total`` tokens.
 
     Args:
-        batch: of at most ``total`` tokens.
-        total: how many there are to be.
-        most: length of a filling sequence, the last one aside.
+        batch: a batch of at most ``total`` tokens.
+        total: the resulting number of tokens.
+        most: length of an appended sequence; the last one may be shorter.
     """
     left = total - len(batch.ids)
     if not left:
@@ -96,22 +96,22 @@ def filled(batch: Batch, total: int, most: int) -> Batch:
 
 
 class Pack(Protocol):
-    """A way to cut a slice into batches: :func:`pack` or :func:`pack_one_length`."""
+    """A function that splits a slice into batches: :func:`pack` or :func:`pack_one_length`."""
 
     def __call__(self, tokens: Tokens, token_budget: int, texts: Int64 | None = None) -> Iterator[Batch]:
-        """Batches of at most ``token_budget`` tokens."""
+        """Yields batches of at most ``token_budget`` tokens."""
         ...
 
 
 def pack(tokens: Tokens, token_budget: int, texts: Int64 | None = None) -> Iterator[Batch]:
-    """Cuts a slice's sequences into batches of at most ``token_budget`` tokens (a longer sequence goes alone).
+    """Splits a slice's sequences into batches of at most ``token_budget`` tokens. A longer sequence gets its own batch.
 
-    The result depends on the slice and the budget only, so the same slice always meets the model in the same batches.
+    The result depends on the slice and the budget only, so a slice is always computed in the same batches.
 
     Args:
         tokens: the slice.
-        token_budget: the most tokens in a batch.
-        texts: the texts to pack, none of them of length 0; None for all.
+        token_budget: maximum number of tokens in a batch.
+        texts: indices of the texts to pack, none of length 0; None for all.
     """
     order, lengths, starts = _by_length(tokens, texts)
     ends = np.concatenate(([0], np.cumsum(lengths)))
@@ -123,7 +123,7 @@ def pack(tokens: Tokens, token_budget: int, texts: Int64 | None = None) -> Itera
 
 
 def pack_one_length(tokens: Tokens, token_budget: int, texts: Int64 | None = None) -> Iterator[Batch]:
-    """As :func:`pack`, but a batch's sequences are of one length: one matrix without padding."""
+    """Splits like :func:`pack`, but into batches whose sequences have equal length."""
     order, lengths, starts = _by_length(tokens, texts)
     distinct, firsts, counts = np.unique(lengths, return_index=True, return_counts=True)
     for length, first, count in zip(distinct.tolist(), firsts.tolist(), counts.tolist(), strict=True):
@@ -134,7 +134,7 @@ def pack_one_length(tokens: Tokens, token_budget: int, texts: Int64 | None = Non
 
 
 def _by_length(tokens: Tokens, texts: Int64 | None) -> tuple[Int64, Int64, Int64]:
-    """The texts, shortest first, their lengths, and where their tokens begin."""
+    """Returns the texts from shortest to longest, their lengths, and the start of their tokens."""
     chosen = np.arange(len(tokens.lengths)) if texts is None else texts
     order = chosen[np.argsort(tokens.lengths[chosen], kind="stable")]
     starts = np.concatenate(([0], np.cumsum(tokens.lengths, dtype=np.int64)))[:-1]

@@ -1,7 +1,7 @@
-"""Pickled weights (``pytorch_model.bin``) as safetensors.
+"""Converts pickled weights (``pytorch_model.bin``) to safetensors.
 
-A pickle is a program. torch's restricted unpickler runs none of it beyond rebuilding tensors; a file that asks for more
-is refused. What is loaded afterwards is the converted copy, so that no other process opens the pickle.
+A pickle is a program. torch's restricted unpickler only rebuilds tensors, and files that need more are refused. All
+processes load the converted copy, so the pickle is opened once.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 from kosbert_ray.encoder.files import weight_names
 from kosbert_ray.errors import ModelError, first_line
 
-UNSAFE = re.compile(r"GLOBAL (\S+)")  # in torch's error: what the pickle would have called
+UNSAFE = re.compile(r"GLOBAL (\S+)")  # in torch's error: the function that the pickle calls
 HEADS = ("cls.", "lm_head.", "predictions.", "generator_lm_head.")  # of masked or causal language models: never loaded
 
 
 def copy_model(folder: Path, names: list[str], target: Path) -> None:
-    """Copies a model's files into an empty folder, pickled weights as safetensors.
+    """Copies a model's files into an empty folder, and converts pickled weights to safetensors.
 
     Args:
         folder: the model.
-        names: its files, below ``folder``.
-        target: where to.
+        names: its files, relative to ``folder``.
+        target: the empty folder.
 
     Raises:
         ModelError: pickled weights hold more than tensors or are broken.
@@ -53,7 +53,7 @@ def _convert(folder: Path, names: list[str], target: Path) -> None:
     where: dict[str, str] = {}
     size = 0
     for name in names:
-        tensors = _apart(read_tensors(folder / name))
+        tensors = _unshared(read_tensors(folder / name))
         new = name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
         save_file(tensors, target / new, {"format": "pt"})
         where |= dict.fromkeys(tensors, new)
@@ -64,10 +64,10 @@ def _convert(folder: Path, names: list[str], target: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """The tensors of a pickled state dict, by torch's restricted unpickler, which also reads the format before torch 1.6.
+    """Reads the tensors of a pickled state dict with torch's restricted unpickler, also in the format before torch 1.6.
 
     Raises:
-        ModelError: it holds anything else, or is broken.
+        ModelError: the file holds anything else, or is broken.
     """
     import torch
 
@@ -80,7 +80,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
         if found is None:
             raise ModelError(f"{path}: not a file of weights; save the model as safetensors") from error
         raise ModelError(
-            f"{path}: holds more than tensors (it calls {found[1]}), so it is not opened; save the model as safetensors"
+            f"{path}: holds more than tensors (it calls {found[1]}) and was not loaded; save the model as safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError) as error:
         raise ModelError(f"{path}: broken or cut-short weights ({first_line(error)})") from error
@@ -91,11 +91,11 @@ def read_tensors(path: Path) -> dict[str, Any]:
     return {str(name): value.detach() for name, value in state.items()}
 
 
-def _apart(tensors: dict[str, Any]) -> dict[str, Any]:
-    """The tensors with memory of their own each, as safetensors wants them.
+def _unshared(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Returns tensors that share no memory, as safetensors requires.
 
-    Tied weights share their memory. The copy in a language model's head, which no embedding model loads, is left out;
-    all others are written under each of their names, since which of these an architecture asks for differs.
+    Tied weights share memory. The copy in a language model's head, which no embedding model loads, is left out. All others
+    are written under each of their names, because architectures differ in the name they load.
     """
     users: dict[int, list[str]] = {}
     for name, tensor in tensors.items():

@@ -1,44 +1,99 @@
-"""Token vectors to sentence vectors: pooling, Dense and Normalize, in float32 whatever the encoder computed in."""
+"""Pooling: token vectors to sentence vectors, in float32 whatever the transformer computes in.
+
+To add a pooling mode of sentence-transformers, add an entry to ``POOLING``. The table loads without torch, because reading
+a model folder checks modes against it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
 
-from kosbert_ray.encoder import spec as specs
-from kosbert_ray.errors import ModelError, first_line
+
+@dataclass(frozen=True)
+class Segments:
+    """Sequences of any lengths, one after another.
+
+    Attributes:
+        tokens: token vectors ``[T, h]``.
+        lengths: int64 ``[sequences]``, on the device of ``tokens``.
+        firsts: int64 ``[sequences]``, the position of each sequence's first token, on the same device.
+    """
+
+    tokens: torch.Tensor
+    lengths: torch.Tensor
+    firsts: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One pooling mode, in two forms that give the same vectors.
+
+    Attributes:
+        packed: pools sequences of equal length, ``[n, length, h]`` to float32 ``[n, h]``.
+        by_offsets: pools sequences of any lengths to float32 ``[sequences, h]``.
+    """
+
+    packed: Callable[[torch.Tensor], torch.Tensor]
+    by_offsets: Callable[[Segments], torch.Tensor]
+
+
+def _sum(power: float) -> Mode:
+    """Builds the mode that divides the sum of the token vectors by ``length ** power``."""
+
+    def packed(tokens: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        pooled: torch.Tensor = tokens.sum(dim=1, dtype=torch.float32) / (tokens.shape[1] ** power)
+        return pooled
+
+    def by_offsets(segments: Segments) -> torch.Tensor:
+        import torch
+
+        total = torch.segment_reduce(segments.tokens.float(), "sum", lengths=segments.lengths, unsafe=True)
+        return total / segments.lengths[:, None].float().pow(power)
+
+    return Mode(packed, by_offsets)
+
+
+def _max_by_offsets(segments: Segments) -> torch.Tensor:
+    import torch
+
+    return torch.segment_reduce(segments.tokens.float(), "max", lengths=segments.lengths, unsafe=True)
+
+
+POOLING: dict[str, Mode] = {
+    "cls": Mode(lambda tokens: tokens[:, 0].float(), lambda segments: segments.tokens[segments.firsts].float()),
+    "max": Mode(lambda tokens: tokens.amax(dim=1).float(), _max_by_offsets),
+    "mean": _sum(1.0),
+    "mean_sqrt_len_tokens": _sum(0.5),
+}
 
 
 def pool(hidden: torch.Tensor, groups: tuple[tuple[int, int, int], ...], modes: tuple[str, ...], skip: int) -> torch.Tensor:
-    """Pools a packed batch.
+    """Pools a packed batch, group by group.
 
     Args:
         hidden: token vectors ``[T, h]``.
         groups: ``(start, count, length)`` of each run of equal-length sequences.
-        modes: sentence-transformers' pooling modes; their results are concatenated.
+        modes: keys of ``POOLING``, whose results are concatenated.
         skip: leading tokens to leave out (a prompt with ``include_prompt: false``).
 
     Returns:
         float32 ``[sequences, h * len(modes)]``.
     """
+    import torch
+
     pooled = []
     for start, count, length in groups:
         tokens = hidden[start : start + count * length].view(count, length, -1)[:, min(skip, length - 1) :]
-        parts = []
-        for mode in modes:
-            if mode == "cls":
-                parts.append(tokens[:, 0].float())
-            elif mode == "max":
-                parts.append(tokens.amax(dim=1).float())
-            else:
-                total = tokens.sum(dim=1, dtype=torch.float32)
-                parts.append(total / (tokens.shape[1] ** (0.5 if mode == "mean_sqrt_len_tokens" else 1.0)))
-        pooled.append(torch.cat(parts, dim=1))
+        pooled.append(torch.cat([POOLING[mode].packed(tokens) for mode in modes], dim=1))
     return torch.cat(pooled)
 
 
@@ -49,18 +104,21 @@ def pool_by_offsets(
     skip: int,
     to_device: Callable[[npt.NDArray[np.int64]], torch.Tensor],
 ) -> torch.Tensor:
-    """As :func:`pool`, but without a launch for each length and without waiting for the device: for a GPU.
+    """Pools a packed batch on a GPU, without a kernel launch per length and without waiting for the device.
 
     Args:
-        hidden: token vectors ``[T', h]``, of which the first ``offsets[-1]`` count.
-        offsets: int32 ``[sequences + 1]``: where each sequence begins.
-        modes: sentence-transformers' pooling modes.
+        hidden: token vectors ``[T', h]``; those from ``offsets[-1]`` on are ignored.
+        offsets: int32 ``[sequences + 1]``, the start of each sequence.
+        modes: keys of ``POOLING``, whose results are concatenated.
         skip: leading tokens to leave out.
-        to_device: brings an array to where ``hidden`` is.
+        to_device: copies an array to the device of ``hidden``.
 
     Returns:
         float32 ``[sequences, h * len(modes)]``.
     """
+    import numpy as np
+    import torch
+
     lengths = np.diff(offsets).astype(np.int64)
     left_out = np.minimum(skip, lengths - 1)
     lengths -= left_out
@@ -71,81 +129,5 @@ def pool_by_offsets(
         tokens = hidden[to_device(np.repeat(starts, lengths) + within)]
     else:
         tokens = hidden[: offsets[-1]]
-    counts = to_device(lengths)
-    parts = []
-    for mode in modes:
-        if mode == "cls":
-            parts.append(tokens[to_device(firsts)].float())
-        elif mode == "max":
-            parts.append(torch.segment_reduce(tokens.float(), "max", lengths=counts, unsafe=True))
-        else:
-            total = torch.segment_reduce(tokens.float(), "sum", lengths=counts, unsafe=True)
-            parts.append(total / counts[:, None].float().pow(0.5 if mode == "mean_sqrt_len_tokens" else 1.0))
-    return torch.cat(parts, dim=1)
-
-
-class Head(torch.nn.Module):
-    """The modules after pooling, in the model's order.
-
-    Raises:
-        ModelError: a Dense layer's weights do not fit, or its activation is no torch module.
-    """
-
-    def __init__(self, parts: tuple[specs.HeadPart, ...]) -> None:
-        super().__init__()
-        self.parts = torch.nn.ModuleList(map(_module, parts))
-
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """float32 ``[n, pooled]`` → float32 ``[n, dimension]``."""
-        for part in self.parts:
-            vectors = part(vectors)
-        return vectors
-
-
-def _module(part: specs.HeadPart) -> torch.nn.Module:
-    if isinstance(part, specs.Dense):
-        return _Dense(part)
-    return _Truncate(part.dimension) if isinstance(part, specs.Truncate) else _Normalize()
-
-
-class _Truncate(torch.nn.Module):
-    def __init__(self, dimension: int) -> None:
-        super().__init__()
-        self.dimension = dimension
-
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        return vectors[:, : self.dimension].contiguous()
-
-
-class _Normalize(torch.nn.Module):
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        return F.normalize(vectors, p=2, dim=-1)
-
-
-class _Dense(torch.nn.Module):
-    def __init__(self, part: specs.Dense) -> None:
-        super().__init__()
-        self.linear = torch.nn.Linear(part.in_features, part.out_features, bias=part.bias)
-        square = part.in_features == part.out_features
-        self.residual: torch.nn.Module | None = None
-        if part.residual:
-            self.residual = (
-                torch.nn.Identity() if square else torch.nn.Linear(part.in_features, part.out_features, bias=False)
-            )
-        try:
-            self.load_state_dict(load_file(part.folder / "model.safetensors"))
-        except (RuntimeError, OSError) as error:
-            raise ModelError(f"{part.folder}: its weights do not fit its config ({first_line(error)})") from error
-        self.activation = _activation(part)
-
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.activation(self.linear(vectors))
-        return out if self.residual is None else out + self.residual(vectors)
-
-
-def _activation(part: specs.Dense) -> torch.nn.Module:
-    module, _, name = part.activation.rpartition(".")
-    kind = getattr(torch.nn, name, None)
-    if module.partition(".")[0] != "torch" or not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
-        raise ModelError(f"{part.folder}: activation {part.activation!r} is not a torch.nn module")
-    return kind()
+    segments = Segments(tokens, to_device(lengths), to_device(firsts))
+    return torch.cat([POOLING[mode].by_offsets(segments) for mode in modes], dim=1)

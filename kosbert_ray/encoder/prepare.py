@@ -1,10 +1,9 @@
-"""A model made ready for a run: hashed, and copied to where nothing changes it while the run goes on.
+"""Prepares a model for a run: hashes it, and copies it to a folder that does not change during the run.
 
-The user names a model by a hub name, a folder, an ``s3://`` URL or ``bundled:NAME``. :func:`prepare` hashes what is
-there, for the job's fingerprint. :meth:`PreparedModel.kept` turns it into a folder of the cache that is named by its
-content, with all weights as safetensors; a snapshot in the hub's cache and a bundled model are used as they are. A node
-takes the same path if it has it, else what the driver uploaded beside the output, else what the user named, and checks
-the digest.
+The user gives a hub name, a folder, an ``s3://`` URL or ``bundled:NAME``. :func:`prepare` hashes the files for the job's
+fingerprint. :meth:`PreparedModel.kept` copies them to a cache folder named by their content, with all weights as
+safetensors; snapshots in the hub's cache and bundled models are used in place. A node takes the same path if it exists,
+else the copy that the driver uploaded next to the output, else the name that the user gave, and checks the digest.
 """
 
 from __future__ import annotations
@@ -17,27 +16,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder.files import files_in
+from kosbert_ray.encoder.files import files_in, sha256
 from kosbert_ray.encoder.pickled import copy_model
 from kosbert_ray.encoder.source import ModelSource, cache_folder, copy_from_store, fetch, fetch_other_weights, filled_once
-from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec, sha256
+from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
 from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.storage import Storage
 
-CONVERSION = "safetensors 1"  # part of a converted copy's name: raise the number where the conversion changes
+CONVERSION = "safetensors 1"  # part of a converted copy's name; raise the number when the conversion changes
 UPLOADS = "_kosbert/model"  # below the output
-COMPLETE = "complete"  # a file that is written last
+COMPLETE = "complete"  # the file that an upload writes last
 DIGEST_LETTERS = 16  # of a folder's name
 
 
 @dataclass(frozen=True)
 class Digests:
-    """sha256 of a model folder.
+    """SHA-256 digests of a model folder.
 
     Attributes:
-        weights: of weights and the modules' configs, as the fingerprint has it.
-        tokenizer: of the tokenizer's files.
-        all: of everything that is loaded.
+        weights: digest of the weights and the modules' configs, as in the fingerprint.
+        tokenizer: digest of the tokenizer's files.
+        all: digest of everything that is loaded.
     """
 
     weights: str
@@ -46,7 +45,7 @@ class Digests:
 
     @staticmethod
     def of(spec: ModelSpec) -> Digests:
-        """Reads all files of a model once."""
+        """Hashes a model's files; reads each once."""
         weights, tokenizer = (sha256(spec.folder, files) for files in (spec.weight_files, spec.tokenizer_files))
         counted = {*spec.weight_files, *spec.tokenizer_files}
         paths = [spec.folder / name for name in files_in(spec.folder, spec.remote_code)]
@@ -56,20 +55,20 @@ class Digests:
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """A model as every process of a run loads it.
+    """A model that every process of a run loads from the same files.
 
     Attributes:
-        source: where it comes from; of a hub name, ``revision`` is the commit.
-        revision: what the user called the revision.
-        options: how its folder is read.
-        origin: where it lies, as the user named it.
-        folder: what is loaded: ``origin``, or a copy of it.
-        digests: of ``origin``.
-        digest: of all that is loaded from ``folder``.
-        commit: of a hub name.
+        source: its name; ``revision`` is the resolved commit of a hub model.
+        revision: the revision that the user gave.
+        options: settings for reading its folder.
+        origin: the folder that the user's name resolves to.
+        folder: the folder to load: ``origin`` or a copy of it.
+        digests: digests of ``origin``.
+        digest: digest of everything that is loaded from ``folder``.
+        commit: the commit of a hub model.
         frozen: whether ``folder`` never changes.
         host: the machine that prepared it.
-        uploaded: the folder below an output where other machines find it.
+        uploaded: the folder below an output that holds a copy for other machines, if any.
     """
 
     source: ModelSource
@@ -85,7 +84,7 @@ class PreparedModel:
     uploaded: Storage | None = None
 
     def described(self) -> dict[str, str | None]:
-        """Name, revision and commit for a run's record; :func:`prepare` takes the commit again."""
+        """Returns name, revision and commit for a run's record. :func:`prepare` accepts the commit again."""
         return {"name": self.source.name, "revision": self.revision, "commit": self.commit, "sha256": self.digest}
 
     @property
@@ -94,10 +93,10 @@ class PreparedModel:
         return not self.frozen or self.folder != self.origin
 
     def kept(self) -> PreparedModel:
-        """The same model in a folder that never changes, with safetensors only.
+        """Returns the model in a folder that never changes and has safetensors only.
 
         Raises:
-            ModelError: it changed since it was hashed, its weights are no tensors, or the cache cannot be written to.
+            ModelError: it changed since it was hashed, its weights are not tensors, or the cache cannot be written to.
         """
         spec = read_spec(self.folder, self.options)
         if self.frozen and not spec.pickled:
@@ -109,8 +108,8 @@ class PreparedModel:
         """Finds the model on this machine, or fetches it.
 
         Raises:
-            ModelError: this machine has no such model, or another one of that name.
-            StorageError: a store refuses.
+            ModelError: this machine does not have the model, or has other files under its name.
+            StorageError: a store refuses access.
         """
         if self.host == socket.gethostname() and self.folder.is_dir():
             return read_spec(self.folder, self.options)
@@ -128,13 +127,13 @@ class PreparedModel:
             spec = self._matching(as_safetensors(fetched).folder)
         if spec is None:
             raise ModelError(
-                f"{self.source.name}: node {socket.gethostname()} has another model of that name than {self.host}; put the "
-                "same files on all nodes, or name a hub model or an s3:// copy"
+                f"{self.source.name}: node {socket.gethostname()} has other files under that name than {self.host}; put "
+                "the same files on all nodes, or use a hub model or an s3:// copy"
             )
         return spec
 
     def _matching(self, folder: Path) -> ModelSpec | None:
-        """The spec of a folder that holds this model; None if it holds another or none."""
+        """Returns the spec of a folder if it holds this model, else None."""
         with contextlib.suppress(ModelError):
             spec = read_spec(folder, self.options)
             if Digests.of(spec).all == self.digest:
@@ -142,10 +141,10 @@ class PreparedModel:
         return None
 
     def upload(self, output: Storage) -> PreparedModel:
-        """The same model with a copy beside an output, where other machines take it from; written if it is not there.
+        """Returns the model with a copy next to an output for other machines; uploads the copy if it does not exist.
 
         Raises:
-            StorageError: the store refuses.
+            StorageError: the store refuses access.
         """
         root = f"{UPLOADS}/{self.digest[:DIGEST_LETTERS]}"
         if not output.exists(f"{root}/{COMPLETE}"):
@@ -155,30 +154,30 @@ class PreparedModel:
         return replace(self, uploaded=Storage(output.url(root), output.options))
 
     def made(self, fingerprint: Mapping[str, Any]) -> bool:
-        """True if this model made an output with this fingerprint; also accepts version 0.1.0's hash of the weights."""
+        """Returns True if a fingerprint names this model; also accepts version 0.1.0's hash of the weights."""
         if fingerprint.get("tokenizer") != self.digests.tokenizer:
             return False
         weights = fingerprint.get("weights")
         return weights == self.digests.weights or weights == self.legacy_weights()
 
     def legacy_weights(self) -> str:
-        """Version 0.1.0's hash of the weights: of all weight files beside those that are loaded, too."""
+        """Returns version 0.1.0's hash of the weights, which covers weight files that are not loaded, too."""
         fetch_other_weights(self.source, self.origin, self.commit)
         spec = read_spec(self.origin, self.options)
         return sha256(spec.folder, spec.legacy_weight_files)
 
     def require_made(self, fingerprint: Mapping[str, Any], output: str) -> None:
-        """Raises ModelError unless ``output``, whose fingerprint this is, was made by this model."""
+        """Raises ModelError unless this model made ``output``, whose fingerprint is given."""
         if not self.made(fingerprint):
             at = f" at commit {self.commit}" if self.commit else ""
             raise ModelError(
-                f"{self.source.name}{at}: not the model that {output} was made by (its weights or tokenizer differ); bring "
-                "that one back, or embed again into another output"
+                f"{self.source.name}{at}: not the model that made {output} (its weights or tokenizer differ); restore that "
+                "model, or embed into another output"
             )
 
     @contextlib.contextmanager
     def naming(self) -> Iterator[None]:
-        """Errors inside name the model as the user did, and not a copy of it."""
+        """Replaces the path of a copy in errors by the name that the user gave."""
         try:
             yield
         except ModelError as error:
@@ -192,13 +191,13 @@ def prepare(source: ModelSource, options: SpecOptions = SpecOptions(), commit: s
     """Finds and hashes a model.
 
     Args:
-        source: where it is.
-        options: how its folder is read.
-        commit: of a hub name, the commit to take instead of ``source.revision``.
+        source: its name.
+        options: settings for reading its folder.
+        commit: the commit of a hub model to use instead of ``source.revision``.
 
     Raises:
         ModelError: there is no such model, or it is not supported.
-        StorageError: the object store refuses.
+        StorageError: the object store refuses access.
     """
     fetched = fetch(replace(source, revision=commit) if commit else source)
     spec = read_spec(fetched.folder, options)
@@ -219,16 +218,16 @@ def prepare(source: ModelSource, options: SpecOptions = SpecOptions(), commit: s
 
 
 def as_safetensors(spec: ModelSpec) -> ModelSpec:
-    """The same model with all its weights as safetensors: a copy in the cache, unless they are that already.
+    """Returns the model with safetensors only: a converted copy in the cache if it has pickles.
 
     Raises:
-        ModelError: a file holds more than tensors, is broken, or the cache cannot be written to.
+        ModelError: a file holds more than tensors or is broken, or the cache cannot be written to.
     """
     return _copied(spec, Digests.of(spec)) if spec.pickled else spec
 
 
 def _copied(spec: ModelSpec, digests: Digests) -> ModelSpec:
-    """A copy in the cache, under the name of its content, with safetensors only; made first if it is not there."""
+    """Returns a copy in the cache, named by its content and with safetensors only; creates it if it does not exist."""
     name = digests.all
     if spec.pickled:
         name = hashlib.sha256(f"{name} {CONVERSION}".encode()).hexdigest()
@@ -250,5 +249,6 @@ def _require_known(spec: ModelSpec) -> None:
 
     if not spec.remote_code and spec.model_type not in CONFIG_MAPPING:
         raise ModelError(
-            f"{spec.transformer / 'config.json'}: transformers {__version__} knows no models of type {spec.model_type!r}"
+            f"{spec.transformer / 'config.json'}: transformers {__version__} does not support models of type "
+            f"{spec.model_type!r}"
         )

@@ -1,4 +1,4 @@
-"""From a model's name to a folder on this machine: a local path, a hub name, an s3:// copy, or a bundled model."""
+"""Resolves a model's name to a folder on this machine: a local path, a hub name, an s3:// copy, or a bundled model."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from kosbert_ray.storage import Storage, StorageOptions, is_url
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 BUNDLED_PREFIX = "bundled:"
-FIRST_FILES = ["modules.json", "config.json"]  # they settle a hub model's commit and tell what else it needs
+FIRST_FILES = ["modules.json", "config.json"]  # enough to resolve a hub model's commit and list its other files
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model comes from.
+    """The name of a model and how to fetch it.
 
     Attributes:
         name: a hub name (``jhgan/ko-sbert-sts``), a folder, an ``s3://`` URL, or ``bundled:NAME``.
         revision: branch, tag or commit of a hub name.
-        allow_remote_code: also fetch the model's own Python code.
-        storage: how to reach the object store of an ``s3://`` name.
+        allow_remote_code: whether to fetch the model's own Python code, too.
+        storage: options for the object store of an ``s3://`` name.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Fetched:
     """A model's folder on this machine.
 
     Attributes:
-        folder: where it is.
-        commit: of a hub model, the commit that the revision resolved to.
-        frozen: whether the folder never changes: a snapshot of a commit, a copy under the hash of its content, or a part
-            of this package.
+        folder: its path.
+        commit: the commit that the revision of a hub model resolved to.
+        frozen: whether the folder never changes, because it is a snapshot of a commit, a copy named by the hash of its
+            content, or part of this package.
     """
 
     folder: Path
@@ -56,32 +56,36 @@ class Fetched:
 
 
 def bundled_path(name: str) -> Path:
-    """The folder or file behind ``bundled:NAME``."""
+    """Returns the folder or file of ``bundled:NAME``; raises ModelError if there is none."""
     path = BUNDLED / name.removeprefix(BUNDLED_PREFIX)
     if not path.exists() or BUNDLED not in path.resolve().parents:
         names = sorted(entry.name for entry in BUNDLED.iterdir() if entry.suffix != ".py" and entry.name[0] not in "._")
-        raise ModelError(f"{name}: nothing of that name is bundled; there are {', '.join(names)}")
+        raise ModelError(f"{name}: not a bundled name; available are {', '.join(names)}")
     return path
 
 
 def cache_folder(name: str) -> Path:
-    """Where this machine keeps what it would otherwise fetch or make again; not yet made."""
+    """Returns a folder of this machine's cache, which may not exist yet; raises ModelError without a home directory."""
     named = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(named) if named else Path.home() / ".cache") / "kosbert-ray" / name
     except RuntimeError as error:  # a user without a home
-        raise ModelError("there is no home directory to keep models in; set XDG_CACHE_HOME to a folder") from error
+        raise ModelError("no home directory to cache models in; set XDG_CACHE_HOME to a folder") from error
 
 
 @contextlib.contextmanager
 def filled_once(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which then stands at ``folder``, whole or not at all; raises OSError where it cannot."""
+    """Yields a temporary folder to fill, and renames it to ``folder`` at the end, so that ``folder`` is never partial.
+
+    Raises:
+        OSError: the folder cannot be created.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
     try:
         yield partial
         try:
-            partial.rename(folder)  # another process may have been faster: then theirs is as good
+            partial.rename(folder)  # fails if another process was faster, whose copy is as good
         except OSError:
             if not folder.is_dir():
                 raise
@@ -90,22 +94,22 @@ def filled_once(folder: Path) -> Iterator[Path]:
 
 
 def bundled_sentences() -> list[str]:
-    """The texts of ``bundled:everyday``."""
+    """Returns the texts of ``bundled:everyday``."""
     paths = sorted((BUNDLED / "everyday").glob("*.jsonl"))
     return [json.loads(line)["text"] for path in paths for line in path.read_text("utf-8").splitlines()]
 
 
 def fetch_model(source: ModelSource) -> Path:
-    """The model's folder on this machine; downloads it first if needed. Raises as :func:`fetch` does."""
+    """Returns the model's folder on this machine, downloading it if needed. Raises as :func:`fetch` does."""
     return fetch(source).folder
 
 
 def fetch(source: ModelSource) -> Fetched:
-    """Finds the model, and downloads it first if needed.
+    """Finds the model, downloading it if needed.
 
     Raises:
         ModelError: there is no such model, or it cannot be fetched.
-        StorageError: the object store refuses.
+        StorageError: the object store refuses access.
     """
     if source.name.startswith(BUNDLED_PREFIX):
         return Fetched(bundled_path(source.name), frozen=True)
@@ -122,7 +126,7 @@ def fetch(source: ModelSource) -> Fetched:
 
 
 def _fetch_hub(source: ModelSource) -> Fetched:
-    """The hub's snapshot, with the model's files only; without a network, what the hub's cache has of it."""
+    """Downloads a snapshot with the model's files only. Offline, returns what the hub's cache holds."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -132,7 +136,7 @@ def _fetch_hub(source: ModelSource) -> Fetched:
         commit = folder.name
         try:
             names = HfApi().list_repo_files(source.name, revision=commit)
-        except Exception as error:  # offline, in the words of whichever HTTP library the hub's client uses
+        except Exception as error:  # offline; the type depends on the HTTP library of the hub's client
             if not any(name.endswith((".safetensors", ".bin")) for name in files_in(folder, code=False)):
                 raise ModelError(f"{source.name}{at}: its files cannot be listed ({first_line(error)})") from error
             return Fetched(folder, commit, frozen=True)
@@ -156,9 +160,9 @@ def _fetch_hub(source: ModelSource) -> Fetched:
 
 
 def fetch_other_weights(source: ModelSource, folder: Path, commit: str | None) -> None:
-    """Fetches the weights of a hub model that are not loaded, which version 0.1.0 fetched and hashed, too.
+    """Fetches a hub model's unused weights, which version 0.1.0 fetched and hashed, too.
 
-    Where the hub cannot be reached, what its cache holds has to do.
+    Does nothing if the hub cannot be reached: the files in its cache then have to do.
     """
     if commit is None:
         return
@@ -174,7 +178,7 @@ def fetch_other_weights(source: ModelSource, folder: Path, commit: str | None) -
 
 
 def _fetch_store(source: ModelSource) -> Path:
-    """Copies an ``s3://`` model folder into the cache, under a name that changes with its content."""
+    """Copies an ``s3://`` model folder into the cache, under a name that depends on its content."""
     store = Storage(source.name, source.storage)
     entries = {entry.name: entry for entry in store.list(recursive=True)}
     modules = store.read(MODULES) if MODULES in entries else None
@@ -193,8 +197,8 @@ def copy_from_store(store: Storage, names: Iterable[str], folder: Path) -> None:
     """Copies files of a store into a new folder of the cache.
 
     Raises:
-        StorageError: the store refuses.
-        ModelError: there is no room in the cache.
+        StorageError: the store refuses access.
+        ModelError: the cache cannot be written to.
     """
     try:
         with filled_once(folder) as partial:

@@ -1,7 +1,7 @@
-"""Texts to token ids, exactly as sentence-transformers would cut and tokenise them, each distinct text once.
+"""Texts to token ids, truncated and tokenized exactly as by sentence-transformers, each distinct text once.
 
-transformers knows how to read any model's tokenizer but costs seconds and 300 MB to import. So it is asked once, by the
-driver, and what comes of it, the Rust tokenizer as JSON, is all that the tokenising workers need.
+transformers can read any model's tokenizer but takes seconds and 300 MB to import. So the driver loads the tokenizer once
+and sends the Rust tokenizer as JSON to the tokenizing workers, which need nothing else.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from kosbert_ray.errors import ModelError, first_line
 COMPOSED = "한국어 문장"
 UINT16_VOCABULARY = 2**16
 SAMPLE = "안녕하세요"
-MANY_UNKNOWN = 0.1  # of the tokens; real Korean text is at 0.01 and below
+MANY_UNKNOWN = 0.1  # share of the tokens; real Korean text has 0.01 or less
 
 
 def unknown_notice(unknown: int, tokens: int) -> str | None:
-    """A line for the user where much of a corpus is not in the model's vocabulary; None where it is.
+    """Returns a message for the user if many tokens of a corpus are not in the model's vocabulary, else None.
 
     Args:
-        unknown: tokens that are not.
-        tokens: all tokens.
+        unknown: number of unknown tokens.
+        tokens: number of all tokens.
     """
     if unknown < MANY_UNKNOWN * tokens or not unknown:
         return None
     return (
-        f"{unknown / tokens:.0%} of the tokens are unknown to the model, so texts look alike to it; try "
+        f"{unknown / tokens:.0%} of the tokens are unknown to the model, so many texts get similar vectors; try "
         "input.normalize=nfc, or a model of the corpus's language"
     )
 
 
 def _segments(slow: Any) -> list[int]:
-    """The token_type_ids of a text, as the tokenizer gives them; none if it does not, or fails on the text."""
+    """Returns the token_type_ids of a sample text, or nothing if the tokenizer gives none or fails."""
     try:
         return list(slow(SAMPLE).get("token_type_ids") or ())
     except BaseException as error:  # a panic in Rust is no Exception
@@ -52,7 +52,7 @@ def _segments(slow: Any) -> list[int]:
 
 
 def _lacks_sentencepiece(spec: ModelSpec) -> bool:
-    """True if the tokenizer is a SentencePiece model only and the package that reads it is not installed."""
+    """Returns True if the tokenizer is only a SentencePiece model and sentencepiece is not installed."""
     names = {path.name for path in spec.tokenizer_files}
     only = not names & {"tokenizer.json", "vocab.txt", "vocab.json"} and any(name.endswith(".model") for name in names)
     return only and find_spec("sentencepiece") is None
@@ -60,15 +60,15 @@ def _lacks_sentencepiece(spec: ModelSpec) -> bool:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A model's tokenizer with its truncation, lower-casing and prompt settled. Make one with :meth:`load`; picklable.
+    """A model's tokenizer with its truncation, lower-casing and prompt. Create it with :meth:`load`; picklable.
 
     Attributes:
         state: the Rust tokenizer, as JSON.
-        prompt: put before every text.
-        prompt_length: tokens at a sequence's start that belong to the prompt, a leading special token included.
-        special_tokens: how many are added to a text.
+        prompt: text put before every text.
+        prompt_length: number of leading tokens of the prompt, including a leading special token.
+        special_tokens: number of special tokens added to a text.
         vocabulary: number of token ids.
-        unknown_id: the token id of what is not in the vocabulary; -1 if there is none.
+        unknown_id: id of the unknown token, or -1 if there is none.
     """
 
     state: str
@@ -83,8 +83,8 @@ class Tokenizer:
         """Reads the tokenizer of a model folder.
 
         Raises:
-            ModelError: its files cannot be loaded, it is written in Python (transformers' slow kind), or it numbers a
-                text's segments, which is not supported.
+            ModelError: its files cannot be loaded, it is a Python ("slow") tokenizer, or it needs token_type_ids other
+                than 0, which is not supported.
         """
         from tokenizers.normalizers import Lowercase, Sequence
         from transformers import AutoTokenizer
@@ -113,7 +113,7 @@ class Tokenizer:
             fast.normalizer = Sequence([Lowercase(), before] if before is not None else [Lowercase()])
         fast.no_padding()
         fast.enable_truncation(spec.max_seq_length, direction=slow.truncation_side)
-        # GPT-2's kind has no unknown token of its own and gives its end of text for it.
+        # GPT-2 and its relatives have no unknown token and report the end-of-text token instead.
         shared = (slow.pad_token_id, slow.cls_token_id, slow.sep_token_id, slow.bos_token_id, slow.eos_token_id)
         unknown = slow.unk_token_id
         unknown = -1 if unknown is None or unknown in shared else int(unknown)
@@ -135,24 +135,24 @@ class Tokenizer:
 
     @cached_property
     def overhead(self) -> int:
-        """Tokens that every text has beside its own: special ones and the prompt's."""
+        """Number of tokens that every text gets in addition: special tokens and the prompt's."""
         return len(self._whole.encode(self.prompt))
 
     def places(self, texts: list[str]) -> list[list[tuple[int, int]]]:
-        """Where the tokens of each text stand in it, in code points: of all of them, without prompt and special tokens."""
+        """Returns ``(start, end)`` of every token of each text, in code points. Special tokens and prompt are left out."""
         return [item.offsets for item in self._whole.encode_batch(texts, add_special_tokens=False)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __call__(self, texts: list[str] | pa.Array) -> Tokens:
-        """Tokenises ``n`` texts without nulls, each distinct one once; one that fails is named in ``Tokens.failed``."""
+        """Tokenizes ``n`` texts without nulls, each distinct text once. Texts that fail are listed in ``Tokens.failed``."""
         array = pa.array(texts, pa.large_string()) if isinstance(texts, list) else texts
         encoded = array.dictionary_encode()
         failed: dict[int, str] = {}
         encodings = self._encode([self.prompt + text for text in encoded.dictionary.to_pylist()], 0, failed)
         lengths = np.array([0 if item is None else len(item) for item in encodings], np.int32)
-        # What was cut off comes back as further encodings, each with the special tokens again.
+        # The truncated rest is returned as further encodings, each with its own special tokens.
         dropped = [
             0 if item is None else sum(len(rest) - self.special_tokens for rest in item.overflowing) for item in encodings
         ]
@@ -168,7 +168,7 @@ class Tokenizer:
 
     @cached_property
     def composes(self) -> bool:
-        """Whether it takes Hangul in conjoining jamo (NFD) for the syllables that they form."""
+        """True if Hangul in conjoining jamo (NFD) gets the same tokens as composed syllables."""
         both = self([COMPOSED, unicodedata.normalize("NFD", COMPOSED)])
         ids = np.split(both.ids, np.cumsum(both.lengths)[:-1])
         return len(ids) == 2 and np.array_equal(ids[0], ids[1])
@@ -179,7 +179,7 @@ class Tokenizer:
         return int((found if texts is None else found & np.repeat(texts, tokens.lengths)).sum())
 
     def _encode(self, texts: list[str], first: int, failed: dict[int, str]) -> list[Any]:
-        """The Rust encodings of ``texts``; those that fail are found by halving, and are None and in ``failed``."""
+        """Encodes texts. Failing texts are found by bisection; they give None and a reason in ``failed``."""
         try:
             return list(self._rust.encode_batch_fast(texts))
         except (KeyboardInterrupt, SystemExit):

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-
-import numpy as np
-import numpy.typing as npt
 
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
@@ -15,7 +11,8 @@ from kosbert_ray.encoder.source import ModelSource
 from kosbert_ray.encoder.spec import SpecOptions
 from kosbert_ray.errors import QualityLost, UsageError
 from kosbert_ray.evaluation.sts import MEASURES, SentencePairs, correlations
-from kosbert_ray.shards.vector_types import VECTOR_TYPES, VectorType, quantize, ranges_of, truncate
+from kosbert_ray.shards.vector_types import CODECS, VectorType, ranges_of
+from kosbert_ray.vector_math import truncate
 
 Figures = dict[str, tuple[float, float]]
 
@@ -100,17 +97,13 @@ def evaluate(
         vectors = encoder.encode(pairs.first + pairs.second)
         for dtype, dimension in dict.fromkeys(variants):
             cut = truncate(vectors, dimension, encoder.spec.normalized)
-            stored = quantize(cut, dtype, ranges_of(cut) if dtype == "int8" else ())
-            values = as_numbers(stored, dtype, dimension)
+            codec = CODECS[dtype]
+            stored = codec.encode(cut, ranges_of(cut) if codec.needs_ranges else ())
+            values = codec.unpack(stored, dimension)
             half = len(pairs.first)
             figures = correlations(values[:half], values[half:], pairs.scores)
             rows.append(Row(pairs.name, dtype, dimension, stored[0].nbytes, figures))
     return rows
-
-
-def as_numbers(stored: npt.NDArray[Any], dtype: VectorType, dimension: int) -> npt.NDArray[Any]:
-    """Returns stored vectors as numbers to compare, ``[n, dimension]``; ubinary is unpacked to 0 and 1."""
-    return np.unpackbits(stored, axis=-1, count=dimension) if dtype == "ubinary" else stored
 
 
 def published(model: str, data: str) -> list[tuple[str, Figures]]:
@@ -122,9 +115,9 @@ def types_of(names: str) -> list[VectorType]:
     """Parses a comma-separated list of output types; raises UsageError for an unknown name."""
     found = [name.strip() for name in names.split(",") if name.strip()]
     for name in found:
-        if name not in VECTOR_TYPES:
-            raise UsageError(f"--types: {name} is not one of {', '.join(VECTOR_TYPES)}")
-    return cast("list[VectorType]", found)
+        if name not in CODECS:
+            raise UsageError(f"--types: {name} is not one of {', '.join(CODECS)}")
+    return found
 
 
 def require_small_drop(rows: Sequence[Row], max_drop: float) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kosbert_ray.analysis.duplicates import communities
-from kosbert_ray.analysis.kmeans import assign, fit, unit
+from kosbert_ray.analysis.kmeans import assign, fit
 from kosbert_ray.analysis.terms import top_terms
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.outputs.cluster_files import (
@@ -25,6 +25,7 @@ from kosbert_ray.outputs.cluster_files import (
 from kosbert_ray.outputs.kept import text_column
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.ledger import CLUSTERS_FOLDER
+from kosbert_ray.vector_math import unit
 
 CENTRAL_TEXTS = 200  # texts nearest to a centre from which a cluster's words are taken
 TERMS, TEXTS = 8, 3

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from kosbert_ray.config import JobConfig
+from kosbert_ray.encoder.engines.table import supports
 from kosbert_ray.errors import InputError
 from kosbert_ray.job import recorded_commit
 from kosbert_ray.shards.format import EmbeddingFormat
@@ -93,7 +94,7 @@ class JobRecord:
         encoder = config.encoder
         if encoder.precision == "auto":
             encoder = encoder.model_copy(update={"precision": self.config.encoder.precision})
-            if encoder.precision == "int8" and encoder.engine == "torch":
+            if not supports(encoder.engine, encoder.precision):
                 encoder = encoder.model_copy(update={"engine": "auto"})
         allowed = {"allow_remote_code": config.model.allow_remote_code}
         return self.config.model_copy(

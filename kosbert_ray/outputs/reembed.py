@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from kosbert_ray.encoder.encoder import Encoder
 
 AGREEMENT = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99}
-# Rounding moves a number to the next step now and then; in ubinary that flips a sign.
-TYPE_AGREEMENT = {"float32": 1.0, "float16": 0.9999, "int8": 0.999, "ubinary": 0.9}
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +66,7 @@ def reembed(
             continue
         cosines = _cosines(stored, _round_trip(output, _encode(encoder, job, texts)))
         least = min(least, float(cosines.min()))
-        limits = AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], TYPE_AGREEMENT[output.formats[0].dtype]
+        limits = AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], output.formats[0].codec.agreement
         off = int((cosines < min(limits)).sum())
         if off:
             problems.append(

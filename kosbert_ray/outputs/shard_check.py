@@ -16,7 +16,6 @@ from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import REJECTED_FOLDER, VECTORS_KEY, checksum, described, footer_of
 from kosbert_ray.storage import Storage
 
-NORM_TOLERANCE = {"float32": 1e-3, "float16": 5e-3}
 BATCH_ROWS = 4096
 PARQUET_TYPES = {"<element: ": "<item: ", "timestamp[s": "timestamp[ms", "date64[ms]": "timestamp[ms]"}
 
@@ -146,8 +145,9 @@ def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Ite
         broken = int((~np.isfinite(matrix)).any(axis=1).sum())
         if broken:
             return [*problems, f"{broken:,} vectors hold NaN or Inf"]
-        if promise.normalized and first.dtype in NORM_TOLERANCE:
-            off = int((np.abs(np.linalg.norm(matrix, axis=1) - 1) > NORM_TOLERANCE[first.dtype]).sum())
+        tolerance = first.codec.norm_tolerance
+        if promise.normalized and tolerance is not None:
+            off = int((np.abs(np.linalg.norm(matrix, axis=1) - 1) > tolerance).sum())
             if off:
                 return [*problems, f"{off:,} vectors do not have length 1, as the model promises"]
     return problems

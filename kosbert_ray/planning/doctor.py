@@ -85,7 +85,7 @@ def _machine() -> str:
 
 
 def _devices(asked: Device = "auto") -> str:
-    from kosbert_ray.encoder.encoder import pick_device, pick_precision
+    from kosbert_ray.encoder.devices import pick_device, pick_precision
 
     device = pick_device(asked)
     precision = pick_precision("auto", device)

@@ -76,7 +76,7 @@ def output_bytes(
     if not len(vectors):
         return 0.0, 0.0
     ranges = ranges_of(vectors)
-    formats = [replace(format, ranges=ranges) if format.dtype == "int8" else format for format in formats]
+    formats = [format.with_ranges(ranges) for format in formats]
     count = max(1, min(slice_rows, len(vectors)))
     starts = range(0, len(vectors) - count + 1, count)[:VECTOR_CHUNKS]
     schema = pa.schema([format.field() for format in formats])

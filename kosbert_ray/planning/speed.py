@@ -15,8 +15,9 @@ import pyarrow as pa
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.corpus.sample import sampled_slices, strata
+from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.source import cache_folder
-from kosbert_ray.encoder.spec import ModelSpec, sha256
+from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import Job, encoder_options
 

@@ -45,7 +45,7 @@ from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
 from kosbert_ray.shards.totals import Totals
-from kosbert_ray.shards.vector_types import Ranges
+from kosbert_ray.shards.vector_types import Ranges, needs_ranges
 from kosbert_ray.stored import resumed, schema_entry, settled_types, taken
 from kosbert_ray.units import duration
 
@@ -239,7 +239,7 @@ class _Run:
         """Describes what :meth:`run` would do; writes nothing."""
         model = self._prepared(keep=False)
         self._use_model(model)
-        if self.output.stored or "int8" not in self.config.output.dtype:  # a dry run does not measure int8's ranges
+        if self.output.stored or not needs_ranges(self.config.output.dtype):  # a dry run measures no ranges
             self._ranges = self.output.ranges
             if self.output.join(self._fingerprint(model), model):
                 self._use_corpus(self.output.look(self.job.corpus))
@@ -302,7 +302,7 @@ class _Run:
         return lease
 
     def _claim(self) -> None:
-        if "int8" in self.config.output.dtype:
+        if needs_ranges(self.config.output.dtype):
             self._ranges = self.output.ranges if self.output.stored else self._measured_ranges()
         model = self._model
         assert model is not None

@@ -1,4 +1,4 @@
-"""How vectors are stored in a shard: the column's Arrow type, to it and back."""
+"""The layout of a vector column: its Arrow type, and the conversion from and to float32 matrices."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kosbert_ray.errors import UsageError
-from kosbert_ray.shards.vector_types import Ranges, VectorType, dequantize, quantize
+from kosbert_ray.shards.vector_types import CODECS, Codec, Ranges, VectorType
 
-ARROW_TYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "ubinary": pa.uint8()}
 INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class EmbeddingFormat:
-    """How vectors are stored: column name, length, number type, and the Arrow list type that holds them.
+    """How one column stores vectors.
 
     Attributes:
-        dimension: of the vectors; ubinary puts eight to a byte, so its lists are shorter.
-        column: its name.
-        dtype: the number type.
-        list_type: the Arrow list type.
-        compression: the Parquet codec.
-        nullable: rows that could not be embedded are there too, with a null.
-        ranges: of int8, as in :func:`~kosbert_ray.shards.vector_types.quantize`.
+        dimension: length of the vectors. A packed type such as ubinary stores fewer values.
+        column: column name.
+        dtype: number type, a key of :data:`~kosbert_ray.shards.vector_types.CODECS`.
+        list_type: Arrow list type.
+        compression: Parquet codec.
+        nullable: whether rejected rows are kept, with a null vector.
+        ranges: minimum and maximum of each dimension, for types that need them (int8).
     """
 
     dimension: int
@@ -42,12 +41,16 @@ class EmbeddingFormat:
 
     @staticmethod
     def of(fingerprint: Mapping[str, Any]) -> EmbeddingFormat:
-        """Of the output's first column of vectors; the rest is as in :meth:`all_of`."""
+        """Returns the format of an output's first vector column. See :meth:`all_of`."""
         return EmbeddingFormat.all_of(fingerprint)[0]
 
     @staticmethod
     def all_of(fingerprint: Mapping[str, Any]) -> tuple[EmbeddingFormat, ...]:
-        """As a job's fingerprint says, for reading, column by column; raises KeyError where it says nothing."""
+        """Returns the format of each vector column, as a job's fingerprint records it.
+
+        Raises:
+            KeyError: the fingerprint lacks a field.
+        """
         first = EmbeddingFormat(
             fingerprint["dimension"],
             fingerprint["column"],
@@ -57,47 +60,54 @@ class EmbeddingFormat:
         return first.each(fingerprint["dtype"], tuple(tuple(values) for values in fingerprint["ranges"]))
 
     def each(self, dtypes: Sequence[VectorType], ranges: Ranges) -> tuple[EmbeddingFormat, ...]:
-        """The same in several number types: the first in this column, the others in columns of their own."""
+        """Returns this format in several number types: the first in this column, each other in ``<column>_<dtype>``."""
         return tuple(
-            replace(
-                self,
-                dtype=dtype,
-                column=f"{self.column}_{dtype}" if number else self.column,
-                ranges=ranges if dtype == "int8" else (),
-            )
+            replace(self, dtype=dtype, column=f"{self.column}_{dtype}" if number else self.column).with_ranges(ranges)
             for number, dtype in enumerate(dtypes)
         )
 
+    def with_ranges(self, ranges: Ranges) -> EmbeddingFormat:
+        """Returns this format with these ranges, or without any if its type needs none."""
+        return replace(self, ranges=ranges if self.codec.needs_ranges else ())
+
+    @property
+    def codec(self) -> Codec:
+        """The entry of its number type."""
+        return CODECS[self.dtype]
+
     @property
     def width(self) -> int:
-        """Values in a list."""
-        return -(-self.dimension // 8) if self.dtype == "ubinary" else self.dimension
+        """Number of values in a list."""
+        return self.codec.width(self.dimension)
 
     def field(self) -> pa.Field:
-        """The Arrow field of the vectors."""
-        value = ARROW_TYPES[self.dtype]
+        """Returns the Arrow field of the column."""
+        value = pa.type_for_alias(self.codec.arrow)
         fixed = self.list_type == "fixed_size_list"
         return pa.field(self.column, pa.list_(value, self.width) if fixed else pa.list_(value), self.nullable)
 
     def described(self) -> dict[str, Any]:
-        """What a reader needs to know to make numbers of the values again, as plain values."""
+        """Returns what a reader needs to decode the values, as plain values for a shard's footer."""
         numbers = {"dimension": self.dimension, "dtype": self.dtype}
-        return numbers | ({"ranges": self.ranges} if self.dtype == "int8" else {})
+        return numbers | ({"ranges": self.ranges} if self.codec.needs_ranges else {})
 
     def array(self, vectors: npt.NDArray[np.float32], valid: pa.Array | None = None) -> pa.Array:
-        """float32 ``[n, dimension]`` as an Arrow array; float32 is not copied.
+        """Converts float32 ``[n, dimension]`` to an Arrow array. float32 is not copied.
 
         Args:
-            vectors: of the rows that have one.
-            valid: bool ``[rows]``, which rows these are; the others get a null. None: all.
+            vectors: the rows that have a vector.
+            valid: bool ``[rows]`` with ``n`` true values; the other rows get a null. None if every row has a vector.
+
+        Raises:
+            UsageError: the values exceed the int32 offsets of one Arrow list array.
         """
         if len(vectors) * self.width > INT32_MAX:
             raise UsageError(f"slice.max_rows: {len(vectors)} vectors of {self.dimension} are too many for one file")
-        values = quantize(vectors, self.dtype, self.ranges)
+        values = self.codec.encode(vectors, self.ranges)
         has = np.ones(len(values), bool) if valid is None else valid.to_numpy(zero_copy_only=False)
         mask = None if has.all() else pa.array(~has)
         if self.list_type == "fixed_size_list":
-            if mask is not None:  # a null takes its place among the values
+            if mask is not None:  # a null occupies a list's worth of values
                 all_rows = np.zeros((len(has), self.width), values.dtype)
                 all_rows[has] = values
                 values = all_rows
@@ -106,18 +116,19 @@ class EmbeddingFormat:
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), _flat(values), mask=mask)
 
     def matrix(self, vectors: pa.Array) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """The numbers in such an Arrow array, float32 ``[m, dimension]``, and which rows these are: those not null.
+        """Decodes an Arrow array of this format. float32 is not copied.
 
-        They are as near to what was encoded as the type allows; float32 is not copied.
+        Returns:
+            The vectors that are not null, float32 ``[m, dimension]``, and their row numbers, int64 ``[m]``.
 
         Raises:
-            ValueError: they are not vectors of that length.
+            ValueError: the vectors have another length.
         """
         rows = np.flatnonzero(pc.is_valid(vectors).to_numpy(zero_copy_only=False))
         values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
         if len(values) != len(rows) * self.width:
             raise ValueError(f"its vectors do not all have {self.width} numbers")
-        return dequantize(values.reshape(-1, self.width), self.dtype, self.dimension, self.ranges), rows
+        return self.codec.decode(values.reshape(-1, self.width), self.dimension, self.ranges), rows
 
 
 def _flat(values: npt.NDArray[Any]) -> pa.Array:

@@ -101,7 +101,7 @@ def parquet_bytes(table: pa.Table, formats: Sequence[EmbeddingFormat]) -> pa.Buf
     Floats use BYTE_STREAM_SPLIT, because their exponents compress and their mantissas do not. Bytes are 32-bit integers in
     Parquet, so they use a dictionary, whose indices take 8 bits.
     """
-    values = {f"{item.column}.list.element": item.dtype in ("float32", "float16") for item in formats}
+    values = {f"{item.column}.list.element": item.codec.byte_stream_split for item in formats}
     others = [name for name in table.column_names if name not in {item.column for item in formats}]
     row_bytes = max(1, table.nbytes // max(1, table.num_rows))
     return to_parquet(

@@ -12,8 +12,8 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
+from kosbert_ray.encoder.modules import POOLING_FLAGS
 from kosbert_ray.encoder.source import ModelSource, fetch_model
-from kosbert_ray.encoder.spec import POOLING_FLAGS
 from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.training.config import BaseConfig, NewModelConfig
 

@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimil
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from kosbert_ray.encoder.encoder import pick_device, pick_precision
+from kosbert_ray.encoder.devices import pick_device, pick_precision
 from kosbert_ray.errors import JobFailed, described
 from kosbert_ray.evaluation.sts import MAX_SCORE, read_sts
 from kosbert_ray.training.base import open_model

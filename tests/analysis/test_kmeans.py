@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
-from kosbert_ray.analysis.kmeans import assign, fit, unit
+from kosbert_ray.analysis.kmeans import assign, fit
+from kosbert_ray.vector_math import unit
 
 
 def planted(groups: int, rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -136,13 +136,15 @@ def test_in_bf16_a_model_that_cannot_compute_in_it_falls_back_or_is_refused_once
     monkeypatch.setattr("kosbert_ray.encoder.encoder.pick_precision", lambda *_: "bf16")
     encoder = Encoder.load(str(folder), EncoderOptions("auto", "cpu"))
     assert encoder.precision == "fp32"
-    assert any("cannot compute in bf16" in notice and notice.endswith("fp32 is used") for notice in encoder.notices)
+    assert any("cannot compute in bf16" in notice and notice.endswith("using fp32") for notice in encoder.notices)
 
 
 def test_a_model_that_remembers_earlier_texts_is_refused(tmp_path: Path) -> None:
     sparse = {"max_position_embeddings": 1024, "block_size": 16, "num_random_blocks": 1, "initializer_range": 0.6}
     folder = save(tmp_path, "BigBird", length=800, **SIZE, **sparse)
-    with pytest.raises(ModelError, match='another vector after a shorter one .*; set "attention_type": "original_full" in'):
+    with pytest.raises(
+        ModelError, match='a different vector for a text after a shorter one .*; set "attention_type": "original_full" in'
+    ):
         Encoder.load(str(folder), FP32)
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | {"attention_type": "original_full"}))
@@ -177,7 +179,7 @@ def test_the_usable_length_is_that_of_the_position_embeddings(
 
 def test_a_length_that_only_the_model_knows_to_be_too_long_is_refused_at_the_start(tmp_path: Path, monkeypatch) -> None:
     folder = save(tmp_path, "Roberta", plain=True, length=500, **SIZE, max_position_embeddings=34)
-    monkeypatch.setattr("kosbert_ray.encoder.spec.OFFSET_POSITIONS", ())
+    monkeypatch.setattr("kosbert_ray.encoder.lengths.OFFSET_POSITIONS", ())
     with pytest.raises(ModelError, match="its position embeddings take 32 tokens, not 34; set model.max_seq_length=32"):
         Encoder.load(str(folder), FP32)
 
@@ -204,7 +206,7 @@ def test_without_any_length_texts_are_cut_at_512_with_a_notice(tmp_path: Path) -
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 10**30}))
     spec = read_spec(folder)
     assert spec.max_seq_length == 512
-    assert any("names no maximum length: texts are cut at 512" in notice for notice in spec.notices)
+    assert any("gives no maximum length; truncating texts to 512" in notice for notice in spec.notices)
 
 
 @pytest.mark.parametrize("kind", ["GPT2", "XLM"])
@@ -240,7 +242,7 @@ def test_weights_that_are_no_part_of_the_architecture_are_told(tmp_path: Path) -
     more = {"linear.weight": torch.zeros(2, 2), "cls.predictions.bias": torch.zeros(2)}
     save_file(state | more, folder / "model.safetensors", {"format": "pt"})
     (notice,) = Encoder.load(str(folder), FP32).notices[1:]
-    assert "1 of its weights (linear.weight, …) are no part of a bert: not used" in notice
+    assert "1 weights are not part of a bert and not used (linear.weight, …)" in notice
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------
@@ -279,7 +281,7 @@ REFUSED: list[tuple[str, Callable[[Path], None], str]] = [
     ("other task", edit(SETTINGS, transformer_task="fill-mask"), "transformer_task fill-mask"),
     ("sparse encoder", edit(OWN, model_type="SparseEncoder"), "a SparseEncoder is not supported"),
     ("encoder-decoder", edit("config.json", model_type="pegasus"), "models of type pegasus are not supported"),
-    ("width", edit("1_Pooling/config.json", embedding_dimension=65), "vectors have 64 numbers, and 65 are expected"),
+    ("width", edit("1_Pooling/config.json", embedding_dimension=65), "vectors have 64 numbers instead of 65"),
 ]
 
 

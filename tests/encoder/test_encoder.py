@@ -12,7 +12,8 @@ from conftest import everyday
 from models import ARCHITECTURES, WIDTH, save_model, save_transformer
 from sentence_transformers import SentenceTransformer
 
-from kosbert_ray.encoder.encoder import Encoder, pick_device, pick_precision
+from kosbert_ray.encoder.devices import pick_device, pick_precision
+from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.engines import attention
 from kosbert_ray.encoder.options import EncoderOptions, require_possible
 from kosbert_ray.encoder.spec import SpecOptions
@@ -94,7 +95,7 @@ def test_a_prompt_is_chosen_by_name_or_given(tmp_path: Path) -> None:
 def test_a_plain_transformers_folder_is_mean_pooled_with_a_notice(tmp_path: Path) -> None:
     folder = save_transformer("bert", everyday(), tmp_path / "plain")
     encoder = Encoder.load(str(folder), FP32)
-    assert "mean-pooled" in encoder.notices[0]
+    assert "mean pooling" in encoder.notices[0]
     np.testing.assert_allclose(encoder.encode(everyday()[:50]), reference(folder, everyday()[:50]), atol=2e-6)
 
 
@@ -174,10 +175,13 @@ def test_a_device_or_precision_that_is_not_here_is_a_usage_error() -> None:
         with pytest.raises(UsageError, match="no cuda device"):
             pick_device("cuda")
     for impossible, message in (
-        (EncoderOptions("fp16", "cpu"), "fp16 is for GPUs"),
-        (EncoderOptions("int8", "cuda", engine="openvino"), "int8 is for CPUs, and the device is cuda"),
+        (
+            EncoderOptions("fp16", "cpu"),
+            "fp16 needs encoder.engine=torch on cuda or mps; torch on cpu supports",
+        ),
+        (EncoderOptions("int8", "cuda", engine="openvino"), "openvino runs on cpu only, and the device is cuda"),
         (EncoderOptions("int8"), r"int8 needs encoder\.engine=openvino"),
-        (EncoderOptions("bf16", "mps", engine="openvino"), "openvino is for CPUs, and the device is mps"),
+        (EncoderOptions("bf16", "mps", engine="openvino"), "openvino runs on cpu only, and the device is mps"),
     ):
         with pytest.raises(UsageError, match=message):
             require_possible(impossible)

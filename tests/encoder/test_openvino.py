@@ -10,7 +10,7 @@ from conftest import everyday
 from models import ARCHITECTURES, save_model
 
 from kosbert_ray.encoder.encoder import Encoder
-from kosbert_ray.encoder.engines import openvino as openvino_engine
+from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.spec import SpecOptions
 from kosbert_ray.errors import UsageError
@@ -97,9 +97,9 @@ def test_a_job_runs_on_it_and_is_verified_by_pytorch(cli, cache: Path, tmp_path:
 
 
 def test_where_it_is_not_installed_auto_is_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_engine, "available", lambda: False)
+    monkeypatch.setattr(table, "is_installed", lambda name: name != "openvino")
     assert Encoder.load(MINI, options("fp32", "auto")).engine == "torch"
-    with pytest.raises(UsageError, match="OpenVINO is not installed here"):
+    with pytest.raises(UsageError, match="openvino is not installed"):
         Encoder.load(MINI, options("fp32"))
 
 

@@ -23,10 +23,10 @@ from sentence_transformers import SentenceTransformer
 from test_encoder import cosines, reference
 
 from kosbert_ray.encoder import Encoder
-from kosbert_ray.encoder.files import model_files
+from kosbert_ray.encoder.files import model_files, sha256
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.prepare import as_safetensors
-from kosbert_ray.encoder.spec import read_spec, sha256
+from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
 
 FP32 = EncoderOptions("fp32", "cpu")
@@ -217,7 +217,7 @@ def test_a_pickle_that_is_more_than_tensors_is_refused_and_not_run(tiny_model: P
     zipped = (folder / "zip").read_bytes()
     (folder / "zip").unlink()
     for content, message in (
-        (zipped, r"_model\.bin: holds more than tensors \(it calls getattr\), so it is not opened; save the model as safe"),
+        (zipped, r"_model\.bin: holds more than tensors \(it calls getattr\), and was not loaded; save the model as safe"),
         (old_format(state | {"more": Bomb(burst)}), "holds more than tensors"),
         (pickle.dumps(Bomb(burst)), "not a file of weights; save the model as safetensors"),
         (zipped[: len(zipped) // 2], "broken or cut-short weights"),

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kosbert_ray.encoder.pooling import Head, pool
+from kosbert_ray.encoder.head import Head
+from kosbert_ray.encoder.pooling import pool
 from kosbert_ray.encoder.spec import Dense
 from kosbert_ray.errors import ModelError
 

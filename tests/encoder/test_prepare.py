@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from test_pickled import pickle_weights
 
 from kosbert_ray.encoder import Encoder
+from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.prepare import PreparedModel, prepare
 from kosbert_ray.encoder.source import ModelSource
-from kosbert_ray.encoder.spec import SpecOptions, read_spec, sha256
+from kosbert_ray.encoder.spec import SpecOptions, read_spec
 from kosbert_ray.errors import ModelError
 from kosbert_ray.storage import Storage
 
@@ -122,7 +123,7 @@ def test_another_machine_takes_what_the_driver_uploaded(
     # A copy that is not the driver's is not loaded.
     shutil.rmtree(spec.folder)
     spoil(Path(there.uploaded.root))
-    with pytest.raises(ModelError, match="has another model of that name than driver; put the same files on all nodes"):
+    with pytest.raises(ModelError, match="has other files under that name than driver; put the same files on all nodes"):
         there.spec()
 
 
@@ -150,7 +151,7 @@ def test_errors_name_the_model_as_the_user_did(folder: Path) -> None:
 def test_an_unknown_architecture_is_told_before_anything_starts(folder: Path) -> None:
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | {"model_type": "grapheme_bert"}))
-    with pytest.raises(ModelError, match=r"config.json: transformers \S+ knows no models of type 'grapheme_bert'"):
+    with pytest.raises(ModelError, match=r"config.json: transformers \S+ does not support models of type 'grapheme_bert'"):
         of(folder)
 
 
@@ -166,7 +167,7 @@ def test_an_output_is_of_the_model_that_made_it_or_of_none(folder: Path) -> None
     assert legacy["weights"] != sha256(folder, spec.weight_files)
     of(folder).require_made(legacy, "out")
     for other in (fingerprint, legacy | {"tokenizer": "x"}):
-        with pytest.raises(ModelError, match="model: not the model that out was made by .* bring that one back, or embed"):
+        with pytest.raises(ModelError, match="model: not the model that made out .* restore that model, or embed"):
             of(folder).require_made(other, "out")
 
 
@@ -230,6 +231,6 @@ def test_search_and_verify_refuse_a_model_that_is_not_the_outputs(cli, told, fol
     spoil(folder)
     for command in (["search", out, "질문"], ["verify", out, "--sample", "3"]):
         assert told(*command, code=1) == (
-            f"{folder}: not the model that {out} was made by (its weights or tokenizer differ); bring that one back, or "
+            f"{folder}: not the model that made {out} (its weights or tokenizer differ); restore that model, or "
             "embed again into another output"
         )

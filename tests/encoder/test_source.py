@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.source import ModelSource, fetch_model
-from kosbert_ray.encoder.spec import read_spec, sha256
+from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError, StorageError
 from kosbert_ray.storage import StorageOptions
 

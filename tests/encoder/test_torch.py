@@ -15,7 +15,9 @@ from test_architectures import BIDIRECTIONAL, DECODER, SLIDING, save
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.engines import cuda
 from kosbert_ray.encoder.engines import torch as torch_engine
-from kosbert_ray.encoder.engines.torch import TorchEngine, budget_of, random_batch
+from kosbert_ray.encoder.engines.base import EngineSettings
+from kosbert_ray.encoder.engines.probe import random_batch
+from kosbert_ray.encoder.engines.torch import TorchEngine, budget_of
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.packing import filled
 from kosbert_ray.encoder.spec import read_spec
@@ -46,7 +48,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def engines(folder: str | Path, skip: int = 0) -> tuple[TorchEngine, TorchEngine]:
     """One as on a CPU, and one as on a GPU."""
     spec = read_spec(Path(folder))
-    plain, by_offsets = (TorchEngine(spec, "cpu", "fp32", skip) for _ in range(2))
+    plain, by_offsets = (TorchEngine(spec, EngineSettings("cpu", "fp32", torch.get_num_threads(), skip)) for _ in range(2))
     by_offsets._by_offsets = True
     return plain, by_offsets
 
@@ -163,24 +165,24 @@ def test_where_flash_attention_fails_attention_goes_by_lengths(monkeypatch: pyte
     by_offsets._self_check()
     assert not by_offsets._by_offsets
     assert by_offsets.attention == "packed"
-    assert by_offsets.notices[0].startswith("flash attention cannot be used here (")
+    assert by_offsets.notices[0].startswith("flash attention is not available (")
     with torch.inference_mode():
         batch = random_batch(LENGTHS, plain.vocabulary)
         assert torch.equal(by_offsets.pooled(batch), plain.pooled(batch))
 
 
 def test_the_token_budget_is_what_the_free_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert budget_of(bytes_a_token=50_000, free=70 * 2**30, streams=2, most=65_536) == 65_536
-    assert budget_of(bytes_a_token=50_000, free=2 * 2**30, streams=2, most=65_536) == 16_384
-    assert budget_of(bytes_a_token=50_000, free=0, streams=2, most=65_536) == 1
+    assert budget_of(bytes_per_token=50_000, free=70 * 2**30, streams=2, most=65_536) == 65_536
+    assert budget_of(bytes_per_token=50_000, free=2 * 2**30, streams=2, most=65_536) == 16_384
+    assert budget_of(bytes_per_token=50_000, free=0, streams=2, most=65_536) == 1
     engine, _ = engines(TINY)
     engine.streams = 2
     ran = []
     monkeypatch.setattr(cuda, "memory_of", lambda run: (ran.append(run()), (8192 * 1000, 10_000_000))[1])
-    assert engine.token_budget(65_536) == 2048  # 0.8 of 10 MB in two batches, at 1,000 bytes a token
+    assert engine.measured_budget(65_536) == 2048  # 0.8 of 10 MB in two batches, at 1,000 bytes a token
     assert ran[0].shape == (64, 128)
 
 
 def test_compile_is_refused_without_a_gpu() -> None:
-    with pytest.raises(UsageError, match="torch.compile gains on GPUs only, and the device is cpu"):
+    with pytest.raises(UsageError, match="compiling is supported on cuda only, and the device is cpu"):
         Encoder.load(TINY, EncoderOptions(device="cpu", compile=True))

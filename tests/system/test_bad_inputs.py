@@ -193,7 +193,12 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
     ("model not there", nothing, OWN, "/model: no such model folder"),
     ("model a file", also("model", "x"), OWN, "/model: a model is a folder, and this is a file"),
     ("no model in the folder", lambda f: (f / "model").mkdir(), OWN, "/model: not a model folder"),
-    ("no such bundled model", nothing, [*EMBED[:3], "--model", "bundled:x"], "bundled:x: nothing of that name is bundled"),
+    (
+        "no such bundled model",
+        nothing,
+        [*EMBED[:3], "--model", "bundled:x"],
+        "bundled:x: not a bundled name; available",
+    ),
     ("hub out of reach", nothing, [*EMBED[:3], "--model", "some/model"], "the hub cannot be reached"),
     ("config broken", model(lambda f: (f / "config.json").write_text("{")), OWN, "config.json: cannot be read"),
     (
@@ -209,7 +214,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         "module of the model's own code",
         model(module("evil.Transformer")),
         OWN,
-        "module evil.Transformer is code of the model's",
+        "module evil.Transformer is custom code, which is not",
     ),
     (
         "unknown prompt",
@@ -221,7 +226,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         "remote code",
         fragile,
         OWN,
-        "brings Python code of its own (auto_map); read it, and if you trust it set model.allow_remote",
+        "needs its own Python code (auto_map); review the code, and if you trust it set model.allow_remote",
     ),
     (
         "too long",

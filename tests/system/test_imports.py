@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "kosbert_ray"
-BASE = {"errors", "units", "logs", "_version"}
+BASE = {"errors", "units", "logs", "vector_math", "_version"}
 CORE = {"corpus", "encoder", "shards", "storage", "settings"} | BASE
 JOB = {"job", "stored", "config"} | CORE
 ROOMS = {
     "errors": set(),
     "units": set(),
+    "vector_math": set(),
     "logs": set(),
     "_version": set(),
     "settings": BASE,
@@ -43,6 +44,7 @@ OWNERS = {
     "airflow": {"integrations"},
     "plotly": {"outputs"},
     "jinja2": {"outputs"},
+    "openvino": {"encoder"},
     "torch": {"encoder", "training"},
     "transformers": {"encoder", "training"},
     "sentence_transformers": {"training"},
@@ -76,6 +78,6 @@ def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["kosbert_ray.cli", "kosbert_ray.run.lifecycle"])
 def test_the_command_and_its_planning_load_neither_ray_nor_torch(module: str) -> None:
-    code = f"import sys, {module}; print(sorted({{'ray', 'torch', 'transformers'}} & set(sys.modules)))"
+    code = f"import sys, {module}; print(sorted({{'ray', 'torch', 'openvino', 'transformers'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,1 +1,1 @@
-"""Engines that run the transformer."""
+"""Engines that run the transformer: one module each, listed in ``table``."""

@@ -1,7 +1,7 @@
-"""Attention over packed sequences, plugged into transformers' encoders without touching their code.
+"""Attention over packed sequences, plugged into transformers' encoders without changing their code.
 
-``AttentionInterface.register`` makes ``attn_implementation="packed"`` call :func:`packed_attention`; because no mask
-function is registered under that name, transformers builds no mask. The batch's :class:`Layout` rides along as a keyword.
+``AttentionInterface.register`` makes ``attn_implementation="packed"`` call :func:`packed_attention`. No mask function is
+registered under that name, so transformers builds no mask. The batch's :class:`Layout` is passed as a keyword argument.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ NAME = "packed"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the sequences of a packed batch lie: as equal-length groups, or, for CUDA, by their offsets.
+    """Sequence boundaries in a packed batch: groups of equal length, or offsets for CUDA.
 
     Attributes:
         groups: ``(start, count, length)`` of each run of equal-length sequences.
-        offsets: int32 ``[sequences + 1]``, on the device; None to go by the groups.
-        longest: as long as the longest sequence at the least, if there are offsets.
+        offsets: int32 ``[sequences + 1]`` on the device, or None to use ``groups``.
+        longest: an upper bound of the sequences' lengths, with ``offsets``.
     """
 
     groups: tuple[tuple[int, int, int], ...] = ()
@@ -33,7 +33,7 @@ class Layout:
 
 
 def register() -> None:
-    """Makes ``attn_implementation="packed"`` known to transformers."""
+    """Registers ``attn_implementation="packed"`` with transformers."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)
@@ -51,18 +51,18 @@ def packed_attention(
     layout: Layout | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Each sequence attends to itself only.
+    """Attention within each sequence of a packed batch.
 
     Args:
-        module: the attention layer; its ``is_causal`` counts where the call says nothing.
+        module: the attention layer; its ``is_causal`` applies if the argument is None.
         query: ``[1, heads, T, head size]``.
-        key, value: the same, or of fewer heads, each of which serves a group of the query's.
-        attention_mask: None, as no mask is built.
+        key, value: like ``query``, or with fewer heads, each of which serves a group of query heads.
+        attention_mask: None, because transformers builds no mask for this attention.
         scaling: factor on the scores.
-        sliding_window: a position sees those less than this far away (ModernBERT's local layers).
-        is_causal: whether a position sees none behind it.
-        layout: where the sequences lie.
-        others: of transformers' interface; those that change the scores are refused.
+        sliding_window: a position attends to those less than this far away (ModernBERT's local layers).
+        is_causal: whether a position attends to earlier positions only.
+        layout: boundaries of the sequences.
+        others: further arguments of transformers' interface; those that change the scores are refused.
 
     Returns:
         ``[1, T, heads, head size]`` and no attention weights.
@@ -92,21 +92,29 @@ def packed_attention(
 
 
 def refuse_others(others: dict[str, Any]) -> None:
-    """Raises NotImplementedError where an architecture changes the attention scores in a way that is not done here."""
+    """Raises NotImplementedError for an argument that changes the attention scores and is not supported."""
     for name in ("position_bias", "softcap", "s_aux"):
         if others.get(name) is not None:
             raise NotImplementedError(f"attention with {name}")
 
 
 def causality(module: torch.nn.Module, is_causal: bool | None) -> bool:
-    """True if a position attends to earlier ones only: by the call, else by the layer."""
+    """Returns ``is_causal``, or the layer's own setting if that is None."""
     return bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
 
 
 def window_mask(length: int, sliding_window: int | None, causal: bool, device: torch.device) -> torch.Tensor | None:
-    """bool ``[length, length]``, which positions see which within their window; None if the window is no limit."""
+    """Returns :func:`reach_mask`, or None if every position is within the window."""
     if sliding_window is None or length <= sliding_window:
         return None
+    return reach_mask(length, sliding_window, causal, device)
+
+
+def reach_mask(length: int, sliding_window: int | None, causal: bool, device: torch.device) -> torch.Tensor:
+    """Returns bool ``[length, length]``, true where the row's position attends to the column's."""
     positions = torch.arange(length, device=device)
     distance = positions[:, None] - positions[None, :]
-    return (distance.abs() < sliding_window) & (distance >= 0 if causal else True)
+    if sliding_window is None:
+        return distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    near = distance.abs() < sliding_window
+    return near & (distance >= 0) if causal else near

@@ -1,4 +1,4 @@
-"""All that only a CUDA device can do, and nothing else: what a machine without one cannot run is in here."""
+"""The calls that need a CUDA device. Everything else runs, and is tested, on a CPU."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def varlen_attention(
     scaling: float | None,
     reach: tuple[int, int],
 ) -> torch.Tensor:
-    """Flash attention over sequences of any lengths (torch.nn.attention.varlen): fp16 and bf16 only.
+    """Flash attention over sequences of any length (torch.nn.attention.varlen), in fp16 and bf16 only.
 
     Args:
         query: ``[T, heads, head size]``.
-        key, value: the same, or of fewer heads, each of which serves a group of the query's.
+        key, value: like ``query``, or with fewer heads, each of which serves a group of query heads.
         offsets: int32 ``[sequences + 1]``.
-        longest: as long as the longest sequence at the least.
+        longest: an upper bound of the sequences' lengths.
         scaling: factor on the scores.
-        reach: positions to the left and right that are seen; -1 for all.
+        reach: number of positions to the left and to the right that are attended to; -1 for all.
 
     Returns:
         ``[T, heads, head size]``.
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    # num_splits=1: the sum of a row is not split among blocks, so a sequence's vector does not depend on its neighbours.
+    # num_splits=1 keeps a row's sum in one block, so that a sequence's vector does not depend on its neighbours.
     wanted: dict[str, Any] = {"scale": scaling, "window_size": reach, "num_splits": 1}
     known = inspect.signature(varlen_attn).parameters
     groups = query.shape[1] // key.shape[1]
@@ -50,12 +50,12 @@ def varlen_attention(
 
 
 def to_device(array: npt.NDArray[Any]) -> torch.Tensor:
-    """To the GPU from pinned memory: the call returns while the copy goes on."""
+    """Copies an array to the GPU asynchronously, through pinned memory."""
     return torch.from_numpy(array).pin_memory().to("cuda", non_blocking=True)
 
 
 def to_host(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """From the GPU into pinned memory; waits for this tensor only, not for what another thread has queued behind it."""
+    """Copies a tensor from the GPU, and waits for this copy only, not for work that other threads have queued."""
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
     copied = torch.cuda.Event()
@@ -66,8 +66,8 @@ def to_host(tensor: torch.Tensor) -> npt.NDArray[Any]:
 
 
 def memory_of(run: Callable[[], object]) -> tuple[int, int]:
-    """Bytes that ``run`` takes at its most beyond what is taken already, and bytes that are free."""
-    run()  # what is made once (workspaces, kernels) does not count
+    """Returns the bytes that ``run`` allocates at its peak, and the bytes that are free."""
+    run()  # warm up: workspaces and kernels are allocated once
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -78,5 +78,5 @@ def memory_of(run: Callable[[], object]) -> tuple[int, int]:
 
 
 def empty_cache() -> None:
-    """Gives back what the allocator keeps for reuse."""
+    """Returns cached memory of the allocator to the device."""
     torch.cuda.empty_cache()

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kosbert_ray.analysis.health import Health, health
-from kosbert_ray.analysis.kmeans import assign, fit, unit
+from kosbert_ray.analysis.kmeans import assign, fit
 from kosbert_ray.analysis.projection import project
 from kosbert_ray.analysis.terms import top_terms
 from kosbert_ray.config import JobConfig, PlanConfig
@@ -30,6 +30,7 @@ from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vectors import read_rows
+from kosbert_ray.vector_math import unit
 
 MAX_REJECTED = 50  # slices whose rejected rows are read
 EXAMPLES = 3  # of each reason

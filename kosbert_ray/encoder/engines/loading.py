@@ -1,0 +1,108 @@
+"""Loads the transformer of a model folder with transformers."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kosbert_ray.encoder.engines import attention
+from kosbert_ray.encoder.engines.trials import require_positions
+from kosbert_ray.encoder.spec import ModelSpec
+from kosbert_ray.errors import ModelError, first_line
+
+# The encoder alone of these encoder-decoders is the embedding model, as in sentence-transformers.
+ENCODER_CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+# Weights that a checkpoint keeps for its training task, beside the encoder's.
+SPARE_WEIGHTS = (
+    "lm_head",
+    "cls.",
+    "classifier",
+    "pooler",
+    "decoder",
+    "predictions",
+    "discriminator",
+    "generator",
+    "qa_outputs",
+    "score.",
+    "position_ids",
+    "inv_freq",
+    "vocab_",
+    "masked_bias",
+    "attn.bias",
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A loaded transformer.
+
+    Attributes:
+        model: the model, on its device.
+        pluggable: whether its attention can be replaced.
+        notices: messages for the user.
+    """
+
+    model: Any
+    pluggable: bool
+    notices: tuple[str, ...]
+
+
+def load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str, attention_name: str) -> Loaded:
+    """Loads the transformer.
+
+    Args:
+        spec: the model.
+        dtype: type of its weights.
+        device: device to load it to.
+        attention_name: attention to use where the architecture accepts it; must be registered with transformers.
+
+    Raises:
+        ModelError: it cannot be loaded, weights are missing, or it does not take texts of ``spec.max_seq_length``.
+    """
+    import transformers
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    attention.register()
+    kind: Any = getattr(transformers, ENCODER_CLASSES.get(spec.model_type, "AutoModel"))
+    load = {
+        "dtype": dtype,
+        "local_files_only": True,
+        "output_loading_info": True,
+        "trust_remote_code": spec.remote_code,
+        # Without it a *.bin beside the *.safetensors could be unpickled.
+        "use_safetensors": True,
+    }
+    if spec.model_type in ENCODER_CLASSES:
+        del load["trust_remote_code"]
+    try:
+        model: Any = None
+        info: dict[str, Any] = {}
+        pluggable = False
+        with contextlib.suppress(ValueError):  # raised for an architecture that does not accept the attention
+            model, info = kind.from_pretrained(spec.transformer, attn_implementation=attention_name, **load)
+            pluggable = bool(model._supports_attention_backend)
+        if not pluggable:
+            model, info = kind.from_pretrained(spec.transformer, **load)
+    except Exception as error:
+        raise ModelError(f"{spec.transformer}: cannot load the model ({first_line(error)})") from error
+    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise ModelError(
+            f"{spec.transformer}: {len(missing)} weights are missing ({missing[0]}, …); is it a {spec.model_type} model?"
+        )
+    notices = _unused_weights(spec, info["unexpected_keys"])
+    require_positions(spec, model.eval())
+    return Loaded(model.to(device), pluggable, notices)
+
+
+def _unused_weights(spec: ModelSpec, unexpected: list[str]) -> tuple[str, ...]:
+    """Returns a notice if the checkpoint has weights that the model does not use and no training task explains."""
+    unused = sorted(name for name in unexpected if not any(part in name for part in SPARE_WEIGHTS))
+    if not unused:
+        return ()
+    return (f"{spec.transformer}: {len(unused)} weights are not part of a {spec.model_type} and not used ({unused[0]}, …)",)

@@ -1,0 +1,165 @@
+"""Reads the modules of a sentence-transformers folder: ``modules.json``, the pooling config and the head's configs.
+
+Covers sentence-transformers' formats up to its version 6. A plain transformers folder counts as a transformer with mean
+pooling. Loads without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from kosbert_ray.encoder.files import MODULES, read_json
+from kosbert_ray.encoder.lengths import text_config
+from kosbert_ray.encoder.pooling import POOLING
+from kosbert_ray.errors import ModelError
+
+# Before version 5.5 the pooling config had a flag per mode; several are concatenated in this order.
+POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd", "emb_dim")
+
+
+# The fingerprint records the class names of the head's parts, so these names are part of the output format.
+@dataclass(frozen=True)
+class Dense:
+    """A linear layer behind pooling; ``activation`` names a torch class such as ``torch.nn.modules.activation.Tanh``."""
+
+    folder: Path
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str
+    residual: bool
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """L2 normalization of the sentence vector."""
+
+
+@dataclass(frozen=True)
+class Truncate:
+    """Truncation of the sentence vector to its first ``dimension`` numbers.
+
+    Source: Kusupati et al. 2022, "Matryoshka Representation Learning" (arXiv:2205.13147).
+    """
+
+    dimension: int
+
+
+HeadPart: TypeAlias = "Dense | Normalize | Truncate"
+
+
+def read_modules(folder: Path, notices: list[str]) -> list[tuple[str, str]]:
+    """Returns kind and subfolder of every module: Transformer, Pooling, then the head's. Dropout is left out.
+
+    Raises:
+        ModelError: the folder is not a model, or a module is of an unsupported kind or outside the folder.
+    """
+    if not (folder / MODULES).exists():
+        if not (folder / "config.json").exists():
+            raise ModelError(f"{folder}: not a model folder (neither modules.json nor config.json)")
+        notices.append(f"{folder} is a plain transformers model; using mean pooling")
+        return [("Transformer", ""), ("Pooling", "")]
+    modules = [
+        (str(entry["type"]).rpartition(".")[2], str(entry["path"]))
+        for entry in read_json(folder / MODULES)
+        if not str(entry["type"]).endswith(".Dropout")
+    ]
+    for entry in read_json(folder / MODULES):
+        if not str(entry["type"]).startswith("sentence_transformers."):
+            raise ModelError(f"{folder}: module {entry['type']} is custom code, which is not supported")
+    kinds = [kind for kind, _ in modules]
+    if kinds[:2] != ["Transformer", "Pooling"]:
+        raise ModelError(
+            f"{folder}: its modules are {', '.join(kinds)}; supported are Transformer, Pooling, then "
+            f"{' and '.join(READERS)}"
+        )
+    for _, path in modules:
+        if ".." in Path(path).parts or Path(path).is_absolute():
+            raise ModelError(f"{folder}: modules.json points outside the folder ({path})")
+    return modules
+
+
+def read_pooling(folder: Path, name: str, config: dict[str, Any]) -> tuple[tuple[str, ...], bool, int]:
+    """Reads the pooling config.
+
+    Args:
+        folder: the model.
+        name: subfolder of the pooling module; empty for a plain transformers folder.
+        config: the transformer's config.
+
+    Returns:
+        The pooling modes, whether a prompt's tokens are pooled, and the length of the pooled vector.
+
+    Raises:
+        ModelError: a mode is not supported, or no config gives the width.
+    """
+    text = text_config(config)
+    hidden = next((int(text[key]) for key in WIDTH_KEYS if isinstance(text.get(key), int)), 0)
+    path = folder / name / "config.json"
+    settings = read_json(path) if name else {"pooling_mode": "mean"}
+    mode = settings.get("pooling_mode")
+    if mode is None:
+        mode = [name for flag, name in POOLING_FLAGS.items() if settings.get(flag)] or ["mean"]
+    modes = (mode,) if isinstance(mode, str) else tuple(mode)
+    for each in modes:
+        if each not in POOLING:
+            raise ModelError(f"{path}: pooling mode {each!r} is not supported; supported are {', '.join(POOLING)}")
+    dimension = int(settings.get("embedding_dimension") or settings.get("word_embedding_dimension") or hidden)
+    if not dimension:
+        kind = config.get("model_type", "unknown")
+        raise ModelError(f"{folder}: the config.json of this {kind} model does not give its width (hidden_size)")
+    return modes, bool(settings.get("include_prompt", True)), dimension * len(modes)
+
+
+def read_head(folder: Path, modules: list[tuple[str, str]]) -> tuple[HeadPart, ...]:
+    """Reads the modules behind pooling.
+
+    Args:
+        folder: the model.
+        modules: kind and subfolder of each.
+
+    Raises:
+        ModelError: a module is of an unsupported kind, or reads or writes something else than the sentence vector.
+    """
+    return tuple(_read_part(folder / path, kind) for kind, path in modules)
+
+
+def _read_part(folder: Path, kind: str) -> HeadPart:
+    settings = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    for key in ("module_input_name", "module_output_name"):
+        if settings.get(key) not in (None, "sentence_embedding"):
+            raise ModelError(f"{folder}: {key} {settings[key]!r} is not supported, only sentence_embedding")
+    if kind not in READERS:
+        raise ModelError(
+            f"{folder}: module {kind} is not supported; supported are Transformer, Pooling, {' and '.join(READERS)}"
+        )
+    return READERS[kind](folder, settings)
+
+
+def _read_dense(folder: Path, settings: dict[str, Any]) -> Dense:
+    return Dense(
+        folder=folder,
+        in_features=int(settings["in_features"]),
+        out_features=int(settings["out_features"]),
+        bias=bool(settings.get("bias", True)),
+        activation=settings.get("activation_function", "torch.nn.modules.activation.Tanh"),
+        residual=bool(settings.get("use_residual")),
+    )
+
+
+# By the last part of the module's type in modules.json. ``head.LAYERS`` has the torch module of each.
+READERS: dict[str, Callable[[Path, dict[str, Any]], HeadPart]] = {
+    "Dense": _read_dense,
+    "Normalize": lambda _folder, _settings: Normalize(),
+}

@@ -1,0 +1,165 @@
+"""Refuses models whose vectors this package would compute wrongly. Loads without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kosbert_ray.encoder.files import MODULES, read_json
+from kosbert_ray.errors import ModelError
+
+TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# sentence-transformers runs the encoder alone of these encoder-decoders; this package does so for T5's kind only.
+UNSUPPORTED_TYPES = (
+    "udop",
+    "longt5",
+    "prophetnet",
+    "switch_transformers",
+    "blenderbot",
+    "blenderbot-small",
+    "m2m_100",
+    "pegasus",
+    "pegasus_x",
+    "marian",
+    "moonshine",
+    "whisper",
+    "t5gemma",
+    "t5gemma2",
+)
+ARGUMENTS = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
+HARMLESS_ARGUMENTS = {  # keys of ARGUMENTS that change no vector
+    "add_pooling_layer",
+    "attn_implementation",
+    "cache_dir",
+    "clean_up_tokenization_spaces",
+    "device_map",
+    "dtype",
+    "local_files_only",
+    "padding_side",
+    "revision",
+    "token",
+    "torch_dtype",
+    "trust_remote_code",
+    "use_cache",
+    "use_fast",
+}
+ADAPTER = "adapter_config.json"
+EMBEDDING_MODEL = "SentenceTransformer"
+HIDDEN_STATE = ("last_hidden_state", ["last_hidden_state"])
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raises ModelError for a PEFT adapter, which transformers applies or ignores depending on what is installed."""
+    if (folder / ADAPTER).exists():
+        raise ModelError(
+            f"{folder / ADAPTER}: the model is a PEFT adapter; merge it into its base model (merge_and_unload) and save "
+            "the result"
+        )
+
+
+def refuse_architecture(folder: Path, path: Path, config: dict[str, Any]) -> None:
+    """Checks the architecture.
+
+    Args:
+        folder: the model.
+        path: the transformer's config.json.
+        config: its content.
+
+    Raises:
+        ModelError: sentence-transformers pools it by its last token, or the architecture is not supported.
+    """
+    if not (folder / MODULES).exists() and _pools_last_token(config):
+        raise ModelError(
+            f"{path}: a {config['architectures'][0]} without modules.json is pooled by its last token, which is not "
+            "supported"
+        )
+    if config.get("model_type") in UNSUPPORTED_TYPES:
+        raise ModelError(f"{path}: models of type {config['model_type']} are not supported")
+
+
+def _pools_last_token(config: dict[str, Any]) -> bool:
+    """Returns True if sentence-transformers pools a plain folder of this architecture by its last token."""
+    architectures = config.get("architectures") or [""]
+    return str(architectures[0]).endswith("ForCausalLM") and config.get("is_causal", True) is not False
+
+
+def runs_remote_code(transformer: Path, allowed: bool) -> bool:
+    """Returns True if the folder needs its own Python code (``auto_map``).
+
+    Raises:
+        ModelError: the code is not allowed, or is in another repository.
+    """
+    for name in ("config.json", "tokenizer_config.json"):
+        path = transformer / name
+        code = read_json(path).get("auto_map") if path.exists() else None
+        if not code:
+            continue
+        if not allowed:
+            raise ModelError(
+                f"{path}: the model needs its own Python code (auto_map); review the code, and if you trust it set "
+                "model.allow_remote_code=true"
+            )
+        elsewhere = next((place for place in _strings(code) if "--" in place), None)
+        if elsewhere:
+            repository = elsewhere.partition("--")[0]
+            raise ModelError(
+                f"{path}: the model's code is in another repository ({repository}), which is not supported; copy its *.py "
+                "files into the model folder and remove the prefix from auto_map"
+            )
+        return True
+    return False
+
+
+def _strings(tree: Any) -> list[str]:
+    """Lists all strings in a tree of lists and mappings."""
+    if isinstance(tree, str):
+        return [tree]
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return [text for item in inner for text in _strings(item)]
+
+
+def read_transformer_settings(transformer: Path) -> dict[str, Any]:
+    """Reads sentence_bert_config.json, or one of its older names; empty if there is none.
+
+    Raises:
+        ModelError: a setting changes vectors and is not supported.
+    """
+    path = next((transformer / name for name in TRANSFORMER_CONFIGS if (transformer / name).exists()), None)
+    if path is None:
+        return {}
+    settings: dict[str, Any] = read_json(path)
+    unsupported = [name for name in ("query_length", "document_length", "query_expansion") if settings.get(name)]
+    unsupported += [name for name in ("processing_kwargs", "tokenizer_name_or_path") if settings.get(name)]
+    for name in ARGUMENTS:
+        unsupported += [f"{name}.{key}" for key in settings.get(name) or {} if key not in HARMLESS_ARGUMENTS]
+    if settings.get("transformer_task", "feature-extraction") != "feature-extraction":
+        unsupported.append(f"transformer_task {settings['transformer_task']}")
+    if settings.get("module_output_name", "token_embeddings") not in (None, "token_embeddings"):
+        unsupported.append(f"module_output_name {settings['module_output_name']}")
+    modalities = settings.get("modality_config") or {}
+    for name, value in modalities.items():
+        output = value.get("method_output_name") if isinstance(value, dict) else None
+        if name == "message":
+            unsupported.append("modality_config.message (a chat template)")
+        elif name == "text" and (value.get("method") != "forward" or output not in HIDDEN_STATE):
+            unsupported.append(f"modality_config.text {json.dumps(value)}")
+    if unsupported:
+        raise ModelError(f"{path}: {unsupported[0]} is not supported, and the vectors depend on it")
+    return settings
+
+
+def read_model_settings(folder: Path) -> dict[str, Any]:
+    """Reads config_sentence_transformers.json; empty if there is none.
+
+    Raises:
+        ModelError: the folder holds another kind of model than an embedding model.
+    """
+    path = folder / "config_sentence_transformers.json"
+    settings: dict[str, Any] = read_json(path) if path.exists() else {}
+    if settings.get("model_type", EMBEDDING_MODEL) not in (None, EMBEDDING_MODEL):
+        raise ModelError(f"{path}: a {settings['model_type']} is not supported, only a {EMBEDDING_MODEL}")
+    return settings

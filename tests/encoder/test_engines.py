@@ -1,0 +1,132 @@
+"""The table of engines: what each supports, and a further engine as one module and one entry."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from conftest import TINY
+
+from kosbert_ray.encoder import Encoder
+from kosbert_ray.encoder.engines import table
+from kosbert_ray.encoder.engines.base import EngineSettings
+from kosbert_ray.encoder.engines.choice import fastest
+from kosbert_ray.encoder.engines.table import ENGINES, EngineEntry, engines_for, require_supported
+from kosbert_ray.encoder.options import EncoderOptions, Engine
+from kosbert_ray.encoder.spec import read_spec
+from kosbert_ray.errors import UsageError
+
+REFUSED = [
+    ("openvino", "cuda", "auto", False, "encoder.engine: openvino runs on cpu only, and the device is cuda"),
+    (
+        "torch",
+        "auto",
+        "int8",
+        False,
+        "encoder.precision: int8 needs encoder.engine=openvino on cpu; torch supports fp32",
+    ),
+    ("torch", "cpu", "fp16", False, "fp16 needs encoder.engine=torch on cuda or mps; torch on cpu supports fp32 or bf16"),
+    (
+        "openvino",
+        "auto",
+        "fp16",
+        False,
+        "fp16 needs encoder.engine=torch on cuda or mps; openvino supports fp32, bf16 or ",
+    ),
+    ("auto", "cuda", "int8", False, "int8 needs encoder.engine=openvino on cpu; cuda supports fp32, bf16 or fp16"),
+    ("torch", "cpu", "auto", True, "encoder.compile: compiling is supported on cuda only, and the device is cpu"),
+]
+
+
+@pytest.mark.parametrize(("engine", "device", "precision", "compile", "message"), REFUSED)
+def test_a_combination_that_no_engine_supports_is_refused(engine, device, precision, compile, message) -> None:
+    with pytest.raises(UsageError) as refused:
+        require_supported(engine, device, precision, compile)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "auto"])
+def test_every_entry_supports_what_it_lists(engine: str) -> None:
+    require_supported(engine, "auto", "auto", False)
+    for device, precisions in (ENGINES[engine].precisions if engine in ENGINES else {}).items():
+        for precision in precisions:
+            require_supported(engine, device, precision, False)
+            assert engine in engines_for(device, precision)
+
+
+def test_options_accept_the_names_in_the_table() -> None:
+    assert get_args(Engine) == (*ENGINES, "auto")
+
+
+LIGHT = ("encoder", "encoder.options", "encoder.engines.table", "encoder.engines.base", "encoder.spec", "encoder.prepare")
+
+
+@pytest.mark.parametrize("module", [*LIGHT, "encoder.tokenizer", "encoder.long_text", "run.stages"])
+def test_tokenizing_and_reading_a_model_folder_need_no_engine(module: str) -> None:
+    heavy = {"torch", "transformers", "openvino", "nncf"}
+    code = f"import sys, kosbert_ray.{module}; print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+ENGINE = """
+    import torch
+
+    from kosbert_ray.encoder.packing import pack
+
+    class Lengths:
+        attention, streams, vocabulary = "none", 1, 10**6
+        pack = staticmethod(pack)
+
+        def __init__(self, spec, settings):
+            self.width, self.notices = spec.dimension, [f"{settings.precision} on {settings.device}"]
+
+        def pooled(self, batch):
+            lengths = torch.tensor([length for _, count, length in batch.groups for _ in range(count)])
+            return lengths[:, None].float().expand(-1, self.width)
+
+        def computed_tokens(self, batch):
+            return len(batch.ids)
+
+        def default_token_budget(self):
+            return 7
+
+    load = Lengths
+"""
+
+
+def test_another_engine_is_one_module_and_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "engine_of_a_test.py").write_text(textwrap.dedent(ENGINE))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(ENGINES, "lengths", EngineEntry("engine_of_a_test", {"cpu": ("fp32", "int4")}))
+    assert engines_for("cpu", "int4") == ["lengths"]
+    with pytest.raises(UsageError, match="lengths runs on cpu only, and the device is cuda"):
+        require_supported("lengths", "cuda", "auto", False)
+    encoder = Encoder(read_spec(Path(TINY)), options("lengths"))
+    assert (encoder.engine, encoder.attention, encoder.token_budget) == ("lengths", "none", 7)
+    assert encoder.notices == ["fp32 on cpu"]
+    vectors = encoder.encode(["가", "가 나 다", "가"])
+    assert vectors.shape == (3, encoder.spec.dimension)
+    assert vectors[0, 0] == vectors[2, 0] < vectors[1, 0]
+
+
+def options(engine: str) -> EncoderOptions:
+    return EncoderOptions("fp32", "cpu", 1, engine=engine)
+
+
+def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "lengths", EngineEntry("none", {"cpu": ("fp32",)}, package="no_such_package", extra="x"))
+    with pytest.raises(UsageError, match=r"no_such_package is not installed; pip install 'kosbert-ray\[x\]', or use torch"):
+        table.load("lengths", read_spec(Path(TINY)), EngineSettings("cpu", "fp32"))
+
+
+def test_the_fastest_engine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    seconds = {"torch": 2.0, "openvino": 1.0}
+    settings = EngineSettings("cpu", "fp32", threads=3)
+    spec = read_spec(Path(TINY))
+    assert fastest(spec, list(seconds), settings, seconds.__getitem__) == "openvino"
+    assert fastest(spec, list(seconds), settings, lambda _: pytest.fail("measured again")) == "openvino"
