@@ -64,8 +64,15 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "kosbert_ray.cli", *map(str, arguments)]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_ray() -> Iterator[None]:
+    """The local Ray of all commands that run in this process."""
+    with shared_ray():
+        yield
+
+
 @pytest.fixture(scope="session")
-def cli() -> Iterator[Run]:
+def cli() -> Run:
     """Runs ``kosbert-ray`` and checks its exit code and that no user ever sees a traceback.
 
     It runs in this process, on the one Ray that the tests share. With ``process=True`` it runs as a process that starts a
@@ -96,8 +103,7 @@ def cli() -> Iterator[Run]:
             assert done.returncode == code, done.stderr
         return done
 
-    yield run
-    shared_ray().stop()
+    return run
 
 
 @pytest.fixture

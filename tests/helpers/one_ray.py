@@ -23,84 +23,79 @@ os.environ["RAY_AUTH_MODE"] = "token"
 ROOT = Path(__file__).parents[2]
 
 
-class SharedRay:
-    """A local Ray that starts at its first use, with the options that the command itself would choose.
+@contextlib.contextmanager
+def shared_ray() -> Iterator[None]:
+    """Within the block, commands in this process share one local Ray, which starts at its first use.
 
-    Whoever joins it is in the same position as a command that started its own: ``is_local`` holds.
+    It has the options that a command would choose, and a command uses it as if it had started it (``is_local`` holds). A
+    command that names a cluster's address joins that cluster.
     """
+    from kosbert_ray.config import RayConfig
+    from kosbert_ray.run import ray_session
 
-    def __init__(self) -> None:
-        from kosbert_ray.run.ray_session import joined
+    join = ray_session.joined
+    with contextlib.ExitStack() as stack:
 
-        self._join = joined
-        self._stack = contextlib.ExitStack()
-        self._started = False
+        @functools.cache
+        def start() -> None:
+            with warm_ray(stack):
+                stack.enter_context(join(RayConfig()))
 
-    @contextlib.contextmanager
-    def joined(self, *_: object) -> Iterator[None]:
-        """Takes the place of ``ray_session.joined``: starts Ray where necessary and leaves it running."""
-        if not self._started:
-            self._start()
+        @contextlib.contextmanager
+        def joined(config: RayConfig) -> Iterator[None]:
+            if config.address in (None, "local"):
+                start()
+                yield
+                return
+            with patch("ray.is_initialized", return_value=False), join(config):
+                yield
+
+        stack.enter_context(patch.object(ray_session, "joined", joined))
         yield
 
-    def _start(self) -> None:
-        from ray._private.parameter import RayParams
 
-        from kosbert_ray.config import RayConfig
+@contextlib.contextmanager
+def warm_ray(stack: contextlib.ExitStack) -> Iterator[None]:
+    """A Ray that starts within the block takes its workers from a warm process, which lives as long as ``stack``."""
+    from ray._private.parameter import RayParams
 
-        folder = Path(tempfile.mkdtemp(prefix="warm-"))
-        self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        self._started = True
-        path = str(folder / "socket")
-        # Torch takes its number of threads from this variable when it is imported; Ray sets it to 1 for such workers.
-        environment = {**os.environ, warm_workers.SOCKET: path, "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        server = subprocess.Popen(
-            [sys.executable, warm_workers.__file__, "serve", path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            cwd=ROOT,
-            start_new_session=True,  # Ctrl-C is for the tests, which then close it
-        )
-        self._stack.callback(server.wait, 30)
-        assert server.stdin
-        assert server.stdout
-        self._stack.callback(server.stdin.close)
-        assert server.stdout.readline() == b"ready\n", "the warm process did not start"
-        start = functools.partialmethod(RayParams.__init__, setup_worker_path=warm_workers.__file__)
-        with (
-            patch.dict(os.environ, {warm_workers.SOCKET: path}),
-            contextlib.chdir(ROOT),
-            patch.object(RayParams, "__init__", start),
-        ):
-            self._stack.enter_context(self._join(RayConfig()))
-
-    def stop(self) -> None:
-        """Stops Ray and the warm process, if they were started."""
-        self._stack.close()
-        self._started = False
-
-
-@functools.cache
-def shared_ray() -> SharedRay:
-    """The one of this session."""
-    return SharedRay()
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    path = str(folder / "socket")
+    # Torch takes its number of threads from this variable when it is imported; Ray sets it to 1 for such workers.
+    environment = {**os.environ, warm_workers.SOCKET: path, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    server = subprocess.Popen(
+        [sys.executable, warm_workers.__file__, "serve", path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        cwd=ROOT,
+        start_new_session=True,  # Ctrl-C is for the tests, which then close it
+    )
+    assert server.stdin
+    assert server.stdout
+    stack.callback(server.wait, 30)
+    stack.callback(server.stdin.close)
+    assert server.stdout.readline() == b"ready\n", "the warm process did not start"
+    start = functools.partialmethod(RayParams.__init__, setup_worker_path=warm_workers.__file__)
+    with (
+        patch.dict(os.environ, {warm_workers.SOCKET: path}),
+        patch.object(RayParams, "__init__", start),
+        contextlib.chdir(ROOT),
+    ):
+        yield
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Restores what a command changes in its process: signal handlers, environment and working folder.
+    """Restores what a command changes in its process: signal handlers and environment.
 
     Ctrl-C ends the tests, not only the command.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with (
-            patch.dict(os.environ),
-            contextlib.chdir(ROOT),
-            patch("kosbert_ray.cli.main._interrupt", signal.default_int_handler),
-        ):
+        with patch.dict(os.environ), patch("kosbert_ray.cli.main._interrupt", signal.default_int_handler):
             yield
     finally:
         for number, handler in handlers.items():
@@ -110,15 +105,9 @@ def undisturbed() -> Iterator[None]:
 def run_here(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """Runs ``kosbert-ray`` in this process, on the shared Ray; returns what a process would."""
     from kosbert_ray.cli import main
-    from kosbert_ray.run import ray_session
 
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
-    with (
-        undisturbed(),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        patch.object(ray_session, "joined", shared_ray().joined),
-    ):
+    with undisturbed(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = main(arguments)
         except SystemExit as end:  # argparse
