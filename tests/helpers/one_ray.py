@@ -47,7 +47,12 @@ def shared_ray() -> Iterator[None]:
                 start()
                 yield
                 return
-            with patch("ray.is_initialized", return_value=False), join(config):
+            shared = ray_session.is_local()
+            with (
+                patch("ray.is_initialized", return_value=False),
+                patch.object(ray_session, "_local", shared),
+                join(config),
+            ):
                 yield
 
         stack.enter_context(patch.object(ray_session, "joined", joined))

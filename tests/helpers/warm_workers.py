@@ -88,6 +88,7 @@ def become_worker(arguments: list[str], environment: dict[str, str], folder: str
     import runpy
     import signal
 
+    os.setpgid(0, 0)  # Ray kills the group of a worker that has ended
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
