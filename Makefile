@@ -7,7 +7,7 @@ AUDIT := .venv-audit
 BIN := $(VENV)/bin
 PINS := constraints.txt
 
-.PHONY: bench demo test test-slow test-faults test-airflow test-image audit lint format constraints clean
+.PHONY: bench coverage demo test test-slow test-faults test-airflow test-image audit lint format constraints clean
 
 $(VENV)/.installed: pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,13 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/pytest -m "not slow and not faults and not airflow and not image"
+
+# Lines and branches that the tests reach, also in the processes they start and in Ray's workers.
+coverage: $(VENV)/.installed
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not slow and not faults and not airflow and not image"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --sort=cover
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -m "not faults and not airflow and not image"

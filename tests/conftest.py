@@ -22,18 +22,22 @@ from tiny import EVERYDAY, make
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 DATA = Path(os.environ.get("KOSBERT_DATA", ROOT.parent / "shared" / "data"))
-# The model of tests that ask for some vectors, quickly, and not for their meaning.
-TINY = str(Path(tempfile.mkdtemp(prefix="kosbert-tiny-")) / "tiny")
+# What the session leaves behind is removed with this folder. Its path is short: Ray's sockets, whose paths have at most 107
+# bytes, lie in it.
+FOLDER = Path(tempfile.mkdtemp(prefix="kosbert-", dir="/tmp"))
+os.environ["RAY_TMPDIR"] = str(FOLDER)
+# For tests that need some vectors, whatever they mean.
+TINY = str(FOLDER / "tiny")
 
 
 def pytest_sessionstart() -> None:
-    """Makes the model that the tests share."""
+    """Creates the model that the tests share."""
     make(Path(TINY))
 
 
 def pytest_unconfigure() -> None:
-    """Leaves nothing behind."""
-    shutil.rmtree(Path(TINY).parent, ignore_errors=True)
+    """Removes the session's folder."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
 
 
 def everyday() -> list[str]:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 SOCKET = "KOSBERT_WARM_WORKERS"  # the environment variable that holds the socket's path
 CHUNK = 2**16
+COVERAGE_SECONDS = 2.0
 WITHOUT_RAY = ("pyarrow.parquet", "pyarrow.dataset", "transformers.models.bert.modeling_bert")
 WITH_RAY = (
     "ray.data",
@@ -87,6 +88,7 @@ def become_worker(arguments: list[str], environment: dict[str, str], folder: str
     """Turns this fork into the worker that Ray asked for."""
     import runpy
     import signal
+    import threading
 
     os.setpgid(0, 0)  # Ray kills the group of a worker that has ended
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -97,6 +99,8 @@ def become_worker(arguments: list[str], environment: dict[str, str], folder: str
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = arguments
+    if "coverage" in sys.modules:
+        threading.Thread(target=save_coverage, daemon=True).start()
     code = 0
     try:
         runpy.run_path(arguments[0], run_name="__main__")
@@ -104,6 +108,17 @@ def become_worker(arguments: list[str], environment: dict[str, str], folder: str
         code = end.code if isinstance(end.code, int) else 1
     finally:
         os._exit(code)
+
+
+def save_coverage() -> None:
+    """Saves what ``make coverage`` has measured every few seconds, since Ray ends a worker without warning."""
+    import time
+
+    import coverage
+
+    while measured := coverage.Coverage.current():
+        time.sleep(COVERAGE_SECONDS)
+        measured.save()
 
 
 if __name__ == "__main__":
