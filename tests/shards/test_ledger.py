@@ -6,72 +6,17 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from receipts import FINGERPRINT, RECEIPT, commit
 
 from kosbert_ray.errors import FingerprintMismatch, StorageError
 from kosbert_ray.shards.fingerprint import Fingerprint
-from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import Committed, Ledger
-from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.shard import REJECTED_FOLDER, REJECTED_SCHEMA, write_rejected, write_shard
+from kosbert_ray.shards.shard import REJECTED_FOLDER, REJECTED_SCHEMA, write_rejected
 from kosbert_ray.storage import Storage
-
-FINGERPRINT = Fingerprint(
-    weights="w" * 64,
-    tokenizer="t" * 64,
-    pooling=("mean",),
-    head=(),
-    max_seq_length=512,
-    do_lower_case=False,
-    prompt="",
-    long_text="truncate",
-    precision="auto",
-    dtype=("float32",),
-    ranges=(),
-    list_type="list",
-    dimension=4,
-    column="embedding",
-    text="text",
-    normalize=(),
-    keep=("id: int64",),
-    input_format="x",
-    on_bad_row="reject",
-    max_rows=10,
-    max_bytes=100,
-)
-RECEIPT = Receipt(
-    shard="a.00000-00000.12345678.parquet",
-    file="a.parquet",
-    version="v",
-    fragment="f0",
-    fragment_index=0,
-    slice_index=0,
-    last=True,
-    rows=3,
-    rejected=1,
-    distinct=2,
-    tokens=30,
-    encoded_tokens=20,
-    truncated=1,
-    dropped_tokens=7,
-    input_bytes=99,
-    embedding_xxh128="",
-    output_bytes=0,
-    precision="fp32",
-    attention="packed",
-    device="cpu",
-    node="here",
-)
-
-
-def commit(storage: Storage, receipt: Receipt = RECEIPT, fingerprint: Fingerprint = FINGERPRINT) -> None:
-    footer = receipt.footer() | {"fingerprint": fingerprint.sha256}
-    vectors = EmbeddingFormat(4).array(np.zeros((receipt.rows, 4), np.float32))
-    write_shard(storage, receipt.shard, {}, [vectors], [EmbeddingFormat(4)], footer)
 
 
 def stored(fingerprint: Fingerprint) -> dict:

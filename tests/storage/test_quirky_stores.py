@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import S3
 from quirky_store import REFUSALS, QuirkyStore
-from test_ledger import FINGERPRINT, RECEIPT, commit
+from receipts import FINGERPRINT, RECEIPT, commit
 
 from kosbert_ray.errors import FingerprintMismatch
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
