@@ -62,6 +62,9 @@ def shared_ray() -> Iterator[None]:
 @contextlib.contextmanager
 def warm_ray(stack: contextlib.ExitStack) -> Iterator[None]:
     """A Ray that starts within the block takes its workers from a warm process, which lives as long as ``stack``."""
+    if sys.platform != "linux":  # elsewhere a fork of a process that has loaded torch may crash
+        yield
+        return
     from ray._private.parameter import RayParams
 
     folder = Path(tempfile.mkdtemp(prefix="warm-"))
