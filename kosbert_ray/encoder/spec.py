@@ -35,7 +35,7 @@ class SpecOptions:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How a model turns texts into vectors, according to its folder.
+    """The specification of a model, as its folder describes it.
 
     Attributes:
         folder: the model's folder.

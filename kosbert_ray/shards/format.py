@@ -19,7 +19,7 @@ INT32_MAX = 2**31 - 1
 
 @dataclass(frozen=True)
 class EmbeddingFormat:
-    """How one column stores vectors.
+    """The format of one vector column.
 
     Attributes:
         dimension: length of the vectors. A packed type such as ubinary stores fewer values.

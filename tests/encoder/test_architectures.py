@@ -32,7 +32,7 @@ TEXTS = ["짧다", *everyday()[:30], " ".join(everyday()[:40])]
 
 
 def save(folder: Path, kind: str, plain: bool = False, length: int = 200, model: str = "", **config: Any) -> Path:
-    """A tiny model of an architecture with random weights: ``kind`` is what its classes' names begin with."""
+    """Saves a tiny model with random weights; ``kind`` is the prefix of its classes' names."""
     plain_folder = save_transformer("bert", everyday(), folder / "plain", length)
     vocabulary = len(transformers.AutoTokenizer.from_pretrained(plain_folder))
     made = getattr(transformers, f"{kind}Config")(vocab_size=vocabulary, **config)

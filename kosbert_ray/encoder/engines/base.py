@@ -22,7 +22,7 @@ class PrecisionUnfit(ModelError):
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How an engine computes.
+    """The settings of an engine.
 
     Attributes:
         device: "cuda", "mps" or "cpu".
