@@ -1,4 +1,4 @@
-"""A run uses one unchanging copy of a model; other machines load the same files or fail; an output refuses another model."""
+"""A run uses one fixed copy of a model; other machines load the same files or fail; an output refuses another model."""
 
 from __future__ import annotations
 
