@@ -127,7 +127,7 @@ class Encoder:
         return self._tokenizer
 
     def encode(self, texts: list[str] | pa.Array) -> npt.NDArray[np.float32]:
-        """Encodes ``n`` texts. Returns float32 ``[n, dimension]``, L2-normalized only if the model says so.
+        """Encodes ``n`` texts. Returns float32 ``[n, dimension]``, L2-normalized only if the model normalizes.
 
         Raises:
             ModelError: a text cannot be encoded; the message gives its index and the reason.

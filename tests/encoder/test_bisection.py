@@ -1,4 +1,4 @@
-"""Every text that can be embedded is, whatever its neighbours do; and nothing is tried for ever."""
+"""Every text that can be embedded is embedded, whatever its neighbours do, and attempts are bounded."""
 
 from __future__ import annotations
 

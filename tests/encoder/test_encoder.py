@@ -26,7 +26,7 @@ BF16 = EncoderOptions(precision="bf16", device="cpu")
 
 @pytest.fixture(scope="module")
 def real_texts(data: Path) -> list[str]:
-    """2,000 real texts: every length from a word to pages."""
+    """2,000 real texts, from single words to several pages."""
     short = pq.read_table(data / "korpus_short" / "part-00003.parquet")["text"].to_pylist()[:1700]
     long = pq.read_table(data / "korpus_long" / "part-00003.parquet")["text"].to_pylist()[:300]
     return short + long

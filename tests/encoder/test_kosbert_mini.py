@@ -1,4 +1,4 @@
-"""The bundled model: small, read by others as by us, and as good as its card says."""
+"""The bundled model: small, readable by other libraries, and as good as its card reports."""
 
 from __future__ import annotations
 

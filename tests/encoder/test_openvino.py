@@ -1,4 +1,4 @@
-"""OpenVINO gives PyTorch's vectors; it converts once; int8 tells what it costs."""
+"""OpenVINO gives PyTorch's vectors, converts a model once, and reports the loss of int8."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "kosbert-ray"
 
 
-FAST = ("bert", "modernbert")  # the others take as long and have their turn in the slow tests
+FAST = ("bert", "modernbert")  # the others run with the slow tests
 
 
 def options(precision: str, engine: str = "openvino", threads: int = 1) -> EncoderOptions:
@@ -66,7 +66,7 @@ def test_it_converts_once_and_the_number_of_streams_changes_nothing(cache: Path)
     assert [path.name for path in (cache / "openvino").iterdir()] == [folder.name]
 
 
-def test_int8_tells_how_near_it_comes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_int8_reports_its_cosine_to_float32(capfd: pytest.CaptureFixture[str]) -> None:
     encoder = Encoder.load(MINI, options("int8"))
     assert encoder.precision == "int8"
     assert encoder.notices[-1].startswith("int8: cosine to float32 0.99")

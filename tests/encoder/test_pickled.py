@@ -1,4 +1,4 @@
-"""Weights in ``pytorch_model.bin``: read without running them, converted once, and never when safetensors are there."""
+"""Weights in ``pytorch_model.bin``: read without running them, converted once, and unused if there are safetensors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def as_on_the_hub(folder: Path, target: Path, tokenizer_json: bool) -> Path:
-    """A BERT as jhgan/ko-sbert-sts is laid out: old names of classes and settings, and much that is not needed."""
+    """A BERT laid out like jhgan/ko-sbert-sts, with old names of classes and settings, and unneeded files."""
     shutil.copytree(folder, target)
     pickle_weights(target)
     classes = [("", "Transformer"), ("1_Pooling", "Pooling")]

@@ -1,4 +1,4 @@
-"""A run's model is one copy that nothing changes; other machines load the same or none; an output is read by its own."""
+"""A run uses one fixed copy of a model; other machines load the same files or fail; an output refuses another model."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def of(folder: Path) -> PreparedModel:
 
 
 def elsewhere(model: PreparedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PreparedModel:
-    """The model as a process on another machine has it, whose disk and cache are its own."""
+    """The model as a process on another machine sees it, with its own disk and cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     travelled: PreparedModel = pickle.loads(pickle.dumps(model))
     return replace(travelled, host="driver", folder=Path("/not/here"), origin=Path("/not/here"))
 
 
 def spoil(folder: Path) -> None:
-    """Another model in the same place."""
+    """Replaces a model's files by another model's."""
     weights = load_file(folder / "model.safetensors")
     save_file({name: tensor * 2 for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
 

@@ -21,7 +21,7 @@ FETCH = "import sys; from kosbert_ray.encoder.source import *; print(fetch_model
 
 
 def fetch_apart(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, since huggingface_hub reads its environment once."""
+    """Runs in a separate process, because huggingface_hub reads its environment once."""
     env = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     return subprocess.run([sys.executable, "-c", FETCH, *arguments], env=env, capture_output=True, text=True, check=False)
 

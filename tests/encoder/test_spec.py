@@ -1,4 +1,4 @@
-"""What a model folder says of itself, and what is refused by name."""
+"""Reading a model folder, and naming the cause where it is refused."""
 
 from __future__ import annotations
 
