@@ -61,14 +61,14 @@ class Output:
         columns: names of the columns beside the vectors.
     """
 
-    def __init__(self, config: JobConfig, patient: bool = False) -> None:
+    def __init__(self, config: JobConfig, retry: bool = False) -> None:
         """Opens ``config.output.path`` with ``config``'s options.
 
         Args:
             config: the path, and how to access stores and compute; what the job was comes from job.json.
-            patient: retry for as long as ``storage.retry_seconds`` when the store fails.
+            retry: retry for as long as ``storage.retry_seconds`` when the store fails.
         """
-        self.storage = open_output(config, patient)
+        self.storage = open_output(config, retry)
         self.ledger = Ledger(self.storage)
         self.record = JobRecord.read(self.ledger)
         self.job = self.record.job_for(config)

@@ -74,7 +74,7 @@ class Pass:
         pending = self.pending(fragments)
         board = Board.start()
         work = Work(
-            reader=job.reader(patient=True),
+            reader=job.reader(retry=True),
             model=self.model,
             long_text=job.long_text,
             chunk_columns=tuple(job.config.chunk_columns()),

@@ -93,7 +93,7 @@ class Delimited(LineFormat):
         return []
 
     def fragments(self, file: InputFile, limits: Limits, newlines_in_values: bool) -> Iterator[Fragment]:
-        """As for other line formats; a file whose values may contain newlines is one fragment."""
+        """Cuts a file into byte ranges; one whose values may contain newlines stays whole."""
         return whole_file(file) if newlines_in_values else super().fragments(file, limits, newlines_in_values)
 
     def records(
