@@ -17,42 +17,44 @@ from kosbert_ray.corpus.listing import Corpus, list_corpus
 from kosbert_ray.corpus.plan import plan, replan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.schema import inspect
+from kosbert_ray.corpus.text import RowText
+from kosbert_ray.corpus.types import column_types
 from kosbert_ray.encoder.chunks import splitter_version
 from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.long_text import LongText
-from kosbert_ray.encoder.options import EncoderOptions, usable_cores
+from kosbert_ray.encoder.options import SpecOptions, usable_cores
 from kosbert_ray.encoder.prepare import PreparedModel, prepare
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
-from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
+from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.errors import UsageError
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Committed
 from kosbert_ray.shards.pointer import current
 from kosbert_ray.shards.vector_types import Ranges
-from kosbert_ray.storage import Storage
+from kosbert_ray.storage import Storage, StorageOptions
 
-HUB_PREFIX = "hub://"  # a dataset of the Hugging Face hub; OWNER/NAME@REVISION/FOLDER, the last two if you like
-OVERLAP = 8  # chunks share an eighth of their tokens
+HUB_PREFIX = "hub://"  # a dataset on the Hugging Face hub: OWNER/NAME[@REVISION][/FOLDER]
+OVERLAP = 8  # by default chunks share an eighth of their tokens
 REMOTE_THREADS = 16
 
 
 def require_input(config: JobConfig) -> None:
     """Raises UsageError if the config names no input."""
     if not config.input.path:
-        raise UsageError("input.path: say where (kosbert-ray embed INPUT OUTPUT, or input.path in the job file)")
+        raise UsageError("input.path: missing; run kosbert-ray embed INPUT OUTPUT, or set input.path in the job file")
 
 
-def list_input(config: JobConfig, patient: bool = False) -> Corpus:
-    """Lists the input, without a look into its files.
+def list_input(config: JobConfig, retry: bool = False) -> Corpus:
+    """Lists the input without opening its files.
 
     Args:
         config: the job.
-        patient: whether to outlast the store's outages.
+        retry: whether to retry during outages of the store.
 
     Raises:
         UsageError: the config names no input.
-        InputError: there is nothing to read.
+        InputError: there are no input files.
         StorageError: the store refuses.
     """
     require_input(config)
@@ -61,25 +63,29 @@ def list_input(config: JobConfig, patient: bool = False) -> Corpus:
         address = str(bundled_path(address))
     elif address.startswith(HUB_PREFIX):
         address = f"hf://datasets/{address.removeprefix(HUB_PREFIX)}"
-    return list_corpus(address, config.storage.options(patient), config.input.format)
+    return list_corpus(address, _storage_options(config, retry), config.input.format)
 
 
-def open_corpus(config: JobConfig, patient: bool = False, settled: pa.Schema | None = None) -> tuple[Corpus, Columns]:
-    """Lists the input and looks into its files; those that cannot be embedded are in ``Corpus.failed``.
+def _storage_options(config: JobConfig, retry: bool) -> StorageOptions:
+    return config.storage if retry else config.storage.fail_fast()
+
+
+def open_corpus(config: JobConfig, retry: bool = False, settled: pa.Schema | None = None) -> tuple[Corpus, Columns]:
+    """Lists the input and inspects its files; those that cannot be embedded are in ``Corpus.failed``.
 
     Args:
         config: the job.
-        patient: whether to outlast the store's outages.
-        settled: the kept columns that an existing output has already; files are cast to them.
+        retry: whether to retry during outages of the store.
+        settled: kept columns of an existing output, to whose types files are cast.
 
     Raises:
         KosbertError: none of the files can be embedded.
     """
-    corpus, options = list_input(config, patient), config.input
-    return inspect(corpus, options.row_text(), options.keep, options.line_options(), options.column_types(), settled)
+    corpus, options = list_input(config, retry), config.input
+    return inspect(corpus, RowText.of(options), options.keep, options.line_options(), column_types(options.types), settled)
 
 
-def open_output(config: JobConfig, patient: bool = False) -> Storage:
+def open_output(config: JobConfig, retry: bool = False) -> Storage:
     """Opens the output directory; in a folder of outputs, the one that its pointer names.
 
     Raises:
@@ -87,24 +93,24 @@ def open_output(config: JobConfig, patient: bool = False) -> Storage:
         StorageError: the pointer is damaged, or the store cannot be accessed.
     """
     if not config.output.path:
-        raise UsageError("output.path: say where (kosbert-ray embed INPUT OUTPUT, or output.path in the job file)")
-    storage = Storage(config.output.path, config.storage.options(patient))
+        raise UsageError("output.path: missing; run kosbert-ray embed INPUT OUTPUT, or set output.path in the job file")
+    storage = Storage(config.output.path, _storage_options(config, retry))
     if not storage.remote and os.path.isfile(storage.root):
         raise UsageError(
-            f"output.path: {storage.root} is a file, and an output is a folder; if the shell expanded a pattern, quote it"
+            f"output.path: {storage.root} is a file, but an output is a folder; if the shell expanded a pattern, quote it"
         )
     name = current(storage)
-    return storage if name is None else Storage(storage.url(name), config.storage.options(patient))
+    return storage if name is None else Storage(storage.url(name), storage.options)
 
 
 def require_apart(corpus: Corpus, output: Storage) -> None:
-    """Raises UsageError if the output lies among the input's files, where its shards would be read as text."""
+    """Raises UsageError if the output is inside the input, where its shards would be read as text."""
     source, target = _real(corpus.storage), _real(output)
     folders = {corpus.storage.url(file.name).rpartition("/")[0] for file in corpus.files}
     if not corpus.storage.remote:
         folders = {os.path.realpath(folder) for folder in folders}
     if any(f"{folder}/".startswith(f"{target}/") for folder in folders):
-        raise UsageError(f"output.path: {output.address} holds input files; choose an output apart from the input")
+        raise UsageError(f"output.path: {output.address} contains input files; choose an output outside the input")
     if f"{target}/".startswith(f"{source}/") and corpus.whole:
         raise UsageError(
             f"output.path: {output.address} is inside the input {corpus.storage.address}; its shards would be read as text"
@@ -112,7 +118,7 @@ def require_apart(corpus: Corpus, output: Storage) -> None:
 
 
 def _real(storage: Storage) -> str:
-    """An address to compare: on disk without the symbolic links in it."""
+    """An address for comparison; on disk with symbolic links resolved."""
     return storage.address if storage.remote else os.path.realpath(storage.root)
 
 
@@ -124,7 +130,7 @@ class ModelRef:
     options: SpecOptions
 
     def spec(self) -> ModelSpec:
-        """Reads this machine's copy of the model folder; raises ModelError if there is none to be had."""
+        """Reads this machine's copy of the model folder; raises ModelError if it is not available."""
         return read_spec(fetch_model(self.source), self.options)
 
     def prepare(self, commit: str | None = None) -> PreparedModel:
@@ -147,7 +153,7 @@ def model_ref(config: JobConfig, commit: str | None = None) -> ModelRef:
         commit: commit of a hub model, instead of the revision that the job names.
     """
     source = model_source(config)
-    return ModelRef(replace(source, revision=commit) if commit else source, spec_options(config))
+    return ModelRef(replace(source, revision=commit) if commit else source, config.model)
 
 
 def recorded_commit(config: JobConfig, job: Mapping[str, Any]) -> str | None:
@@ -160,45 +166,25 @@ def recorded_commit(config: JobConfig, job: Mapping[str, Any]) -> str | None:
 
 
 def model_source(config: JobConfig) -> ModelSource:
-    """Where the job's model comes from."""
+    """The source of the job's model."""
     model = config.model
-    return ModelSource(model.name, model.revision, model.allow_remote_code, config.storage.options(patient=True))
-
-
-def spec_options(config: JobConfig) -> SpecOptions:
-    """What the job asks of its model folder."""
-    model = config.model
-    return SpecOptions(
-        model.max_seq_length,
-        model.prompt,
-        model.prompt_name,
-        model.allow_remote_code,
-        model.truncate_dim,
-    )
-
-
-def encoder_options(config: JobConfig) -> EncoderOptions:
-    """How the job computes."""
-    encoder = config.encoder
-    return EncoderOptions(
-        encoder.precision, encoder.device, encoder.threads, encoder.token_budget, encoder.engine, encoder.compile
-    )
+    return ModelSource(model.name, model.revision, model.allow_remote_code, config.storage)
 
 
 def reader_threads(storage: Storage) -> int:
-    """How many shards to read at the same time: more than there are cores where each waits for a network."""
+    """Number of shards to read concurrently: one per core on disk, more over a network."""
     return REMOTE_THREADS if storage.remote else usable_cores()
 
 
 @dataclass(frozen=True)
 class Job:
-    """A config resolved: its corpus listed and inspected, its model found on first use.
+    """A resolved config: the corpus is listed and inspected, the model is found on first use.
 
     Attributes:
         config: the job's options.
         corpus: the input files.
-        columns: the text columns, and the columns to keep with their types.
-        model: where the model is read from.
+        columns: text columns, and columns to keep with their types.
+        model: the source of the model.
     """
 
     config: JobConfig
@@ -209,7 +195,7 @@ class Job:
     @staticmethod
     def resolve(
         config: JobConfig,
-        patient: bool = False,
+        retry: bool = False,
         settled: pa.Schema | None = None,
         model: ModelRef | PreparedModel | None = None,
     ) -> Job:
@@ -217,64 +203,64 @@ class Job:
 
         Args:
             config: the job.
-            patient: whether to outlast outages of the store.
-            settled: types of the kept columns that an existing output has already; files are cast to them.
+            retry: whether to retry during outages of the store.
+            settled: kept columns of an existing output, to whose types files are cast.
             model: the model, if it was found before.
 
         Raises:
             KosbertError: none of the input files can be embedded.
         """
-        corpus, columns = open_corpus(config, patient, settled)
+        corpus, columns = open_corpus(config, retry, settled)
         return Job(config, corpus, columns, model or model_ref(config))
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """What the model folder says; raises ModelError if the model cannot be found."""
+        """The model's specification; raises ModelError if the model cannot be found."""
         return self.model.spec()
 
     @cached_property
     def long_text(self) -> LongText:
-        """How to treat texts that are too long; raises UsageError if the model does not take chunks of that size."""
+        """The policy for texts that are too long; raises UsageError if the model does not take chunks of that size."""
         return long_text(self.config, self.spec)
 
     @property
     def nullable(self) -> bool:
-        """Whether rejected rows stay in the shards with a null vector."""
+        """True if rejected rows stay in the shards with a null vector."""
         return self.config.on_bad_row == "null_vector"
 
     def fragments(self) -> list[Fragment]:
-        """The plan: what is read in one pass each."""
-        limits = self.config.slice.limits()
+        """The plan: the parts of files that are read in one pass each."""
+        limits = Limits.of(self.config.slice)
         files = plan(self.corpus.files, limits, self.config.input.newlines_in_values)
         return [replace(item, cut=limits.cut) for item in files]
 
     def fragments_left(self, committed: Committed, fingerprint: Mapping[str, Any]) -> list[Fragment]:
-        """The plan where an output holds a part of it already: each file keeps the cut it was begun with.
+        """The plan for an output that has committed slices: each file keeps the cut it was started with.
 
         Args:
-            committed: what the output holds.
+            committed: the committed slices.
             fingerprint: the fingerprint in job.json; version 0.1.0 stored the limits there.
         """
-        limits = self.config.slice.limits()
+        limits = Limits.of(self.config.slice)
         first = Limits(
             int(fingerprint.get("max_rows", limits.max_rows)), int(fingerprint.get("max_bytes", limits.max_bytes))
         )
         multiline = self.config.input.newlines_in_values
         return list(replan(self.corpus.files, limits, multiline, first, committed.cuts(), committed.complete))
 
-    def reader(self, patient: bool = False) -> FragmentReader:
+    def reader(self, retry: bool = False) -> FragmentReader:
         """Reads fragments and cuts them into slices.
 
         Args:
-            patient: whether to outlast outages of the store.
+            retry: whether to retry during outages of the store.
         """
         config, storage = self.config, self.corpus.storage
-        if patient:
+        if retry:
             storage = storage.with_retries(config.storage.retry_seconds)
-        return FragmentReader(storage, self.columns, config.input.line_options(), config.slice.limits())
+        return FragmentReader(storage, self.columns, config.input.line_options(), Limits.of(config.slice))
 
     def formats(self, ranges: Ranges = ()) -> tuple[EmbeddingFormat, ...]:
-        """How vectors are stored, one format for each column.
+        """The storage formats of the vector columns.
 
         Args:
             ranges: ranges of int8.
@@ -290,7 +276,7 @@ class Job:
         return first.each(out.dtype, ranges)
 
     def fingerprint(self, weights: str, ranges: Ranges = ()) -> Fingerprint:
-        """Everything that decides which vectors the job writes.
+        """The fingerprint: everything that decides which vectors the job writes.
 
         Args:
             weights: sha256 of the model's weight files.
@@ -318,7 +304,7 @@ class Job:
                 *(f"{field.name}: {field.type}" for field in self.columns.keep),
                 *(f"{name}: {kind}" for name, kind in config.chunk_columns().items()),
             ),
-            input_format=str(config.input.line_options()),
+            input_format=config.input.recorded(),
             on_bad_row="null_vector" if self.nullable else "reject",
             max_rows=config.slice.max_rows,
             max_bytes=config.slice.max_bytes,
@@ -326,7 +312,7 @@ class Job:
 
 
 def long_text(config: JobConfig, spec: ModelSpec) -> LongText:
-    """How the job treats texts that are too long; raises UsageError if the model does not take chunks of that size."""
+    """The policy for texts that are too long; raises UsageError if the model does not take chunks of that size."""
     chunk = config.chunk
     size = chunk.size or spec.max_seq_length
     if size > spec.max_seq_length:
@@ -336,7 +322,7 @@ def long_text(config: JobConfig, spec: ModelSpec) -> LongText:
 
 
 def _described(policy: LongText) -> str:
-    """The policy as it stands in the fingerprint; raises UsageError if its splitter is not installed."""
+    """The policy as recorded in the fingerprint; raises UsageError if its splitter is not installed."""
     if policy.policy == "truncate":
         return policy.policy
     return f"{policy.policy} size={policy.size} overlap={policy.overlap} {splitter_version(policy.splitter)}"

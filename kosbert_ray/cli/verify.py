@@ -36,7 +36,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.verify import is_large, verify
 
-    output = Output(config, patient=True)
+    output = Output(config, retry=True)
     with contextlib.ExitStack() as stack:
         mapper: Mapper | None = None
         if config.ray.address is not None or is_large(output):

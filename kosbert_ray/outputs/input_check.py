@@ -53,7 +53,7 @@ def plan_input(output: Output, address: str, held: Committed) -> InputPlan:
     job = output.job
     asked = job.model_copy(update={"input": job.input.model_copy(update={"path": address})})
     types = output.record.kept_types(output.storage, output.files)
-    found = Job.resolve(asked, patient=True, settled=types)
+    found = Job.resolve(asked, retry=True, settled=types)
     if skipped := found.corpus.ignored_line():
         log.info(skipped)
     hashes = FileHashes(output.storage, output.ledger.run)

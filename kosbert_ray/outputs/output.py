@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from kosbert_ray.config import JobConfig, load_config
 from kosbert_ray.errors import InputError, StorageError
-from kosbert_ray.job import encoder_options, model_ref, open_output
+from kosbert_ray.job import model_ref, open_output
 from kosbert_ray.outputs.record import JobRecord
 from kosbert_ray.outputs.sample import Sample, sample
 from kosbert_ray.shards.format import EmbeddingFormat
@@ -61,14 +61,14 @@ class Output:
         columns: names of the columns beside the vectors.
     """
 
-    def __init__(self, config: JobConfig, patient: bool = False) -> None:
+    def __init__(self, config: JobConfig, retry: bool = False) -> None:
         """Opens ``config.output.path`` with ``config``'s options.
 
         Args:
             config: the path, and how to access stores and compute; what the job was comes from job.json.
-            patient: retry for as long as ``storage.retry_seconds`` when the store fails.
+            retry: retry for as long as ``storage.retry_seconds`` when the store fails.
         """
-        self.storage = open_output(config, patient)
+        self.storage = open_output(config, retry)
         self.ledger = Ledger(self.storage)
         self.record = JobRecord.read(self.ledger)
         self.job = self.record.job_for(config)
@@ -212,7 +212,7 @@ class Output:
         """Loads the model that made the output; takes and raises what :meth:`model` does."""
         from kosbert_ray.encoder.encoder import Encoder
 
-        return Encoder(self.model(prompt, prompt_name), encoder_options(self.job))
+        return Encoder(self.model(prompt, prompt_name), self.job.encoder)
 
     # -- rows --------------------------------------------------------------------------------------------------------
 

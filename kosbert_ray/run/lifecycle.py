@@ -24,7 +24,6 @@ from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, JobFailed, KosbertError, StorageError
 from kosbert_ray.job import (
     Job,
-    encoder_options,
     list_input,
     model_ref,
     open_output,
@@ -187,7 +186,7 @@ class _Run:
         storage = open_output(self.config)
         storage.sweep()
         complete = Ledger(storage).success() is not None  # a store that refuses from the start is reported at once
-        self.output.ledger = Ledger(open_output(self.config, patient=True))
+        self.output.ledger = Ledger(open_output(self.config, retry=True))
         lease = self._lease()
         if not complete:
             self._stack.enter_context(lease)
@@ -275,11 +274,11 @@ class _Run:
     def _list_again(self) -> list[str]:
         """Lists the input once more. Returns the files that changed since they were planned, and plans them again."""
         before = {file.name: file.listed for file in self.job.corpus.files}
-        now = {file.name: file.listed for file in list_input(self.config, patient=True).files}
+        now = {file.name: file.listed for file in list_input(self.config, retry=True).files}
         changed = [name for name, listed in before.items() if now.get(name) != listed]
         if changed:
             columns = self.job.columns
-            self.job = Job.resolve(self.config, patient=True, settled=columns.keep, model=self._model)
+            self.job = Job.resolve(self.config, retry=True, settled=columns.keep, model=self._model)
             self._report_input()
             if self.job.columns != columns:
                 where = self.job.corpus.storage.url(changed[0])
@@ -409,8 +408,8 @@ class _Run:
 
         pool = self._start_ray()
         model = self._shared_model(pool)
-        reader = self.job.reader(patient=True)
-        return calibrate(reader, self.job.fragments(), model, encoder_options(self.config), pool)
+        reader = self.job.reader(retry=True)
+        return calibrate(reader, self.job.fragments(), model, self.config.encoder, pool)
 
     def _pass(self, fragments: list[Fragment]) -> None:
         """Encodes the open slices; a failure also counts the files that planning gave up."""
@@ -434,7 +433,7 @@ class _Run:
 
         shared = corpus_dedup.prepare(
             self.config,
-            self.job.reader(patient=True),
+            self.job.reader(retry=True),
             this.pending(fragments),
             self.output.ledger.storage,
             partial(embed, model=this.model),

@@ -1,4 +1,4 @@
-"""Where long texts are cut: places are exact in any normal form, nothing is lost, no character is torn."""
+"""Splitting of long texts: positions are exact in any normal form, nothing is lost, no character is split."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def chunks(texts: list[str], tokenizer: Tokenizer, how: LongText) -> list[list[t
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKD"])
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
 def test_places_are_exact_in_every_normal_form(tmp_path: Path, kind: str, form: str) -> None:
-    """WordPiece, byte-level BPE and Unigram: a chunk is the text between its places, and holds whole characters."""
+    """WordPiece, byte-level BPE and Unigram: a chunk is the text between its positions, and holds whole characters."""
     tokenizer = Tokenizer.load(read_spec(save_model(kind, everyday(), tmp_path)))
     text = unicodedata.normalize(form, "👩‍👩‍👧‍👦 " + article(30) + " 나는" + "아주" * 100 + "긴낱말🏳️‍🌈" * 20)
     characters = {match.start() for match in regex.finditer(r"\X", text)} | {len(text)}

@@ -1,4 +1,4 @@
-"""``long_text``: what an output holds of texts longer than the model takes."""
+"""``long_text``: outputs of texts that exceed the model's maximum length."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_plan_counts_the_chunks(cli, tmp_path: Path, articles) -> None:
         (["long_text=chunk", "input.keep=[chunk]"], "long_text: chunk writes a column 'chunk'"),
     ],
 )
-def test_what_cannot_be_is_said_at_once(told, tmp_path: Path, articles, settings, message: str) -> None:
+def test_impossible_options_are_refused_before_the_run(told, tmp_path: Path, articles, settings, message: str) -> None:
     source = write(tmp_path / "in", articles)
     given = [part for setting in settings for part in ("--set", setting)]
     assert message in told("plan", source, "--model", TINY, *given, code=2)

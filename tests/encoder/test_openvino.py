@@ -1,4 +1,4 @@
-"""OpenVINO gives PyTorch's vectors; it converts once; int8 tells what it costs."""
+"""OpenVINO gives PyTorch's vectors, converts a model once, and reports the loss of int8."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from models import ARCHITECTURES, save_model
 
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.engines import table
-from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.spec import SpecOptions
+from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
 from kosbert_ray.errors import UsageError
 
 MINI = "bundled:kosbert-mini"
@@ -25,11 +24,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "kosbert-ray"
 
 
-FAST = ("bert", "modernbert")  # the others take as long and have their turn in the slow tests
+FAST = ("bert", "modernbert")  # the others run with the slow tests
 
 
 def options(precision: str, engine: str = "openvino", threads: int = 1) -> EncoderOptions:
-    return EncoderOptions(precision, "cpu", threads, engine=engine)
+    return EncoderOptions(precision=precision, device="cpu", threads=threads, engine=engine)
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -66,7 +65,7 @@ def test_it_converts_once_and_the_number_of_streams_changes_nothing(cache: Path)
     assert [path.name for path in (cache / "openvino").iterdir()] == [folder.name]
 
 
-def test_int8_tells_how_near_it_comes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_int8_reports_its_cosine_to_float32(capfd: pytest.CaptureFixture[str]) -> None:
     encoder = Encoder.load(MINI, options("int8"))
     assert encoder.precision == "int8"
     assert encoder.notices[-1].startswith("int8: cosine to float32 0.99")

@@ -1,4 +1,4 @@
-"""Weights in ``pytorch_model.bin``: read without running them, converted once, and never when safetensors are there."""
+"""Weights in ``pytorch_model.bin``: read without running them, converted once, and unused if there are safetensors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from kosbert_ray.encoder.prepare import as_safetensors
 from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
 
-FP32 = EncoderOptions("fp32", "cpu")
+FP32 = EncoderOptions(precision="fp32", device="cpu")
 NAME = "jhgan/ko-sbert-sts"
 LEFT = ("tf_model.h5", "onnx/model.onnx", "openvino/openvino_model.bin", "training_args.bin", "similarity_evaluation.csv")
 
@@ -41,7 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def as_on_the_hub(folder: Path, target: Path, tokenizer_json: bool) -> Path:
-    """A BERT as jhgan/ko-sbert-sts is laid out: old names of classes and settings, and much that is not needed."""
+    """A BERT laid out like jhgan/ko-sbert-sts, with old names of classes and settings, and unneeded files."""
     shutil.copytree(folder, target)
     pickle_weights(target)
     classes = [("", "Transformer"), ("1_Pooling", "Pooling")]
@@ -86,7 +86,8 @@ def test_ko_sbert_sts_is_fetched_and_gives_the_vectors_of_sentence_transformers(
     code = (
         "import sys, numpy as np; from kosbert_ray.encoder import Encoder; from kosbert_ray.encoder.options import *;"
         "texts = sys.stdin.read().split(chr(10));"
-        f"np.save({str(tmp_path / 'v.npy')!r}, Encoder.load({NAME!r}, EncoderOptions('fp32', 'cpu')).encode(texts))"
+        f"encoder = Encoder.load({NAME!r}, EncoderOptions(precision='fp32', device='cpu'));"
+        f"np.save({str(tmp_path / 'v.npy')!r}, encoder.encode(texts))"
     )
     try:
         for _ in range(2):

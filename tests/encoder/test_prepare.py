@@ -1,4 +1,4 @@
-"""A run's model is one copy that nothing changes; other machines load the same or none; an output is read by its own."""
+"""A run uses one fixed copy of a model; other machines load the same files or fail; an output refuses another model."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from safetensors.torch import load_file, save_file
 
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
 from kosbert_ray.encoder.prepare import PreparedModel, prepare
 from kosbert_ray.encoder.source import ModelSource
-from kosbert_ray.encoder.spec import SpecOptions, read_spec
+from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
 from kosbert_ray.storage import Storage
 
-FP32 = EncoderOptions("fp32", "cpu")
+FP32 = EncoderOptions(precision="fp32", device="cpu")
 # What version 0.1.0 wrote into job.json for the bundled model.
 MINI = (
     "4ddf67dc948bc6b0dcc8c44841ef9984790ae0c54021f64ed2aa766a00281dd5",
@@ -53,14 +53,14 @@ def of(folder: Path) -> PreparedModel:
 
 
 def elsewhere(model: PreparedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PreparedModel:
-    """The model as a process on another machine has it, whose disk and cache are its own."""
+    """The model as a process on another machine sees it, with its own disk and cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     travelled: PreparedModel = pickle.loads(pickle.dumps(model))
     return replace(travelled, host="driver", folder=Path("/not/here"), origin=Path("/not/here"))
 
 
 def spoil(folder: Path) -> None:
-    """Another model in the same place."""
+    """Replaces a model's files by another model's."""
     weights = load_file(folder / "model.safetensors")
     save_file({name: tensor * 2 for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
 

@@ -21,7 +21,7 @@ FETCH = "import sys; from kosbert_ray.encoder.source import *; print(fetch_model
 
 
 def fetch_apart(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, since huggingface_hub reads its environment once."""
+    """Runs in a separate process, because huggingface_hub reads its environment once."""
     env = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     return subprocess.run([sys.executable, "-c", FETCH, *arguments], env=env, capture_output=True, text=True, check=False)
 
@@ -64,7 +64,7 @@ def test_an_s3_copy_is_fetched_once_and_again_when_it_changes(s3, tiny_model: Pa
     files.put(str(tiny_model), "models/tiny", recursive=True)
     options = StorageOptions(
         endpoint_url=s3.endpoint, region="us-east-1", access_key_id="admin", secret_access_key="secret"
-    )
+    ).fail_fast()
     source = ModelSource("s3://models/tiny", storage=options)
     first = fetch_model(source)
     spec, original = read_spec(first), read_spec(tiny_model)

@@ -1,4 +1,4 @@
-"""What a model folder says of itself, and what is refused by name."""
+"""Reading a model folder, and naming the cause where it is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.spec import Normalize, SpecOptions, read_spec
+from kosbert_ray.encoder.options import SpecOptions
+from kosbert_ray.encoder.spec import Normalize, read_spec
 from kosbert_ray.errors import ModelError
 
 ST = "sentence_transformers.models."

@@ -1,4 +1,4 @@
-"""The GPU's way through a model, on a CPU: all of it but the calls in ``cuda``, in whose place plain ones stand."""
+"""The GPU code path on a CPU, with plain implementations in place of the calls in ``cuda``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LENGTHS = [1, 2, 2, 3, 5, 5, 5, 40, 60]
 
 
 def by_mask(query, key, value, offsets, longest, scaling, reach):
-    """What flash attention gives, by the formula: a token sees those of its sequence that are within reach."""
+    """Flash attention by its formula: a token attends to those of its sequence that are within reach."""
     at = torch.arange(query.shape[0])
     sequence = torch.bucketize(at, offsets[1:], right=True)
     seen = sequence[:, None] == sequence[None, :]
@@ -46,7 +46,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def engines(folder: str | Path, skip: int = 0) -> tuple[TorchEngine, TorchEngine]:
-    """One as on a CPU, and one as on a GPU."""
+    """Returns an engine with the CPU's code path, and one with the GPU's."""
     spec = read_spec(Path(folder))
     plain, by_offsets = (TorchEngine(spec, EngineSettings("cpu", "fp32", torch.get_num_threads(), skip)) for _ in range(2))
     by_offsets._by_offsets = True

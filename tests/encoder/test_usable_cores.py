@@ -1,4 +1,4 @@
-"""A container's CPU quota counts as much as the cores that the machine has."""
+"""The number of usable cores respects a container's CPU quota."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,15 +66,6 @@ class Page:
     def spans(self) -> list[str]:
         """What is in backticks in its prose."""
         return SPAN.findall(self.prose)
-
-
-def command_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    module = importlib.import_module("kosbert_ray.cli.main")
-    build = getattr(module, "whole_parser", None) or module._parser
-    parser = build()
-    assert isinstance(parser, argparse.ArgumentParser)
-    return parser
 
 
 def pages() -> list[Page]:

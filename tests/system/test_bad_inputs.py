@@ -81,8 +81,8 @@ OWN = ["embed", IN, OUT, "--model", "{folder}/model"]
 
 # what is spoiled, how, the command, and what its last line says
 TABLE: list[tuple[str, Spoil, list[str], str]] = [
-    ("no input", nothing, ["embed"], "input.path: say where"),
-    ("no output", nothing, ["embed", IN], "output.path: say where"),
+    ("no input", nothing, ["embed"], "input.path: missing; run"),
+    ("no output", nothing, ["embed", IN], "output.path: missing; run"),
     ("input not there", lambda f: shutil.rmtree(f / "in"), EMBED, "/in: no such file or folder"),
     ("input empty", lambda f: (f / "in/a.parquet").unlink(), EMBED, "/in: the folder contains no files"),
     ("glob without a match", nothing, ["embed", IN + "/*.csv", OUT], "/in/*.csv: no file matches"),
@@ -130,7 +130,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         "'klingon' is not a column type",
     ),
     ("pandas' index", nothing, [*EMBED, "--keep", "__index_level_0__"], "is the index of a pandas DataFrame; name it"),
-    ("output a file", also("out", "x"), EMBED, "is a file, and an output is a folder; if the shell expanded a pattern"),
+    ("output a file", also("out", "x"), EMBED, "is a file, but an output is a folder; if the shell expanded a pattern"),
     (
         "a Delta table",
         lambda f: (f / "in/_delta_log").mkdir() or also("in/_delta_log/0.json", "{}")(f),
@@ -161,7 +161,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
     ("encoding without lines", nothing, [*EMBED, "--set", "input.encoding=utf-16"], "utf-16 cannot be split at line ends"),
     ("long delimiter", nothing, [*EMBED, "--set", "input.delimiter=ab"], "input.delimiter: string should have at most 1"),
     ("unknown format", nothing, [*EMBED, "--set", "input.format=xml"], "input.format: input should be 'parquet', 'arrow'"),
-    ("output is the input", nothing, ["embed", IN, IN, "--model", TINY], "output.path: {folder}/in holds input files"),
+    ("output is the input", nothing, ["embed", IN, IN, "--model", TINY], "output.path: {folder}/in contains input files"),
     ("output in the input", nothing, ["embed", IN, IN + "/out", "--model", TINY], "in/out is inside the input"),
     ("output below a file", also("file", ""), ["embed", IN, "{folder}/file/out", "--model", TINY], "Not a directory"),
     ("unknown option", nothing, [*EMBED, "--set", "encoder.precison=bf16"], "did you mean encoder.precision?"),
@@ -182,7 +182,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         "a secret of the wrong type",
         job({"storage": {"secret_access_key": ["hush"]}}),
         [*EMBED, "--config", "{folder}/job.yaml"],
-        "storage.secret_access_key: input should be a valid string, not what is there",
+        "storage.secret_access_key: input should be a valid string, not the given value",
     ),
     (
         "a password in the endpoint",

@@ -29,8 +29,9 @@ import yaml
 from chain import Chain
 from cluster import Cluster
 from conftest import everyday
-from pages import ROOT, Block, Page, command_parser, pages
+from pages import ROOT, Block, Page, pages
 
+from kosbert_ray.cli.main import whole_parser
 from kosbert_ray.config import load_config
 
 pytestmark = [pytest.mark.docs, pytest.mark.timeout(1800)]
@@ -206,7 +207,7 @@ def parsed(command: str) -> str:
         return "" if target else "no such target"
     if words[0] != "kosbert-ray":
         return f"neither run nor parsed: add {words[0]} to this test"
-    arguments = command_parser().parse_args(words[1:])
+    arguments = whole_parser().parse_args(words[1:])
     load_config(getattr(arguments, "config", None), getattr(arguments, "set", []))
     return ""
 

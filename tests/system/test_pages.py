@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pages import GENERATED, ROOT, Page, command_parser, pages
+from pages import GENERATED, ROOT, Page, pages
 from test_imports import OWNERS, ROOMS
 
 from kosbert_ray import errors
+from kosbert_ray.cli.main import whole_parser
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.formats.table import FORMATS
 from kosbert_ray.errors import KosbertError
@@ -34,7 +35,7 @@ EVERY_PAGE = pytest.mark.parametrize("page", pages(), ids=lambda page: page.slug
 
 def commands() -> dict[str, set[str]]:
     """Options of each command; those of kosbert-ray itself under an empty name."""
-    parser = command_parser()
+    parser = whole_parser()
     choices = next(action.choices for action in parser._actions if isinstance(action.choices, dict))
     return {name: {*found._option_string_actions} for name, found in [*choices.items(), ("", parser)]}
 

@@ -16,8 +16,9 @@ from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.formats.base import Look, Wanted
 from kosbert_ray.corpus.formats.line_based import LineFormat, decode, decoded, encoding_notices
 from kosbert_ray.corpus.fragments import Fragment, Limits, whole_file
-from kosbert_ray.corpus.lines import MAX_LINE_BYTES, LineOptions, Lines, first_lines
+from kosbert_ray.corpus.lines import MAX_LINE_BYTES, Lines, first_lines
 from kosbert_ray.corpus.names import own_name, require
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.row_table import Row
 from kosbert_ray.corpus.types import Seen
 from kosbert_ray.errors import InputError
@@ -92,7 +93,7 @@ class Delimited(LineFormat):
         return []
 
     def fragments(self, file: InputFile, limits: Limits, newlines_in_values: bool) -> Iterator[Fragment]:
-        """As for other line formats; a file whose values may contain newlines is one fragment."""
+        """Cuts a file into byte ranges; one whose values may contain newlines stays whole."""
         return whole_file(file) if newlines_in_values else super().fragments(file, limits, newlines_in_values)
 
     def records(
