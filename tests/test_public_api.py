@@ -7,6 +7,7 @@ import inspect
 import shutil
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,14 @@ INTERNAL = {"require_complete", "warn_if_partial", "vector_format", "model", "en
 
 
 def examples(name: str) -> list[doctest.DocTest]:
-    """Examples in the docstring of ``name``, and of a class also in those of its methods."""
+    """Examples in the docstring of ``name``, and of a class also in those of its methods and properties."""
     finder = doctest.DocTestFinder(exclude_empty=True)
-    return [found for found in finder.find(getattr(kosbert_ray, name), name, globs={}) if found.examples]
+    public = getattr(kosbert_ray, name)
+    found = finder.find(public, name, globs={})
+    for attribute, value in vars(public).items():
+        if isinstance(value, cached_property):  # which doctest does not look into
+            found += finder.find(value.func, f"{name}.{attribute}", globs={})
+    return [case for case in found if case.examples]
 
 
 CASES = [case for name in ("Output", "Encoder") for case in examples(name)]
