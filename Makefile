@@ -7,8 +7,10 @@ AUDIT := .venv-audit
 DOCS := .venv-docs
 BIN := $(VENV)/bin
 PINS := constraints.txt
+# Suites with a make target of their own.
+APART := not docs and not faults and not airflow and not image and not wheel
 
-.PHONY: bench demo test test-docs test-slow test-faults test-airflow test-image audit lint prose format docs constraints clean
+.PHONY: bench coverage demo docs docs-generate test test-docs test-slow test-faults test-airflow test-image test-wheel audit lint prose format constraints clean
 
 $(VENV)/.installed: pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
@@ -23,10 +25,17 @@ demo: $(VENV)/.installed
 	@$(BIN)/kosbert-ray search demo-out "비가 오는 날에는 무엇을 먹을까?" --top-k 5
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -m "not slow and not docs and not faults and not airflow and not image"
+	$(BIN)/pytest -m "not slow and $(APART)"
+
+# Lines and branches that the tests reach, also in the processes they start and in Ray's workers.
+coverage: $(VENV)/.installed
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not slow and $(APART)"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --sort=cover
 
 test-slow: $(VENV)/.installed
-	$(BIN)/pytest -m "not docs and not faults and not airflow and not image"
+	$(BIN)/pytest -m "$(APART)"
 
 # Every command of README.md and docs/, in one chain that shares its outputs and one Ray.
 test-docs: $(VENV)/.installed
@@ -54,6 +63,10 @@ $(AIRFLOW)/.installed: pyproject.toml
 # Needs buildah and mmdebstrap (Debian), and a quarter of an hour.
 test-image: $(VENV)/.installed
 	$(BIN)/pytest -m image
+
+# Builds the wheel and uses it from a clean environment.
+test-wheel: $(VENV)/.installed
+	$(BIN)/pytest -m wheel
 
 test-airflow: $(VENV)/.installed $(AIRFLOW)/.installed
 	$(BIN)/pytest -m airflow

@@ -6,39 +6,38 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from one_ray import ROOT, run_here, shared_ray, undisturbed
 from tiny import EVERYDAY, make
 
-from kosbert_ray.cli import main
-
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# A process settles once and for all whether its Ray asks for a token; the clusters of some tests do.
-os.environ["RAY_AUTH_MODE"] = "token"
-ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("KOSBERT_DATA", ROOT.parent / "shared" / "data"))
-# The model of tests that ask for some vectors, quickly, and not for their meaning.
-TINY = str(Path(tempfile.mkdtemp(prefix="kosbert-tiny-")) / "tiny")
+# What the session leaves behind is removed with this folder. Its path is short: Ray's sockets, whose paths have at most 107
+# bytes, lie in it.
+FOLDER = Path(tempfile.mkdtemp(prefix="kosbert-", dir="/tmp"))
+os.environ["RAY_TMPDIR"] = str(FOLDER)
+# For tests that need some vectors, whatever they mean.
+TINY = str(FOLDER / "tiny")
 
 
 def pytest_sessionstart() -> None:
-    """Makes the model that the tests share."""
+    """Creates the model that the tests share."""
     make(Path(TINY))
 
 
 def pytest_unconfigure() -> None:
-    """Leaves nothing behind."""
-    shutil.rmtree(Path(TINY).parent, ignore_errors=True)
+    """Removes the session's folder."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
 
 
 def everyday() -> list[str]:
@@ -69,19 +68,40 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "kosbert_ray.cli", *map(str, arguments)]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_ray() -> Iterator[None]:
+    """The local Ray of all commands that run in this process."""
+    with shared_ray():
+        yield
+
+
 @pytest.fixture(scope="session")
 def cli() -> Run:
-    """Runs ``kosbert-ray``; checks that no user ever sees a traceback."""
+    """Runs ``kosbert-ray`` and checks its exit code and that no user ever sees a traceback.
 
-    def run(*arguments: object, code: int | None = 0, env: dict[str, str] | None = None, **more: object):
-        done = subprocess.run(
-            command(*arguments),
-            capture_output=True,
-            text=True,
-            timeout=more.get("timeout", 280),
-            env={**os.environ, **(env or {})},
-            cwd=more.get("cwd", ROOT),
-        )
+    It runs in this process, on the one Ray that the tests share. With ``process=True`` it runs as a process that starts a
+    Ray of its own: for what only a process has. Variables (``env``) and a timeout need one, too, since workers take their
+    environment from the Ray that they belong to.
+    """
+
+    def run(
+        *arguments: object,
+        code: int | None = 0,
+        process: bool = False,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        if process or env is not None or timeout is not None:
+            done = subprocess.run(
+                command(*arguments),
+                capture_output=True,
+                text=True,
+                timeout=timeout or 280,
+                env={**os.environ, **(env or {})},
+                cwd=ROOT,
+            )
+        else:
+            done = run_here([str(argument) for argument in arguments])
         assert "Traceback" not in done.stderr, done.stderr
         if code is not None:
             assert done.returncode == code, done.stderr
@@ -92,21 +112,17 @@ def cli() -> Run:
 
 @pytest.fixture
 def own_signals() -> Iterator[None]:
-    """The command takes over signals; in this process they are pytest's."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    """Keeps pytest's signal handlers, which a command in this process would replace."""
+    with undisturbed():
+        yield
 
 
 @pytest.fixture
-def told(own_signals: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that must fail, in this process, and gives its one error line."""
+def told(cli: Run) -> Callable[..., str]:
+    """Runs a command that must fail and returns its one error line."""
 
     def run(*arguments: object, code: int) -> str:
-        capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == code
-        errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        errors = [line for line in cli(*arguments, code=code).stderr.splitlines() if "error: " in line]
         assert len(errors) == 1, errors
         return errors[0].partition("error: ")[2]
 

@@ -113,7 +113,7 @@ class FileHashes:
         """Returns the version under which a file was embedded, or an empty one and the reason."""
         known = [item for item in self._known[file.name] if item.version in committed[file.name]]
         if not known:
-            return "", "its modification time differs, and it has no hash from when it was embedded"
+            return "", "its modification time differs, and it was not hashed when it was embedded"
         same_size = [item for item in known if item.size == file.size]
         if not same_size:
             return "", f"its size changed from {known[-1].size:,} to {file.size:,} bytes"

@@ -109,6 +109,11 @@ class Encoder:
         Raises:
             ModelError: there is no such model, or it is not supported.
             UsageError: the requested device or precision is not available here.
+
+        >>> from kosbert_ray import Encoder
+        >>> encoder = Encoder.load("bundled:kosbert-mini")
+        >>> encoder.encode(["비가 온다.", "눈이 내린다."]).shape
+        (2, 256)
         """
         code = spec_options.allow_remote_code
         source = ModelSource(model, allow_remote_code=code) if isinstance(model, str) else model

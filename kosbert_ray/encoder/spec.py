@@ -35,7 +35,7 @@ class SpecOptions:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The specification of a model, as its folder describes it.
+    """The pipeline from texts to vectors, as a model folder describes it.
 
     Attributes:
         folder: the model's folder.

@@ -1,4 +1,4 @@
-"""The rows of an output nearest to query vectors: exact, a shard at a time, memory for one block of rows a thread."""
+"""Exact nearest-neighbour search, shard by shard, in memory for one block of rows per thread."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ Similarity = Literal["cosine", "dot"]
 
 @dataclass(frozen=True)
 class Nearest:
-    """The best rows of ``q`` queries, best first; each array is ``[q, k]``, less than ``k`` where there are fewer rows.
+    """The rows nearest to ``q`` queries, best first.
 
-    ``shard`` is an index into the names that were searched, ``row`` a row of that shard.
+    Attributes:
+        score: similarities, float32 ``[q, k]``; fewer than ``k`` columns if there are fewer rows.
+        shard: for each, the index of its shard among the names searched, int64 ``[q, k]``.
+        row: for each, its row number in the shard, int64 ``[q, k]``.
     """
 
     score: npt.NDArray[np.float32]
@@ -30,7 +33,7 @@ class Nearest:
     row: npt.NDArray[np.int64]
 
     def best(self, k: int) -> Nearest:
-        """The ``k`` best; of equal ones the earlier shard's, then the earlier row."""
+        """Returns the ``k`` best; ties go to the earlier shard, then to the earlier row."""
         order = np.lexsort((self.row, self.shard, -self.score), axis=1)[:, :k]
         score, shard, row = (np.take_along_axis(values, order, 1) for values in (self.score, self.shard, self.row))
         return Nearest(np.asarray(score, np.float32), np.asarray(shard, np.int64), np.asarray(row, np.int64))
@@ -39,25 +42,25 @@ class Nearest:
 def nearest(
     storage: Storage,
     names: Sequence[str],
-    format: EmbeddingFormat,
+    vector_format: EmbeddingFormat,
     queries: npt.NDArray[np.float32],
     k: int,
     similarity: Similarity = "cosine",
     threads: int = 1,
 ) -> Nearest:
-    """Compares every vector with every query, by products of blocks, and keeps the best.
+    """Compares every vector with every query, in products of blocks, and keeps the best.
 
-    Rows without a vector are passed over; the cosine with a vector of zeros is 0. Vectors stored in fewer bits are made
-    numbers again and compared with the query's own, whole ones: every row gets what others call rescoring.
+    Rows without a vector are skipped; the cosine with a zero vector is 0. Quantized vectors are decoded and compared with
+    the full-precision queries, so every row is rescored.
 
     Args:
         storage: the output directory.
         names: its shards.
-        format: how their vectors are stored.
+        vector_format: how their vectors are stored.
         queries: float32 ``[q, d]``.
-        k: how many rows a query.
-        similarity: cosine, or the plain dot product.
-        threads: shards that are read at the same time.
+        k: rows per query.
+        similarity: "cosine" or "dot".
+        threads: shards to read at once.
 
     Raises:
         StorageError: a shard cannot be read.
@@ -67,7 +70,8 @@ def nearest(
     found = _none(len(queries))
     with ThreadPoolExecutor(threads) as pool:
         jobs = [
-            pool.submit(_of_shard, storage, name, index, format, queries, k, similarity) for index, name in enumerate(names)
+            pool.submit(_of_shard, storage, name, index, vector_format, queries, k, similarity)
+            for index, name in enumerate(names)
         ]
         for job in jobs:
             found = _joined(found, job.result()).best(k)
@@ -78,13 +82,13 @@ def _of_shard(
     storage: Storage,
     name: str,
     index: int,
-    format: EmbeddingFormat,
+    vector_format: EmbeddingFormat,
     queries: npt.NDArray[np.float32],
     k: int,
     similarity: Similarity,
 ) -> Nearest:
     found = _none(len(queries))
-    for vectors, rows in read_vectors(storage, name, format):
+    for vectors, rows in read_vectors(storage, name, vector_format):
         scores = queries @ vectors.T
         if similarity == "cosine":
             lengths = np.linalg.norm(vectors, axis=1)
@@ -95,7 +99,7 @@ def _of_shard(
 
 def _best_of(scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], index: int, k: int) -> Nearest:
     if scores.shape[1] > k:
-        # All that are as good as the k-th, so that equal ones are told apart by where they are.
+        # Keep all that are as good as the k-th, so that ties are broken by shard and row.
         worst = np.partition(scores, -k, axis=1)[:, -k]
         some = np.flatnonzero((scores >= worst[:, None]).any(0))
         scores, rows = scores[:, some], rows[some]

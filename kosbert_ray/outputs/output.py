@@ -342,8 +342,9 @@ class Output:
 
         >>> from kosbert_ray import Output
         >>> output = Output.open("vectors", encoder={"precision": "fp32"})
-        >>> hit = output.search("도서관은 몇 시까지 열어요?", top_k=1)[0]
-        >>> hit.columns["text"], f"{hit.score:.2f}"
+        >>> hit = output.search("라면에 달걀을 넣으면 맛있다.", top_k=1)[0]
+        >>> hit.rank, hit.columns["text"]
+        (1, '라면을 끓일 때 달걀을 마지막에 넣으면 부드럽다.')
         """
         from kosbert_ray.outputs.search import search
 

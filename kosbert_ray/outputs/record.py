@@ -21,7 +21,7 @@ from kosbert_ray.stored import settled_types, stored_config
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What job.json records about the job that made an output.
+    """The record in job.json of the job that made an output.
 
     Attributes:
         config: the job's options, as the first run resolved them.
@@ -60,7 +60,7 @@ class JobRecord:
 
     @cached_property
     def formats(self) -> tuple[EmbeddingFormat, ...]:
-        """How vectors are stored, one entry per column of vectors."""
+        """Formats of the vectors, one per column of vectors."""
         return EmbeddingFormat.all_of(self.fingerprint)
 
     @property

@@ -1,4 +1,4 @@
-"""Embeds a sample of an output's rows again and compares: are these the vectors of these texts by this model?"""
+"""Embeds a sample of an output's rows again, to check that the vectors are the model's for these texts."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ PARQUET_TYPES = {"<element: ": "<item: ", "timestamp[s": "timestamp[ms", "date64
 
 @dataclass(frozen=True)
 class Promise:
-    """What a job promises about each of its shards.
+    """The properties that a job promises for each of its shards.
 
     Attributes:
         fingerprint: the digest of the job.
@@ -76,16 +76,16 @@ def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt 
         return ShardCheck(name, 0, None, (f"cannot be read ({first_line(error)})",))
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        said = footer_of(file.metadata)
+        footer = footer_of(file.metadata)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         return ShardCheck(name, len(content), None, (f"not an intact shard of kosbert-ray ({first_line(error)})",))
     problems = []
     own: Receipt | None = None
-    of_this_job = said.pop("fingerprint", None) == promise.fingerprint
+    of_this_job = footer.pop("fingerprint", None) == promise.fingerprint
     if not of_this_job:
         problems.append("made by another job (its fingerprint is not job.json's)")
     try:
-        own = Receipt.from_footer(said, len(content))
+        own = Receipt.from_footer(footer, len(content))
     except TypeError as error:
         problems.append(f"its footer is not of this version ({first_line(error)})")
     else:
@@ -97,7 +97,7 @@ def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt 
     if (file.metadata.metadata or {}).get(VECTORS_KEY) != described(promise.formats):
         problems.append("its footer and job.json disagree on how vectors are stored")
     found = _columns(f"{part.name}: {part.type}" for part in file.schema_arrow)
-    expected = _columns([*promise.keep, *(f"{format.column}: {format.field().type}" for format in promise.formats)])
+    expected = _columns([*promise.keep, *(f"{item.column}: {item.field().type}" for item in promise.formats)])
     if found != expected:
         problems.append(f"its columns are ({', '.join(found)}) instead of ({', '.join(expected)})")
     elif own:
@@ -115,37 +115,37 @@ def _columns(described: Iterable[str]) -> list[str]:
     """
     found = []
     for column in described:
-        for ours, parquets in PARQUET_TYPES.items():
-            column = column.replace(ours, parquets)
+        for arrow, parquet in PARQUET_TYPES.items():
+            column = column.replace(arrow, parquet)
         found.append(column)
     return found
 
 
 def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Iterable[str]:
     problems = []
-    format = promise.formats[0]
-    rows = receipt.rows + (receipt.rejected if format.nullable else 0)
+    first = promise.formats[0]
+    rows = receipt.rows + (receipt.rejected if first.nullable else 0)
     if file.metadata.num_rows != rows:
         problems.append(f"has {file.metadata.num_rows:,} rows instead of {rows:,}")
-    vectors: dict[str, list[pa.Array]] = {format.column: [] for format in promise.formats}
+    vectors: dict[str, list[pa.Array]] = {item.column: [] for item in promise.formats}
     for batch in file.iter_batches(BATCH_ROWS):
         for name, arrays in vectors.items():
             arrays.append(batch.column(name))
     for name, arrays in vectors.items():
         nulls = sum(array.null_count for array in arrays)
-        if nulls != (receipt.rejected if format.nullable else 0):
+        if nulls != (receipt.rejected if first.nullable else 0):
             problems.append(f"{nulls:,} vectors of {name} are null")
     if checksum(*(array for arrays in vectors.values() for array in arrays)) != receipt.embedding_xxh128:
         problems.append("its vectors are not those that were written (XXH128)")
-    for array in vectors[format.column]:
+    for array in vectors[first.column]:
         try:
-            matrix, _ = format.matrix(array)
+            matrix, _ = first.matrix(array)
         except ValueError as error:
             return [*problems, first_line(error)]
         broken = int((~np.isfinite(matrix)).any(axis=1).sum())
         if broken:
             return [*problems, f"{broken:,} vectors hold NaN or Inf"]
-        tolerance = format.codec.norm_tolerance
+        tolerance = first.codec.norm_tolerance
         if promise.normalized and tolerance is not None:
             off = int((np.abs(np.linalg.norm(matrix, axis=1) - 1) > tolerance).sum())
             if off:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Verification:
-    """What ``verify`` read and found.
+    """The result of verifying an output.
 
     Attributes:
         output: the output directory.

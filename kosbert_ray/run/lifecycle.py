@@ -273,7 +273,7 @@ class _Run:
         return self.job.fragments_left(self.output.committed, self.output.fingerprint)
 
     def _list_again(self) -> list[str]:
-        """Lists the input once more. Files that changed since they were planned are returned, and planned anew."""
+        """Lists the input once more. Returns the files that changed since they were planned, and plans them again."""
         before = {file.name: file.listed for file in self.job.corpus.files}
         now = {file.name: file.listed for file in list_input(self.config, patient=True).files}
         changed = [name for name, listed in before.items() if now.get(name) != listed]

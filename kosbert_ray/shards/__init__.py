@@ -1,5 +1,5 @@
-"""What is written: Parquet shards of vectors, and the ledger of what has been committed.
+"""Parquet shards of vectors, and the ledger of committed slices.
 
-Read it in this order: ``fingerprint`` (which job an output belongs to) → ``shard`` (one slice's file: schema, bytes,
-commit) → ``receipt`` (what is remembered of it) → ``ledger`` (all of them: job.json, receipts, _SUCCESS, resuming).
+Reading order: ``fingerprint`` (identifies the job of an output) → ``shard`` (the file of one slice: schema, bytes, commit) →
+``receipt`` (facts about a committed slice) → ``ledger`` (job.json, receipts, manifests, _SUCCESS, resuming).
 """

@@ -19,7 +19,7 @@ INT32_MAX = 2**31 - 1
 
 @dataclass(frozen=True)
 class EmbeddingFormat:
-    """The format of one vector column.
+    """The storage format of one vector column.
 
     Attributes:
         dimension: length of the vectors. A packed type such as ubinary stores fewer values.

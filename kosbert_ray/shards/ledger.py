@@ -67,7 +67,7 @@ class Ledger:
         if self.lost:
             first = self.storage.url(self.lost[0])
             lines.append(
-                f"{first}: missing ({len(self.lost):,} shards of the manifest); run kosbert-ray embed to recreate them"
+                f"{first}: missing ({len(self.lost):,} missing shards in all); run kosbert-ray embed to recreate them"
             )
         return lines
 

@@ -99,7 +99,7 @@ class Receipt:
     unknown_tokens: int = 0
 
     @staticmethod
-    def begun(**facts: Any) -> Receipt:
+    def unfinished(**facts: Any) -> Receipt:
         """Creates the receipt of a slice that was only read; later stages fill in the rest.
 
         Args:

@@ -51,7 +51,7 @@ class Totals:
 
     def long_texts(self) -> str:
         """Describes texts that were longer than the model's limit; empty if there were none."""
-        parts = [f"{self.split:,} long texts in chunks"] if self.split else []
+        parts = [f"{self.split:,} long texts split into chunks"] if self.split else []
         if self.truncated:
             share = self.truncated / max(1, self.rows)
             parts.append(f"{self.truncated:,} rows truncated by {self.dropped_tokens:,} tokens ({share:.1%} of the rows)")

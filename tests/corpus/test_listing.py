@@ -183,7 +183,7 @@ def test_caches_beside_a_saved_dataset_are_no_rows_of_it(tmp_path: Path) -> None
     assert len([*(tmp_path / "in").glob("*.arrow")]) > 1
     found = list_corpus(str(tmp_path / "in"))
     assert [file.name for file in found.files] == ["data-00000-of-00001.arrow"]
-    assert "cache files of Hugging Face datasets" in found.notices[0]
+    assert "skipped 1 cache file of Hugging Face datasets" in found.notices[0]
     put(tmp_path, "hub/dataset_info.json", "hub/x-train.arrow", "hub/cache-01.arrow")
     assert names(tmp_path / "hub") == ["x-train.arrow"]
 

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
+from architectures import BIDIRECTIONAL, DECODER, SLIDING, WIDE, save
 from conftest import everyday
 from models import HEADS, INNER, LAYERS, SIZE, WIDTH, save_model, save_transformer
+from reference import cosines
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
-from test_encoder import cosines
 
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
@@ -26,24 +24,7 @@ from kosbert_ray.encoder.spec import SpecOptions, read_spec
 from kosbert_ray.errors import ModelError
 
 FP32 = EncoderOptions("fp32", "cpu")
-WIDE = {"initializer_range": 0.2}  # so that a wrong mask or position shows
-DECODER = SIZE | WIDE | {"num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 256}
 TEXTS = ["짧다", *everyday()[:30], " ".join(everyday()[:40])]
-
-
-def save(folder: Path, kind: str, plain: bool = False, length: int = 200, model: str = "", **config: Any) -> Path:
-    """Saves a tiny model with random weights; ``kind`` is the prefix of its classes' names."""
-    plain_folder = save_transformer("bert", everyday(), folder / "plain", length)
-    vocabulary = len(transformers.AutoTokenizer.from_pretrained(plain_folder))
-    made = getattr(transformers, f"{kind}Config")(vocab_size=vocabulary, **config)
-    torch.manual_seed(5)
-    network = getattr(transformers, model or f"{kind}Model")(made)
-    network.save_pretrained(plain_folder)
-    if plain:
-        return plain_folder
-    modules = [Transformer(str(plain_folder), max_seq_length=length), Pooling(WIDTH, "mean")]
-    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder / "model"))
-    return folder / "model"
 
 
 def expected(folder: Path, texts: list[str] = TEXTS, batch_size: int = 8) -> np.ndarray:
@@ -66,8 +47,6 @@ BART = {
 }
 OFFSET = {"max_position_embeddings": 202, "pad_token_id": 1, "type_vocab_size": 1}
 RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16}
-SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
-BIDIRECTIONAL = {"use_bidirectional_attention": True, "query_pre_attn_scalar": 32}
 
 # name, what its classes begin with, its config, how it is to be batched
 PARITY: list[tuple[str, str, dict[str, Any], str]] = [

@@ -13,7 +13,7 @@ from conftest import everyday
 from hypothesis import given
 from hypothesis import strategies as st
 from models import BEYOND, UNKNOWN, save_fragile
-from test_packing import tokens
+from sequences import tokens
 
 from kosbert_ray.encoder.bisection import DeviceBroken, encode_all
 from kosbert_ray.encoder.encoder import Encoder

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import everyday
 from models import ARCHITECTURES, WIDTH, save_model, save_transformer
+from reference import cosines, reference
 from sentence_transformers import SentenceTransformer
 
 from kosbert_ray.encoder.devices import pick_device, pick_precision
@@ -29,15 +30,6 @@ def real_texts(data: Path) -> list[str]:
     short = pq.read_table(data / "korpus_short" / "part-00003.parquet")["text"].to_pylist()[:1700]
     long = pq.read_table(data / "korpus_long" / "part-00003.parquet")["text"].to_pylist()[:300]
     return short + long
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-
-
-def reference(folder: Path, texts: list[str], **kwargs) -> np.ndarray:
-    return SentenceTransformer(str(folder), device="cpu").encode(texts, batch_size=64, **kwargs)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

@@ -45,7 +45,7 @@ def test_a_row_for_each_chunk_has_the_vector_of_its_text(cli, tmp_path: Path, ar
     source, out = write(tmp_path / "in", articles), tmp_path / "out"
     more = ["--set", "long_text=chunk", "--set", "chunk.text=true", "--set", "chunk.overlap=10"]
     done = cli("embed", source, out, "--model", TINY, "--keep", "id", *more, *SETTINGS)
-    assert "4 long texts in chunks" in done.stderr
+    assert "4 long texts split into chunks" in done.stderr
     found = read(out)
     assert found.columns == ["id", "chunk", "chunk_start", "chunk_end", "chunk_text", "embedding"]
     texts = {row["id"]: row["text"] for row in articles}
@@ -85,7 +85,7 @@ def test_the_mean_is_that_of_the_chunks_weighted_by_their_tokens(cli, tmp_path: 
     source = write(tmp_path / "in", articles)
     shared = ["--model", model, "--keep", "id", "--set", "chunk.overlap=8", *SETTINGS]
     done = cli("embed", source, tmp_path / "mean", *shared, "--set", "long_text=mean")
-    assert "4 long texts in chunks" in done.stderr
+    assert "4 long texts split into chunks" in done.stderr
     cli("embed", source, tmp_path / "chunk", *shared, "--set", "long_text=chunk", "--set", "chunk.text=true")
     mean, chunk = read(tmp_path / "mean"), read(tmp_path / "chunk")
     assert mean.columns == ["id", "embedding"] and mean["id"].to_list() == [*range(7)]
@@ -141,7 +141,7 @@ def test_dedup_of_the_corpus_changes_no_vector(cli, tmp_path: Path, articles) ->
     for policy in ("chunk", "mean"):
         shared = ["--model", TINY, "--keep", "id", "--set", f"long_text={policy}", *SETTINGS]
         done = cli("embed", source, tmp_path / f"{policy}-once", *shared, "--set", "dedup=corpus")
-        assert "8 long texts in chunks\n" in done.stderr
+        assert "8 long texts split into chunks\n" in done.stderr
         cli("embed", source, tmp_path / policy, *shared)
         once, each = read(tmp_path / f"{policy}-once"), read(tmp_path / policy)
         assert once.drop("embedding").equals(each.drop("embedding"))

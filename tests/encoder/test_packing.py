@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from sequences import tokens
 
-from kosbert_ray.encoder.packing import Pack, Tokens, pack, pack_one_length
+from kosbert_ray.encoder.packing import Pack, pack, pack_one_length
 
 lengths = st.lists(st.integers(1, 40), max_size=60)
-
-
-def tokens(lengths: list[int]) -> Tokens:
-    """Sequence number n is n repeated, so that a mix-up shows."""
-    ids = np.repeat(np.arange(len(lengths)), lengths).astype(np.uint16)
-    rows = np.arange(len(lengths), dtype=np.int32)
-    return Tokens(ids, np.array(lengths, np.int32), rows, np.zeros(len(lengths), np.int32))
 
 
 @given(lengths, st.integers(1, 100), st.sampled_from([pack, pack_one_length]))

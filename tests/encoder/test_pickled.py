@@ -17,10 +17,10 @@ import pytest
 import torch
 from conftest import everyday
 from hub import Hub
-from models import save_model
+from models import pickle_weights, save_model
+from reference import cosines, reference
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from test_encoder import cosines, reference
 
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.files import model_files, sha256
@@ -38,14 +38,6 @@ LEFT = ("tf_model.h5", "onnx/model.onnx", "openvino/openvino_model.bin", "traini
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "kosbert-ray" / "models"
-
-
-def pickle_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Turns a folder's model.safetensors into pytorch_model.bin."""
-    state = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    torch.save(state, folder / "pytorch_model.bin")
-    return state
 
 
 def as_on_the_hub(folder: Path, target: Path, tokenizer_json: bool) -> Path:

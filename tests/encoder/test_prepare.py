@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, everyday
 from hub import Hub
+from models import pickle_weights
 from safetensors.torch import load_file, save_file
-from test_pickled import pickle_weights
 
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.files import sha256

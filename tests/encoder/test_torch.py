@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from architectures import BIDIRECTIONAL, DECODER, SLIDING, save
 from conftest import TINY, everyday
 from models import save_model
-from test_architectures import BIDIRECTIONAL, DECODER, SLIDING, save
 
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.engines import cuda

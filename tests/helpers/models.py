@@ -124,6 +124,14 @@ def save_model(
     return folder / "model"
 
 
+def pickle_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Turns a folder's model.safetensors into pytorch_model.bin."""
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    return state
+
+
 FRAGILE = '''"""A BERT that breaks on certain tokens: code of the model's own."""
 import os
 

@@ -77,7 +77,7 @@ def shown(browser: Browser, report: Path, scheme: str = "light") -> tuple[Page, 
 def test_it_opens_from_the_disk_without_a_complaint(browser: Browser, written: Path, scheme: str) -> None:
     page, complaints = shown(browser, written, scheme)
     headings = page.locator("h2").all_inner_texts()
-    expected = ["Summary", "Throughput", "Stages", "Fill", "Lengths", "Map", "Norms", "Spread", "Likeness"]
+    expected = ["Summary", "Throughput", "Stages", "Fill", "Lengths", "Map", "Norms", "Spread", "Similarity"]
     assert headings == [*expected, "Nodes", "Rejected rows", "Cost", "Evaluation"]
     body = page.locator("body").inner_text()
     for said in ("222 in 5 shards", "2 rows (0.89%)", "null text", "empty text", "80.00 / 79.50", "1 rows truncated"):

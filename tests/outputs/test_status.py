@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import TINY, command, everyday, wait_for
+
+from kosbert_ray import Output
+from kosbert_ray.cli import main
+from kosbert_ray.outputs.status import _rate, status
+
+PINNED = Path(__file__).parents[1] / "outputs_0_1_0"
 
 
 @pytest.mark.slow
@@ -55,3 +63,26 @@ def test_an_output_without_its_input_is_told_as_far_as_it_goes(cli, tmp_path: Pa
     (tmp_path / "out" / "_SUCCESS").unlink()
     assert cli("status", tmp_path / "out").stdout.startswith(f"{tmp_path / 'out'}: stopped\n")
     assert json.loads(cli("status", tmp_path / "out", "--json").stdout)["share"] is None
+
+
+def test_files_that_failed_are_named_as_the_reason_it_stopped(
+    tmp_path: Path, own_signals: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(PINNED / "whole", tmp_path / "out"))
+    (out / "_SUCCESS").unlink()
+    runs = out / "_kosbert" / "runs"
+    runs.mkdir()
+    (runs / "20260101T000000-00000000.json").write_text("{}")
+    (runs / "20260102T000000-00000000.json").write_text('{"failed_files": 2}')
+    assert main(["status", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("the last run failed on 2 input files and committed all")
+    (runs / "20260102T000000-00000000.json").write_text("{")
+    assert status(Output.open(out)).failed_files == 0
+
+
+def test_the_rate_leaves_out_the_start_of_a_run() -> None:
+    some = Output.open(PINNED / "whole").receipts[0]
+    receipts = [replace(some, tokens=100, finished_at=1000.0 + 5 * n, encode_seconds=4, write_seconds=1) for n in range(4)]
+    assert _rate(receipts, age=300) == 400 / 20
+    assert _rate([replace(some, tokens=100, finished_at=0.0)], age=50) == 2
+    assert _rate([], age=50) is None

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, everyday
+from receipts import RECEIPT
 
 from kosbert_ray.outputs.shard_check import check_cover
 from kosbert_ray.shards.receipt import Receipt
@@ -238,8 +239,6 @@ def test_vectors_of_other_texts_are_found_by_a_sample(cli, planted: Path) -> Non
 
 
 def receipt(index: int, last: bool = False, shard: str = "") -> Receipt:
-    from test_ledger import RECEIPT
-
     values = {"shard": shard or f"a.{index}", "slice_index": index, "last": last}
     return replace(RECEIPT, **values)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_ledger import FINGERPRINT, RECEIPT, commit
+from receipts import FINGERPRINT, RECEIPT, commit
 
 from kosbert_ray.corpus.fragments import Fragment, Limits
 from kosbert_ray.corpus.listing import Corpus, list_corpus

@@ -33,7 +33,7 @@ def test_a_bundle_gives_its_slices_back_as_they_were(slices: list[list[str] | No
     rows = [
         SliceRow(failed="x")
         if texts is None
-        else SliceRow("a", Receipt.begun(tokens=1), ("n",), columns={"texts": pa.array(texts, pa.large_string())})
+        else SliceRow("a", Receipt.unfinished(tokens=1), ("n",), columns={"texts": pa.array(texts, pa.large_string())})
         for texts in slices
     ]
     travelling = bundle(rows)
@@ -43,7 +43,7 @@ def test_a_bundle_gives_its_slices_back_as_they_were(slices: list[list[str] | No
 
 def test_vectors_are_not_copied_on_their_way() -> None:
     vectors = np.arange(12, dtype=np.float32).reshape(3, 4)
-    row = SliceRow("a", Receipt.begun(), columns={"vectors": pa.array(vectors.reshape(-1))})
+    row = SliceRow("a", Receipt.unfinished(), columns={"vectors": pa.array(vectors.reshape(-1))})
     (found,) = unbundle(bundle([row]))
     there = found.columns["vectors"].to_numpy(zero_copy_only=True)
     assert there.__array_interface__["data"][0] == vectors.__array_interface__["data"][0]

@@ -12,8 +12,8 @@ import nbformat
 import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
+from receipts import RECEIPT
 from rich.console import Console
-from test_ledger import RECEIPT
 
 from kosbert_ray.run.monitor.board import Doing, View
 from kosbert_ray.run.monitor.progress import LOG_SECONDS, Progress
@@ -102,7 +102,7 @@ import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 if not {widgets}:
     sys.modules["ipywidgets"] = None
-from test_ledger import RECEIPT
+from receipts import RECEIPT
 from kosbert_ray.run.monitor.progress import Progress
 from kosbert_ray.shards.totals import Totals
 with Progress(100, Totals()) as progress:

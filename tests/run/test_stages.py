@@ -10,7 +10,7 @@ from kosbert_ray.run.slice_row import SliceRow
 from kosbert_ray.run.stages.work import _guarded
 from kosbert_ray.shards.receipt import Receipt
 
-ROW = SliceRow("in/a.jsonl, slice 0-1", Receipt.begun(file="a.jsonl"), columns={"x": pa.array([1])})
+ROW = SliceRow("in/a.jsonl, slice 0-1", Receipt.unfinished(file="a.jsonl"), columns={"x": pa.array([1])})
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ RESOURCES = "1 requested, each with 1 GPU"
             "waiting for an encoder: a.jsonl, slice 0-3 on n1 for 1 min 1 s (and 1 more)",
         ),
         (
-            View((Doing("read", "a", "n1", 9),), 0, 2, {"s3://b/a: 503; trying again": 4.0, "old": 100.0}),
-            "waiting for input: a on n1 for 9 s; s3://b/a: 503; trying again",
+            View((Doing("read", "a", "n1", 9),), 0, 2, {"s3://b/a: 503; retrying": 4.0, "old": 100.0}),
+            "waiting for input: a on n1 for 9 s; s3://b/a: 503; retrying",
         ),
         (View((Doing("write", "a", "n1", 9), Doing("tokenize", "b", "n", 3)), 0, 1), "waiting for output: a on n1 for 9 s"),
     ],

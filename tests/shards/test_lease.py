@@ -1,4 +1,4 @@
-"""A run leaves word of itself while it works; the dead are not believed."""
+"""An active run holds a lease, and leases of dead runs are ignored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def leave(storage: Storage, run: str, host: str, pid: int, beat: float) -> None:
     os.utime(storage.path(f"{LEASES_FOLDER}/{run}.json"), (time.time() - beat,) * 2)
 
 
-def test_a_run_sees_the_other_while_both_work_and_nothing_is_left_of_either(storage: Storage) -> None:
+def test_active_runs_see_each_other_and_leave_no_lease_behind(storage: Storage) -> None:
     with Lease(storage, "first") as first:
         assert first.others() == []
         with Lease(storage, "second") as second:
@@ -40,14 +40,14 @@ def test_a_run_sees_the_other_while_both_work_and_nothing_is_left_of_either(stor
     assert not storage.list(LEASES_FOLDER)
 
 
-def test_the_leases_of_the_dead_are_removed(storage: Storage) -> None:
+def test_leases_of_dead_runs_are_removed(storage: Storage) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     leave(storage, "dead-here", socket.gethostname(), gone.pid, beat=1)
     leave(storage, "dead-there", "elsewhere", 1, beat=EXPIRY_SECONDS + 1)
     leave(storage, "alive-there", "elsewhere", 1, beat=EXPIRY_SECONDS / 2)
     storage.write_atomic(f"{LEASES_FOLDER}/half.json", b'{"run": "ha')
-    # A host whose clock is a day ahead says so in its lease; the store's own time counts.
+    # The clock of this host is a day ahead; the store's clock counts.
     leave(storage, "dead-ahead", "elsewhere", 1, beat=EXPIRY_SECONDS + 1)
     ahead = json.loads(storage.read(f"{LEASES_FOLDER}/dead-ahead.json")) | {"heartbeat": time.time() + 86400}
     path = storage.path(f"{LEASES_FOLDER}/dead-ahead.json")
@@ -57,7 +57,7 @@ def test_the_leases_of_the_dead_are_removed(storage: Storage) -> None:
     assert {Path(entry.name).name for entry in storage.list(LEASES_FOLDER)} == {"alive-there.json", "half.json"}
 
 
-def test_a_lease_has_a_heartbeat(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_held_lease_renews_its_heartbeat(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.05)
     with Lease(storage, "me") as lease:
         before = json.loads(storage.read(lease.name))
@@ -70,9 +70,9 @@ def test_a_lease_has_a_heartbeat(storage: Storage, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     "change", [{"pid": "x"}, {"pid": 10**30}, {"pid": None}, {"heartbeat": None}, {"host": 1, "started": [2]}]
 )
-def test_a_damaged_lease_counts_for_nothing(storage: Storage, change: dict) -> None:
+def test_a_damaged_lease_is_ignored(storage: Storage, change: dict) -> None:
     with Lease(storage, "first") as first:
-        said = json.loads(storage.read(first.name))
-        storage.write_atomic(f"{LEASES_FOLDER}/second.json", json.dumps(said | change).encode())
+        content = json.loads(storage.read(first.name))
+        storage.write_atomic(f"{LEASES_FOLDER}/second.json", json.dumps(content | change).encode())
         storage.write_atomic(f"{LEASES_FOLDER}/third.json", b"[" * 100_000)
         assert [holder.run for holder in holders(storage)] == ["first"]

@@ -1,4 +1,4 @@
-"""The output's books: presence commits, receipts only help, and another job's output is refused."""
+"""A shard's presence commits its slice, receipts only save time, and another job's output is refused."""
 
 from __future__ import annotations
 
@@ -6,76 +6,21 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from receipts import FINGERPRINT, RECEIPT, commit
 
 from kosbert_ray.errors import FingerprintMismatch, StorageError
 from kosbert_ray.shards.fingerprint import Fingerprint
-from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import Committed, Ledger
-from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.shard import REJECTED_FOLDER, REJECTED_SCHEMA, write_rejected, write_shard
+from kosbert_ray.shards.shard import REJECTED_FOLDER, REJECTED_SCHEMA, write_rejected
 from kosbert_ray.storage import Storage
-
-FINGERPRINT = Fingerprint(
-    weights="w" * 64,
-    tokenizer="t" * 64,
-    pooling=("mean",),
-    head=(),
-    max_seq_length=512,
-    do_lower_case=False,
-    prompt="",
-    long_text="truncate",
-    precision="auto",
-    dtype=("float32",),
-    ranges=(),
-    list_type="list",
-    dimension=4,
-    column="embedding",
-    text="text",
-    normalize=(),
-    keep=("id: int64",),
-    input_format="x",
-    on_bad_row="reject",
-    max_rows=10,
-    max_bytes=100,
-)
-RECEIPT = Receipt(
-    shard="a.00000-00000.12345678.parquet",
-    file="a.parquet",
-    version="v",
-    fragment="f0",
-    fragment_index=0,
-    slice_index=0,
-    last=True,
-    rows=3,
-    rejected=1,
-    distinct=2,
-    tokens=30,
-    encoded_tokens=20,
-    truncated=1,
-    dropped_tokens=7,
-    input_bytes=99,
-    embedding_xxh128="",
-    output_bytes=0,
-    precision="fp32",
-    attention="packed",
-    device="cpu",
-    node="here",
-)
-
-
-def commit(storage: Storage, receipt: Receipt = RECEIPT, fingerprint: Fingerprint = FINGERPRINT) -> None:
-    footer = receipt.footer() | {"fingerprint": fingerprint.sha256}
-    vectors = EmbeddingFormat(4).array(np.zeros((receipt.rows, 4), np.float32))
-    write_shard(storage, receipt.shard, {}, [vectors], [EmbeddingFormat(4)], footer)
 
 
 def stored(fingerprint: Fingerprint) -> dict:
-    """The fields as job.json gives them back."""
+    """Returns the fields as read from job.json."""
     return json.loads(json.dumps(fingerprint.described()))
 
 
@@ -84,7 +29,7 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path))
 
 
-def test_an_output_is_claimed_once_joined_after_and_refused_to_another_job(storage: Storage) -> None:
+def test_the_first_job_claims_an_output_and_only_the_same_job_may_join_it(storage: Storage) -> None:
     assert Ledger(storage).claim(FINGERPRINT, {"a": 1}) == FINGERPRINT.sha256
     commit(storage)
     assert Ledger(storage).claim(FINGERPRINT, {"a": 2}) == FINGERPRINT.sha256
@@ -93,7 +38,7 @@ def test_an_output_is_claimed_once_joined_after_and_refused_to_another_job(stora
         Ledger(storage).claim(other, {})
     for field in ("model.name is ", "model.max_seq_length is 512 in the output but 128 in this job", "input.keep is"):
         assert field in str(raised.value)
-    assert "--set" not in str(raised.value), "no setting alone makes it the same job"
+    assert "--set" not in str(raised.value), "no single setting makes it the same job"
     with pytest.raises(FingerprintMismatch, match="add --set encoder.precision=auto, or choose another output"):
         Ledger(storage).claim(replace(FINGERPRINT, precision="bf16"), {})
     assert Ledger(storage).job()["config"] == {"a": 1}
@@ -104,26 +49,26 @@ def test_an_output_is_claimed_once_joined_after_and_refused_to_another_job(stora
     [{"max_rows": 99}, {"max_bytes": 9}, {"keep": ("id: int32",)}],
     ids=lambda change: next(iter(change)),
 )
-def test_what_changes_no_vector_is_no_other_job(storage: Storage, same: dict) -> None:
+def test_a_change_that_affects_no_vector_keeps_the_job(storage: Storage, same: dict) -> None:
     Ledger(storage).claim(FINGERPRINT, {})
     commit(storage)
     assert Ledger(storage).claim(replace(FINGERPRINT, **same), {}) == FINGERPRINT.sha256
 
 
-def test_another_version_of_the_sentence_splitter_is_no_other_job() -> None:
+def test_another_version_of_the_sentence_splitter_keeps_the_job() -> None:
     ours = replace(FINGERPRINT, long_text="chunk size=64 overlap=8 kiwipiepy 0.22.0")
     theirs = stored(replace(ours, long_text="chunk size=64 overlap=8 kiwipiepy 0.20.1"))
     assert ours.differences(theirs) == []
     assert ours.differences(theirs | {"long_text": "chunk size=32 overlap=8 kiwipiepy 0.20.1"})
 
 
-def test_the_weights_hash_of_0_1_0_is_the_same_model() -> None:
+def test_the_weights_hash_of_0_1_0_identifies_the_same_model() -> None:
     theirs = stored(replace(FINGERPRINT, weights="old"))
     assert FINGERPRINT.differences(theirs)
     assert FINGERPRINT.differences(theirs, {"old"}) == []
 
 
-def test_a_claim_under_which_nothing_was_committed_is_replaced_unless_its_run_is_alive(storage: Storage) -> None:
+def test_a_claim_without_commits_is_replaced_unless_its_run_is_active(storage: Storage) -> None:
     other = replace(FINGERPRINT, prompt="other")
     first = Ledger(storage)
     first.claim(other, {})
@@ -136,7 +81,7 @@ def test_a_claim_under_which_nothing_was_committed_is_replaced_unless_its_run_is
         Ledger(storage).claim(other, {})
 
 
-def test_receipts_of_another_job_do_not_count(storage: Storage) -> None:
+def test_receipts_of_another_job_are_ignored(storage: Storage) -> None:
     commit(storage)
     ledger = Ledger(storage)
     ledger.add(replace(RECEIPT, fingerprint="another", rows=99))
@@ -144,8 +89,8 @@ def test_receipts_of_another_job_do_not_count(storage: Storage) -> None:
     assert [receipt.rows for receipt in Ledger(storage).committed(FINGERPRINT.sha256).all()] == [3]
 
 
-def test_a_store_that_ignores_the_condition_of_a_write_does_not_lose_the_first_claim(storage: Storage) -> None:
-    """A proxy may drop If-None-Match: then the second create replaces the first."""
+def test_the_first_claim_survives_a_store_that_ignores_write_conditions(storage: Storage) -> None:
+    """A proxy may drop If-None-Match, so that the second create replaces the first."""
 
     class Ignoring(Storage):
         def create(self, name: str, content: bytes) -> bool:
@@ -166,7 +111,7 @@ def test_every_field_of_the_fingerprint_changes_its_digest() -> None:
     assert len(digests | {FINGERPRINT.sha256}) == len(changed) + 1
 
 
-def test_a_receipt_is_told_again_from_the_shard_when_it_was_lost(storage: Storage) -> None:
+def test_a_lost_receipt_is_restored_from_the_shards_footer(storage: Storage) -> None:
     commit(storage)
     ledger = Ledger(storage)
     (receipt,) = ledger.committed(FINGERPRINT.sha256).receipts(["f0"])
@@ -177,14 +122,14 @@ def test_a_receipt_is_told_again_from_the_shard_when_it_was_lost(storage: Storag
     assert len(storage.list("_kosbert/receipts")) == 1
 
 
-def test_a_broken_receipts_file_costs_a_look_into_the_shards_and_no_more(storage: Storage) -> None:
+def test_slices_in_a_broken_receipts_file_are_found_in_the_shards(storage: Storage) -> None:
     commit(storage)
     storage.write_atomic("_kosbert/receipts/broken.parquet", b"PAR1")
     storage.write_atomic("_kosbert/receipts/empty", b"")
     assert Ledger(storage).committed(FINGERPRINT.sha256).complete("f0")
 
 
-def test_a_receipt_without_its_shard_counts_for_nothing(storage: Storage) -> None:
+def test_a_receipt_without_its_shard_is_ignored(storage: Storage) -> None:
     ledger = Ledger(storage)
     ledger.add(RECEIPT)
     ledger.flush()
@@ -193,7 +138,7 @@ def test_a_receipt_without_its_shard_counts_for_nothing(storage: Storage) -> Non
     assert Ledger(storage).committed(FINGERPRINT.sha256).complete("f0")
 
 
-def test_shards_of_another_job_and_foreign_files_are_not_ours(storage: Storage) -> None:
+def test_shards_of_another_job_and_foreign_files_are_ignored(storage: Storage) -> None:
     commit(storage, fingerprint=replace(FINGERPRINT, prompt="other"))
     storage.write_atomic("notes.parquet", b"not parquet")
     renamed = storage.read(RECEIPT.shard)
@@ -201,7 +146,7 @@ def test_shards_of_another_job_and_foreign_files_are_not_ours(storage: Storage) 
     assert not Ledger(storage).committed(FINGERPRINT.sha256).by_fragment
 
 
-def test_a_fragment_is_complete_when_all_slices_up_to_its_last_are_there() -> None:
+def test_a_fragment_is_complete_once_all_slices_up_to_its_last_are_committed() -> None:
     committed = Committed()
     for index in (0, 2):
         committed.add(replace(RECEIPT, slice_index=index, last=index == 2))
@@ -212,7 +157,7 @@ def test_a_fragment_is_complete_when_all_slices_up_to_its_last_are_there() -> No
     assert not committed.complete("f1")
 
 
-def test_finishing_leaves_totals_and_a_manifest_and_starting_takes_success_away(storage: Storage) -> None:
+def test_finish_writes_totals_and_a_manifest_and_start_removes_success(storage: Storage) -> None:
     ledger = Ledger(storage)
     assert ledger.success() is None
     ledger.finish([RECEIPT], {"rows": 3})
@@ -228,7 +173,7 @@ BAD = [b"", b"null", b"{}", b"[]", b"{", b"\xff\xfe\x00", b'{"sha256": 3}', b"["
 
 
 @pytest.mark.parametrize("content", BAD)
-def test_a_broken_job_file_is_named_and_made_again_by_the_same_job_only(storage: Storage, content: bytes) -> None:
+def test_a_broken_job_file_is_reported_and_only_the_same_job_replaces_it(storage: Storage, content: bytes) -> None:
     Ledger(storage).claim(FINGERPRINT, {})
     commit(storage)
     storage.write_atomic("_kosbert/job.json", content)
@@ -243,7 +188,7 @@ def test_a_broken_job_file_is_named_and_made_again_by_the_same_job_only(storage:
 
 
 @pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"fingerprint": {}}, {"config": None}, {"config": 3}])
-def test_a_job_file_with_a_flipped_value_is_broken_and_not_another_job(storage: Storage, change: dict) -> None:
+def test_a_job_file_with_a_corrupted_value_is_broken_rather_than_another_job(storage: Storage, change: dict) -> None:
     Ledger(storage).claim(FINGERPRINT, {})
     commit(storage)
     storage.write_atomic("_kosbert/job.json", json.dumps(Ledger(storage).job() | change).encode())
@@ -253,7 +198,7 @@ def test_a_job_file_with_a_flipped_value_is_broken_and_not_another_job(storage: 
     assert Ledger(storage).job()["config"] == {}
 
 
-def test_shards_without_a_job_file_are_joined_by_their_own_job_only(storage: Storage) -> None:
+def test_only_their_own_job_joins_shards_without_a_job_file(storage: Storage) -> None:
     commit(storage)
     with pytest.raises(
         StorageError, match=r"job\.json: cannot be read \(it does not exist\), and .* belongs to a different job"
@@ -263,7 +208,7 @@ def test_shards_without_a_job_file_are_joined_by_their_own_job_only(storage: Sto
 
 
 @pytest.mark.parametrize("content", BAD)
-def test_a_broken_success_file_counts_as_none(storage: Storage, content: bytes) -> None:
+def test_a_broken_success_file_counts_as_missing(storage: Storage, content: bytes) -> None:
     storage.write_atomic("_SUCCESS", content)
     ledger = Ledger(storage)
     assert ledger.success() is None
@@ -278,7 +223,7 @@ def foreign_table() -> bytes:
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", foreign_table(), foreign_table()[:-9]])
-def test_a_broken_book_is_told_again_from_footers(storage: Storage, content: bytes) -> None:
+def test_broken_receipts_and_manifests_are_restored_from_footers(storage: Storage, content: bytes) -> None:
     Ledger(storage).claim(FINGERPRINT, {})
     commit(storage)
     ledger = Ledger(storage)
@@ -297,7 +242,7 @@ def test_a_broken_book_is_told_again_from_footers(storage: Storage, content: byt
     assert not storage.exists(receipts)
 
 
-def test_a_lost_or_cut_file_of_rejected_rows_is_found(storage: Storage) -> None:
+def test_a_lost_or_truncated_file_of_rejected_rows_is_detected(storage: Storage) -> None:
     commit(storage)
     ledger = Ledger(storage)
     committed = ledger.committed(FINGERPRINT.sha256)
@@ -309,11 +254,11 @@ def test_a_lost_or_cut_file_of_rejected_rows_is_found(storage: Storage) -> None:
     assert ledger.lost_rejected(committed) == lost
 
 
-def test_manifests_are_ordered_by_their_number_and_not_by_a_hosts_clock(storage: Storage) -> None:
+def test_manifests_are_ordered_by_number_rather_than_by_a_hosts_clock(storage: Storage) -> None:
     for run in ("20991231T000000-ahead", "20010101T000000-behind", "20260101T000000-right"):
         ledger = Ledger(storage)
         ledger.run = run
         ledger.finish([RECEIPT], {"rows": 3})
-    storage.write_atomic("_kosbert/manifests/20981231T000000-first.parquet", b"as 0.1.0 called it")
+    storage.write_atomic("_kosbert/manifests/20981231T000000-first.parquet", b"as named by 0.1.0")
     assert [run.partition("-")[2] for run in Ledger(storage).manifests()] == ["first", "ahead", "behind", "right"]
     assert Ledger(storage).manifest_of("20010101T000000-behind") == [RECEIPT]

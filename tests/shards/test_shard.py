@@ -1,4 +1,4 @@
-"""A shard is plain Parquet, the same bytes for the same content."""
+"""A shard is plain Parquet, and equal content gives equal bytes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ KEEP = {"id": pa.array(range(50)), "title": pa.array([f"제목 {number % 3}" for
 
 
 def write(folder: Path, name: str = "a.parquet", **more) -> Path:
-    format = EmbeddingFormat(8, **more)
+    layout = EmbeddingFormat(8, **more)
     footer = {"fingerprint": "fp", "b": 1, "a": "가"}
-    write_shard(Storage(str(folder)), name, KEEP, [format.array(VECTORS)], [format], footer)
+    write_shard(Storage(str(folder)), name, KEEP, [layout.array(VECTORS)], [layout], footer)
     return folder / name
 
 
@@ -46,22 +46,22 @@ def test_vectors_are_byte_stream_split_without_a_dictionary(tmp_path: Path) -> N
     assert column.compression == "ZSTD"
 
 
-def test_bytes_take_a_byte_each_and_the_footer_says_how_to_read_them(tmp_path: Path) -> None:
+def test_byte_types_take_one_byte_per_value_and_the_footer_describes_them(tmp_path: Path) -> None:
     vectors = np.random.default_rng(1).normal(size=(20_000, 32)).astype(np.float32)
     for dtype, most in (("int8", 32 * 20_000 * 1.05), ("ubinary", 4 * 20_000 * 1.1)):
-        format = EmbeddingFormat(32, dtype=dtype, ranges=ranges_of(vectors) if dtype == "int8" else ())
-        write_shard(Storage(str(tmp_path)), dtype, {}, [format.array(vectors)], [format], {})
+        layout = EmbeddingFormat(32, dtype=dtype, ranges=ranges_of(vectors) if dtype == "int8" else ())
+        write_shard(Storage(str(tmp_path)), dtype, {}, [layout.array(vectors)], [layout], {})
         assert (tmp_path / dtype).stat().st_size < most
-        said = json.loads(pq.read_metadata(tmp_path / dtype).metadata[b"kosbert_ray.vectors"])["embedding"]
-        assert said["dtype"] == dtype and said["dimension"] == 32
-        assert np.array_equal(said.get("ranges", []), format.ranges)
+        described = json.loads(pq.read_metadata(tmp_path / dtype).metadata[b"kosbert_ray.vectors"])["embedding"]
+        assert described["dtype"] == dtype and described["dimension"] == 32
+        assert np.array_equal(described.get("ranges", []), layout.ranges)
 
 
-def test_the_same_content_is_the_same_file(tmp_path: Path) -> None:
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     assert write(tmp_path, "a.parquet").read_bytes() == write(tmp_path, "b.parquet").read_bytes()
 
 
-def test_the_footer_says_whose_the_shard_is(tmp_path: Path) -> None:
+def test_the_footer_identifies_the_job(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     write(tmp_path)
     assert read_metadata(storage, "a.parquet") == {"fingerprint": "fp", "b": 1, "a": "가"}
@@ -71,7 +71,7 @@ def test_the_footer_says_whose_the_shard_is(tmp_path: Path) -> None:
     assert read_metadata(storage, "broken.parquet") is None
 
 
-def test_a_dataset_reader_sees_shards_and_nothing_of_ours(tmp_path: Path) -> None:
+def test_a_dataset_reader_sees_shards_only(tmp_path: Path) -> None:
     write(tmp_path)
     storage = Storage(str(tmp_path))
     rejected = {"file": ["a"], "row": [1], "byte_offset": [None], "reason": ["null text"], "text": [None]}

@@ -1,4 +1,4 @@
-"""The whole job from S3 to S3, against a real server, with a model in S3 too."""
+"""A whole job from S3 to S3 on a real server, with the model in S3, too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(files, folder: str) -> dict[str, bytes]:
 
 
 @pytest.mark.faults
-def test_a_killed_run_from_s3_to_s3_resumes_and_ends_complete(cli, s3, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_killed_run_from_s3_to_s3_resumes_and_completes(cli, s3, tiny_model: Path, tmp_path: Path) -> None:
     files = s3.filesystem()
     files.mkdir("my-bucket")
     files.put(str(tiny_model), "my-bucket/model", recursive=True)
@@ -37,7 +37,7 @@ def test_a_killed_run_from_s3_to_s3_resumes_and_ends_complete(cli, s3, tiny_mode
         part = texts[number * 3000 : (number + 1) * 3000]
         (source / f"{number}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in part), "utf-8")
     files.put(str(source), "my-bucket/in", recursive=True)
-    # The credentials come from the environment, the endpoint from the config.
+    # Credentials come from the environment, the endpoint from the config.
     env = {key: value for key, value in s3.env.items() if key != "AWS_ENDPOINT_URL"}
     settings = ["--set", f"storage.endpoint_url={s3.endpoint}", "--set", "slice.max_rows=200", "--keep", "text"]
     arguments = ["embed", "s3://my-bucket/in/*.jsonl", "s3://my-bucket/out", "--model", "s3://my-bucket/model", *settings]
@@ -53,7 +53,7 @@ def test_a_killed_run_from_s3_to_s3_resumes_and_ends_complete(cli, s3, tiny_mode
     finally:
         process.kill()
         process.wait()
-    for child in family:  # at once, so that nothing of the killed run is still writing
+    for child in family:  # at once, so that nothing of the killed run keeps writing
         if child.is_running():
             child.kill()
     committed = read(files, "my-bucket/out")
@@ -75,4 +75,4 @@ def test_a_killed_run_from_s3_to_s3_resumes_and_ends_complete(cli, s3, tiny_mode
 
     before = files.info("my-bucket/out/_SUCCESS")["LastModified"]
     cli(*arguments, env=env)
-    assert files.info("my-bucket/out/_SUCCESS")["LastModified"] == before, "a complete output is left alone"
+    assert files.info("my-bucket/out/_SUCCESS")["LastModified"] == before, "a complete output is not written again"

@@ -1,4 +1,4 @@
-"""Stores that are not AWS: what one of them cannot do is done in another way, in bounded time."""
+"""S3-compatible stores that lack features of AWS: each is replaced by other requests, in bounded time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import S3
 from quirky_store import REFUSALS, QuirkyStore
-from test_ledger import FINGERPRINT, RECEIPT, commit
+from receipts import FINGERPRINT, RECEIPT, commit
 
 from kosbert_ray.errors import FingerprintMismatch
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
@@ -24,7 +24,7 @@ Open = Callable[..., Storage]
 
 @pytest.fixture
 def open_store(s3: S3) -> Iterator[Open]:
-    """Opens a bucket of its own through a store with some quirks."""
+    """Returns a function that opens a new bucket in a store with the given quirks."""
     with contextlib.ExitStack() as stack:
 
         def run(*quirks: str) -> Storage:
@@ -38,7 +38,7 @@ def open_store(s3: S3) -> Iterator[Open]:
         yield run
 
 
-def test_the_proxy_itself_is_no_quirk(open_store: Open) -> None:
+def test_the_proxy_adds_no_quirk(open_store: Open) -> None:
     storage = open_store()
     assert storage.create("a", b"1")
     assert not storage.create("a", b"2")
@@ -49,7 +49,7 @@ def test_the_proxy_itself_is_no_quirk(open_store: Open) -> None:
 
 
 @pytest.mark.parametrize("quirk", REFUSALS)
-def test_a_store_without_conditional_writes_is_looked_at_first(open_store: Open, quirk: str) -> None:
+def test_a_store_without_conditional_writes_is_read_before_each_write(open_store: Open, quirk: str) -> None:
     storage = open_store(quirk)
     started = time.monotonic()
     assert storage.create("a", b"1")
@@ -58,11 +58,13 @@ def test_a_store_without_conditional_writes_is_looked_at_first(open_store: Open,
     assert storage.replace("a", b"3", b"1")
     assert not storage.replace("a", b"4", b"1")
     assert storage.read("a") == b"3"
-    assert time.monotonic() - started < 5, "what the store will never do is not tried again"
+    assert time.monotonic() - started < 5, "an unsupported request is not retried"
 
 
 @pytest.mark.parametrize("quirk", ["ignores_conditions", *REFUSALS])
-def test_an_output_belongs_to_its_first_job_whatever_the_store_makes_of_conditions(open_store: Open, quirk: str) -> None:
+def test_an_output_belongs_to_its_first_job_even_if_the_store_lacks_conditional_writes(
+    open_store: Open, quirk: str
+) -> None:
     storage = open_store(quirk)
     Ledger(storage).claim(FINGERPRINT, {})
     commit(storage)
@@ -71,7 +73,7 @@ def test_an_output_belongs_to_its_first_job_whatever_the_store_makes_of_conditio
     assert json.loads(storage.read(JOB_FILE))["sha256"] == FINGERPRINT.sha256
 
 
-def test_a_store_that_deletes_no_many_files_at_once_deletes_them_one_by_one(open_store: Open) -> None:
+def test_a_store_without_bulk_deletes_deletes_files_one_by_one(open_store: Open) -> None:
     storage = open_store("no_bulk_delete")
     for name in ("x/a", "x/y/b", "z"):
         storage.write_atomic(name, b"1")
@@ -79,8 +81,8 @@ def test_a_store_that_deletes_no_many_files_at_once_deletes_them_one_by_one(open
     assert [entry.name for entry in storage.list(recursive=True)] == ["z"]
 
 
-def test_a_disk_without_hard_links_can_be_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """exFAT, SMB and FUSE mounts refuse link(2); there is none of them here."""
+def test_files_are_created_on_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """exFAT, SMB and FUSE mounts reject link(2), as simulated here."""
 
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
@@ -93,10 +95,10 @@ def test_a_disk_without_hard_links_can_be_claimed(tmp_path: Path, monkeypatch: p
     assert not storage.list("_kosbert/tmp")
 
 
-def test_shards_that_a_stale_listing_does_not_show_are_not_lost(open_store: Open, tmp_path: Path) -> None:
+def test_shards_missing_from_a_stale_listing_are_found(open_store: Open, tmp_path: Path) -> None:
     storage = open_store("stale_listings")
     storage.write_atomic("before", b"1")
     assert [entry.name for entry in storage.list()] == ["before"]
     commit(storage)
-    assert [entry.name for entry in storage.list()] == ["before"], "the listing is a minute old"
+    assert [entry.name for entry in storage.list()] == ["before"], "the listing is stale"
     assert storage.missing([RECEIPT.shard, "nothing"]) == ["nothing"]

@@ -1,4 +1,4 @@
-"""Files on disk and in a real S3 server, written whole or not at all."""
+"""Files on disk and on a real S3 server: atomic writes, conditional writes and clear errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return Storage(f"s3://{bucket}/out", options(s3))
 
 
-def test_what_is_written_is_listed_and_read_back(storage: Storage) -> None:
+def test_written_files_are_listed_and_read_back(storage: Storage) -> None:
     storage.write_atomic("a.txt", b"one")
     storage.write_atomic("sub/b.txt", "둘".encode())
     storage.write_atomic("a.txt", b"three")
@@ -44,7 +44,7 @@ def test_what_is_written_is_listed_and_read_back(storage: Storage) -> None:
     assert not storage.exists("a.txt")
 
 
-def test_the_version_changes_when_the_content_does(storage: Storage) -> None:
+def test_the_version_changes_with_the_content(storage: Storage) -> None:
     storage.write_atomic("a.txt", b"one")
     before = storage.entry("a.txt").version
     assert storage.entry("a.txt").version == before
@@ -59,19 +59,19 @@ def test_only_one_of_many_creators_wins(storage: Storage) -> None:
     assert storage.read("_kosbert/job.json") == b"%d" % won.index(True)
 
 
-def test_a_storage_travels_to_workers(storage: Storage) -> None:
+def test_a_storage_can_be_pickled(storage: Storage) -> None:
     storage.write_atomic("a.txt", b"one")
     assert pickle.loads(pickle.dumps(storage)).read("a.txt") == b"one"
 
 
-def test_a_missing_file_is_an_answer_and_a_name_cannot_climb_out(storage: Storage) -> None:
+def test_a_missing_file_raises_file_not_found_and_a_name_cannot_leave_the_folder(storage: Storage) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read("nothing")
     with pytest.raises(StorageError, match="must not contain"):
         storage.write_atomic("../x", b"")
 
 
-def test_sweeping_takes_the_files_of_dead_writers_only(tmp_path: Path) -> None:
+def test_sweep_removes_only_files_of_dead_writers(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     folder = tmp_path / "_kosbert" / "tmp"
@@ -85,7 +85,7 @@ def test_sweeping_takes_the_files_of_dead_writers_only(tmp_path: Path) -> None:
     assert sorted(folder.iterdir()) == sorted([ours, young])
 
 
-def test_what_an_object_store_refuses_is_one_line_that_says_why(s3) -> None:
+def test_a_refusal_by_an_object_store_is_a_one_line_error(s3) -> None:
     s3.filesystem().mkdir("refusals")
     with pytest.raises(StorageError, match=r"s3://refusals/x.*permission denied.*credentials"):
         Storage("s3://refusals/x", options(s3, secret_access_key="wrong")).list()
@@ -99,11 +99,11 @@ def test_what_an_object_store_refuses_is_one_line_that_says_why(s3) -> None:
         Storage("klingon://x")
 
 
-def test_secrets_do_not_show_in_a_printed_object() -> None:
+def test_secrets_are_not_in_the_repr_of_options() -> None:
     assert "hush" not in repr(StorageOptions(access_key_id="hush", secret_access_key="hush", session_token="hush"))
 
 
-def test_a_file_is_read_like_a_python_file_wherever_it_lies(storage: Storage) -> None:
+def test_an_open_file_behaves_like_a_python_file(storage: Storage) -> None:
     storage.write_atomic("a.txt", b"one\n" + b"x" * 3_000_000 + b"\nthree")
     with storage.open("a.txt") as file:
         file.seek(4)
@@ -112,7 +112,7 @@ def test_a_file_is_read_like_a_python_file_wherever_it_lies(storage: Storage) ->
         assert file.read(3) == b"thr"
 
 
-def test_empty_folders_go_up_to_the_root_and_no_further(tmp_path: Path) -> None:
+def test_empty_folders_are_deleted_up_to_the_root(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "a" / "root"))
     storage.create("b/c/file", b"")
     storage.write_atomic("b/other", b"")

@@ -91,7 +91,8 @@ def test_rays_own_troubles_come_with_a_way_out(
         raise error
 
     monkeypatch.setattr(ray_session.ray, "init", fail)
-    with pytest.raises(JobFailed) as raised, ray_session.joined(RayConfig(address="local")):
+    monkeypatch.setattr(ray_session.ray, "shutdown", lambda: None)  # the tests' own Ray stays
+    with pytest.raises(JobFailed) as raised, ray_session.joined(RayConfig(address="auto")):
         pass
     for word in words:
         assert word in str(raised.value)

@@ -220,7 +220,7 @@ class Tsv(Delimited):
             return []
         return [
             f"{quoted:,} of its first {len(lines):,} lines have values in doubled quotes, which TSV takes literally; "
-            "to read them as CSV does, set input.quoting=minimal"
+            "set input.quoting=minimal to read them as CSV does"
         ]
 
 

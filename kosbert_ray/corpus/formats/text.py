@@ -41,7 +41,7 @@ class Text(LineFormat):
             header = f", and its first line names {text.template!r}" if text.template in first else ""
             notices.append(
                 f"every line has {plural(count, 'tab')}{header}, and each line is embedded as a whole; "
-                "if these are columns, set input.format=tsv"
+                "set input.format=tsv if these are columns"
             )
         types = {name: Seen(pa.string()) for name in wanted.keep if name in text.columns}
         return Look(file, text.columns, types, tuple(notices))

@@ -22,7 +22,7 @@ class PrecisionUnfit(ModelError):
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """The settings of an engine.
+    """Settings of an engine.
 
     Attributes:
         device: "cuda", "mps" or "cpu".

@@ -1,4 +1,4 @@
-"""What all exporters share: the protocol, what they read from, and what they return."""
+"""Shared by all exporters: their protocol, their source and their result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kosbert_ray.storage import Storage
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported.
+    """The source of an export.
 
     Attributes:
         output: a complete output.

@@ -146,7 +146,7 @@ def report(
         notes.append(
             f"The output has no texts (keep {column} to get them), so the map shows none and there are no lengths."
         )
-    log.info(f"sampling {sample:,} of {output.totals.rows:,} rows")
+    log.info(f"sampling {min(sample, output.totals.rows):,} of {output.totals.rows:,} rows")
     drawn = output.sample(sample, columns=[name for name in dict.fromkeys((text, color)) if name])
     texts = [str(value) for value in drawn.table[text].to_pylist()] if text else []
     lengths, max_seq_length = _lengths(output.job, texts, notes)

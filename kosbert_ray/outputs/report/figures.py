@@ -41,7 +41,7 @@ def figures(report: Report) -> Iterator[tuple[str, str, go.Figure]]:
         yield "Map", f"{one.rows:,} rows, neighbours near each other (t-SNE), by {one.color}.", _map(one)
         yield "Norms", "Lengths of the sampled vectors.", _histogram(one.health.norms, "length", "vectors")
         yield "Spread", "Standard deviation of each dimension, largest first.", _spread(one)
-        yield "Likeness", "Cosines of pairs picked at random.", _histogram(one.health.cosines, "cosine", "pairs")
+        yield "Similarity", "Cosines of pairs picked at random.", _histogram(one.health.cosines, "cosine", "pairs")
 
 
 def _figure(traces: Sequence[go.Scatter | go.Bar | go.Histogram], x: str, y: str, height: int = 320) -> go.Figure:

@@ -85,7 +85,7 @@ def slice_row(work: Work, piece: Slice, table: pa.Table, read_seconds: float) ->
         read_seconds: how long reading took.
     """
     fragment = piece.fragment
-    receipt = Receipt.begun(
+    receipt = Receipt.unfinished(
         shard=piece.shard_name(work.fingerprint) if piece.rows else "",
         file=fragment.file.name,
         version=fragment.file.version,

@@ -1,4 +1,4 @@
-"""What every stage shares: the job's description, the outcome of a slice, and how a stage treats slices that fail.
+"""Shared by all stages: the job, the outcome of a slice, and how a stage treats slices that fail.
 
 A row that cannot be embedded is rejected with a reason. A slice that fails is dropped and reported; the others continue.
 Only what would fail every slice (the output refuses, the model is not the job's) raises.
