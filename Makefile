@@ -90,6 +90,10 @@ lint: $(VENV)/.installed
 prose: $(VENV)/.installed
 	$(BIN)/python docs/prose.py $(PATHS)
 
+# The pages of docs/reference/ that describe the options and the commands; a test compares them with the code.
+docs-generate: $(VENV)/.installed
+	$(BIN)/python -m kosbert_ray.cli.reference docs/reference
+
 # Dead links and anchors fail. The site is in site/.
 docs: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet

@@ -17,20 +17,22 @@ from kosbert_ray.corpus.listing import Corpus, list_corpus
 from kosbert_ray.corpus.plan import plan, replan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.schema import inspect
+from kosbert_ray.corpus.text import RowText
+from kosbert_ray.corpus.types import column_types
 from kosbert_ray.encoder.chunks import splitter_version
 from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.long_text import LongText
-from kosbert_ray.encoder.options import EncoderOptions, usable_cores
+from kosbert_ray.encoder.options import SpecOptions, usable_cores
 from kosbert_ray.encoder.prepare import PreparedModel, prepare
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
-from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
+from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.errors import UsageError
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Committed
 from kosbert_ray.shards.pointer import current
 from kosbert_ray.shards.vector_types import Ranges
-from kosbert_ray.storage import Storage
+from kosbert_ray.storage import Storage, StorageOptions
 
 HUB_PREFIX = "hub://"  # a dataset of the Hugging Face hub; OWNER/NAME@REVISION/FOLDER, the last two if you like
 OVERLAP = 8  # chunks share an eighth of their tokens
@@ -61,7 +63,11 @@ def list_input(config: JobConfig, patient: bool = False) -> Corpus:
         address = str(bundled_path(address))
     elif address.startswith(HUB_PREFIX):
         address = f"hf://datasets/{address.removeprefix(HUB_PREFIX)}"
-    return list_corpus(address, config.storage.options(patient), config.input.format)
+    return list_corpus(address, _storage_options(config, patient), config.input.format)
+
+
+def _storage_options(config: JobConfig, patient: bool) -> StorageOptions:
+    return config.storage if patient else config.storage.fail_fast()
 
 
 def open_corpus(config: JobConfig, patient: bool = False, settled: pa.Schema | None = None) -> tuple[Corpus, Columns]:
@@ -76,7 +82,7 @@ def open_corpus(config: JobConfig, patient: bool = False, settled: pa.Schema | N
         KosbertError: none of the files can be embedded.
     """
     corpus, options = list_input(config, patient), config.input
-    return inspect(corpus, options.row_text(), options.keep, options.line_options(), options.column_types(), settled)
+    return inspect(corpus, RowText.of(options), options.keep, options.line_options(), column_types(options.types), settled)
 
 
 def open_output(config: JobConfig, patient: bool = False) -> Storage:
@@ -88,13 +94,13 @@ def open_output(config: JobConfig, patient: bool = False) -> Storage:
     """
     if not config.output.path:
         raise UsageError("output.path: say where (kosbert-ray embed INPUT OUTPUT, or output.path in the job file)")
-    storage = Storage(config.output.path, config.storage.options(patient))
+    storage = Storage(config.output.path, _storage_options(config, patient))
     if not storage.remote and os.path.isfile(storage.root):
         raise UsageError(
             f"output.path: {storage.root} is a file, and an output is a folder; if the shell expanded a pattern, quote it"
         )
     name = current(storage)
-    return storage if name is None else Storage(storage.url(name), config.storage.options(patient))
+    return storage if name is None else Storage(storage.url(name), storage.options)
 
 
 def require_apart(corpus: Corpus, output: Storage) -> None:
@@ -147,7 +153,7 @@ def model_ref(config: JobConfig, commit: str | None = None) -> ModelRef:
         commit: commit of a hub model, instead of the revision that the job names.
     """
     source = model_source(config)
-    return ModelRef(replace(source, revision=commit) if commit else source, spec_options(config))
+    return ModelRef(replace(source, revision=commit) if commit else source, config.model)
 
 
 def recorded_commit(config: JobConfig, job: Mapping[str, Any]) -> str | None:
@@ -162,27 +168,7 @@ def recorded_commit(config: JobConfig, job: Mapping[str, Any]) -> str | None:
 def model_source(config: JobConfig) -> ModelSource:
     """Where the job's model comes from."""
     model = config.model
-    return ModelSource(model.name, model.revision, model.allow_remote_code, config.storage.options(patient=True))
-
-
-def spec_options(config: JobConfig) -> SpecOptions:
-    """What the job asks of its model folder."""
-    model = config.model
-    return SpecOptions(
-        model.max_seq_length,
-        model.prompt,
-        model.prompt_name,
-        model.allow_remote_code,
-        model.truncate_dim,
-    )
-
-
-def encoder_options(config: JobConfig) -> EncoderOptions:
-    """How the job computes."""
-    encoder = config.encoder
-    return EncoderOptions(
-        encoder.precision, encoder.device, encoder.threads, encoder.token_budget, encoder.engine, encoder.compile
-    )
+    return ModelSource(model.name, model.revision, model.allow_remote_code, config.storage)
 
 
 def reader_threads(storage: Storage) -> int:
@@ -244,7 +230,7 @@ class Job:
 
     def fragments(self) -> list[Fragment]:
         """The plan: what is read in one pass each."""
-        limits = self.config.slice.limits()
+        limits = Limits.of(self.config.slice)
         files = plan(self.corpus.files, limits, self.config.input.newlines_in_values)
         return [replace(item, cut=limits.cut) for item in files]
 
@@ -255,7 +241,7 @@ class Job:
             committed: what the output holds.
             fingerprint: the fingerprint in job.json; version 0.1.0 stored the limits there.
         """
-        limits = self.config.slice.limits()
+        limits = Limits.of(self.config.slice)
         first = Limits(
             int(fingerprint.get("max_rows", limits.max_rows)), int(fingerprint.get("max_bytes", limits.max_bytes))
         )
@@ -271,7 +257,7 @@ class Job:
         config, storage = self.config, self.corpus.storage
         if patient:
             storage = storage.with_retries(config.storage.retry_seconds)
-        return FragmentReader(storage, self.columns, config.input.line_options(), config.slice.limits())
+        return FragmentReader(storage, self.columns, config.input.line_options(), Limits.of(config.slice))
 
     def formats(self, ranges: Ranges = ()) -> tuple[EmbeddingFormat, ...]:
         """How vectors are stored, one format for each column.
@@ -318,7 +304,7 @@ class Job:
                 *(f"{field.name}: {field.type}" for field in self.columns.keep),
                 *(f"{name}: {kind}" for name, kind in config.chunk_columns().items()),
             ),
-            input_format=str(config.input.line_options()),
+            input_format=config.input.recorded(),
             on_bad_row="null_vector" if self.nullable else "reject",
             max_rows=config.slice.max_rows,
             max_bytes=config.slice.max_bytes,

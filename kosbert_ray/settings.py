@@ -1,6 +1,8 @@
-"""Files of options: YAML, then ``--set`` settings, then the command line's own, checked against a pydantic model.
+"""Option sections, and the files and settings that fill them.
 
-Everything is validated before anything runs; an unknown key is refused with the nearest right name.
+Options come from a YAML file, ``--set`` and the command line, and are validated before anything runs; an unknown key is
+refused with the nearest valid name. A section states all there is to know about an option once: name, type, default,
+description, and whether its value may be shown (:func:`describe`).
 """
 
 from __future__ import annotations
@@ -8,29 +10,193 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from kosbert_ray.errors import UsageError
+from kosbert_ray.units import parse_bytes
 
-# Options whose value is never shown: it is a secret, or may hold one.
-HIDDEN = ("access_key_id", "secret_access_key", "session_token", "endpoint_url", "on_finish")
+HIDDEN = "the given value"  # in place of a value that is not shown
+SCALARS = {bool: "true or false", int: "integer", float: "number", str: "text", SecretStr: "secret", dict: "mapping"}
 
 log = logging.getLogger(__name__)
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
+@dataclass(frozen=True)
+class Private:
+    """Marks an option that is no secret but may contain one: messages and ``repr`` leave its value out.
+
+    Attributes:
+        recorded: it is still written to job.json and the run records.
+    """
+
+    recorded: bool = False
+
+
+@dataclass(frozen=True)
+class InWords:
+    """Names an option's type for people, where its annotation reads badly."""
+
+    words: str
+
+
 class Section(BaseModel):
     """A section of a file of options: its keys are known, and its values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # An input may be a secret, so pydantic's own error text never shows it.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        fields = type(self).model_fields
+        return ((name, value) for name, value in super().__repr_args__() if name not in fields or not _hidden(fields[name]))
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a section.
+
+    Attributes:
+        name: dotted name, such as ``encoder.precision``.
+        type: type in words.
+        choices: accepted values, where they are listed.
+        default: default value; None where it depends on something else, as the description says.
+        description: one line without a full stop.
+        secret: the value is a secret.
+        hidden: the value is never shown in messages.
+        recorded: the value is written to job.json.
+    """
+
+    name: str
+    type: str
+    choices: tuple[str, ...]
+    default: Any
+    description: str
+    secret: bool
+    hidden: bool
+    recorded: bool
+
+
+@cache
+def describe(model: type[BaseModel], before: str = "") -> tuple[Option, ...]:
+    """All options of a model, in its order.
+
+    Args:
+        model: a section, which may have sections in it.
+        before: prefix of the names.
+    """
+    found: list[Option] = []
+    for name, field in model.model_fields.items():
+        if section := section_of(field):
+            found += describe(section, f"{before}{name}.")
+            continue
+        found.append(
+            Option(
+                name=before + name,
+                type=_in_words(field.annotation, field.metadata),
+                choices=_choices(field.annotation),
+                default=None if field.is_required() else field.get_default(call_default_factory=True),
+                description=field.description or "",
+                secret=_secret(field),
+                hidden=_hidden(field),
+                recorded=not _hidden(field) or any(mark.recorded for mark in _private(field)),
+            )
+        )
+    return tuple(found)
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that a field holds, if it holds one."""
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def unrecorded(model: type[BaseModel]) -> dict[str, Any]:
+    """The options that are kept out of job.json, as ``model_dump(exclude=…)`` takes them."""
+    excluded: dict[str, Any] = {}
+    for option in describe(model):
+        if not option.recorded:
+            _put(excluded, option.name, True)
+    return excluded
+
+
+def secrets_in(settings: BaseModel) -> list[str]:
+    """Dotted names of the secrets that are set."""
+    return [option.name for option in describe(type(settings)) if option.secret and _get(settings, option.name)]
+
+
+def _get(settings: Any, name: str) -> Any:
+    for key in name.split("."):
+        settings = getattr(settings, key)
+    return settings
+
+
+def _private(field: FieldInfo) -> list[Private]:
+    return [mark for mark in field.metadata if isinstance(mark, Private)]
+
+
+def _secret(field: FieldInfo) -> bool:
+    return field.annotation is SecretStr or SecretStr in get_args(field.annotation)
+
+
+def _hidden(field: FieldInfo) -> bool:
+    return _secret(field) or bool(_private(field))
+
+
+def _in_words(kind: Any, metadata: Iterable[Any] = ()) -> str:
+    """A type in words: ``integer``, ``list of text``, ``auto, cuda or cpu``."""
+    if named := next((mark.words for mark in metadata if isinstance(mark, InWords)), None):
+        return named
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _in_words(arguments[0], arguments[1:])
+    if origin is Literal:
+        return alternatives(map(str, arguments))
+    if origin in (Union, UnionType):
+        return alternatives(dict.fromkeys(_in_words(one) for one in arguments if one is not NoneType))
+    if origin is tuple:
+        return f"list of {_in_words(arguments[0])}"
+    return SCALARS.get(origin or kind, "mapping")
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    if get_origin(kind) is Literal:
+        return tuple(map(str, get_args(kind)))
+    return next((found for inner in get_args(kind) if (found := _choices(inner))), ())
+
+
+def alternatives(names: Iterable[str]) -> str:
+    """``a``, ``a or b``, ``a, b or c``."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _expand_path(value: Any) -> Any:
+    """Accepts a path object, and ``~`` for the home folder as a shell does."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+
+
+def split_names(value: Any) -> Any:
+    """Accepts ``id,title`` for ``[id, title]``."""
+    return [name for name in value.split(",") if name] if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0), InWords("bytes, such as 32MiB")]
+Address = Annotated[str, BeforeValidator(_expand_path), InWords("path or URL")]
+Names = Annotated[tuple[str, ...], BeforeValidator(split_names), InWords("list of names")]
 
 
 def load_settings(
@@ -41,30 +207,30 @@ def load_settings(
     defaults: Mapping[str, Any] | None = None,
     retired: Mapping[str, str] | None = None,
 ) -> Settings:
-    """A YAML file or its tree, then ``--set`` settings, then options of the command line, each over the one before.
+    """Loads options from a YAML file or its tree, then ``--set``, then the command line; later sources win.
 
     Args:
-        model: what the options are.
-        source: a YAML file, or what one would hold; None for the defaults.
-        settings: ``section.key=value``, the value read as YAML.
-        overrides: values by dotted name.
-        defaults: a tree of what counts where none of these says anything.
-        retired: options of earlier versions by dotted name, and what to say of them: they are accepted and ignored.
+        model: the sections to fill.
+        source: path of a YAML file, or the tree one would contain; None for the defaults.
+        settings: ``section.key=value``, with the value in YAML.
+        overrides: values by dotted name, from the command line.
+        defaults: a tree of values that replace the model's defaults.
+        retired: options of earlier versions by dotted name, each with a notice: they are accepted and ignored.
 
     Raises:
-        UsageError: the file cannot be read, or an option is unknown or wrong.
+        UsageError: the file cannot be read, or an option is unknown or invalid.
     """
     tree = _read(model, source) if isinstance(source, str) and source else copy.deepcopy(dict(source or {}))
     tree = merged(without(defaults or {}, retired or ()), tree)
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
-            shown = re.match(r"[\w.]*", setting)  # no more of it: it may be a secret
+            shown = re.match(r"[\w.]*", setting)  # only the name: the rest may be a secret
             raise UsageError(f"--set {shown[0] if shown else ''}: write it as section.key=value")
         try:
             _put(tree, name.strip(), yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {name.strip()}: the value is not YAML") from error
+        except yaml.YAMLError:  # whose text quotes the value
+            raise UsageError(f"--set {name.strip()}: the value is not YAML") from None
     for name, value in (overrides or {}).items():
         _put(tree, name, value)
     known = without(tree, retired or ())
@@ -79,7 +245,7 @@ def load_settings(
 
 
 def without(tree: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """A copy of a tree of options that lacks those of these dotted names."""
+    """Copies a tree of options, leaving out these dotted names."""
     left = copy.deepcopy(dict(tree))
     for name in names:
         *sections, key = name.split(".")
@@ -92,7 +258,7 @@ def without(tree: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two trees as one: what ``above`` says, and what only ``below`` does."""
+    """Merges two trees; values of ``above`` win."""
     both = {**below, **above}
     for name in below.keys() & above.keys():
         if isinstance(below[name], Mapping) and isinstance(above[name], Mapping):
@@ -108,14 +274,14 @@ def _read(model: type[BaseModel], path: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text") from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not YAML ({_where(error)})") from error
+        raise UsageError(f"{path}: not YAML ({_where(error)})") from None  # its text quotes the lines around it
     if not isinstance(tree, dict):
         raise UsageError(f"{path}: a job file is a mapping of sections such as {', '.join(list(model.model_fields)[:3])}")
     return tree
 
 
 def _where(error: yaml.YAMLError) -> str:
-    """What is wrong and where, without the lines around it: they may hold a secret."""
+    """Describes a YAML error and its place, without the surrounding lines: they may contain a secret."""
     mark = getattr(error, "problem_mark", None)
     at = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     return f"{getattr(error, 'problem', None) or type(error).__name__}{at}"
@@ -131,7 +297,7 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
-    """Pydantic's first complaint as one line with the option's dotted name."""
+    """Turns pydantic's first error into one line with the option's dotted name."""
     problem = error.errors()[0]
     path = [str(part) for part in problem["loc"] if not str(part).startswith(("int", "tuple", "constrained"))]
     name = ".".join(path) or "job"
@@ -142,22 +308,28 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
         hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else f"known are {', '.join(known)}"
         return f"unknown option {name}; {hint}{more}"
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":  # our own words; those on a whole section begin with the option's name
+    if problem["type"] == "value_error":  # raised by a section; for a whole section it starts with the option's name
         section = isinstance(problem["input"], dict)
         return f"{message if not path else f'{name}.{message}' if section else f'{name}: {message}'}{more}"
-    shown = "what is there" if path and path[-1] in HIDDEN else shown_value(problem["input"])
+    shown = HIDDEN if _may_contain_secret(model, name) else shown_value(problem["input"])
     return f"{name}: {message[0].lower() + message[1:]}, not {shown}{more}"
 
 
+def _may_contain_secret(model: type[BaseModel], name: str) -> bool:
+    """True for hidden options, for values inside one, and for sections that have one."""
+    hidden = [option.name for option in describe(model) if option.hidden]
+    return any(f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.") for other in hidden)
+
+
 def shown_value(value: Any) -> str:
-    """A wrong value as an error line shows it: short, or not at all."""
+    """Formats an invalid value for an error message, unless it is long or a mapping."""
     text = repr(value)
-    return text if len(text) < 60 and not isinstance(value, dict | BaseModel) else "what is there"
+    return text if len(text) < 60 and not isinstance(value, dict | BaseModel) else HIDDEN
 
 
 def _names_of(model: type[BaseModel], path: list[str]) -> list[str]:
     fields: dict[str, FieldInfo] = model.model_fields
-    for section in path:
-        annotation = fields[section].annotation if section in fields else None
-        fields = annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else {}
+    for name in path:
+        section = section_of(fields[name]) if name in fields else None
+        fields = section.model_fields if section else {}
     return list(fields)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from kosbert_ray.config import JobConfig
 from kosbert_ray.errors import InputError, UsageError
-from kosbert_ray.settings import merged
+from kosbert_ray.settings import merged, section_of
 from kosbert_ray.shards.shard import read_schema
 from kosbert_ray.storage import Storage
 
@@ -77,8 +77,7 @@ def _known(model: type[BaseModel], tree: Mapping[str, Any]) -> Tree:
         field = model.model_fields.get(key)
         if field is None:
             continue
-        section = field.annotation
-        if isinstance(value, dict) and isinstance(section, type) and issubclass(section, BaseModel):
+        if isinstance(value, dict) and (section := section_of(field)):
             value = _known(section, value)
         found[key] = value
     return found

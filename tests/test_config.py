@@ -81,6 +81,6 @@ def test_secrets_stay_out_of_what_is_published() -> None:
     config = load_config(
         None, ["storage.access_key_id=hush", "storage.secret_access_key=hush", "storage.session_token=hush"]
     )
-    assert config.storage.options().secret_access_key == "hush"
+    assert config.storage.s3fs_kwargs()["secret"] == "hush"
     assert "hush" not in str(config.public())
     assert "hush" not in repr(config)

@@ -61,8 +61,8 @@ def measure_stages(texts: list[str], model: Path, dimension: int) -> list[Stage]
     from transformers import AutoTokenizer
 
     from kosbert_ray.corpus.fragments import Limits
-    from kosbert_ray.corpus.lines import LineOptions
     from kosbert_ray.corpus.listing import list_corpus
+    from kosbert_ray.corpus.options import LineOptions
     from kosbert_ray.corpus.plan import plan
     from kosbert_ray.corpus.reader import FragmentReader
     from kosbert_ray.corpus.schema import inspect

@@ -153,7 +153,9 @@ def kosbert_ray(model: str, threads: int, work: Path, options: dict[str, Any]) -
     from kosbert_ray.encoder.options import EncoderOptions
 
     del work
-    encoder = Encoder.load(model, EncoderOptions(options["precision"], "cpu", threads, engine=options["engine"]))
+    encoder = Encoder.load(
+        model, EncoderOptions(precision=options["precision"], device="cpu", threads=threads, engine=options["engine"])
+    )
     return encoder.encode
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
 NOISE_SECONDS = 0.5
+OPTION_MARK = re.compile(r"\{[a-z_.]+\}")  # help text of an argument that sets an option
 NUMBER = re.compile(r"-?[\d,]+(\.\d+)?")
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -64,7 +65,30 @@ def without_core_noise() -> Iterator[None]:
 def add_config(parser: argparse.ArgumentParser, what: str = "a job file in YAML") -> None:
     """Gives a command ``--config`` and ``--set``."""
     parser.add_argument("--config", metavar="FILE", help=what)
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="encoder.precision=bf16, …")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="set an option, such as encoder.precision=bf16; can be repeated",
+    )
+
+
+def describe_options(parser: argparse.ArgumentParser) -> None:
+    """Replaces ``{section.key}`` in help texts by that option's description and name.
+
+    Done only when help is printed, so that a command starts without loading pydantic.
+    """
+    marked = [action for action in parser._actions if OPTION_MARK.fullmatch(action.help or "")]
+    if not marked:
+        return
+    from kosbert_ray.config import JobConfig
+    from kosbert_ray.settings import describe
+
+    descriptions = {option.name: option.description for option in describe(JobConfig)}
+    for action in marked:
+        name = str(action.help).strip("{}")
+        action.help = f"{descriptions[name]} ({name})".replace("%", "%%")
 
 
 def job_config(arguments: argparse.Namespace, names: dict[str, str]) -> JobConfig:

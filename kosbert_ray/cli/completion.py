@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from kosbert_ray.cli.common import Commands
+from kosbert_ray.cli.common import Commands, describe_options
 
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -31,9 +31,10 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _complete_files(parser: argparse.ArgumentParser) -> None:
-    """Whatever may be a file or a folder is completed as one."""
+    """Completes arguments that may be a file or a folder as one."""
     import shtab
 
+    describe_options(parser)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():

@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
         description="Correlation (x100) of the model's likeness of two sentences with people's: Pearson and Spearman of "
         "cosine, Euclidean, Manhattan and dot.",
     )
-    parser.add_argument("model", metavar="MODEL", help="hub name, folder, s3:// URL or bundled:NAME")
+    parser.add_argument("model", metavar="MODEL", help="{model.name}")
     parser.add_argument(
         "data", nargs="+", metavar="DATA", help="file or s3:// URL: TSV with sentence1, sentence2, score; or KLUE's JSON"
     )
@@ -37,11 +37,11 @@ def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"model": "model.name"})
     from kosbert_ray.evaluation.evaluate import evaluate, require_quality, require_small_drop, table, types_of
     from kosbert_ray.evaluation.sts import read_sts
-    from kosbert_ray.job import encoder_options, model_source, spec_options
+    from kosbert_ray.job import model_source
 
-    data = [read_sts(path, config.storage.options()) for path in arguments.data]
+    data = [read_sts(path, config.storage.fail_fast()) for path in arguments.data]
     types = types_of(arguments.types)
-    rows = evaluate(model_source(config), data, types, arguments.dimensions, encoder_options(config), spec_options(config))
+    rows = evaluate(model_source(config), data, types, arguments.dimensions, config.encoder, config.model)
     if arguments.json:
         for row in rows:
             print(json.dumps(dataclasses.asdict(row), ensure_ascii=False))

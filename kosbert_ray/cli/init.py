@@ -10,13 +10,15 @@ from typing import Any
 from kosbert_ray.cli.common import Commands
 from kosbert_ray.errors import UsageError
 
-QUESTIONS = {
-    "input.path": ("What is to be embedded (file, folder, glob, s3:// URL, hub://OWNER/NAME)?", "bundled:everyday"),
-    "output.path": ("Where do the vectors go?", "vectors"),
-    "model.name": ("With which model?", "jhgan/ko-sbert-sts"),
-    "input.text": ('Which column is the text (or several: "{title}\\n{body}")?', "text"),
-    "input.keep": ("Which columns are carried through, with commas?", ""),
+# The options that it asks for, and the answer that Return gives.
+ASKED = {
+    "input.path": "bundled:everyday",
+    "output.path": "vectors",
+    "model.name": "jhgan/ko-sbert-sts",
+    "input.text": "text",
+    "input.keep": "",
 }
+FLAGS = {"input.path": "input", "output.path": "output", "model.name": "model", "input.text": "text", "input.keep": "keep"}
 
 
 def add(commands: Commands) -> None:
@@ -24,44 +26,41 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "init",
         help="write a commented job file to start from",
-        description="Writes FILE with all options there are, those you give or answer set, the others commented out. Asks "
-        "on a terminal for what is not given.",
+        description="Writes FILE with every option: those that you set, and the others commented out. On a terminal, asks "
+        "for the most important ones.",
     )
     parser.add_argument("file", nargs="?", default="job.yaml", metavar="FILE", help="default: job.yaml")
-    for dotted, (question, default) in QUESTIONS.items():
-        option = {"input.path": "input", "output.path": "output", "model.name": "model"}.get(
-            dotted, dotted.partition(".")[2]
-        )
-        parser.add_argument(
-            f"--{option}", dest=dotted, metavar=option.upper(), help=f"{question} (default: {default or 'none'})"
-        )
-    parser.add_argument("--force", action="store_true", help="replace FILE")
+    for name, flag in FLAGS.items():
+        parser.add_argument(f"--{flag}", dest=name, metavar=flag.upper(), help=f"{{{name}}}")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     path = Path(arguments.file)
     if path.exists() and not arguments.force:
-        raise UsageError(f"{path}: is there already; choose another name or --force")
-    values = {dotted: value for dotted in QUESTIONS if (value := getattr(arguments, dotted)) is not None}
-    if sys.stdin.isatty():
-        for dotted, (question, default) in QUESTIONS.items():
-            if dotted not in values:
-                answer = input(f"{question} [{default}] ").strip()
-                values[dotted] = answer or default
-    from kosbert_ray.config import load_config
-    from kosbert_ray.job_file import job_file
+        raise UsageError(f"{path}: already exists; choose another name or use --force")
+    from kosbert_ray.cli.job_file import job_file
+    from kosbert_ray.config import JobConfig, load_config
+    from kosbert_ray.settings import describe
 
-    config = load_config(None, (), {dotted: value for dotted, value in values.items() if value})
-    settled: dict[str, Any] = {}
-    for dotted in values:
-        section, _, key = dotted.partition(".")
-        settled[dotted] = getattr(getattr(config, section), key)
-    for dotted in ("input.path", "output.path", "model.name"):
-        settled.setdefault(dotted, QUESTIONS[dotted][1])
+    values = {name: value for name in ASKED if (value := getattr(arguments, name)) is not None}
+    if sys.stdin.isatty():
+        descriptions = {option.name: option.description for option in describe(JobConfig)}
+        for name, default in ASKED.items():
+            if name not in values:
+                answer = input(f"{name}: {descriptions[name]} [{default}] ").strip()
+                values[name] = answer or default
+    config = load_config(None, (), {name: value for name, value in values.items() if value})
+    chosen: dict[str, Any] = {}
+    for name in values:
+        section, _, key = name.partition(".")
+        chosen[name] = getattr(getattr(config, section), key)
+    for name in ("input.path", "output.path", "model.name"):
+        chosen.setdefault(name, ASKED[name])
     try:
-        path.write_text(job_file(arguments.file, settled), "utf-8")
+        path.write_text(job_file(arguments.file, chosen), "utf-8")
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
-    print(f"written: {path}; now kosbert-ray plan --config {path}, and kosbert-ray embed --config {path}")
+    print(f"wrote {path}; next: kosbert-ray plan --config {path}, then kosbert-ray embed --config {path}")
     return 0

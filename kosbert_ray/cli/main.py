@@ -40,7 +40,7 @@ from kosbert_ray.cli import (
     train,
     verify,
 )
-from kosbert_ray.cli.common import EXIT_INTERRUPTED
+from kosbert_ray.cli.common import EXIT_INTERRUPTED, describe_options
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import KosbertError, described
 from kosbert_ray.logs import shown
@@ -57,7 +57,7 @@ GRACE_SECONDS = 20.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = whole_parser().parse_args(argv)
     with shown():
         return _run(arguments)
 
@@ -157,7 +157,12 @@ def _open_closed_streams() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what may be behind arguments that are too many."""
+    """Explains surplus arguments, and prints the job file's descriptions of options."""
+
+    def format_help(self) -> str:
+        """Formats the help text."""
+        describe_options(self)
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Ends the command with a message about its arguments."""
@@ -167,7 +172,8 @@ class _Parser(argparse.ArgumentParser):
         super().error(message)
 
 
-def _parser() -> argparse.ArgumentParser:
+def whole_parser() -> argparse.ArgumentParser:
+    """Builds the parser of all commands."""
     parser: argparse.ArgumentParser = _Parser(
         prog="kosbert-ray", description="Sentence embeddings of a large text corpus, on Ray."
     )
@@ -175,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
-    completion.add(commands, _parser)
+    completion.add(commands, whole_parser)
     add_examples(parser, "")
     for name, command_parser in commands.choices.items():
         add_examples(command_parser, name)

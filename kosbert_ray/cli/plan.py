@@ -13,8 +13,9 @@ from kosbert_ray.cli.common import Commands
 from kosbert_ray.errors import UsageError
 
 if TYPE_CHECKING:
-    from kosbert_ray.config import JobConfig, ProfileConfig
+    from kosbert_ray.config import JobConfig
     from kosbert_ray.planning.estimate import Estimate
+    from kosbert_ray.planning.options import ProfileOptions
     from kosbert_ray.run.dry_run import Preview
 
 log = logging.getLogger(__name__)
@@ -57,9 +58,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     config = embed.config_of(arguments)
     if not config.input.path:
         raise UsageError("input.path: say where (kosbert-ray plan INPUT [OUTPUT], or input.path in the job file)")
-    from kosbert_ray.config import ProfileConfig
     from kosbert_ray.job import model_ref
     from kosbert_ray.planning.estimate import estimate
+    from kosbert_ray.planning.options import ProfileOptions
     from kosbert_ray.planning.speed import remembered
     from kosbert_ray.run.lifecycle import preview, settings_of
 
@@ -70,7 +71,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     speed = remembered(model_ref(config).spec(), config)
     profiles = dict(config.plan.profiles)
     if speed:
-        profiles = {THIS_MACHINE: ProfileConfig(tokens_per_second=speed.tokens_per_second), **profiles}
+        profiles = {THIS_MACHINE: ProfileOptions(tokens_per_second=speed.tokens_per_second), **profiles}
     if arguments.json:
         seconds = {name: seconds_on(profile, found) for name, profile in profiles.items()}
         committed = done.committed if done else 0
@@ -85,7 +86,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: dict[str, ProfileConfig]) -> list[str]:
+def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: dict[str, ProfileOptions]) -> list[str]:
     """The estimate for a person."""
     from kosbert_ray.units import duration
 
@@ -137,7 +138,7 @@ def _long_texts(found: Estimate, rows: float) -> str:
     )
 
 
-def seconds_on(profile: ProfileConfig, found: Estimate) -> float:
+def seconds_on(profile: ProfileOptions, found: Estimate) -> float:
     """Wall time of encoding on such hardware."""
     return found.encoded_tokens / profile.tokens_per_second / profile.devices
 

@@ -15,21 +15,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kosbert_ray.corpus.files import InputFile
+from kosbert_ray.corpus.options import MAX_BYTES, MAX_ROWS, SliceOptions
 
 READER_VERSION = 2  # changes when the rows of a file or the ends of slices do; version 1 is 0.1.0's, which had no number
-MAX_ROWS = 16_384
-MAX_BYTES = 32 * 2**20
 STEM_BYTES = 100  # a file name has 255, or 143 on some encrypting file systems
 MAX_CARRIED_BYTES = 128 * 2**20  # bounds the memory of the stages, which carry these columns
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Maximum rows, bytes of UTF-8 text and bytes of carried columns of a slice; a larger row is a slice of its own."""
+    """Maximum rows, bytes of UTF-8 text and bytes of carried columns of a slice; a larger row is a slice of its own.
+
+    Separate from SliceOptions: limits are also read back from the names of older cuts, and ``max_carried`` is no option.
+    """
 
     max_rows: int = MAX_ROWS
     max_bytes: int = MAX_BYTES
     max_carried: int = MAX_CARRIED_BYTES
+
+    @staticmethod
+    def of(options: SliceOptions) -> Limits:
+        """The limits of a job."""
+        return Limits(options.max_rows, options.max_bytes)
 
     @property
     def cut(self) -> str:

@@ -6,75 +6,17 @@ Lines are yielded in blocks with their positions; a file is never held whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass
 from typing import IO, Literal
 
 from kosbert_ray.corpus.decompress import decompressed
 from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.sniff import HEAD_BYTES, check_line_ends
-from kosbert_ray.errors import InputBroken, InputError, UsageError
+from kosbert_ray.errors import InputBroken, InputError
 from kosbert_ray.storage import Storage, storage_errors
 
 BLOCK_BYTES = 2**20
 MAX_LINE_BYTES = 64 * 2**20  # a longer line means that the file is not text
-
-
-@dataclass(frozen=True, repr=False)
-class LineOptions:
-    """Options of line formats; None means the format's default.
-
-    Attributes:
-        delimiter: character between values; default: comma for CSV, tab for TSV.
-        quoting: "minimal" or "none"; default: "minimal" for CSV (RFC 4180), "none" for TSV.
-        newlines_in_values: whether a quoted CSV value may span lines; if so, a file is read in one pass.
-        columns: column names of CSV and TSV files without a header line.
-        encoding: any Python codec in which a newline is one byte, such as cp949.
-        escape: character that escapes a quote (or itself) in a CSV or TSV value, such as Spark's backslash.
-        null_values: values that mean null in CSV and TSV files, such as ``\\N``.
-    """
-
-    delimiter: str | None = None
-    quoting: Literal["minimal", "none"] | None = None
-    newlines_in_values: bool = False
-    columns: tuple[str, ...] = ()
-    encoding: str = "utf-8"
-    escape: str | None = None
-    null_values: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        try:
-            splits = _splits_at_newlines(self.codec)
-        except LookupError:
-            raise UsageError(f"input.encoding: no such encoding {self.encoding!r}") from None
-        if not splits:
-            raise UsageError(f"input.encoding: {self.encoding} cannot be split at line ends; convert the files to utf-8")
-
-    def __repr__(self) -> str:
-        """Part of an output's fingerprint: options added after 0.1.0 are shown only if they differ from their default."""
-        shown = [field for field in fields(self) if field.name not in LATER or getattr(self, field.name) != field.default]
-        return f"LineOptions({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in shown)})"
-
-    @cached_property
-    def codec(self) -> str:
-        """The codec of a line. A byte order mark is always removed from the first line, so utf-8-sig is utf-8."""
-        return "utf-8" if self.encoding.lower().replace("_", "-") in ("utf-8-sig", "utf8-sig") else self.encoding
-
-
-LATER = ("escape", "null_values")  # options added after 0.1.0
-
-
-def _splits_at_newlines(codec: str) -> bool:
-    """True if a line can be decoded without the lines before it, as in all codecs except wide and stateful ones."""
-    if '\n",'.encode(codec) != b'\n",':
-        return False
-    try:
-        text = '한글"\n,하나\n한글'
-        return [line.decode(codec) for line in text.encode(codec).split(b"\n")] == text.split("\n")
-    except UnicodeEncodeError:  # it has no Hangul
-        return True
-    except UnicodeDecodeError:
-        return False
 
 
 @dataclass(frozen=True)

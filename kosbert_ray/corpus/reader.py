@@ -13,8 +13,8 @@ from kosbert_ray.corpus.cut import cut
 from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.formats.table import format_of
 from kosbert_ray.corpus.fragments import Fragment, Limits, Slice
-from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.names import composed
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT, rows_from_values
 from kosbert_ray.errors import InputChanged, InputError, StorageError
 from kosbert_ray.storage import Storage

@@ -18,9 +18,9 @@ from kosbert_ray.corpus.columns import Columns, path_keys
 from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.formats.base import Look, Wanted
 from kosbert_ray.corpus.formats.table import format_of, info_of
-from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import Corpus, FailedFile, forced_format
 from kosbert_ray.corpus.names import composed, require
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.text import RowText
 from kosbert_ray.corpus.types import Seen, as_parquet, may_cast
 from kosbert_ray.errors import InputError, KosbertError, StorageError, UsageError, shown_names

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from string import Formatter
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kosbert_ray.corpus.options import InputOptions, Normalization
 from kosbert_ray.corpus.types import is_binary, is_string, plain
 from kosbert_ray.errors import UsageError
 
-Normalization = Literal["html", "nfc", "whitespace"]
 CONJOINING = "[\u1100-\u1112][\u1161-\u1175]"  # a leading consonant and a vowel: the start of a syllable
 MANY_DECOMPOSED = 0.01  # of the texts
 DECOMPOSED_NOTICE = "texts contain decomposed Hangul (NFD), which few models know: set input.normalize=nfc"
@@ -43,6 +43,11 @@ class RowText:
 
     template: str
     normalize: tuple[Normalization, ...] = ()
+
+    @staticmethod
+    def of(options: InputOptions) -> RowText:
+        """The texts of a job."""
+        return RowText(options.text, tuple(sorted(set(options.normalize))))
 
     @cached_property
     def _parts(self) -> tuple[tuple[str, str | None], ...]:

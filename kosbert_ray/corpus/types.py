@@ -6,6 +6,7 @@ A common type holds every value of both types without loss. If that depends on t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -231,6 +232,11 @@ def parse_type(name: str) -> pa.DataType:
         raise UsageError(
             f"{name!r} is not a column type; write it like int64, string, timestamp[us] or list<string>"
         ) from error
+
+
+def column_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
+    """Parses the types that a job sets for kept columns."""
+    return {column: parse_type(name) for column, name in names.items()}
 
 
 def _parse(name: str) -> pa.DataType:

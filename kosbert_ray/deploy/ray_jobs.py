@@ -25,9 +25,10 @@ import yaml
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import kosbert_ray
-from kosbert_ray.config import SECRETS, JobConfig
+from kosbert_ray.config import JobConfig
 from kosbert_ray.encoder.source import BUNDLED_PREFIX
 from kosbert_ray.errors import JobFailed, UsageError, first_line
+from kosbert_ray.settings import secrets_in
 from kosbert_ray.storage import is_url
 
 log = logging.getLogger(__name__)
@@ -61,11 +62,8 @@ class ClusterJob:
         Raises:
             UsageError: ``embed`` has no input or output, or the config holds a secret: the cluster stores jobs unencrypted.
         """
-        for name in SECRETS:
-            if getattr(config.storage, name):
-                raise UsageError(
-                    f"storage.{name}: secrets are not sent to a cluster; set the AWS variables on its nodes instead"
-                )
+        for name in secrets_in(config):
+            raise UsageError(f"{name}: secrets are not sent to a cluster; set the AWS variables on its nodes instead")
         if "working_dir" in config.ray.runtime_env:
             raise UsageError("ray.runtime_env: working_dir is reserved for the job file; remove it")
         for section, value in (("input", config.input.path), ("output", config.output.path)):
@@ -98,7 +96,7 @@ class ClusterJob:
 
         The cluster would treat a written default as set, and it could then conflict with an output made by another version.
         """
-        job = self.config.model_dump(mode="json", exclude={"storage": set(SECRETS), "ray": True}, exclude_unset=True)
+        job = self.config.model_dump(mode="json", exclude={"ray"}, exclude_unset=True)
         (folder / JOB_FILE).write_text(yaml.safe_dump(job, allow_unicode=True), "utf-8")
 
 

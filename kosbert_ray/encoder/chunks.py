@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kosbert_ray.encoder.options import Splitter
 from kosbert_ray.errors import UsageError
 
-Splitter = Literal["words", "kiwi"]
 Places = npt.NDArray[np.int64]
 Span = tuple[int, int]
 

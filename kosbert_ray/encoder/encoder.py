@@ -20,11 +20,11 @@ from kosbert_ray.encoder.engines.base import EngineSettings, PrecisionUnfit
 from kosbert_ray.encoder.engines.choice import pick_engine
 from kosbert_ray.encoder.head import Head
 from kosbert_ray.encoder.long_text import join_parts
-from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
+from kosbert_ray.encoder.options import EncoderOptions, SpecOptions, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
 from kosbert_ray.encoder.prepare import as_safetensors
 from kosbert_ray.encoder.source import ModelSource, fetch_model
-from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
+from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import ModelError
 
@@ -71,7 +71,7 @@ class Encoder:
     def __init__(self, spec: ModelSpec, options: EncoderOptions) -> None:
         self.spec = spec = as_safetensors(spec)
         self.device = pick_device(options.device)
-        require_possible(replace(options, device=self.device))
+        require_possible(options.model_copy(update={"device": self.device}))
         self.precision = pick_precision(options.precision, self.device)
         self._tokenizer: Tokenizer | None = None
         self._head = Head(spec.head).to(self.device).eval()

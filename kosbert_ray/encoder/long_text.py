@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kosbert_ray.encoder.chunks import Span, Splitter, cut, levels_of
+from kosbert_ray.encoder.chunks import Span, cut, levels_of
+from kosbert_ray.encoder.options import LongTextPolicy, Splitter
 from kosbert_ray.encoder.packing import Int32, Int64, Tokens
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import UsageError
 
-Policy = Literal["truncate", "mean", "chunk"]
 Find = Callable[[pa.Array], Int64]
 
 
@@ -75,7 +75,7 @@ class LongText:
         normalized: whether the model's vectors have length 1, so that means are normalized, too.
     """
 
-    policy: Policy
+    policy: LongTextPolicy
     size: int
     overlap: int
     splitter: Splitter

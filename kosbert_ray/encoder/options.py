@@ -1,15 +1,17 @@
-"""How to compute: apart from ``model``, so that a driver can say it without importing torch."""
+"""Options of the model and of the encoders. Needs no torch, so that a driver can check them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import Field, model_validator
 
 from kosbert_ray.encoder.engines.table import ENGINES, require_supported
+from kosbert_ray.settings import Address, InWords, Section
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -17,22 +19,73 @@ if TYPE_CHECKING:
     Engine: TypeAlias = str
 else:  # what the option accepts: the names in the table
     Engine = Literal[(*ENGINES, "auto")]
+LongTextPolicy = Literal["truncate", "mean", "chunk"]
+Splitter = Literal["words", "kiwi"]
+Positive = Annotated[int, Field(gt=0)]
 
 
-@dataclass(frozen=True)
-class EncoderOptions:
-    """How to compute, which never changes what is computed beyond rounding.
+class _ModelName(Section):
+    name: Address = Field(
+        default="jhgan/ko-sbert-sts", description="Hugging Face name, folder, s3:// URL or bundled:kosbert-mini"
+    )
+    revision: str | None = Field(default=None, description="branch, tag or commit of a Hugging Face model")
 
-    ``threads`` (CPU) and ``token_budget`` (tokens in a batch): None for the machine's own. ``engine`` "auto" is the faster
-    one on this machine, at the precision asked for. ``compile`` compiles the model with torch.compile, on a GPU.
-    """
 
-    precision: Precision = "auto"
-    device: Device = "auto"
-    threads: int | None = None
-    token_budget: int | None = None
-    engine: Engine = "torch"
-    compile: bool = False
+class SpecOptions(Section):
+    """Options that override what a model folder says."""
+
+    prompt: str | None = Field(default=None, description="text put before every text; by default the model's own prompt")
+    prompt_name: str | None = Field(default=None, description="name of one of the model's own prompts")
+    max_seq_length: Positive | None = Field(
+        default=None, description="maximum tokens per text, with the special ones; by default the model's own limit"
+    )
+    truncate_dim: Positive | None = Field(
+        default=None, description="keep only the first dimensions of each vector (for Matryoshka models)"
+    )
+    allow_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
+
+
+class ModelOptions(SpecOptions, _ModelName):
+    """The model and how it reads its texts."""
+
+
+class EncoderOptions(Section):
+    """The encoders. These options change vectors by rounding only."""
+
+    precision: Precision = Field(
+        default="auto", description="number format of the computation; int8 is for CPUs with OpenVINO"
+    )
+    device: Device = Field(default="auto", description="device of the encoders; by default a GPU where there is one")
+    actors: Annotated[Positive | tuple[Positive, Positive] | None, InWords("integer or [min, max]")] = Field(
+        default=None, description="number of encoders; by default as many as fit on the cluster"
+    )
+    threads: Positive | None = Field(
+        default=None, description="CPU threads per encoder; by default all cores are shared out"
+    )
+    token_budget: Positive | None = Field(default=None, description="tokens per batch; by default it depends on the device")
+    engine: Engine = Field(default="torch", description="inference engine on CPUs; auto takes the faster one")
+    compile: bool = Field(default=False, description="compile the model with torch.compile, on GPUs")
+
+    @model_validator(mode="after")
+    def _check(self) -> EncoderOptions:
+        if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
+            raise ValueError("actors: the minimum is above the maximum")
+        return self
+
+
+class ChunkOptions(Section):
+    """Chunks of long texts, where long_text is mean or chunk."""
+
+    size: Positive | None = Field(
+        default=None, description="maximum tokens per chunk, with the special ones; by default the model's limit"
+    )
+    overlap: int | None = Field(
+        default=None, ge=0, description="tokens that a chunk shares with the previous one; by default an eighth of size"
+    )
+    splitter: Splitter = Field(
+        default="words", description="split between words, or with kiwi between sentences (pip install 'kosbert-ray[kiwi]')"
+    )
+    text: bool = Field(default=False, description="also write the text of each chunk")
 
 
 def require_possible(options: EncoderOptions) -> None:

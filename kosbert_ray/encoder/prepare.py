@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from kosbert_ray.encoder.files import files_in, sha256
+from kosbert_ray.encoder.options import SpecOptions
 from kosbert_ray.encoder.pickled import copy_model
 from kosbert_ray.encoder.source import ModelSource, cache_folder, copy_from_store, fetch, fetch_other_weights, filled_once
-from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
+from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.storage import Storage
 

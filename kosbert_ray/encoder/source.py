@@ -10,12 +10,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from kosbert_ray.encoder.files import MODULES, files_in, model_files, module_folders
 from kosbert_ray.errors import ModelError, StorageError, first_line
-from kosbert_ray.storage import Storage, StorageOptions, is_url
+from kosbert_ray.storage import FAIL_FAST, Storage, StorageOptions, is_url
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 BUNDLED_PREFIX = "bundled:"
@@ -36,7 +36,7 @@ class ModelSource:
     name: str
     revision: str | None = None
     allow_remote_code: bool = False
-    storage: StorageOptions = field(default_factory=StorageOptions)
+    storage: StorageOptions = FAIL_FAST
 
 
 @dataclass(frozen=True)

@@ -9,28 +9,10 @@ from typing import Any
 from kosbert_ray.encoder import files, support
 from kosbert_ray.encoder.lengths import read_length
 from kosbert_ray.encoder.modules import Dense, HeadPart, Normalize, Truncate, read_head, read_modules, read_pooling
+from kosbert_ray.encoder.options import SpecOptions
 from kosbert_ray.errors import ModelError
 
-__all__ = ["Dense", "HeadPart", "ModelSpec", "Normalize", "SpecOptions", "Truncate", "read_spec"]
-
-
-@dataclass(frozen=True)
-class SpecOptions:
-    """The user's settings for a model folder.
-
-    Attributes:
-        max_seq_length: overrides the model's maximum length, in tokens with the special ones.
-        prompt: text to put before every text; overrides ``prompt_name``.
-        prompt_name: one of the model's own prompts. With neither, the model's default prompt is used.
-        allow_remote_code: whether to run the model's own Python code.
-        truncate_dim: number of leading dimensions to keep; vectors are renormalized if the model normalizes them.
-    """
-
-    max_seq_length: int | None = None
-    prompt: str | None = None
-    prompt_name: str | None = None
-    allow_remote_code: bool = False
-    truncate_dim: int | None = None
+__all__ = ["Dense", "HeadPart", "ModelSpec", "Normalize", "Truncate", "read_spec"]
 
 
 @dataclass(frozen=True)

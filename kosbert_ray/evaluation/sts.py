@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kosbert_ray.errors import InputError, first_line
-from kosbert_ray.storage import Storage, StorageOptions, is_url
+from kosbert_ray.storage import FAIL_FAST, Storage, StorageOptions, is_url
 
 MAX_SCORE = 5.0
 MEASURES = ("cosine", "euclidean", "manhattan", "dot")
@@ -33,7 +33,7 @@ class SentencePairs:
         return {*self.first, *self.second}
 
 
-def read_table(path: str | Path, options: StorageOptions = StorageOptions()) -> list[dict[str, Any]]:
+def read_table(path: str | Path, options: StorageOptions = FAIL_FAST) -> list[dict[str, Any]]:
     """Reads a TSV with a header and without quoting, or a JSON list. KLUE's nested labels are flattened.
 
     Args:
@@ -67,7 +67,7 @@ def read_table(path: str | Path, options: StorageOptions = StorageOptions()) -> 
     return rows
 
 
-def read_sts(path: str | Path, options: StorageOptions = StorageOptions()) -> SentencePairs:
+def read_sts(path: str | Path, options: StorageOptions = FAIL_FAST) -> SentencePairs:
     """Reads an STS data set with the columns ``sentence1``, ``sentence2`` and ``score`` (``real-label`` in KLUE).
 
     Args:

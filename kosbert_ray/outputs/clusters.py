@@ -14,6 +14,7 @@ import numpy.typing as npt
 from kosbert_ray.analysis.duplicates import communities
 from kosbert_ray.analysis.kmeans import assign, fit
 from kosbert_ray.analysis.terms import top_terms
+from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.outputs.cluster_files import (
     Cluster,
@@ -76,7 +77,7 @@ def cluster(output: Output, clusters: int | None, threshold: float | None, text:
         raise InputError(f"{output.storage.url()}: no vectors in it yet")
     output.warn_if_partial("clustered")
     if column is None:
-        log.info(f"the output has no texts; keep {output.job.input.row_text().columns[0]} to get words and examples")
+        log.info(f"the output has no texts; keep {RowText.of(output.job.input).columns[0]} to get words and examples")
     label = _by_threshold(output, threshold) if threshold is not None else _by_kmeans(output, clusters, seed)
     central = _CentralRows()
     delete_clustering(output.storage)

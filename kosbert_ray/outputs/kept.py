@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kosbert_ray.config import CHUNK_TEXT
+from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputError
 from kosbert_ray.outputs.output import Output
 
@@ -21,5 +22,5 @@ def text_column(output: Output, given: str | None) -> str | None:
         InputError: the column that ``--text`` names is not kept.
     """
     require_kept(output, "--text", given)
-    usual = (CHUNK_TEXT, *output.job.input.row_text().columns)
+    usual = (CHUNK_TEXT, *RowText.of(output.job.input).columns)
     return given or next((name for name in usual if name in output.columns), None)

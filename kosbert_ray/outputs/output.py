@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from kosbert_ray.config import JobConfig, load_config
 from kosbert_ray.errors import InputError, StorageError
-from kosbert_ray.job import encoder_options, model_ref, open_output
+from kosbert_ray.job import model_ref, open_output
 from kosbert_ray.outputs.record import JobRecord
 from kosbert_ray.outputs.sample import Sample, sample
 from kosbert_ray.shards.format import EmbeddingFormat
@@ -212,7 +212,7 @@ class Output:
         """Loads the model that made the output; takes and raises what :meth:`model` does."""
         from kosbert_ray.encoder.encoder import Encoder
 
-        return Encoder(self.model(prompt, prompt_name), encoder_options(self.job))
+        return Encoder(self.model(prompt, prompt_name), self.job.encoder)
 
     # -- rows --------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from kosbert_ray.config import CHUNK_TEXT, JobConfig
 from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
+from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import long_text
 from kosbert_ray.outputs.input_check import InputPlan
@@ -48,7 +49,7 @@ def reembed(
         ModelError: the model cannot be loaded, or has changed since.
     """
     job = output.job
-    kept = CHUNK_TEXT in output.columns or {*job.input.row_text().columns} <= {*job.input.keep}
+    kept = CHUNK_TEXT in output.columns or {*RowText.of(job.input).columns} <= {*job.input.keep}
     if not kept:
         receipts = _with_input(output, receipts, plan)
     drawn = draw([receipt.rows for receipt in receipts], sample, seed)
@@ -116,7 +117,7 @@ def _texts_and_vectors(
 def _kept_texts(table: pa.Table, job: JobConfig) -> pa.Array | pa.ChunkedArray:
     if CHUNK_TEXT in table.column_names:
         return table[CHUNK_TEXT]
-    source = job.input.row_text()
+    source = RowText.of(job.input)
     return source.normalized(source.join({name: table[name].combine_chunks() for name in source.columns}))
 
 

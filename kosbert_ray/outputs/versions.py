@@ -38,7 +38,7 @@ def successor(config: JobConfig, path: str) -> dict[str, Any]:
         UsageError: the folder has no current output, or is an output itself.
     """
     folder, _ = split(path)
-    storage = Storage(folder, config.storage.options())
+    storage = Storage(folder, config.storage.fail_fast())
     if Ledger(storage).job():
         raise UsageError(
             f"--into: {storage.address} is an output itself, and its readers would also read the new one below it; choose "
@@ -70,7 +70,7 @@ def promote(config: JobConfig) -> tuple[str, str | None]:
     success = Output(config).success
     if success is None:
         raise InputError(f"{config.output.path}: not complete (no _SUCCESS); run kosbert-ray embed to its end first")
-    storage = Storage(folder, config.storage.options())
+    storage = Storage(folder, config.storage.fail_fast())
     before = None
     with contextlib.suppress(StorageError):  # a damaged pointer is replaced
         before = current(storage)

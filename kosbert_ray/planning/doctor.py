@@ -18,7 +18,7 @@ from kosbert_ray.encoder.options import Device, usable_cores
 from kosbert_ray.encoder.source import cache_folder
 from kosbert_ray.encoder.tokenizer import unknown_notice
 from kosbert_ray.errors import InputError, KosbertError, described
-from kosbert_ray.job import encoder_options, model_ref, open_corpus, open_output
+from kosbert_ray.job import model_ref, open_corpus, open_output
 from kosbert_ray.run.lifecycle import preview
 from kosbert_ray.storage import TMP_FOLDER, is_url
 
@@ -97,7 +97,7 @@ def _model(config: JobConfig) -> str:
     from kosbert_ray.encoder.encoder import Encoder
 
     started = time.perf_counter()
-    encoder = Encoder(model_ref(config).spec(), encoder_options(config))
+    encoder = Encoder(model_ref(config).spec(), config.encoder)
     encoder.encode([TEXT])
     tokens = encoder.tokenizer([TEXT])
     unknown = unknown_notice(encoder.tokenizer.unknown(tokens), len(tokens.ids))

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kosbert_ray.config import JobConfig
-from kosbert_ray.corpus.fragments import Fragment, Slice
+from kosbert_ray.corpus.fragments import Fragment, Limits, Slice
 from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.corpus.sample import Stratum, sampled_slices, strata
 from kosbert_ray.corpus.text import DECOMPOSED_NOTICE, MANY_DECOMPOSED, decomposed
@@ -235,7 +235,7 @@ def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequ
 
 def _slices_of(part: Stratum, looked_at: list[tuple[Slice, int, int]], config: JobConfig) -> float:
     """Estimates the slices of a stratum from the rows and bytes of text in its sampled part."""
-    limits = config.slice.limits()
+    limits = Limits.of(config.slice)
     sizes = sum(part.size_of(piece) for piece, _, _ in looked_at)
     rows = sum(count for _, count, _ in looked_at) / sizes
     size = sum(text for _, _, text in looked_at) / sizes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ import pyarrow.parquet as pq
 from kosbert_ray.config import JobConfig
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.job import encoder_options
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import parquet_bytes, shard_bytes
@@ -57,7 +55,7 @@ def some_vectors(spec: ModelSpec, tokenizer: Tokenizer, config: JobConfig, texts
         wanted = max(1, EMBEDDED_TEXTS // len(texts))
         step = max(1, len(column) // wanted)
         chosen += [text[:EMBEDDED_CHARS] for text in column.take(np.arange(0, len(column), step)[:wanted]).to_pylist()]
-    encoder = Encoder(spec, replace(encoder_options(config), device="cpu"))
+    encoder = Encoder(spec, config.encoder.model_copy(update={"device": "cpu"}))
     encoded = encoder.encode_tokens(tokenizer(list(dict.fromkeys(chosen))))
     return encoded.vectors[[row for row in range(len(encoded.rows)) if row not in encoded.failed]]
 

@@ -19,7 +19,7 @@ from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.source import cache_folder
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import InputError, StorageError
-from kosbert_ray.job import Job, encoder_options
+from kosbert_ray.job import Job
 
 SECONDS = 10.0
 TEXTS = 512  # per slice, so that several slices are measured
@@ -45,7 +45,7 @@ def measure(config: JobConfig) -> Speed:
     from kosbert_ray.encoder.encoder import Encoder
 
     job = Job.resolve(config)
-    encoder = Encoder(job.spec, encoder_options(config))
+    encoder = Encoder(job.spec, config.encoder)
     reader = job.reader()
     parts = strata(job.fragments())
     found = chain.from_iterable(sampled_slices(reader, part, config.plan.slices) for part in parts)
@@ -80,5 +80,10 @@ def remembered(spec: ModelSpec, config: JobConfig) -> Speed | None:
 
 
 def _memory(spec: ModelSpec, config: JobConfig) -> Path:
-    parts = [sha256(spec.folder, spec.weight_files), str(encoder_options(config)), platform.processor(), platform.node()]
+    parts = [
+        sha256(spec.folder, spec.weight_files),
+        str(config.encoder.model_dump(exclude={"actors"})),
+        platform.processor(),
+        platform.node(),
+    ]
     return cache_folder("speed") / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.json"

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from kosbert_ray._version import __version__
-from kosbert_ray.config import PRIVATE, JobConfig
+from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.encoder.prepare import PreparedModel
 
@@ -40,6 +40,6 @@ def account(run: str, given: JobConfig, corpus: Corpus, model: PreparedModel | N
         "files": len(corpus.files),
         "failed_files": len(corpus.failed),
         "model": model.described() if model else None,
-        "said": given.model_dump(mode="json", exclude_unset=True, exclude=PRIVATE),
+        "said": given.public(only_set=True),
         "versions": versions,
     }

@@ -22,9 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from kosbert_ray.config import ChunkConfig, InputConfig, JobConfig, OutputConfig
+from kosbert_ray.config import JobConfig
+from kosbert_ray.corpus.options import InputOptions
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.row_table import REASON, TEXT
+from kosbert_ray.encoder.options import ChunkOptions
 from kosbert_ray.errors import InputChanged, InputError, JobFailed, StorageError
 from kosbert_ray.run.planned_reads import READ_CPUS, Pending, PlannedReads, shared_read_tasks
 from kosbert_ray.run.ray_errors import error_of
@@ -32,6 +34,7 @@ from kosbert_ray.run.ray_session import row_blocks
 from kosbert_ray.run.shared_vectors import HASH, SharedTexts, SharedVectors, halves, hashes_of
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
+from kosbert_ray.shards.options import OutputOptions
 from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
 
@@ -122,12 +125,12 @@ def prepare(
         return None
     inner = config.model_copy(
         update={
-            "input": InputConfig(path=output.url(TEXTS), text=TEXT, keep=(HASH,)),
-            "output": OutputConfig(path=output.url(VECTORS), removed_inputs="delete"),
+            "input": InputOptions(path=output.url(TEXTS), text=TEXT, keep=(HASH,)),
+            "output": OutputOptions(path=output.url(VECTORS), removed_inputs="delete"),
             "dedup": "slice",
             # Chunks are looked up among texts that are embedded as a whole elsewhere.
             "long_text": "truncate" if config.long_text == "chunk" else config.long_text,
-            "chunk": ChunkConfig() if config.long_text == "chunk" else config.chunk,
+            "chunk": ChunkOptions() if config.long_text == "chunk" else config.chunk,
             "on_finish": "",
             "on_bad_row": "reject",
             "max_rejected": 1.0,  # a bad text is rejected in its own slice, with its address

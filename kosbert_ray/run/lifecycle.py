@@ -24,7 +24,6 @@ from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, JobFailed, KosbertError, StorageError
 from kosbert_ray.job import (
     Job,
-    encoder_options,
     list_input,
     model_ref,
     open_output,
@@ -410,7 +409,7 @@ class _Run:
         pool = self._start_ray()
         model = self._shared_model(pool)
         reader = self.job.reader(patient=True)
-        return calibrate(reader, self.job.fragments(), model, encoder_options(self.config), pool)
+        return calibrate(reader, self.job.fragments(), model, self.config.encoder, pool)
 
     def _pass(self, fragments: list[Fragment]) -> None:
         """Encodes the open slices; a failure also counts the files that planning gave up."""

@@ -6,10 +6,10 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kosbert_ray.corpus.fragments import Fragment
+from kosbert_ray.corpus.fragments import Fragment, Limits
 from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.job import Job, encoder_options
+from kosbert_ray.job import Job
 from kosbert_ray.run.bookkeeping import Books
 from kosbert_ray.run.monitor.progress import Progress
 from kosbert_ray.run.notices import Notices
@@ -78,7 +78,7 @@ class Pass:
             model=self.model,
             long_text=job.long_text,
             chunk_columns=tuple(job.config.chunk_columns()),
-            encoder=pool.encoder_options(encoder_options(job.config)),
+            encoder=pool.encoder_options(job.config.encoder),
             encoders=pool.maximum,
             output=output.ledger.storage,
             formats=job.formats(self.ranges),
@@ -86,7 +86,7 @@ class Pass:
             fingerprint=output.digest,
             board=board,
             shared=shared.vectors if shared else None,
-            bundle=pool.bundle_limits(job.config.slice.limits()),
+            bundle=pool.bundle_limits(Limits.of(job.config.slice)),
             bundle_input_bytes=pool.bundle_input_bytes(sum(item.input_bytes for item, _ in pending)),
         )
         job.long_text.check(self.tokenizer)

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import ray
 
-from kosbert_ray.config import RayConfig
 from kosbert_ray.run import ray_session
+from kosbert_ray.run.options import RayOptions
 
 CHUNK_ITEMS = 16  # items per task
 
@@ -28,7 +28,7 @@ class RayMapper:
 
 
 @contextlib.contextmanager
-def ray_mapper(config: RayConfig) -> Iterator[RayMapper]:
+def ray_mapper(config: RayOptions) -> Iterator[RayMapper]:
     """Joins or starts Ray for the length of the block.
 
     Raises:

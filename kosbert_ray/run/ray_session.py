@@ -11,16 +11,16 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.data import DataContext
 
-from kosbert_ray.config import EncoderConfig, RayConfig
 from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
 from kosbert_ray.errors import JobFailed, UsageError, first_line
+from kosbert_ray.run.options import RayOptions
 
 # Reading, tokenizing and writing take a few percent of the time of encoding on a CPU. A local Ray gets this many cores more
 # than the machine has, so that those tasks run beside the encoders instead of waiting for them.
@@ -67,14 +67,14 @@ class EncoderPool:
 
     def encoder_options(self, options: EncoderOptions) -> EncoderOptions:
         """The options of one actor; raises UsageError if they contradict each other."""
-        chosen = replace(options, device="cuda" if self.gpus else options.device, threads=self.threads)
+        chosen = options.model_copy(update={"device": "cuda" if self.gpus else options.device, "threads": self.threads})
         on_cpu = chosen.device == "auto" and sys.platform != "darwin"
-        require_possible(replace(chosen, device="cpu") if on_cpu else chosen)
+        require_possible(chosen.model_copy(update={"device": "cpu"}) if on_cpu else chosen)
         return chosen
 
 
 @contextlib.contextmanager
-def joined(config: RayConfig) -> Iterator[None]:
+def joined(config: RayOptions) -> Iterator[None]:
     """Connects to the cluster at ``ray.address`` or ``RAY_ADDRESS``, or starts a local Ray, until the block ends.
 
     A Ray that the caller has initialized is used and left running. Signal handlers, log levels and environment are
@@ -102,7 +102,7 @@ def joined(config: RayConfig) -> Iterator[None]:
         yield
 
 
-def _start(address: str, config: RayConfig) -> None:
+def _start(address: str, config: RayOptions) -> None:
     # Hide workers' warnings and Ray's banners; errors arrive as exceptions.
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if config.runtime_env:
@@ -220,7 +220,7 @@ def described() -> str:
     return f"{where}: {nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
 
 
-def encoder_pool(config: EncoderConfig, input_bytes: int) -> EncoderPool:
+def encoder_pool(config: EncoderOptions, input_bytes: int) -> EncoderPool:
     """Sizes the encoder pool for the config and the cluster.
 
     Each GPU gets one encoder. On CPUs there is one per core, because threads of one encoder wait for each other whenever

@@ -1,42 +1,54 @@
-"""How to reach an object store: the options, and what s3fs calls them."""
+"""Options for reaching an object store, and their names in s3fs and in Rust's object_store."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator
+
+from kosbert_ray.settings import Private, Section
 
 
-@dataclass(frozen=True)
-class StorageOptions:
-    """How to reach an object store. Empty fields fall back to the usual AWS variables and files.
+class StorageOptions(Section):
+    """Access to object stores. Anything left out comes from the usual AWS variables and files."""
 
-    Attributes:
-        retries: how often a failed request is sent again, with exponential backoff (botocore's "standard" mode).
-        timeout: seconds to wait for an answer before the request counts as failed.
-        retry_seconds: how long an operation that failed all its ``retries`` is tried anew, from a fresh connection with
-            the credentials of that moment, before it is given up. 0: not at all.
-        requester_pays: pay for requests to a bucket of another account that asks for it.
-        server_side_encryption: "AES256" or "aws:kms", asked for with each write; None: as the bucket says.
-        sse_kms_key_id: the key for "aws:kms"; None: the bucket's.
-    """
+    # In job.json since 0.1.0. Credentials are refused in it, but messages still leave it out.
+    endpoint_url: Annotated[str | None, Private(recorded=True)] = Field(
+        default=None, description="address of an S3-compatible store; by default AWS"
+    )
+    region: str | None = Field(default=None, description="region of the store")
+    profile: str | None = Field(default=None, description="profile in the AWS configuration files")
+    anonymous: bool = Field(default=False, description="read without credentials")
+    access_key_id: SecretStr | None = Field(default=None, description="access key; prefer AWS_ACCESS_KEY_ID")
+    secret_access_key: SecretStr | None = Field(default=None, description="secret key; prefer AWS_SECRET_ACCESS_KEY")
+    session_token: SecretStr | None = Field(default=None, description="session token; prefer AWS_SESSION_TOKEN")
+    retries: int = Field(default=8, ge=0, description="retries of a failed request, with exponential backoff")
+    timeout: float = Field(default=60.0, gt=0, description="seconds to wait for a response")
+    retry_seconds: float = Field(
+        default=600.0,
+        ge=0,
+        description="seconds that a run keeps retrying while the store is down or credentials have expired",
+    )
+    requester_pays: bool = Field(default=False, description="pay for requests to a requester-pays bucket")
+    server_side_encryption: Literal["AES256", "aws:kms"] | None = Field(
+        default=None, description="encryption requested for each write; by default the bucket's"
+    )
+    sse_kms_key_id: str | None = Field(default=None, description="key for aws:kms; by default the bucket's")
 
-    endpoint_url: str | None = None
-    region: str | None = None
-    profile: str | None = None
-    anonymous: bool = False
-    access_key_id: str | None = field(default=None, repr=False)
-    secret_access_key: str | None = field(default=None, repr=False)
-    session_token: str | None = field(default=None, repr=False)
-    retries: int = 8
-    timeout: float = 60.0
-    retry_seconds: float = 0.0
-    requester_pays: bool = False
-    server_side_encryption: str | None = None
-    sse_kms_key_id: str | None = None
+    @field_validator("endpoint_url")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        if value and "@" in value:
+            raise ValueError("credentials do not belong in an address; use the AWS variables or storage.access_key_id")
+        return value
+
+    def fail_fast(self) -> StorageOptions:
+        """The same options without ``retry_seconds``: for a command that reports an outage instead of waiting it out."""
+        return self.model_copy(update={"retry_seconds": 0.0})
 
     def s3fs_kwargs(self) -> dict[str, Any]:
-        """The same options as ``s3fs.S3FileSystem`` names them."""
+        """Arguments for ``s3fs.S3FileSystem``; secrets are revealed."""
         client: dict[str, Any] = {}
         if self.region or os.environ.get("AWS_REGION"):
             client["region_name"] = self.region or os.environ["AWS_REGION"]
@@ -48,7 +60,7 @@ class StorageOptions:
                 "connect_timeout": min(10.0, self.timeout),
                 "read_timeout": self.timeout,
             },
-            # Another run may write beside us: a remembered listing would be a wrong one.
+            # Another run may write to the same folder, so a cached listing would be stale.
             "use_listings_cache": False,
         }
         encryption = {"ServerSideEncryption": self.server_side_encryption, "SSEKMSKeyId": self.sse_kms_key_id}
@@ -57,25 +69,32 @@ class StorageOptions:
             "s3_additional_kwargs": {name: value for name, value in encryption.items() if value},
             "endpoint_url": self.endpoint_url,
             "profile": self.profile,
-            "key": self.access_key_id,
-            "secret": self.secret_access_key,
-            "token": self.session_token,
+            "key": _reveal(self.access_key_id),
+            "secret": _reveal(self.secret_access_key),
+            "token": _reveal(self.session_token),
         }
         return kwargs | {name: value for name, value in named.items() if value}
 
     def object_store_options(self) -> dict[str, str]:
-        """The same options as Rust's object_store crate names them, for libraries that are built on it."""
+        """Options for libraries built on Rust's object_store crate; secrets are revealed."""
         endpoint = self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         named = {
             "aws_endpoint": endpoint,
             "allow_http": "true" if endpoint and endpoint.startswith("http://") else None,
             "aws_region": self.region,
             "aws_skip_signature": "true" if self.anonymous else None,
-            "aws_access_key_id": self.access_key_id,
-            "aws_secret_access_key": self.secret_access_key,
-            "aws_session_token": self.session_token,
+            "aws_access_key_id": _reveal(self.access_key_id),
+            "aws_secret_access_key": _reveal(self.secret_access_key),
+            "aws_session_token": _reveal(self.session_token),
         }
         return {name: value for name, value in named.items() if value}
+
+
+FAIL_FAST = StorageOptions(retry_seconds=0.0)  # for callers without a job
+
+
+def _reveal(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
 
 
 def is_url(path: str) -> bool:

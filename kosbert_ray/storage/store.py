@@ -7,7 +7,6 @@ import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import IO, Any, TypeVar, cast
 
@@ -16,7 +15,7 @@ import fsspec
 from kosbert_ray.errors import StorageError
 from kosbert_ray.storage import disk, remote
 from kosbert_ray.storage.failures import ShortRead, is_bucket_missing, storage_errors
-from kosbert_ray.storage.options import StorageOptions, is_url
+from kosbert_ray.storage.options import FAIL_FAST, StorageOptions, is_url
 from kosbert_ray.storage.retry import retry
 from kosbert_ray.storage.walk import FileEntry, Survey, unescape_name, walk
 
@@ -44,7 +43,7 @@ class Storage:
     """
 
     def __init__(self, address: str, options: StorageOptions | None = None) -> None:
-        self.options = options or StorageOptions()
+        self.options = options or FAIL_FAST
         self.remote = remote_address(address)
         if self.remote:
             scheme = address.partition("://")[0]
@@ -70,7 +69,7 @@ class Storage:
 
     def with_retries(self, seconds: float) -> Storage:
         """Returns the same folder with another ``retry_seconds``: how long to retry while the store fails."""
-        return Storage(self.address, replace(self.options, retry_seconds=seconds))
+        return Storage(self.address, self.options.model_copy(update={"retry_seconds": seconds}))
 
     def _retry(self, name: str, operation: Callable[[], T]) -> T:
         """Runs an operation on ``name``, with retries on an object store. Failures of a disk do not pass by waiting.

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
 from kosbert_ray.encoder.source import ModelSource, fetch_model
-from kosbert_ray.encoder.spec import ModelSpec, SpecOptions, read_spec
+from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.errors import UsageError
 from kosbert_ray.training.config import TeacherConfig
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import TINY
 
 from kosbert_ray.cli.examples import EXAMPLES
-from kosbert_ray.cli.main import _parser
+from kosbert_ray.cli.main import whole_parser
 
 
 def one_error(done) -> str:
@@ -79,17 +79,17 @@ def test_help_and_version_answer(cli) -> None:
 
 
 def test_every_command_has_examples_and_each_of_them_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
-    (commands,) = (action.choices for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (commands,) = (action.choices for action in whole_parser()._actions if isinstance(action, argparse._SubParsersAction))
     assert set(EXAMPLES) == {"", *commands}
     for name, examples in EXAMPLES.items():
         with pytest.raises(SystemExit):
-            _parser().parse_args([name, "--help"] if name else ["--help"])
+            whole_parser().parse_args([name, "--help"] if name else ["--help"])
         shown = capsys.readouterr().out
         assert examples
         for what, line in examples:
             assert f"  {what}:\n    {line}\n" in shown
             if not line.startswith("eval"):
-                assert _parser().parse_args(shlex.split(line)[1:]).run
+                assert whole_parser().parse_args(shlex.split(line)[1:]).run
 
 
 def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import yaml
 from conftest import ROOT, command
-from pydantic import BaseModel
 
+from kosbert_ray.cli.job_file import job_file
 from kosbert_ray.config import JobConfig, load_config
-from kosbert_ray.job_file import ABOUT, job_file
+from kosbert_ray.settings import describe
 
 
-def test_every_option_is_told_of_and_nothing_else() -> None:
-    defaults = JobConfig()
-    there = set()
-    for name in JobConfig.model_fields:
-        value = getattr(defaults, name)
-        there |= {f"{name}.{key}" for key in type(value).model_fields} if isinstance(value, BaseModel) else {name}
-    assert there == {*ABOUT}
+def test_every_option_is_described_and_in_the_file() -> None:
+    options = describe(JobConfig)
+    content = yaml.safe_load(re.sub("^# ?", "", job_file("job.yaml", {}).split("\n\n", 1)[1], flags=re.MULTILINE))
+    written = {f"{key}.{inner}" for key, value in content.items() if isinstance(value, dict) for inner in value}
+    written |= {key for key, value in content.items() if not isinstance(value, dict)}
+    assert written == {option.name for option in options}
+    assert not [option.name for option in options if not option.description or option.description.endswith(".")]
 
 
 def test_what_is_commented_out_is_the_default() -> None:
@@ -36,7 +36,7 @@ def test_options_become_a_job_that_runs(cli, tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     given = ["--input", "bundled:everyday", "--model", "bundled:kosbert-mini", "--output", tmp_path / "out"]
     done = cli("init", path, *given, "--keep", "id,text", "--text", "text")
-    assert f"written: {path}" in done.stdout
+    assert f"wrote {path}" in done.stdout
     config = load_config(str(path))
     assert config.input.keep == ("id", "text") and config.output.path == str(tmp_path / "out")
     assert re.search(r"to embed: \d+ new files", cli("embed", "--config", path, "--dry-run").stdout)
@@ -57,7 +57,7 @@ def test_answers_on_a_terminal_fill_it(tmp_path: Path) -> None:
 def test_a_file_that_is_there_is_not_replaced_unless_asked(told, cli, tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("mine")
-    assert "is there already" in told("init", path, code=2)
+    assert "already exists" in told("init", path, code=2)
     assert path.read_text() == "mine"
     cli("init", path, "--force")
     assert load_config(str(path)).output.path == "vectors"

@@ -67,7 +67,9 @@ def test_bad_rows_are_rejected_with_their_reason_and_text_and_their_neighbours_a
     table = ds.dataset(tmp_path / "out", format="parquet").to_table().sort_by("id")
     good = [row for row in range(120) if row not in bad]
     assert table["id"].to_pylist() == good
-    expected = Encoder.load(str(tiny_model), EncoderOptions("fp32", "cpu")).encode([texts[row] for row in good])
+    expected = Encoder.load(str(tiny_model), EncoderOptions(precision="fp32", device="cpu")).encode(
+        [texts[row] for row in good]
+    )
     np.testing.assert_allclose(np.array(table["embedding"].to_pylist(), np.float32), expected, atol=1e-5)
     rejected = pq.read_table(tmp_path / "out" / "_kosbert" / "rejected").sort_by("byte_offset").to_pylist()
     lines = (tmp_path / "in" / "a.jsonl").read_bytes().split(b"\n")

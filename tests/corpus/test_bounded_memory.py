@@ -13,8 +13,8 @@ import pytest
 from kosbert_ray.corpus.formats import columnar, csv
 from kosbert_ray.corpus.formats.table import format_of
 from kosbert_ray.corpus.fragments import Limits
-from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import list_corpus
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.plan import plan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.schema import inspect

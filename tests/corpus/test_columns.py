@@ -10,8 +10,8 @@ import pytest
 
 from kosbert_ray.corpus.formats.parquet import FOOTER_BYTES
 from kosbert_ray.corpus.fragments import Limits
-from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import list_corpus
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.plan import plan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.row_table import POSITION, TEXT

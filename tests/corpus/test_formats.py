@@ -16,8 +16,8 @@ from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.formats.base import FormatInfo
 from kosbert_ray.corpus.formats.table import FORMATS, format_of, info_of
 from kosbert_ray.corpus.fragments import Limits
-from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import list_corpus
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.row_table import POSITION
 from kosbert_ray.corpus.schema import inspect
 from kosbert_ray.errors import InputError

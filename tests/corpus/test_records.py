@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rows import failures, good, reasons, rows
 
 from kosbert_ray.corpus.fragments import Limits
-from kosbert_ray.corpus.lines import LineOptions
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.row_table import POSITION, TEXT
 from kosbert_ray.errors import InputError
 

@@ -15,8 +15,8 @@ import pytest
 from rows import good, reasons
 
 from kosbert_ray.corpus.fragments import Limits
-from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import Corpus, list_corpus
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.plan import plan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.schema import SAMPLE_FILES, inspect

@@ -19,8 +19,8 @@ from rows import good, notices, reasons, rows
 
 from kosbert_ray.corpus.columns import path_keys
 from kosbert_ray.corpus.fragments import Limits
-from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import list_corpus
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.schema import inspect
 from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputError, UsageError

@@ -18,12 +18,12 @@ from reference import cosines
 from sentence_transformers import SentenceTransformer
 
 from kosbert_ray.encoder import Encoder
-from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
 from kosbert_ray.encoder.packing import pack_one_length
-from kosbert_ray.encoder.spec import SpecOptions, read_spec
+from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
 
-FP32 = EncoderOptions("fp32", "cpu")
+FP32 = EncoderOptions(precision="fp32", device="cpu")
 TEXTS = ["짧다", *everyday()[:30], " ".join(everyday()[:40])]
 
 
@@ -103,7 +103,7 @@ def test_openvino_keeps_causality_windows_and_groups(kind: str, tmp_path: Path, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = DECODER | {"sliding_window": 16} if kind == "Mistral" else SIZE | WIDE | {"max_position_embeddings": 256}
     folder = save(tmp_path, kind, **config)
-    encoder = Encoder.load(str(folder), EncoderOptions("fp32", "cpu", engine="openvino"))
+    encoder = Encoder.load(str(folder), EncoderOptions(precision="fp32", device="cpu", engine="openvino"))
     assert encoder.engine == "openvino"
     assert cosines(encoder.encode(TEXTS), expected(folder)).min() > 0.9999
 
@@ -111,9 +111,9 @@ def test_openvino_keeps_causality_windows_and_groups(kind: str, tmp_path: Path, 
 def test_in_bf16_a_model_that_cannot_compute_in_it_falls_back_or_is_refused_once(tmp_path: Path, monkeypatch) -> None:
     folder = save(tmp_path, "FNet", **SIZE, max_position_embeddings=256)
     with pytest.raises(ModelError, match=r"a fnet cannot compute in bf16 \(.*; use encoder.precision=fp32"):
-        Encoder.load(str(folder), EncoderOptions("bf16", "cpu"))
+        Encoder.load(str(folder), EncoderOptions(precision="bf16", device="cpu"))
     monkeypatch.setattr("kosbert_ray.encoder.encoder.pick_precision", lambda *_: "bf16")
-    encoder = Encoder.load(str(folder), EncoderOptions("auto", "cpu"))
+    encoder = Encoder.load(str(folder), EncoderOptions(precision="auto", device="cpu"))
     assert encoder.precision == "fp32"
     assert any("cannot compute in bf16" in notice and notice.endswith("using fp32") for notice in encoder.notices)
 

@@ -17,9 +17,8 @@ from sequences import tokens
 
 from kosbert_ray.encoder.bisection import DeviceBroken, encode_all
 from kosbert_ray.encoder.encoder import Encoder
-from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
 from kosbert_ray.encoder.packing import Batch, Pack, pack, pack_one_length
-from kosbert_ray.encoder.spec import SpecOptions
 from kosbert_ray.errors import ModelError
 
 lengths = st.lists(st.integers(0, 30), max_size=40)
@@ -68,10 +67,10 @@ import resource, sys
 import numpy as np, pyarrow as pa
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
-options = EncoderOptions("fp32", "cpu", threads=1, token_budget=2_000_000)
+options = EncoderOptions(precision="fp32", device="cpu", threads=1, token_budget=2_000_000)
 encoder = Encoder.load(sys.argv[1], options)
 texts = [f"{number} 번째 문장은 조금 길게 적어 둔다 그래야 기억이 모자란다" for number in range(20_000)]
-expected = Encoder.load(sys.argv[1], EncoderOptions("fp32", "cpu", threads=1)).encode(texts)
+expected = Encoder.load(sys.argv[1], EncoderOptions(precision="fp32", device="cpu", threads=1)).encode(texts)
 tokens = encoder.tokenizer(texts)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 150 * 2**20,) * 2)
@@ -92,7 +91,9 @@ def test_a_machine_out_of_memory_halves_the_token_budget_and_goes_on(tiny_model:
 
 def test_a_real_model_loses_only_the_texts_it_fails_on(tiny_model: Path, tmp_path: Path) -> None:
     words = save_fragile(tiny_model, tmp_path / "model", most_tokens=300)
-    encoder = Encoder.load(str(tmp_path / "model"), EncoderOptions("fp32", "cpu"), SpecOptions(allow_remote_code=True))
+    encoder = Encoder.load(
+        str(tmp_path / "model"), EncoderOptions(precision="fp32", device="cpu"), SpecOptions(allow_remote_code=True)
+    )
     fine = [text for text in everyday() if not any(word in text for word in words.values())][:60]
     bad = [words["raises"], words["nan"], f"{UNKNOWN} 글자", f"{BEYOND} 심은 데", words["raises"]]
     texts = [*fine[:30], *bad, *fine[30:]]
@@ -106,7 +107,7 @@ def test_a_real_model_loses_only_the_texts_it_fails_on(tiny_model: Path, tmp_pat
     ]
     assert "this one I cannot read" in encoded.failed[34]
     assert any("out of memory: batches of" in notice for notice in encoder.notices)
-    expected = Encoder.load(str(tiny_model), EncoderOptions("fp32", "cpu")).encode(fine)
+    expected = Encoder.load(str(tiny_model), EncoderOptions(precision="fp32", device="cpu")).encode(fine)
     np.testing.assert_allclose(np.delete(encoded.vectors, range(30, 35), axis=0), expected, atol=1e-5)
     with pytest.raises(ModelError, match="text 30: the model fails on it"):
         encoder.encode(texts)

@@ -16,8 +16,7 @@ from sentence_transformers import SentenceTransformer
 from kosbert_ray.encoder.devices import pick_device, pick_precision
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.engines import attention
-from kosbert_ray.encoder.options import EncoderOptions, require_possible
-from kosbert_ray.encoder.spec import SpecOptions
+from kosbert_ray.encoder.options import EncoderOptions, SpecOptions, require_possible
 from kosbert_ray.errors import ModelError, UsageError
 
 FP32 = EncoderOptions(precision="fp32", device="cpu")
@@ -117,8 +116,10 @@ def test_vectors_do_not_depend_on_company_order_or_duplicates(tiny_model: Path) 
 
 def test_the_token_budget_changes_nothing_but_rounding(tiny_model: Path) -> None:
     texts = everyday()[:100]
-    small = Encoder.load(str(tiny_model), EncoderOptions("fp32", "cpu", token_budget=16)).encode(texts)
-    large = Encoder.load(str(tiny_model), EncoderOptions("fp32", "cpu", token_budget=100_000)).encode(texts)
+    small = Encoder.load(str(tiny_model), EncoderOptions(precision="fp32", device="cpu", token_budget=16)).encode(texts)
+    large = Encoder.load(str(tiny_model), EncoderOptions(precision="fp32", device="cpu", token_budget=100_000)).encode(
+        texts
+    )
     np.testing.assert_allclose(small, large, atol=1e-5)
 
 
@@ -168,12 +169,18 @@ def test_a_device_or_precision_that_is_not_here_is_a_usage_error() -> None:
             pick_device("cuda")
     for impossible, message in (
         (
-            EncoderOptions("fp16", "cpu"),
+            EncoderOptions(precision="fp16", device="cpu"),
             "fp16 needs encoder.engine=torch on cuda or mps; torch on cpu supports",
         ),
-        (EncoderOptions("int8", "cuda", engine="openvino"), "openvino runs on cpu only, and the device is cuda"),
-        (EncoderOptions("int8"), r"int8 needs encoder\.engine=openvino"),
-        (EncoderOptions("bf16", "mps", engine="openvino"), "openvino runs on cpu only, and the device is mps"),
+        (
+            EncoderOptions(precision="int8", device="cuda", engine="openvino"),
+            "openvino runs on cpu only, and the device is cuda",
+        ),
+        (EncoderOptions(precision="int8"), r"int8 needs encoder\.engine=openvino"),
+        (
+            EncoderOptions(precision="bf16", device="mps", engine="openvino"),
+            "openvino runs on cpu only, and the device is mps",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             require_possible(impossible)

@@ -114,7 +114,7 @@ def test_another_engine_is_one_module_and_one_entry(tmp_path: Path, monkeypatch:
 
 
 def options(engine: str) -> EncoderOptions:
-    return EncoderOptions("fp32", "cpu", 1, engine=engine)
+    return EncoderOptions(precision="fp32", device="cpu", threads=1, engine=engine)
 
 
 def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

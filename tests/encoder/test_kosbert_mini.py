@@ -25,7 +25,7 @@ def test_it_has_at_most_16_mb_and_vectors_that_sentence_transformers_gives_too()
     assert sum(path.stat().st_size for path in FOLDER.rglob("*.safetensors")) <= 16e6
     sentences = everyday()[:40]
     theirs = SentenceTransformer(str(FOLDER), device="cpu").float().encode(sentences)
-    ours = Encoder.load(MINI, EncoderOptions("fp32", "cpu")).encode(sentences)
+    ours = Encoder.load(MINI, EncoderOptions(precision="fp32", device="cpu")).encode(sentences)
     assert ours.shape == (40, 256)
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 

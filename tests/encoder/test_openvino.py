@@ -11,8 +11,7 @@ from models import ARCHITECTURES, save_model
 
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.engines import table
-from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.spec import SpecOptions
+from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
 from kosbert_ray.errors import UsageError
 
 MINI = "bundled:kosbert-mini"
@@ -29,7 +28,7 @@ FAST = ("bert", "modernbert")  # the others run with the slow tests
 
 
 def options(precision: str, engine: str = "openvino", threads: int = 1) -> EncoderOptions:
-    return EncoderOptions(precision, "cpu", threads, engine=engine)
+    return EncoderOptions(precision=precision, device="cpu", threads=threads, engine=engine)
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from kosbert_ray.encoder.prepare import as_safetensors
 from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
 
-FP32 = EncoderOptions("fp32", "cpu")
+FP32 = EncoderOptions(precision="fp32", device="cpu")
 NAME = "jhgan/ko-sbert-sts"
 LEFT = ("tf_model.h5", "onnx/model.onnx", "openvino/openvino_model.bin", "training_args.bin", "similarity_evaluation.csv")
 
@@ -86,7 +86,8 @@ def test_ko_sbert_sts_is_fetched_and_gives_the_vectors_of_sentence_transformers(
     code = (
         "import sys, numpy as np; from kosbert_ray.encoder import Encoder; from kosbert_ray.encoder.options import *;"
         "texts = sys.stdin.read().split(chr(10));"
-        f"np.save({str(tmp_path / 'v.npy')!r}, Encoder.load({NAME!r}, EncoderOptions('fp32', 'cpu')).encode(texts))"
+        f"encoder = Encoder.load({NAME!r}, EncoderOptions(precision='fp32', device='cpu'));"
+        f"np.save({str(tmp_path / 'v.npy')!r}, encoder.encode(texts))"
     )
     try:
         for _ in range(2):

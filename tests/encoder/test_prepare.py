@@ -22,14 +22,14 @@ from safetensors.torch import load_file, save_file
 
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
 from kosbert_ray.encoder.prepare import PreparedModel, prepare
 from kosbert_ray.encoder.source import ModelSource
-from kosbert_ray.encoder.spec import SpecOptions, read_spec
+from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
 from kosbert_ray.storage import Storage
 
-FP32 = EncoderOptions("fp32", "cpu")
+FP32 = EncoderOptions(precision="fp32", device="cpu")
 # What version 0.1.0 wrote into job.json for the bundled model.
 MINI = (
     "4ddf67dc948bc6b0dcc8c44841ef9984790ae0c54021f64ed2aa766a00281dd5",

@@ -64,7 +64,7 @@ def test_an_s3_copy_is_fetched_once_and_again_when_it_changes(s3, tiny_model: Pa
     files.put(str(tiny_model), "models/tiny", recursive=True)
     options = StorageOptions(
         endpoint_url=s3.endpoint, region="us-east-1", access_key_id="admin", secret_access_key="secret"
-    )
+    ).fail_fast()
     source = ModelSource("s3://models/tiny", storage=options)
     first = fetch_model(source)
     spec, original = read_spec(first), read_spec(tiny_model)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.spec import Normalize, SpecOptions, read_spec
+from kosbert_ray.encoder.options import SpecOptions
+from kosbert_ray.encoder.spec import Normalize, read_spec
 from kosbert_ray.errors import ModelError
 
 ST = "sentence_transformers.models."

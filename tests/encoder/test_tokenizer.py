@@ -16,7 +16,8 @@ from conftest import everyday
 from models import save_model
 from transformers import AutoTokenizer
 
-from kosbert_ray.encoder.spec import SpecOptions, read_spec
+from kosbert_ray.encoder.options import SpecOptions
+from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import ModelError
 

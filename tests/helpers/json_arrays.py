@@ -12,8 +12,9 @@ from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.formats.base import Look, Wanted
 from kosbert_ray.corpus.formats.line_based import LineFormat, decoded
 from kosbert_ray.corpus.fragments import Fragment
-from kosbert_ray.corpus.lines import LineOptions, Lines
+from kosbert_ray.corpus.lines import Lines
 from kosbert_ray.corpus.names import require
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.row_table import Row
 from kosbert_ray.corpus.types import Seen
 from kosbert_ray.storage import Storage

@@ -30,7 +30,7 @@ def shared_ray() -> Iterator[None]:
     It has the options that a command would choose, and a command uses it as if it had started it (``is_local`` holds). A
     command that names a cluster's address joins that cluster.
     """
-    from kosbert_ray.config import RayConfig
+    from kosbert_ray.config import RayOptions
     from kosbert_ray.run import ray_session
 
     join = ray_session.joined
@@ -39,10 +39,10 @@ def shared_ray() -> Iterator[None]:
         @functools.cache
         def start() -> None:
             with warm_ray(stack):
-                stack.enter_context(join(RayConfig()))
+                stack.enter_context(join(RayOptions()))
 
         @contextlib.contextmanager
-        def joined(config: RayConfig) -> Iterator[None]:
+        def joined(config: RayOptions) -> Iterator[None]:
             if config.address in (None, "local"):
                 start()
                 yield

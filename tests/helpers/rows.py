@@ -10,8 +10,9 @@ from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.formats.line_based import LineFormat
 from kosbert_ray.corpus.formats.table import format_of
 from kosbert_ray.corpus.fragments import Limits
-from kosbert_ray.corpus.lines import Content, LineOptions
+from kosbert_ray.corpus.lines import Content
 from kosbert_ray.corpus.listing import list_corpus
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.plan import plan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.row_table import REASON, TEXT

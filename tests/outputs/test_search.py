@@ -33,7 +33,7 @@ def test_many_queries_find_what_brute_force_finds(cli, output: Path, tmp_path: P
     table = ds.dataset(output, format="parquet").to_table()
     vectors = np.stack(table["embedding"].to_numpy())
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    asked = Encoder.load(TINY, EncoderOptions("fp32")).encode(queries)
+    asked = Encoder.load(TINY, EncoderOptions(precision="fp32")).encode(queries)
     asked /= np.linalg.norm(asked, axis=1, keepdims=True)
     for index, query in enumerate(queries):
         found = [hit["id"] for hit in hits if hit["query"] == query]

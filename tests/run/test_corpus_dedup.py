@@ -58,7 +58,7 @@ def test_each_row_has_the_vector_of_its_text_and_common_texts_are_encoded_once(c
     assert "dedup: 50 texts occur in several slices, 150 times in total" in done.stderr
     texts, vectors = read(tmp_path / "out")
     assert sorted(texts) == sorted(everything)
-    encoder = Encoder.load(TINY, EncoderOptions("fp32", "cpu"))
+    encoder = Encoder.load(TINY, EncoderOptions(precision="fp32", device="cpu"))
     assert np.abs(vectors - encoder.encode(texts)).max() < 1e-4
     # The 300 texts that stand in one slice only; the others went through the model in the dedup's own job.
     alone = encoder.tokenizer(SENTENCES[100:400])

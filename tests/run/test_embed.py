@@ -66,7 +66,7 @@ def test_every_row_is_embedded_exactly_once_and_carries_its_columns(output: Path
 
 
 def test_the_vectors_are_the_encoders_own(output: Path) -> None:
-    encoder = Encoder.load(TINY, EncoderOptions("fp32", "cpu"))
+    encoder = Encoder.load(TINY, EncoderOptions(precision="fp32", device="cpu"))
     expected = encoder.encode(SENTENCES)
     table = ds.dataset(output, format="parquet").to_table()
     vectors = np.array(table["embedding"].to_pylist(), np.float32)

@@ -13,12 +13,14 @@ import pytest
 from conftest import TINY, everyday
 from sentence_transformers.util import quantize_embeddings
 
-from kosbert_ray.config import InputConfig, JobConfig, OutputConfig
+from kosbert_ray.config import JobConfig
+from kosbert_ray.corpus.options import InputOptions
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import InputError
 from kosbert_ray.job import Job
 from kosbert_ray.run.int8_ranges import sample_texts
+from kosbert_ray.shards.options import OutputOptions
 
 SENTENCES = everyday()
 SETTINGS = ["--model", TINY, "--keep", "id,text", "--set", "encoder.precision=fp32", "--set", "slice.max_rows=100"]
@@ -81,7 +83,7 @@ def test_a_grown_input_goes_on_with_the_ranges_of_before(cli, output: Path, text
 
 def test_an_input_without_a_text_cannot_be_measured(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["", None]}), tmp_path / "in.parquet")
-    config = JobConfig(input=InputConfig(path=str(tmp_path / "in.parquet")), output=OutputConfig(dtype=("int8",)))
+    config = JobConfig(input=InputOptions(path=str(tmp_path / "in.parquet")), output=OutputOptions(dtype=("int8",)))
     job = Job.resolve(config)
     with pytest.raises(InputError, match="needs a sample of the texts for its ranges, and the first slices of 1 files"):
         sample_texts(job.reader(), job.fragments())
@@ -90,7 +92,7 @@ def test_an_input_without_a_text_cannot_be_measured(tmp_path: Path) -> None:
 def test_the_sample_is_spread_and_the_same_each_time(tmp_path: Path) -> None:
     for number in range(40):
         (tmp_path / f"{number:02}.txt").write_text("\n".join(f"{number} {row} " + "가" * 300 for row in range(100)))
-    config = JobConfig(input=InputConfig(path=str(tmp_path)))
+    config = JobConfig(input=InputOptions(path=str(tmp_path)))
     job = Job.resolve(config)
     found = sample_texts(job.reader(), job.fragments())
     assert found == sample_texts(job.reader(), job.fragments())

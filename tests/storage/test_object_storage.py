@@ -68,7 +68,9 @@ def test_a_killed_run_from_s3_to_s3_resumes_and_completes(cli, s3, tiny_model: P
 
     rows = [row for content in found.values() for row in pq.read_table(io.BytesIO(content)).to_pylist()]
     assert sorted(row["text"] for row in rows) == sorted(texts)
-    expected = Encoder.load(str(tiny_model), EncoderOptions("fp32", "cpu")).encode([row["text"] for row in rows[:300]])
+    expected = Encoder.load(str(tiny_model), EncoderOptions(precision="fp32", device="cpu")).encode(
+        [row["text"] for row in rows[:300]]
+    )
     vectors = np.array([row["embedding"] for row in rows[:300]], np.float32)
     cosines = (vectors * expected).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosines.min() > 0.999

@@ -32,7 +32,13 @@ def open_store(s3: S3) -> Iterator[Open]:
             stack.callback(store.close)
             bucket = f"quirk-{time.monotonic_ns()}"
             s3.filesystem().mkdir(bucket)
-            options = StorageOptions(store.endpoint, "us-east-1", None, False, "admin", "secret", retry_seconds=5.0)
+            options = StorageOptions(
+                endpoint_url=store.endpoint,
+                region="us-east-1",
+                access_key_id="admin",
+                secret_access_key="secret",
+                retry_seconds=5.0,
+            )
             return Storage(f"s3://{bucket}/결과", options)
 
         yield run

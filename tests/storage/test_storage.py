@@ -18,7 +18,7 @@ from kosbert_ray.storage import Storage, StorageOptions
 
 def options(s3, **more) -> StorageOptions:
     given = {"endpoint_url": s3.endpoint, "region": "us-east-1", "access_key_id": "admin", "secret_access_key": "secret"}
-    return StorageOptions(**(given | more))
+    return StorageOptions(**(given | {"retry_seconds": 0} | more))
 
 
 @pytest.fixture(params=["disk", "s3"])

@@ -182,7 +182,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         "a secret of the wrong type",
         job({"storage": {"secret_access_key": ["hush"]}}),
         [*EMBED, "--config", "{folder}/job.yaml"],
-        "storage.secret_access_key: input should be a valid string, not what is there",
+        "storage.secret_access_key: input should be a valid string, not the given value",
     ),
     (
         "a password in the endpoint",

@@ -16,8 +16,8 @@ import pytest
 from rows import failures, good, notices, reasons, rows
 
 from kosbert_ray.corpus.fragments import Limits
-from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.listing import list_corpus
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.plan import plan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.schema import inspect

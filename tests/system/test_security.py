@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,14 @@ import pytest
 import yaml
 from conftest import ROOT, SECRET, TINY, alive, everyday, free_port, wait_for
 
+from kosbert_ray.config import JobConfig, load_config
+from kosbert_ray.deploy.ray_jobs import ClusterJob
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.errors import UsageError
+from kosbert_ray.settings import describe
 
-FP32 = EncoderOptions("fp32", "cpu")
+FP32 = EncoderOptions(precision="fp32", device="cpu")
 
 
 @pytest.mark.slow
@@ -61,6 +66,72 @@ def test_a_secret_is_nowhere_to_be_found_afterwards(cli, s3, tmp_path: Path) -> 
     written = files.find("secrets/out")
     assert any(path.endswith("job.json") for path in written)
     assert not [path for path in written if SECRET.encode() in files.cat_file(path)]
+
+
+HIDDEN = [option for option in describe(JobConfig) if option.hidden]
+
+
+def planted(*, recorded: bool) -> dict[str, object]:
+    """A job file with the secret in every option that may hold one, but for those that job.json has anyway."""
+    options = {option.name: SECRET for option in HIDDEN if recorded or not option.recorded}
+    options["ray.runtime_env"] = {"env_vars": {"TOKEN": SECRET}}
+    options["on_finish"] = f"exit 7 # {SECRET}"
+    tree: dict[str, object] = {}
+    for name, value in options.items():
+        *sections, key = name.split(".")
+        inner: dict = tree
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[key] = value
+    return tree
+
+
+def test_options_that_may_hold_a_secret_are_these() -> None:
+    """An option that came to be private, or ceased to be, changes what job.json holds: on purpose only."""
+    secrets = ["storage.access_key_id", "storage.secret_access_key", "storage.session_token"]
+    assert [option.name for option in HIDDEN] == ["storage.endpoint_url", *secrets, "ray.runtime_env", "on_finish"]
+    assert [option.name for option in HIDDEN if option.secret] == secrets
+    assert [option.name for option in HIDDEN if option.recorded] == ["storage.endpoint_url"]
+
+
+@pytest.mark.parametrize("name", [option.name for option in HIDDEN])
+def test_a_wrong_value_of_a_private_option_is_not_shown(name: str, tmp_path: Path) -> None:
+    """Nor in the traceback, which Airflow for one logs."""
+    section = name.partition(".")[0]
+    wrong = [f"{name}=[{SECRET}", f"{name}=[{SECRET}]", f"{name}={{a: [{SECRET}]}}", f"{name}z={SECRET}"]
+    wrong += [f"{name}.a={SECRET}", f"{section}=[{SECRET}]", f"{name}={SECRET}\n- [", f"{name}: {SECRET}"]
+    (tmp_path / "job.yaml").write_text(f"{section}: [{SECRET}\n")
+    refused = 0
+    for source, setting in [(None, setting) for setting in wrong] + [(str(tmp_path / "job.yaml"), "model.name=x")]:
+        try:
+            config = load_config(source, [setting])
+            shown = f"{config!r} {config}"
+        except UsageError as error:
+            refused += 1
+            shown = "".join(traceback.format_exception(error))
+        assert SECRET not in shown, setting
+    assert refused > 5
+
+
+def test_a_planted_secret_is_in_no_representation_of_the_job_and_sent_to_no_cluster() -> None:
+    config = load_config(planted(recorded=True))
+    assert SECRET not in f"{config!r} {config} {config.storage!r} {config.ray}"
+    config = load_config(planted(recorded=False))
+    assert SECRET not in f"{config.public()} {config.public(only_set=True)}"
+    with pytest.raises(UsageError, match=r"storage\.access_key_id: secrets are not sent to a cluster") as raised:
+        ClusterJob.of(config)
+    assert SECRET not in str(raised.value)
+    assert pickle.loads(pickle.dumps(config.storage)) == config.storage, "workers get the options"
+
+
+def test_a_run_writes_and_prints_none_of_its_private_options(cli, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(planted(recorded=False)))
+    done = cli("embed", "bundled:everyday", tmp_path / "out", "--model", TINY, "--config", tmp_path / "job.yaml")
+    assert "on_finish: the command ended with exit code 7" in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {"job.json", "_SUCCESS"} <= {path.name for path in written}
+    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
 
 
 class Bomb:

@@ -15,7 +15,7 @@ from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.formats.base import Format, Look, Wanted
 from kosbert_ray.corpus.formats.columnar import Finder, check_schema, kept_types, pieces, recognised, row_table
 from kosbert_ray.corpus.fragments import Fragment, Limits, whole_file
-from kosbert_ray.corpus.lines import LineOptions
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.row_table import rows_from_values
 from kosbert_ray.errors import InputError, StorageError, first_line
 from kosbert_ray.storage import Storage, storage_errors

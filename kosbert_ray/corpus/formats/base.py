@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kosbert_ray.corpus.columns import Columns
     from kosbert_ray.corpus.files import InputFile
     from kosbert_ray.corpus.fragments import Fragment, Limits
-    from kosbert_ray.corpus.lines import LineOptions
+    from kosbert_ray.corpus.options import LineOptions
     from kosbert_ray.corpus.text import RowText
     from kosbert_ray.corpus.types import Seen
     from kosbert_ray.storage import Storage

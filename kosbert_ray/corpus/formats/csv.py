@@ -16,8 +16,9 @@ from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.formats.base import Look, Wanted
 from kosbert_ray.corpus.formats.line_based import LineFormat, decode, decoded, encoding_notices
 from kosbert_ray.corpus.fragments import Fragment, Limits, whole_file
-from kosbert_ray.corpus.lines import MAX_LINE_BYTES, LineOptions, Lines, first_lines
+from kosbert_ray.corpus.lines import MAX_LINE_BYTES, Lines, first_lines
 from kosbert_ray.corpus.names import own_name, require
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.row_table import Row
 from kosbert_ray.corpus.types import Seen
 from kosbert_ray.errors import InputError

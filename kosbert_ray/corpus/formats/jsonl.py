@@ -16,8 +16,9 @@ from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.formats.base import Look, Wanted
 from kosbert_ray.corpus.formats.line_based import SAMPLE_AHEAD, LineFormat, decoded, encoding_notices
 from kosbert_ray.corpus.fragments import Fragment
-from kosbert_ray.corpus.lines import LineOptions, Lines, read_lines
+from kosbert_ray.corpus.lines import Lines, read_lines
 from kosbert_ray.corpus.names import MISSING, pick, require
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.row_table import Row
 from kosbert_ray.corpus.sniff import CONVERT, check_text, start_of
 from kosbert_ray.corpus.types import EXACT_INTEGERS, Seen

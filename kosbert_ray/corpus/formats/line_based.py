@@ -16,7 +16,8 @@ from kosbert_ray.corpus.columns import Columns
 from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.formats.base import Format, Wanted
 from kosbert_ray.corpus.fragments import Fragment, Limits, byte_ranges, whole_file
-from kosbert_ray.corpus.lines import Content, LineOptions, Lines, first_lines, read_lines
+from kosbert_ray.corpus.lines import Content, Lines, first_lines, read_lines
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.row_table import Row, rows_from_values
 from kosbert_ray.corpus.sniff import check_text
 from kosbert_ray.storage import Storage

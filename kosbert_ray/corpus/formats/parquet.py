@@ -24,8 +24,8 @@ from kosbert_ray.corpus.formats.columnar import (
     row_table,
 )
 from kosbert_ray.corpus.fragments import Fragment, Limits
-from kosbert_ray.corpus.lines import LineOptions
 from kosbert_ray.corpus.names import locate
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.types import EXACT_INTEGERS
 from kosbert_ray.errors import InputError, StorageError, first_line
 from kosbert_ray.storage import Storage, storage_errors

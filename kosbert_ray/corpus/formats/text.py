@@ -11,7 +11,8 @@ from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.formats.base import Look, Wanted
 from kosbert_ray.corpus.formats.line_based import LineFormat, decode, decoded, encoding_notices
 from kosbert_ray.corpus.fragments import Fragment
-from kosbert_ray.corpus.lines import LineOptions, Lines
+from kosbert_ray.corpus.lines import Lines
+from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.row_table import Row
 from kosbert_ray.corpus.sniff import check_text
 from kosbert_ray.corpus.types import Seen

@@ -17,7 +17,8 @@ from kosbert_ray.analysis.health import Health, health
 from kosbert_ray.analysis.kmeans import assign, fit
 from kosbert_ray.analysis.projection import project
 from kosbert_ray.analysis.terms import top_terms
-from kosbert_ray.config import JobConfig, PlanConfig
+from kosbert_ray.config import JobConfig
+from kosbert_ray.corpus.text import RowText
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import InputError, KosbertError, UsageError, first_line
 from kosbert_ray.job import model_ref
@@ -25,6 +26,7 @@ from kosbert_ray.outputs.cluster_files import SUMMARY
 from kosbert_ray.outputs.kept import require_kept, text_column
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.outputs.sample import Sample
+from kosbert_ray.planning.options import PlanOptions
 from kosbert_ray.shards.ledger import CLUSTERS_FOLDER
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
@@ -119,7 +121,7 @@ class Report:
 
 
 def report(
-    output: Output, prices: PlanConfig, sample: int, color: str | None, text: str | None, evaluation: str | None
+    output: Output, prices: PlanOptions, sample: int, color: str | None, text: str | None, evaluation: str | None
 ) -> Report:
     """Reads what a report shows.
 
@@ -142,7 +144,7 @@ def report(
     text = text_column(output, text)
     notes: list[str] = []
     if text is None:
-        column = output.job.input.row_text().columns[0]
+        column = RowText.of(output.job.input).columns[0]
         notes.append(
             f"The output has no texts (keep {column} to get them), so the map shows none and there are no lengths."
         )

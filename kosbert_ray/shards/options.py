@@ -1,0 +1,35 @@
+"""Options of the output."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from kosbert_ray.settings import Address, Section, split_names
+from kosbert_ray.shards.vector_types import VectorType
+
+
+class OutputOptions(Section):
+    """The folder that is written, and how vectors are stored in it."""
+
+    path: Address = Field(default="", description="folder or s3:// URL")
+    column: str = Field(default="embedding", description="name of the vector column")
+    dtype: Annotated[tuple[VectorType, ...], BeforeValidator(split_names), Field(min_length=1)] = Field(
+        default=("float32",), description="vector types: the first is stored in column, each other in <column>_<type>"
+    )
+    list_type: Literal["list", "fixed_size_list"] = Field(default="list", description="Arrow type of vector columns")
+    compression: Literal["zstd", "snappy", "none"] = Field(default="zstd", description="compression of the Parquet files")
+    removed_inputs: Literal["keep", "delete"] = Field(
+        default="keep", description="what to do with the vectors of input files that no longer exist"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> OutputOptions:
+        if len(set(self.dtype)) < len(self.dtype):
+            raise ValueError("dtype: a type is named twice")
+        return self
+
+    def columns(self) -> tuple[str, ...]:
+        """Names of the vector columns."""
+        return (self.column, *(f"{self.column}_{dtype}" for dtype in self.dtype[1:]))
