@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.search import search
 
-    model = config.model  # the output's own, but for the prompt
+    model = config.model  # only the prompt options are used
     output = Output(config)
     hits = search(output, queries, arguments.top_k, arguments.similarity, model.prompt, model.prompt_name)
     if arguments.format == "parquet":
