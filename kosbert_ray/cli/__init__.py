@@ -1,4 +1,4 @@
-"""The ``kosbert-ray`` command: a module a command, which parses its arguments and prints what came of it."""
+"""The ``kosbert-ray`` command: one module per command, which parses arguments and prints results."""
 
 from kosbert_ray.cli.main import main, run
 

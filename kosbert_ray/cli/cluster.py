@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 
 from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.examples import add_examples
 
 SHOWN = 20
+
+EXAMPLES = (
+    ("find a hundred topics", "kosbert-ray cluster vectors/ -n 100"),
+    ("find near-duplicates", "kosbert-ray cluster vectors/ --threshold 0.95"),
+)
 
 
 def add(commands: Commands) -> None:
@@ -27,6 +33,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--text", metavar="COLUMN", help="the kept column to take words from (default: the job's text)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of k-means (default: 0)")
     add_config(parser)
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 

@@ -6,8 +6,11 @@ import argparse
 from collections.abc import Callable
 
 from kosbert_ray.cli.common import Commands, describe_options
+from kosbert_ray.cli.examples import add_examples
 
 SHELLS = ("bash", "zsh", "tcsh")
+
+EXAMPLES = (("enable completion in this bash session", 'eval "$(kosbert-ray completion bash)"'),)
 
 
 def add(commands: Commands, whole: Callable[[], argparse.ArgumentParser]) -> None:
@@ -19,6 +22,7 @@ def add(commands: Commands, whole: Callable[[], argparse.ArgumentParser]) -> Non
         "to a file _kosbert-ray in a folder of $fpath.",
     )
     parser.add_argument("shell", choices=SHELLS, help="which shell")
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=lambda arguments: _run(arguments, whole()))
 
 

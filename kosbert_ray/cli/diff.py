@@ -8,10 +8,13 @@ import logging
 from dataclasses import asdict
 
 from kosbert_ray.cli.common import Commands, add_config, job_config, print_table
+from kosbert_ray.cli.examples import add_examples
 
 log = logging.getLogger(__name__)
 
 SHOWN_FILES = 10
+
+EXAMPLES = (("compare two models on one corpus", "kosbert-ray diff versions/v1 versions/v2"),)
 
 
 def add(commands: Commands) -> None:
@@ -30,6 +33,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_config(parser)
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 

@@ -6,6 +6,9 @@ import argparse
 
 from kosbert_ray.cli import embed, submit
 from kosbert_ray.cli.common import Commands
+from kosbert_ray.cli.examples import add_examples
+
+EXAMPLES = (("check everything before a job", "kosbert-ray doctor s3://bucket/corpus/ s3://bucket/vectors/"),)
 
 
 def add(commands: Commands) -> None:
@@ -19,6 +22,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--address", metavar="URL", help="look at a cluster and a node of each kind, by its job API: http://HEAD:8265"
     )
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 

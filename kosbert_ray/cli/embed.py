@@ -1,4 +1,4 @@
-"""``kosbert-ray embed``: the job itself."""
+"""``kosbert-ray embed``: runs a job."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from kosbert_ray.cli.common import Commands, add_config, given, job_config, without_core_noise
+from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
 from kosbert_ray.logs import set_format
 
@@ -29,58 +30,68 @@ NAMES = {
     "log_format": "log_format",
 }
 
+EXAMPLES = (
+    ("embed a folder", "kosbert-ray embed corpus/ vectors/ --keep id"),
+    ("embed a dataset of the Hugging Face hub", "kosbert-ray embed hub://klue/ynat@main vectors/ --text title --keep guid"),
+    ("join two columns into one text", "kosbert-ray embed corpus/ vectors/ --text '{title}\\n{body}' --keep id"),
+    ("split long texts into chunks", "kosbert-ray embed corpus/ vectors/ --set long_text=chunk --set chunk.text=true"),
+    ("write bits next to floats", "kosbert-ray embed corpus/ vectors/ --set output.dtype=float32,ubinary"),
+    ("use a job file", "kosbert-ray embed --config job.yaml --set encoder.precision=bf16"),
+    (
+        "embed with another model, next to the current output",
+        "kosbert-ray embed --into versions/v2 --model intfloat/multilingual-e5-base",
+    ),
+)
+
 
 def add(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "embed",
-        help="turn text shards into Parquet shards of vectors",
-        description="Embeds every row of INPUT into OUTPUT. Run it again after a crash: it does what is left.",
+        help="embed a corpus into Parquet shards of vectors",
+        description="Embeds every row of INPUT into OUTPUT. After a crash, run the same command again to resume.",
     )
     add_options(parser)
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done, embedded and removed")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be embedded and deleted, without doing it")
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say what a job is."""
-    parser.add_argument(
-        "input", nargs="?", metavar="INPUT", help="file, folder, glob, s3:// URL or hub:// dataset (input.path)"
-    )
-    parser.add_argument("output", nargs="?", metavar="OUTPUT", help="folder or s3:// URL (output.path)")
+    """Adds the arguments that describe a job."""
+    parser.add_argument("input", nargs="?", metavar="INPUT", help="{input.path}")
+    parser.add_argument("output", nargs="?", metavar="OUTPUT", help="{output.path}")
     parser.add_argument(
         "--into",
         metavar="FOLDER/NAME",
-        help="a new output beside FOLDER's current one, of the same job but for what is said otherwise",
+        help="create NAME next to FOLDER's current output, reusing its settings except those given here",
     )
-    parser.add_argument("--model", metavar="NAME", help="hub name, folder, s3:// URL or bundled:NAME (model.name)")
-    parser.add_argument(
-        "--text", metavar="COLUMN", help="the text column, or a template: {title}\\n{body} (input.text; default: text)"
-    )
-    parser.add_argument("--keep", metavar="COLUMNS", help="columns to carry through, with commas (input.keep)")
+    parser.add_argument("--model", metavar="NAME", help="{model.name}")
+    parser.add_argument("--text", metavar="COLUMN", help="{input.text}")
+    parser.add_argument("--keep", metavar="COLUMNS", help="{input.keep}")
     parser.add_argument(
         "--prune",
         action="store_const",
         const="delete",
-        help="delete the shards of files that are gone from the input (output.removed_inputs=delete)",
+        help="delete the shards of input files that were removed (output.removed_inputs=delete)",
     )
-    parser.add_argument("--log-format", choices=("text", "json"), help="of the lines on standard error (default: text)")
+    parser.add_argument("--log-format", choices=("text", "json"), help="{log_format}")
     add_config(parser)
 
 
 def config_of(arguments: argparse.Namespace) -> JobConfig:
-    """The job that those options say; raises UsageError also if ``--into`` finds no job to take over."""
+    """The job that the arguments describe; raises UsageError also if ``--into`` finds no job to reuse."""
     from kosbert_ray.config import load_config
 
     config = job_config(arguments, NAMES)
     if not arguments.into:
         return config
     if arguments.output:
-        raise UsageError("--into: says where the output goes; leave OUTPUT out")
+        raise UsageError("--into: names the output already; leave out OUTPUT")
     from kosbert_ray.outputs.versions import successor
 
     defaults = successor(config, arguments.into)
-    if {"name", "revision"} & config.model.model_fields_set:  # another model has another prompt and length, too
+    if {"name", "revision"} & config.model.model_fields_set:  # another model has its own prompt and length
         del defaults["model"]
     return load_config(arguments.config, arguments.set, given(arguments, NAMES), defaults)
 
@@ -95,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
         for line in preview(config).lines():
             print(line)
         return 0
-    # Standard output is for the result: Ray prints some of its troubles there.
+    # Ray prints some problems to standard output, which is for the result.
     with without_core_noise(), contextlib.redirect_stdout(sys.stderr):
         summary = embed(config)
     totals, new = summary.totals, summary.new
@@ -110,8 +121,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if new.truncated > WARN_TRUNCATED * new.rows:
         lost = new.dropped_tokens / max(1, new.tokens + new.dropped_tokens)
         log.warning(
-            f"{new.truncated / new.rows:.1%} of the rows are longer than the model takes; {lost:.1%} of all "
-            "tokens were cut off. Set long_text=chunk or long_text=mean to embed all of each text"
+            f"{new.truncated / new.rows:.1%} of the rows are longer than the model's maximum; {lost:.1%} of all "
+            "tokens were cut off. Set long_text=chunk or long_text=mean to embed whole texts"
         )
     if summary.removed:
         log.info(f"{summary.removed:,} shards of changed or removed inputs were deleted")
@@ -123,9 +134,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if not summary.within_limit:
         limit = f"more than max_rejected={config.max_rejected:g} allows"
         remedy = (
-            "the output was completed under another limit"
+            "the output was completed with another limit"
             if summary.complete
-            else "so no _SUCCESS was written; fix the input, or raise max_rejected, and run the same command again"
+            else "so _SUCCESS was not written; fix the input or raise max_rejected, and run the same command again"
         )
         log.error(f"{totals.rejected:,} of {totals.input_rows:,} rows were rejected, {limit}; {remedy}")
         return EXIT_REJECTED

@@ -1,4 +1,4 @@
-"""``kosbert-ray evaluate``: a model's figures on semantic textual similarity."""
+"""``kosbert-ray evaluate``: evaluates a model on semantic textual similarity."""
 
 from __future__ import annotations
 
@@ -7,29 +7,35 @@ import dataclasses
 import json
 
 from kosbert_ray.cli.common import Commands, add_config, job_config, print_table
+from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.shards.vector_types import CODECS
+
+EXAMPLES = (("evaluate on KorSTS", "kosbert-ray evaluate jhgan/ko-sbert-sts sts-test.tsv --dimension 256"),)
 
 
 def add(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "evaluate",
-        help="measure a model on semantic textual similarity, and what each output type costs of it",
-        description="Correlation (x100) of the model's likeness of two sentences with people's: Pearson and Spearman of "
-        "cosine, Euclidean, Manhattan and dot.",
+        help="evaluate a model on semantic textual similarity, for each output type",
+        description="Prints the correlation (x100) of the model's similarity of two sentences with human scores: Pearson "
+        "and Spearman for cosine, Euclidean, Manhattan and dot.",
     )
     parser.add_argument("model", metavar="MODEL", help="{model.name}")
     parser.add_argument(
         "data", nargs="+", metavar="DATA", help="file or s3:// URL: TSV with sentence1, sentence2, score; or KLUE's JSON"
     )
-    parser.add_argument("--types", default=",".join(CODECS), help="output types, with commas (default: all)")
+    parser.add_argument("--types", default=",".join(CODECS), help="output types, comma-separated (default: all)")
     parser.add_argument(
         "--dimension", type=int, action="append", default=[], dest="dimensions", metavar="N", help="also truncate to N"
     )
-    parser.add_argument("--max-drop", type=float, metavar="X", help="fail if any row's cosine Spearman is more below")
-    parser.add_argument("--least", type=float, metavar="X", help="fail if float32's cosine Spearman is below X on any data")
+    parser.add_argument("--max-drop", type=float, metavar="X", help="fail if a type loses more than X cosine Spearman")
+    parser.add_argument(
+        "--least", type=float, metavar="X", help="fail if float32 has a cosine Spearman below X on any data"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
     add_config(parser)
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 

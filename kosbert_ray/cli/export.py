@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 
 from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.outputs.export.table import EXPORTERS
+
+EXAMPLES = (
+    ("export for clip-retrieval, autofaiss and FAISS", "kosbert-ray export vectors/ npy/"),
+    ("export a Lance dataset", "kosbert-ray export vectors/ vectors.lance --format lance"),
+)
 
 
 def add(commands: Commands) -> None:
@@ -22,6 +28,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--format", choices=tuple(EXPORTERS), default="npy", help="default: npy")
     parser.add_argument("--column", metavar="NAME", help="the column of vectors to export, if there are several")
     add_config(parser)
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kosbert_ray.cli.common import Commands
+from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
 
 # The options that it asks for, and the answer that Return gives.
@@ -19,6 +20,11 @@ ASKED = {
     "input.keep": "",
 }
 FLAGS = {"input.path": "input", "output.path": "output", "model.name": "model", "input.text": "text", "input.keep": "keep"}
+
+EXAMPLES = (
+    ("answer questions", "kosbert-ray init job.yaml"),
+    ("set options without questions", "kosbert-ray init job.yaml --input corpus/ --output vectors/ --keep id"),
+)
 
 
 def add(commands: Commands) -> None:
@@ -33,6 +39,7 @@ def add(commands: Commands) -> None:
     for name, flag in FLAGS.items():
         parser.add_argument(f"--{flag}", dest=name, metavar=flag.upper(), help=f"{{{name}}}")
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 

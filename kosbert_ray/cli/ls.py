@@ -7,6 +7,9 @@ import json
 from dataclasses import asdict
 
 from kosbert_ray.cli.common import Commands, add_config, job_config, print_table
+from kosbert_ray.cli.examples import add_examples
+
+EXAMPLES = (("list shards added since a run", "kosbert-ray ls vectors/ --since 20261125T120000-0a1b2c3d"),)
 
 
 def add(commands: Commands) -> None:
@@ -24,6 +27,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--runs", action="store_true", help="list the runs instead")
     parser.add_argument("--format", choices=("names", "table", "jsonl"), default="names", help="default: names")
     add_config(parser)
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 

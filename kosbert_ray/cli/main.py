@@ -1,6 +1,6 @@
-"""The ``kosbert-ray`` command: parses arguments, prints results, and turns errors into one line and an exit code.
+"""The ``kosbert-ray`` command: parses arguments, runs a command, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 more rows rejected than ``max_rejected`` allows, 130 interrupted.
+Exit codes: 0 success, 1 failure, 2 wrong usage, 3 more rows rejected than ``max_rejected`` allows, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,17 @@ COMMANDS = (
     *(embed, plan, submit, status, report, ls, search, cluster, verify, diff, promote, export),
     *(evaluate, train, init, doctor),
 )
-INTERRUPTED = "interrupted: what is committed stays; run the same command again to go on"
+EXAMPLES = (
+    ("try it on bundled data", "kosbert-ray embed bundled:everyday demo --model bundled:kosbert-mini --keep id,text"),
+    ("estimate a job", "kosbert-ray plan s3://bucket/corpus/"),
+    (
+        "embed a corpus; after a crash, run the same command again",
+        "kosbert-ray embed s3://bucket/corpus/ s3://bucket/vectors/ --keep id",
+    ),
+    ("search it", "kosbert-ray search s3://bucket/vectors/ '비 오는 날'"),
+    ("write a job file to start from", "kosbert-ray init job.yaml"),
+)
+INTERRUPTED = "interrupted: committed slices stay; run the same command again to resume"
 GRACE_SECONDS = 20.0
 
 
@@ -67,7 +77,7 @@ def _run(arguments: argparse.Namespace) -> int:
         signal.signal(number, _interrupt)
     _use_token()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal in EUC-KR has no emoji
+        if isinstance(stream, io.TextIOWrapper):  # a terminal in EUC-KR cannot print emoji
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
         code = int(arguments.run(arguments))
@@ -84,14 +94,14 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     except OSError as error:
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG):
-            log.error(f"standard output cannot be written ({error.strerror}); the result is not complete")
+            log.error(f"standard output cannot be written ({error.strerror}); the result is incomplete")
             return 1
-        return _unforeseen(error, arguments.debug)
+        return _unexpected(error, arguments.debug)
     except Exception as error:
-        return _unforeseen(error, arguments.debug)
+        return _unexpected(error, arguments.debug)
 
 
-def _unforeseen(error: Exception, debug: bool) -> int:
+def _unexpected(error: Exception, debug: bool) -> int:
     """Reports an unexpected error in one line; its traceback goes to a file, or to the log if there is no terminal."""
     lines = traceback.format_exc()
     if debug or not sys.stderr.isatty():
@@ -103,21 +113,21 @@ def _unforeseen(error: Exception, debug: bool) -> int:
             file.write(lines)
         where = file.name
     log.error(
-        f"{described(error)}; this is a bug in kosbert-ray, please report it with {where}. What is committed "
-        "stays; run the same command again"
+        f"{described(error)}; this is a bug in kosbert-ray, please report it with {where}. Committed slices "
+        "stay; run the same command again"
     )
     return 1
 
 
 def _use_token() -> None:
-    """Makes Ray's client send the token that exists here: a cluster that has one asks for it."""
+    """Makes Ray's client send the authentication token that is configured on this machine."""
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.join(os.path.expanduser("~"), ".ray", "auth_token")
     if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(path)):
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def _interrupt(_number: int, _frame: Any) -> NoReturn:
-    """Ends the run in good order, or at once if that takes too long or the user insists."""
+    """Ends the run cleanly, or immediately if that takes too long or the user interrupts again."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _abandon())
     timer = threading.Timer(GRACE_SECONDS, _abandon)
@@ -132,10 +142,10 @@ def _abandon() -> NoReturn:
 
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
-    """Entry point of the installed command: :func:`main`, and then the end of the process, at once.
+    """Entry point of the installed command: runs :func:`main` and exits immediately.
 
-    An interpreter that is torn down while Arrow's or Ray's threads still hold something of Python's can abort, or hang
-    when no timer of ours runs any more. By now all is written, so there is nothing left to tear down.
+    The interpreter can abort or hang in teardown while threads of Arrow or Ray hold Python objects. Everything is written
+    by now, so teardown is skipped.
     """
     _open_closed_streams()
     code = main(argv)
@@ -146,12 +156,12 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _open_closed_streams() -> None:
-    """Puts the null device in place of closed standard streams (``2>&-``), so that no other file gets their descriptors."""
+    """Opens the null device for closed standard streams (``2>&-``), so that no other file gets their descriptors."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     null = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
     sys.stdout, sys.stderr = sys.stdout or null, sys.stderr or null
 
@@ -175,15 +185,14 @@ class _Parser(argparse.ArgumentParser):
 def whole_parser() -> argparse.ArgumentParser:
     """Builds the parser of all commands."""
     parser: argparse.ArgumentParser = _Parser(
-        prog="kosbert-ray", description="Sentence embeddings of a large text corpus, on Ray."
+        prog="kosbert-ray", description="Turns a large text corpus into embeddings, on a laptop or a Ray cluster."
     )
     parser.add_argument("--version", action="version", version=f"kosbert-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     completion.add(commands, whole_parser)
-    add_examples(parser, "")
-    for name, command_parser in commands.choices.items():
-        add_examples(command_parser, name)
-        command_parser.add_argument("--debug", action="store_true", help="print the traceback of an unforeseen error")
+    add_examples(parser, EXAMPLES)
+    for command_parser in commands.choices.values():
+        command_parser.add_argument("--debug", action="store_true", help="print the traceback of an unexpected error")
     return parser

@@ -1,4 +1,4 @@
-"""``kosbert-ray plan``: what a job will take, before anything is spent."""
+"""``kosbert-ray plan`` estimates a job; ``kosbert-ray calibrate`` measures the speed of this machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kosbert_ray.cli import embed
 from kosbert_ray.cli.common import Commands
+from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,24 +25,36 @@ BAR = 40
 SHOWN_REASONS = 5
 THIS_MACHINE = "this machine"
 
+EXAMPLES = (
+    ("estimate tokens, bytes and time", "kosbert-ray plan corpus/ vectors/ --keep id"),
+    (
+        "estimate the cost",
+        "kosbert-ray plan corpus/ --set 'plan.profiles={a10g: {tokens_per_second: 400000, price_per_hour: 1.0}}'",
+    ),
+)
+
+CALIBRATE_EXAMPLES = (("measure this machine", "kosbert-ray calibrate corpus/ --model jhgan/ko-sbert-sts"),)
+
 
 def add(commands: Commands) -> None:
     """Adds the commands."""
     parser = commands.add_parser(
         "plan",
-        help="say what a job will take: rows, tokens, bytes, time and money",
-        description="Looks at some slices of INPUT, spread evenly, and reckons what the job will take. Needs no GPU and no "
-        "Ray. Hardware and prices come from the job file (plan.profiles), and from what calibrate has measured here.",
+        help="estimate a job: rows, tokens, bytes, time and cost",
+        description="Estimates the job from a sample of INPUT. Needs neither a GPU nor Ray. Hardware and prices come from "
+        "plan.profiles in the job file and from calibrate.",
     )
     embed.add_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead")
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_plan)
     parser = commands.add_parser(
         "calibrate",
         help="measure how fast this machine embeds a corpus",
-        description="Embeds texts of INPUT for some ten seconds and remembers the speed, for plan to reckon with.",
+        description="Embeds texts of INPUT for about ten seconds and remembers the speed for plan.",
     )
     embed.add_options(parser)
+    add_examples(parser, CALIBRATE_EXAMPLES)
     parser.set_defaults(run=_calibrate)
 
 
@@ -57,7 +70,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     config = embed.config_of(arguments)
     if not config.input.path:
-        raise UsageError("input.path: say where (kosbert-ray plan INPUT [OUTPUT], or input.path in the job file)")
+        raise UsageError("input.path: missing; run kosbert-ray plan INPUT [OUTPUT], or set input.path in the job file")
     from kosbert_ray.job import model_ref
     from kosbert_ray.planning.estimate import estimate
     from kosbert_ray.planning.options import ProfileOptions
@@ -79,7 +92,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         return 0
     for line in _lines(config, found, done, profiles):
         print(line)
-    for notice in () if done else found.notices:  # a preview has said them
+    for notice in () if done else found.notices:  # the preview has logged them
         log.info(notice)
     for reason in found.unread[:SHOWN_REASONS]:
         log.error(reason, extra={"label": "problem"})
@@ -87,7 +100,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: dict[str, ProfileOptions]) -> list[str]:
-    """The estimate for a person."""
+    """The estimate as text."""
     from kosbert_ray.units import duration
 
     rows = max(found.rows, 1e-9)
@@ -96,10 +109,10 @@ def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: d
     about = "" if whole else "about "
     lines = [
         f"input     {config.input.path}: {found.files:,} files, {_bytes(found.file_bytes)}; {about}{all_rows:,.0f} rows"
-        + ("" if whole else f" ({found.looked_at:,} looked at)"),
-        f"texts     {about}{_bytes(found.text_bytes)}; {found.repeated:.1%} of the rows repeat a text of their slice, "
-        f"{'' if whole else 'at least '}{found.shared:.1%} of the others one of another slice",
-        f"tokens    {about}{found.tokens:,.0f}, {found.tokens / rows:.1f} a row; {found.encoded_tokens:,.0f} to encode",
+        + ("" if whole else f" ({found.looked_at:,} sampled)"),
+        f"texts     {about}{_bytes(found.text_bytes)}; {found.repeated:.1%} duplicates within a slice, "
+        f"{'' if whole else 'at least '}{found.shared:.1%} across slices",
+        f"tokens    {about}{found.tokens:,.0f}, {found.tokens / rows:.1f} per row; {found.encoded_tokens:,.0f} to encode",
         _long_texts(found, rows),
     ]
     most = max(found.lengths.values(), default=0)
@@ -118,18 +131,18 @@ def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: d
         )
     for name, profile in profiles.items():
         seconds, devices, price = seconds_on(profile, found), profile.devices, profile.price_per_hour
-        cost = "" if price is None else f", {seconds / 3600 * devices * price:,.2f} at {price:g} an hour each"
+        cost = "" if price is None else f", {seconds / 3600 * devices * price:,.2f} at {price:g} per hour each"
         many = f"{devices} x " if devices > 1 else ""
         lines.append(f"time      {many}{name}: {duration(seconds)} at {profile.tokens_per_second:,.0f} tokens/s each{cost}")
     if not profiles:
-        lines.append("time      not known: kosbert-ray calibrate measures this machine, plan.profiles names others")
+        lines.append("time      unknown: run kosbert-ray calibrate to measure this machine, or set plan.profiles")
     return lines
 
 
 def _long_texts(found: Estimate, rows: float) -> str:
     if found.split:
         return (
-            f"length    {found.split / rows:.2%} of the rows are longer than a chunk: {found.output_rows:,.0f} rows in all"
+            f"length    {found.split / rows:.2%} of the rows are longer than a chunk: {found.output_rows:,.0f} output rows"
         )
     lost = found.dropped_tokens / max(found.tokens + found.dropped_tokens, 1)
     return (
@@ -139,7 +152,7 @@ def _long_texts(found: Estimate, rows: float) -> str:
 
 
 def seconds_on(profile: ProfileOptions, found: Estimate) -> float:
-    """Wall time of encoding on such hardware."""
+    """Wall time of encoding on given hardware, in seconds."""
     return found.encoded_tokens / profile.tokens_per_second / profile.devices
 
 
@@ -147,7 +160,7 @@ def _price(config: JobConfig, found: Estimate) -> str:
     plan = config.plan
     parts = []
     if plan.storage_price is not None:
-        parts.append(f"{found.output_bytes / 1e9 * plan.storage_price:,.2f} a month to keep")
+        parts.append(f"{found.output_bytes / 1e9 * plan.storage_price:,.2f} per month for storage")
     if plan.put_price is not None or plan.get_price is not None:
         cost = (found.puts * (plan.put_price or 0) + found.gets * (plan.get_price or 0)) / 1000
         parts.append(f"{cost:,.2f} for requests")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 
 from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.examples import add_examples
+
+EXAMPLES = (("make an output the current one", "kosbert-ray promote versions/v2"),)
 
 
 def add(commands: Commands) -> None:
@@ -17,6 +20,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("output", metavar="FOLDER/NAME", help="an embedded folder or s3:// URL")
     add_config(parser)
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
@@ -26,5 +30,5 @@ def _run(arguments: argparse.Namespace) -> int:
 
     folder, before = promote(config)
     name = split(config.output.path)[1]
-    print(f"promoted: {folder} is {name} now" + (f", and was {before}" if before not in (None, name) else ""))
+    print(f"promoted: {folder} is now {name}" + (f" (was {before})" if before not in (None, name) else ""))
     return 0

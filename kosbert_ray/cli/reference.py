@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kosbert_ray.cli.common import describe_options
-from kosbert_ray.cli.examples import EXAMPLES
 from kosbert_ray.cli.job_file import by_section, entry
 from kosbert_ray.cli.main import whole_parser
 from kosbert_ray.config import JobConfig
@@ -81,7 +80,7 @@ def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
         # Help texts are % templates: %% is a percent sign.
         yield _row(f"{names} {value}".strip(), _prose((action.help or "").replace("%%", "%")) + required)
     yield from ("", "```bash")
-    for about, line in EXAMPLES[name]:
+    for about, line in parser.get_default("examples"):
         yield from (f"# {about}", line)
     yield from ("```", "")
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 
 from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
 
 SAMPLE = 2000
+
+EXAMPLES = (
+    ("write one HTML file", "kosbert-ray report vectors/ --to report.html"),
+    ("colour the map by a column", "kosbert-ray report vectors/ --color category --sample 5000"),
+)
 
 
 def add(commands: Commands) -> None:
@@ -25,6 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--text", metavar="COLUMN", help="the kept column to show (default: the job's text)")
     parser.add_argument("--evaluation", metavar="FILE", help="figures from kosbert-ray evaluate --json")
     add_config(parser)
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 

@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from kosbert_ray.outputs.search import Hit
+
+EXAMPLES = (
+    ("run one query", "kosbert-ray search vectors/ '환불은 어떻게 하나요?' -k 5"),
+    ("run many queries, for a program", "kosbert-ray search vectors/ --queries questions.txt --format jsonl"),
+)
 
 
 def add(commands: Commands) -> None:
@@ -33,6 +39,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--format", choices=["table", "jsonl", "parquet"], default="table", help="default: table")
     parser.add_argument("--to", metavar="FILE", help="write to this file; required for parquet")
     add_config(parser)
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
@@ -46,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.search import search
 
-    model = config.model  # the output's own, but for the prompt
+    model = config.model  # only the prompt options are used
     output = Output(config)
     hits = search(output, queries, arguments.top_k, arguments.similarity, model.prompt, model.prompt_name)
     if arguments.format == "parquet":

@@ -8,9 +8,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.examples import add_examples
 
 if TYPE_CHECKING:
     from kosbert_ray.outputs.status import Status
+
+EXAMPLES = (("show progress from any machine", "kosbert-ray status s3://bucket/vectors/"),)
 
 
 def add(commands: Commands) -> None:
@@ -24,6 +27,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     add_config(parser)
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 

@@ -1,4 +1,4 @@
-"""``kosbert-ray submit``: the job on a cluster, by Ray's job API."""
+"""``kosbert-ray submit``: runs a job on a cluster, through Ray's job API."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kosbert_ray.cli import embed
 from kosbert_ray.cli.common import EXIT_INTERRUPTED, Commands
+from kosbert_ray.cli.examples import add_examples
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
@@ -19,22 +20,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+EXAMPLES = (("run on a cluster", "kosbert-ray submit s3://bucket/in/ s3://bucket/out/ --address http://head:8265"),)
+
 
 def add(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "submit",
-        help="run a job on a Ray cluster that goes on without this machine",
-        description="Hands the job to the cluster and follows its log; Ctrl-C leaves it running. Submitted again, it "
-        "attaches to the run that is under way, or does what is left.",
+        help="run a job on a Ray cluster, independently of this machine",
+        description="Submits the job and follows its log. Ctrl-C leaves it running. Run the same command again to reattach "
+        "or to resume after a failure.",
     )
     embed.add_options(parser)
-    parser.add_argument("--address", required=True, metavar="URL", help="the cluster's job API: http://HEAD:8265")
+    parser.add_argument(
+        "--address", required=True, metavar="URL", help="URL of the cluster's job API, such as http://HEAD:8265"
+    )
     parser.add_argument("--no-wait", action="store_true", help="do not follow the log")
-    parser.add_argument("--installed", action="store_true", help="run the kosbert-ray that the cluster has, not this one")
+    parser.add_argument("--installed", action="store_true", help="run the kosbert-ray installed on the cluster")
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--status", action="store_true", help="only say how the job is")
-    instead.add_argument("--stop", action="store_true", help="end the job; what it has committed stays")
+    instead.add_argument("--status", action="store_true", help="only show the status of the job")
+    instead.add_argument("--stop", action="store_true", help="stop the job; committed slices stay")
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
@@ -58,13 +64,13 @@ def _run(arguments: argparse.Namespace) -> int:
             print("never submitted")
         return 0
     submission, new = submissions.submit(job, send_package=not arguments.installed)
-    log.info(f"{submission}: {'submitted' if new else 'runs already'}")
+    log.info(f"{submission}: {'submitted' if new else 'already running, reattached'}")
     if arguments.no_wait:
         return 0
     try:
         asyncio.run(_print_log(submissions, submission))
     except KeyboardInterrupt:
-        log.info(f"{submission} goes on; submit the same again to follow it, with --stop to end it")
+        log.info(f"{submission} is still running. Run the same command to reattach, or add --stop to cancel it")
         return EXIT_INTERRUPTED
     ended = submissions.details(submission)
     code = exit_code_of(ended)
@@ -74,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def follow(address: str, config: JobConfig, command: Sequence[str]) -> int:
-    """Runs a command of kosbert-ray on a cluster, prints what it prints, and gives its exit code."""
+    """Runs a kosbert-ray command on a cluster, prints its output, and returns its exit code."""
     from kosbert_ray.deploy.ray_jobs import ClusterJob, Submissions, exit_code_of
 
     submissions = Submissions(address)

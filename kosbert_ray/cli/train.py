@@ -1,10 +1,13 @@
-"""``kosbert-ray train``: a model by a recipe."""
+"""``kosbert-ray train``: trains a model by a recipe."""
 
 from __future__ import annotations
 
 import argparse
 
 from kosbert_ray.cli.common import Commands, add_config, given
+from kosbert_ray.cli.examples import add_examples
+
+EXAMPLES = (("train by a recipe", "kosbert-ray train my-model --config configs/train_ko_sbert_sts.yaml --data-root data/"),)
 
 
 def add(commands: Commands) -> None:
@@ -12,12 +15,14 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "train",
         help="train a model by a recipe",
-        description="Trains by the recipe in FILE into OUTPUT. Run it again after a crash: it does what is left.",
+        description="Trains a model by the recipe in --config and writes it to OUTPUT. After a crash, run the same command "
+        "again to resume.",
     )
     parser.add_argument("output", nargs="?", metavar="OUTPUT", help="the new model's folder (output)")
-    parser.add_argument("--data-root", metavar="FOLDER", help="where the recipe's data files are (data_root)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes, each with a GPU if there are any (workers)")
-    add_config(parser, "a recipe in YAML, such as configs/train_ko_sbert_sts.yaml")
+    parser.add_argument("--data-root", metavar="FOLDER", help="folder of the recipe's data files (data_root)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes, each with a GPU if available (workers)")
+    add_config(parser, "recipe in YAML, such as configs/train_ko_sbert_sts.yaml")
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 

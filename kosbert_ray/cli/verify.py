@@ -7,11 +7,16 @@ import contextlib
 import logging
 
 from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import VerifyFailed
 
 log = logging.getLogger(__name__)
 
 SHOWN_PROBLEMS = 50
+
+EXAMPLES = (
+    ("check against the input, and embed 100 rows again", "kosbert-ray verify vectors/ --input corpus/ --sample 100"),
+)
 
 
 def add(commands: Commands) -> None:
@@ -27,6 +32,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="embed N rows again and compare")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample (default: 0)")
     add_config(parser)
+    add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 

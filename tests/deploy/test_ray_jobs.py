@@ -57,7 +57,7 @@ def test_a_job_survives_its_submitter_and_can_be_reattached_stopped_and_resumed(
     wait_for(lambda: len(list(out.glob("*.parquet"))) > seen, 60, "the job ended with its submitter")
 
     done = cli(*arguments, "--no-wait", env=cluster.env)
-    assert "-1: runs already" in done.stderr
+    assert "-1: already running, reattached" in done.stderr
     assert "-1: running" in cli(*arguments, "--status", env=cluster.env).stdout
     assert cli(*arguments, "--stop", env=cluster.env).stdout.startswith("stopped: kosbert-ray-")
     assert not (out / "_SUCCESS").exists()
@@ -85,9 +85,9 @@ def test_ctrl_c_leaves_the_job_running_and_a_failed_job_sets_the_exit_code(cli, 
     wait_for(lambda: list((tmp_path / "out").glob("*.parquet")), 120, "no shard was committed")
     submitter.send_signal(signal.SIGINT)
     assert submitter.wait(60) == 130
-    assert "goes on; submit the same again to follow it" in (tmp_path / "log").read_text()
+    assert "is still running. Run the same command to reattach" in (tmp_path / "log").read_text()
     done = cli(*arguments, env=cluster.env)
-    assert "runs already" in done.stderr
+    assert "already running, reattached" in done.stderr
     assert "done: 4,000 rows" in done.stdout
 
     done = cli(*arguments, "--set", "input.text=nothing", code=1, env=cluster.env)

@@ -99,7 +99,7 @@ def test_in_a_notebook_it_is_one_output_that_changes(tmp_path: Path, widgets: bo
     """In a real kernel: a widget where there are widgets, else lines; and no warning."""
     code = f"""
 import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests" / "helpers")!r}]
 if not {widgets}:
     sys.modules["ipywidgets"] = None
 from receipts import RECEIPT
