@@ -43,33 +43,29 @@ def add(commands: Commands) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say what a job is."""
-    parser.add_argument(
-        "input", nargs="?", metavar="INPUT", help="file, folder, glob, s3:// URL or hub:// dataset (input.path)"
-    )
-    parser.add_argument("output", nargs="?", metavar="OUTPUT", help="folder or s3:// URL (output.path)")
+    """Adds the options that define a job; their help texts are those of the job file's options."""
+    parser.add_argument("input", nargs="?", metavar="INPUT", help="{input.path}")
+    parser.add_argument("output", nargs="?", metavar="OUTPUT", help="{output.path}")
     parser.add_argument(
         "--into",
         metavar="FOLDER/NAME",
-        help="a new output beside FOLDER's current one, of the same job but for what is said otherwise",
+        help="create NAME next to FOLDER's current output, reusing its settings except those given here",
     )
-    parser.add_argument("--model", metavar="NAME", help="hub name, folder, s3:// URL or bundled:NAME (model.name)")
-    parser.add_argument(
-        "--text", metavar="COLUMN", help="the text column, or a template: {title}\\n{body} (input.text; default: text)"
-    )
-    parser.add_argument("--keep", metavar="COLUMNS", help="columns to carry through, with commas (input.keep)")
+    parser.add_argument("--model", metavar="NAME", help="{model.name}")
+    parser.add_argument("--text", metavar="COLUMN", help="{input.text}")
+    parser.add_argument("--keep", metavar="COLUMNS", help="{input.keep}")
     parser.add_argument(
         "--prune",
         action="store_const",
         const="delete",
-        help="delete the shards of files that are gone from the input (output.removed_inputs=delete)",
+        help="delete the vectors of input files that no longer exist (output.removed_inputs=delete)",
     )
-    parser.add_argument("--log-format", choices=("text", "json"), help="of the lines on standard error (default: text)")
+    parser.add_argument("--log-format", choices=("text", "json"), help="{log_format}")
     add_config(parser)
 
 
 def config_of(arguments: argparse.Namespace) -> JobConfig:
-    """The job that those options say; raises UsageError also if ``--into`` finds no job to take over."""
+    """Loads the job from these options; raises UsageError also if ``--into`` finds no job to reuse."""
     from kosbert_ray.config import load_config
 
     config = job_config(arguments, NAMES)
