@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kosbert_ray.encoder.encoder import Encoder
     from kosbert_ray.outputs.output import Output
-    from kosbert_ray.run.lifecycle import Summary
+    from kosbert_ray.run.summary import Summary
 
 __all__ = ["Encoder", "KosbertError", "Output", "__version__", "embed"]
 

@@ -14,12 +14,11 @@ from fsspec.utils import glob_translate
 
 from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.folders import check_folders
-from kosbert_ray.corpus.formats.table import FORMATS, FormatName, format_of_suffix
+from kosbert_ray.corpus.formats.table import FORMATS, format_of_suffix
 from kosbert_ray.errors import InputError, StorageError, shown_names
 from kosbert_ray.storage import FileEntry, Storage, StorageOptions, Survey, is_url
 from kosbert_ray.units import plural
 
-Format = FormatName
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zip": "zip"}
 GLOB_CHARACTERS = "*?["
 JSON_SUFFIX = ".json"  # JSON lines or one document; taken for JSON lines only if there are no other input files

@@ -6,12 +6,10 @@ committed), ``passes`` (encoding), and ``finalize`` (checking the result and mar
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +18,8 @@ from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.identity import BackgroundHashing
 from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.encoder.prepare import PreparedModel
-from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
-from kosbert_ray.errors import InputError, JobFailed, KosbertError, StorageError
+from kosbert_ray.encoder.tokenizer import unknown_notice
+from kosbert_ray.errors import InputError, JobFailed, KosbertError
 from kosbert_ray.job import (
     Job,
     list_input,
@@ -40,10 +38,11 @@ from kosbert_ray.run.notices import Notices
 from kosbert_ray.run.notify import Ended, notify
 from kosbert_ray.run.output_state import OutputState, Raced
 from kosbert_ray.run.passes import Pass
+from kosbert_ray.run.resources import Resources
+from kosbert_ray.run.summary import Summary
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
-from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vector_types import Ranges, needs_ranges
 from kosbert_ray.stored import resumed, schema_entry, settled_types, taken
 from kosbert_ray.units import duration
@@ -56,33 +55,6 @@ MAX_PASSES = 3  # over a corpus that changes while it is read
 MAX_RACES = 3  # claims of a new output that were lost to other runs
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The result of a run.
-
-    Attributes:
-        output: the output directory.
-        totals: sums over all slices of the output.
-        new: sums over the slices that this run committed.
-        seconds: wall time of the pipeline.
-        first_slice_seconds: seconds until the first commit; None if there was nothing to do.
-        removed: number of shards deleted because their input changed or was removed.
-        within_limit: whether ``max_rejected`` allows the rejected rows; if not, the output is not complete.
-        chunked: whether long texts became one row per chunk.
-        complete: whether the output has its ``_SUCCESS``.
-    """
-
-    output: str
-    totals: Totals
-    new: Totals
-    seconds: float
-    first_slice_seconds: float | None
-    removed: int
-    within_limit: bool
-    chunked: bool = False
-    complete: bool = False
 
 
 def embed(config: JobConfig, model: PreparedModel | None = None) -> Summary:
@@ -154,9 +126,6 @@ class _Run:
 
     def __init__(self, config: JobConfig, stack: ExitStack, model: PreparedModel | None = None) -> None:
         self._stack, self._notices = stack, Notices()
-        self._ray = False
-        self._loading: Future[Tokenizer] | None = None
-        self._model = model
         self._ranges: Ranges = ()
         self._given = config
         require_input(config)
@@ -175,6 +144,7 @@ class _Run:
         self._notices.info(*self.job.spec.notices)
         self._report_input()
         self.output = OutputState(Ledger(storage), stored, self._notices)
+        self._resources = Resources(config, self.output, stack, model)
         self.progress: Progress
 
     def run(self) -> Summary:
@@ -188,9 +158,12 @@ class _Run:
         complete = Ledger(storage).success() is not None  # a store that refuses from the start is reported at once
         self.output.ledger = Ledger(open_output(self.config, retry=True))
         lease = self._lease()
-        if not complete:
+        if complete:
+            model = self._resources.prepare_model(keep=False)
+        else:
             self._stack.enter_context(lease)
-        self._prepare(start_ray=not complete)
+            model = self._resources.prepare(self.job.spec.pickled, self.job.corpus.size)
+        self._use_model(model)  # its folder may have been replaced since it was first read
         self._claim()
         self._use_corpus(self.output.look(self.job.corpus))
         fragments = self._fragments()
@@ -236,7 +209,7 @@ class _Run:
 
     def preview(self) -> Preview:
         """Describes what :meth:`run` would do; writes nothing."""
-        model = self._prepared(keep=False)
+        model = self._resources.prepare_model(keep=False)
         self._use_model(model)
         if self.output.stored or not needs_ranges(self.config.output.dtype):  # a dry run measures no ranges
             self._ranges = self.output.ranges
@@ -278,7 +251,7 @@ class _Run:
         changed = [name for name, listed in before.items() if now.get(name) != listed]
         if changed:
             columns = self.job.columns
-            self.job = Job.resolve(self.config, retry=True, settled=columns.keep, model=self._model)
+            self.job = Job.resolve(self.config, retry=True, settled=columns.keep, model=self.job.model)
             self._report_input()
             if self.job.columns != columns:
                 where = self.job.corpus.storage.url(changed[0])
@@ -303,7 +276,7 @@ class _Run:
     def _claim(self) -> None:
         if needs_ranges(self.config.output.dtype):
             self._ranges = self.output.ranges if self.output.stored else self._measured_ranges()
-        model = self._model
+        model = self._resources.model
         assert model is not None
         more = schema_entry(self.job.columns.keep) | {"model": model.described()}
         self.output.claim(self._fingerprint(model), model, self.config.public(), more)
@@ -313,7 +286,7 @@ class _Run:
 
     def _start_account(self) -> None:
         ledger = self.output.ledger
-        ledger.start(account(ledger.run, self._given, self.job.corpus, self._model))
+        ledger.start(account(ledger.run, self._given, self.job.corpus, self._resources.model))
 
     def _leftover(self, fragments: list[Fragment]) -> Leftover:
         delete = self.config.output.removed_inputs == "delete"
@@ -356,66 +329,30 @@ class _Run:
             chunked=self.config.long_text == "chunk",
         )
 
-    # -- model and cluster ---------------------------------------------------------------------------------------------
-
-    def _prepare(self, start_ray: bool) -> None:
-        """Prepares the model in the background while Ray starts."""
-        with ThreadPoolExecutor(2) as background:
-            preparing = background.submit(self._prepared, keep=start_ray)
-            if start_ray:
-                if self.job.spec.pickled:  # a refused model is refused before Ray starts
-                    preparing.result()
-                self._loading = background.submit(lambda: Tokenizer.load(preparing.result().spec()))
-                self._start_ray()
-            self._use_model(preparing.result())  # its folder may have been replaced since it was first read
-
-    def _prepared(self, keep: bool) -> PreparedModel:
-        """The model, hashed; with ``keep``, as a copy that nothing changes."""
-        model = self._model or model_ref(self.config).prepare(recorded_commit(self.config, self.output.stored))
-        return model.kept() if keep else model
+    # -- encoding ------------------------------------------------------------------------------------------------------
 
     def _use_model(self, model: PreparedModel) -> None:
-        self._model = model
         self.job = replace(self.job, model=model)
 
-    def _shared_model(self, pool: EncoderPool) -> PreparedModel:
-        """The model as every node can load it: uploaded next to the output if nodes cannot fetch it themselves."""
-        assert self._model is not None
-        model = self._model.kept()
-        if model.travels and not pool.local and not model.uploaded:
-            model = model.upload(self.output.ledger.storage)
+    def _encoders(self) -> tuple[EncoderPool, PreparedModel]:
+        """The encoder pool, and the model as every node can load it."""
+        pool = self._resources.start_ray(self.job.corpus.size)
+        model = self._resources.shared_model(pool)
         self._use_model(model)
-        return model
-
-    def _start_ray(self) -> EncoderPool:
-        """Starts or joins Ray once; it is left, and temporary files are swept, when the run ends."""
-        from kosbert_ray.run import ray_session
-
-        if not self._ray:
-            self._ray = True
-            self._stack.callback(self._sweep)
-            self._stack.enter_context(ray_session.joined(self.config.ray))
-            self._stack.enter_context(ray_session.data_settings())
-        return ray_session.encoder_pool(self.config.encoder, input_bytes=self.job.corpus.size)
-
-    def _sweep(self) -> None:
-        with contextlib.suppress(StorageError, OSError):
-            self.output.ledger.storage.sweep()
+        return pool, model
 
     def _measured_ranges(self) -> Ranges:
         """Ranges of int8 for a new output, measured on a sample of the texts."""
         from kosbert_ray.run.int8_ranges import calibrate
 
-        pool = self._start_ray()
-        model = self._shared_model(pool)
+        pool, model = self._encoders()
         reader = self.job.reader(retry=True)
         return calibrate(reader, self.job.fragments(), model, self.config.encoder, pool)
 
     def _pass(self, fragments: list[Fragment]) -> None:
         """Encodes the open slices; a failure also counts the files that planning gave up."""
-        pool = self._start_ray()
-        model = self._shared_model(pool)
-        tokenizer = self._loading.result() if self._loading else Tokenizer.load(self.job.spec)
+        pool, model = self._encoders()
+        tokenizer = self._resources.tokenizer()
         this = Pass(self.job, model, tokenizer, self._ranges, self.output, self.progress, self._notices, pool)
         try:
             this.run(fragments, self._shared(this, fragments))

@@ -1,0 +1,97 @@
+"""The model and the Ray cluster of one run, each prepared when it is first needed."""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from kosbert_ray.config import JobConfig
+from kosbert_ray.encoder.prepare import PreparedModel
+from kosbert_ray.encoder.tokenizer import Tokenizer
+from kosbert_ray.errors import StorageError
+from kosbert_ray.job import model_ref, recorded_commit
+from kosbert_ray.run.output_state import OutputState
+
+if TYPE_CHECKING:
+    from kosbert_ray.run.ray_session import EncoderPool
+
+
+class Resources:
+    """The model and the cluster of a run.
+
+    Args:
+        config: the job's options.
+        output: the output.
+        stack: leaves Ray when the run ends.
+        model: the model, if it is prepared already.
+    """
+
+    def __init__(self, config: JobConfig, output: OutputState, stack: ExitStack, model: PreparedModel | None) -> None:
+        self._config, self._output, self._stack, self._model = config, output, stack, model
+        self._loading: Future[Tokenizer] | None = None
+        self._ray = False
+
+    @property
+    def model(self) -> PreparedModel | None:
+        """The model, once it is prepared."""
+        return self._model
+
+    def prepare(self, pickled: bool, input_bytes: int) -> PreparedModel:
+        """Prepares the model and its tokenizer in the background while Ray starts.
+
+        Args:
+            pickled: whether the model has to be converted. One that is refused is refused before Ray starts.
+            input_bytes: size of the corpus.
+        """
+        with ThreadPoolExecutor(2) as background:
+            preparing = background.submit(self.prepare_model, keep=True)
+            if pickled:
+                preparing.result()
+            self._loading = background.submit(lambda: Tokenizer.load(preparing.result().spec()))
+            self.start_ray(input_bytes)
+            return preparing.result()
+
+    def prepare_model(self, keep: bool) -> PreparedModel:
+        """Hashes the model.
+
+        Args:
+            keep: whether to copy it to a folder that nothing changes.
+        """
+        model = self._model or model_ref(self._config).prepare(recorded_commit(self._config, self._output.stored))
+        self._model = model.kept() if keep else model
+        return self._model
+
+    def shared_model(self, pool: EncoderPool) -> PreparedModel:
+        """The model as every node can load it: uploaded next to the output if nodes cannot fetch it themselves."""
+        assert self._model is not None
+        model = self._model.kept()
+        if model.travels and not pool.local and not model.uploaded:
+            model = model.upload(self._output.ledger.storage)
+        self._model = model
+        return model
+
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        assert self._model is not None
+        return self._loading.result() if self._loading else Tokenizer.load(self._model.spec())
+
+    def start_ray(self, input_bytes: int) -> EncoderPool:
+        """Starts or joins Ray once. When the run ends, Ray is left and temporary files are swept.
+
+        Args:
+            input_bytes: size of the corpus.
+        """
+        from kosbert_ray.run import ray_session
+
+        if not self._ray:
+            self._ray = True
+            self._stack.callback(self._sweep)
+            self._stack.enter_context(ray_session.joined(self._config.ray))
+            self._stack.enter_context(ray_session.data_settings())
+        return ray_session.encoder_pool(self._config.encoder, input_bytes=input_bytes)
+
+    def _sweep(self) -> None:
+        with contextlib.suppress(StorageError, OSError):
+            self._output.ledger.storage.sweep()
