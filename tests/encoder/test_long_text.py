@@ -168,7 +168,7 @@ def test_plan_counts_the_chunks(cli, tmp_path: Path, articles) -> None:
         (["chunk.size=20"], "chunk: long texts are cut off unless"),
         (["long_text=mean", "chunk.text=true"], "chunk.text: there is a text for each chunk only"),
         (["long_text=chunk", "chunk.size=1000"], "chunk.size: 1000 is more than the 128 tokens"),
-        (["long_text=chunk", "chunk.size=10", "chunk.overlap=8"], "chunk.size: of 10 tokens 2 are the model's"),
+        (["long_text=chunk", "chunk.size=10", "chunk.overlap=8"], "chunk.size: 2 of 10 tokens are special tokens"),
         (["long_text=chunk", "input.keep=[chunk]"], "long_text: chunk writes a column 'chunk'"),
     ],
 )
