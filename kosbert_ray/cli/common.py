@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from kosbert_ray.cli.option_help import OPTION_HELP
+
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
 
@@ -75,20 +77,11 @@ def add_config(parser: argparse.ArgumentParser, what: str = "a job file in YAML"
 
 
 def describe_options(parser: argparse.ArgumentParser) -> None:
-    """Replaces ``{section.key}`` in help texts by that option's description and name.
-
-    Done only when help is printed, so that a command starts without loading pydantic.
-    """
-    marked = [action for action in parser._actions if OPTION_MARK.fullmatch(action.help or "")]
-    if not marked:
-        return
-    from kosbert_ray.config import JobConfig
-    from kosbert_ray.settings import describe
-
-    descriptions = {option.name: option.description for option in describe(JobConfig)}
-    for action in marked:
-        name = str(action.help).strip("{}")
-        action.help = f"{descriptions[name]} ({name})".replace("%", "%%")
+    """Replaces ``{section.key}`` in help texts by that option's description and name."""
+    for action in parser._actions:
+        if OPTION_MARK.fullmatch(action.help or ""):
+            name = str(action.help).strip("{}")
+            action.help = f"{OPTION_HELP[name]} ({name})".replace("%", "%%")
 
 
 def job_config(arguments: argparse.Namespace, names: dict[str, str]) -> JobConfig:

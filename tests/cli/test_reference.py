@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from kosbert_ray.cli.main import whole_parser
-from kosbert_ray.cli.reference import pages
+from kosbert_ray.cli.reference import option_help, pages
 from kosbert_ray.config import JobConfig
 from kosbert_ray.settings import describe
 
@@ -38,8 +38,14 @@ def test_a_flag_has_the_description_of_the_option_that_it_sets(capsys: pytest.Ca
         assert "{input" not in shown
 
 
-def test_help_of_the_command_does_not_load_pydantic() -> None:
-    code = "import sys\nfrom kosbert_ray.cli.main import main\ntry: main(['--help'])\n"
+def test_help_texts_of_flags_are_those_of_the_options() -> None:
+    written = (ROOT / "kosbert_ray" / "cli" / "option_help.py").read_text("utf-8")
+    assert written == option_help(), "run make docs-generate"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["embed", "--help"]])
+def test_help_does_not_load_pydantic(arguments: list[str]) -> None:
+    code = f"import sys\nfrom kosbert_ray.cli.main import main\ntry: main({arguments})\n"
     code += "except SystemExit: print({*sys.modules} & {'pydantic'})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.endswith("set()\n")
