@@ -40,8 +40,9 @@ def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path", "input": "input.path"})
     from kosbert_ray.outputs.mapper import Mapper
     from kosbert_ray.outputs.output import Output
-    from kosbert_ray.outputs.verify import is_large, verify
+    from kosbert_ray.outputs.verify import is_large, require_sample, verify
 
+    require_sample(arguments.sample)
     output = Output(config, retry=True)
     with contextlib.ExitStack() as stack:
         mapper: Mapper | None = None

@@ -68,6 +68,12 @@ def is_large(output: Output) -> bool:
     return sum(output.files.values()) > LARGE_BYTES
 
 
+def require_sample(sample: int) -> None:
+    """Raises UsageError for a sample of fewer than 0 rows."""
+    if sample < 0:
+        raise UsageError("--sample: a number of rows, 0 or more")
+
+
 def verify(
     output: Output,
     mapper: Mapper | None = None,
@@ -90,8 +96,7 @@ def verify(
         StorageError: a store cannot be accessed.
     """
     started = time.perf_counter()
-    if sample < 0:
-        raise UsageError("--sample: a number of rows, 0 or more")
+    require_sample(sample)
     mapper = mapper or ThreadMapper(reader_threads(output.storage))
     promise = Promise.of(output.record)
     problems: list[Problem] = []

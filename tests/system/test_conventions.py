@@ -7,7 +7,6 @@ import datetime
 import decimal
 import gzip
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -50,7 +49,7 @@ def test_a_file_is_read_as_its_writer_meant_it(tmp_path: Path, name: str, limits
     file, content, options, expected = READ[name]
     (tmp_path / file).write_bytes(content)
     if b'"' in content and limits != Limits():
-        options = replace(options, newlines_in_values=True)
+        options = options.model_copy(update={"newlines_in_values": True})
     found = rows(tmp_path, limits=limits, options=options)
     assert good(found) == expected and not reasons(found)
 
