@@ -210,7 +210,7 @@ def test_a_pickle_that_is_more_than_tensors_is_refused_and_not_run(tiny_model: P
     zipped = (folder / "zip").read_bytes()
     (folder / "zip").unlink()
     for content, message in (
-        (zipped, r"_model\.bin: holds more than tensors \(it calls getattr\), and was not loaded; save the model as safe"),
+        (zipped, r"_model\.bin: holds more than tensors \(it calls getattr\) and was not loaded; save the model as safe"),
         (old_format(state | {"more": Bomb(burst)}), "holds more than tensors"),
         (pickle.dumps(Bomb(burst)), "not a file of weights; save the model as safetensors"),
         (zipped[: len(zipped) // 2], "broken or cut-short weights"),

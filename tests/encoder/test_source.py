@@ -53,7 +53,7 @@ def test_a_local_folder_is_itself_and_what_is_none_is_named(tiny_model: Path, tm
 def test_bundled_models_are_listed_where_one_is_not_there() -> None:
     assert read_spec(fetch_model(ModelSource("bundled:kosbert-mini"))).dimension == 256
     for name in ("bundled:nothing", "bundled:../encoder"):
-        with pytest.raises(ModelError, match="there are everyday, kosbert-mini"):
+        with pytest.raises(ModelError, match="available are everyday, kosbert-mini"):
             fetch_model(ModelSource(name))
 
 

@@ -57,7 +57,7 @@ def test_an_unforeseen_error_is_one_line_and_its_traceback_is_kept(
         raise ZeroDivisionError("of no one's making")
 
     monkeypatch.setattr("kosbert_ray.outputs.status.status", broken)
-    assert main(["status", "somewhere"]) == 1
+    assert main(["status", str(PINNED / "whole")]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert "error: ZeroDivisionError: of no one's making; this is a bug in kosbert-ray" in lines[-1]
     assert any("in broken" in line for line in lines), "where no terminal is, the log holds the traceback"
@@ -132,7 +132,7 @@ def test_a_buffered_result_that_cannot_be_written_is_an_error_too(tmp_path: Path
         ["bash", "-c", f"ulimit -f 0; {line} > {tmp_path}/result"], cwd=ROOT, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("the result is not complete")
+    assert done.stderr.splitlines()[-1].endswith("the result is incomplete")
     assert "Traceback" not in done.stderr
 
 

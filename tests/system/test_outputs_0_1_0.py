@@ -152,7 +152,7 @@ def test_a_later_and_lower_limit_of_rejected_rows_changes_nothing_but_the_exit_c
 ) -> None:
     before = {path: path.read_bytes() for path in (pinned / "rejected").rglob("*") if path.is_file()}
     assert main(["embed", "rejecting", "rejected"]) == 3
-    assert "the output was completed under another limit" in capsys.readouterr().err
+    assert "the output was completed with another limit" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (pinned / "rejected").rglob("*") if path.is_file()} == before
 
 
