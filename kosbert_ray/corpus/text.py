@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from string import Formatter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kosbert_ray.corpus.options import InputOptions, Normalization
 from kosbert_ray.corpus.types import is_binary, is_string, plain
 from kosbert_ray.errors import UsageError
+
+if TYPE_CHECKING:
+    from kosbert_ray.corpus.options import InputOptions, Normalization
 
 CONJOINING = "[\u1100-\u1112][\u1161-\u1175]"  # a leading consonant and a vowel: the start of a syllable
 MANY_DECOMPOSED = 0.01  # of the texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from kosbert_ray.corpus.fragments import Fragment, is_current
 from kosbert_ray.corpus.identity import FileHashes
@@ -11,11 +12,13 @@ from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.errors import KosbertError
 from kosbert_ray.job import Job
 from kosbert_ray.outputs.mapper import Mapper
-from kosbert_ray.outputs.output import Output
 from kosbert_ray.outputs.problems import Problem
 from kosbert_ray.shards.ledger import Committed
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
+
+if TYPE_CHECKING:
+    from kosbert_ray.outputs.output import Output
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import long_text
 from kosbert_ray.outputs.input_check import InputPlan
-from kosbert_ray.outputs.output import Output
 from kosbert_ray.outputs.sample import Rows, draw
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
@@ -23,6 +22,7 @@ from kosbert_ray.shards.vectors import open_shard
 
 if TYPE_CHECKING:
     from kosbert_ray.encoder.encoder import Encoder
+    from kosbert_ray.outputs.output import Output
 
 AGREEMENT = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99}
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job import reader_threads
 from kosbert_ray.outputs.nearest import Similarity, nearest
-from kosbert_ray.outputs.output import Output
+
+if TYPE_CHECKING:
+    from kosbert_ray.outputs.output import Output
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from typing import TYPE_CHECKING
 
 from kosbert_ray.errors import KosbertError, UsageError
 from kosbert_ray.job import reader_threads
 from kosbert_ray.outputs.input_check import InputPlan, check_input, plan_input
 from kosbert_ray.outputs.mapper import Mapper, ThreadMapper
-from kosbert_ray.outputs.output import Output
 from kosbert_ray.outputs.problems import REMEDIES, Problem
 from kosbert_ray.outputs.reembed import reembed
 from kosbert_ray.outputs.shard_check import Promise, ShardCheck, check_cover, check_rejected, check_shard
 from kosbert_ray.shards.ledger import Committed
 from kosbert_ray.shards.receipt import Receipt
+
+if TYPE_CHECKING:
+    from kosbert_ray.outputs.output import Output
 
 LARGE_BYTES = 8 * 2**30  # above this, a command verifies with Ray
 

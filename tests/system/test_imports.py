@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ BASE = {"errors", "units", "logs", "vector_math", "_version"}
 OPTIONS = {"settings"} | BASE  # what a room's options.py may import; config.py and rooms above it may import any
 CORE = {"corpus", "encoder", "shards", "storage", "settings"} | BASE
 JOB = {"job", "stored", "config", "options"} | CORE
+MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {
     "errors": set(),
     "units": set(),
@@ -55,9 +57,9 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> set[str]:
+def imports_of(tree: ast.Module) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -65,17 +67,30 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
     here = room(path)
     allowed = OPTIONS if path.name == "options.py" else ROOMS.get(here, set())
-    for name in imports(path):
+    for name in imports_of(ast.parse(path.read_text("utf-8"))):
         parts = name.split(".")
         if parts[0] == "kosbert_ray" and len(parts) > 1 and parts[1] in ROOMS and here in ROOMS and parts[1] != here:
             there = "options" if parts[2:3] == ["options"] and parts[1] not in allowed else parts[1]
             assert there in allowed, f"{here} must not import {name}"
         if parts[0] in OWNERS:
             assert here in OWNERS[parts[0]], f"{here} must not import {name}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports for type checkers only are not among them."""
+    modules = {".".join(("kosbert_ray", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in MODULES}
+    graph = {}
+    for module, path in modules.items():
+        tree = ast.parse(path.read_text("utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = [ast.Pass()]
+        graph[module] = imports_of(tree) & modules.keys() - {module}
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 def test_options_load_pydantic_and_nothing_heavier() -> None:
