@@ -47,12 +47,13 @@ def embed(
     """
     # Imported here, so that importing the package takes no time.
     from kosbert_ray.config import load_config
-    from kosbert_ray.logs import shown
+    from kosbert_ray.logs import set_format, shown
     from kosbert_ray.run.lifecycle import embed as run
 
     given = {"input.path": input, "output.path": output} | ({"model.name": model} if model else {})
-    config = load_config(options, [], given)
-    with shown(config.log_format):
+    with shown():
+        config = load_config(options, [], given)
+        set_format(config.log_format)
         return run(config)
 
 

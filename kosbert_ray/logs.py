@@ -62,10 +62,14 @@ def _text_line(record: logging.LogRecord) -> str:
 
 
 def _json_line(record: logging.LogRecord) -> str:
-    fields: dict[str, Any] = {name: value for name, value in vars(record).items() if name not in STANDARD}
+    extra = vars(record).items()
+    # Ray adds a private field to every record.
+    fields: dict[str, Any] = {name: value for name, value in extra if name not in STANDARD and not name.startswith("_")}
     at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
     line = {"time": at, "level": record.levelname.lower(), "message": record.getMessage(), **fields}
-    return json.dumps(line, ensure_ascii=False, default=str)
+    # Escapes of another encoding (backslashreplace) are not those of JSON.
+    utf8 = (getattr(sys.stderr, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
+    return json.dumps(line, ensure_ascii=not utf8, default=str)
 
 
 @contextlib.contextmanager

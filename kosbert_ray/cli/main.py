@@ -68,7 +68,7 @@ GRACE_SECONDS = 20.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     arguments = whole_parser().parse_args(argv)
-    with shown():
+    with shown(getattr(arguments, "log_format", None) or "text"):
         return _run(arguments)
 
 

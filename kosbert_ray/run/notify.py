@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import subprocess
@@ -47,7 +48,7 @@ def notify(where: str, ended: Ended) -> None:
         where: an http(s) URL, which receives a POST, or a shell command, which receives the JSON on standard input.
         ended: what to send.
     """
-    content = json.dumps(asdict(ended), ensure_ascii=False).encode()
+    content = json.dumps(asdict(ended)).encode()
     try:
         if where.startswith(("http://", "https://")):
             headers = {"Content-Type": "application/json"}
@@ -59,5 +60,7 @@ def notify(where: str, ended: Ended) -> None:
             log.warning(f"on_finish: the command ended with exit code {done.returncode}{words and f' ({words})'}")
     except subprocess.TimeoutExpired:
         log.warning(f"on_finish: the command did not end within {COMMAND_SECONDS:.0f} s")
-    except OSError as error:  # urllib's errors too; they do not contain the URL, which may be a secret
+    except (ValueError, http.client.HTTPException):  # their messages contain the URL, which may be a secret
+        log.warning("on_finish: the notification failed (the URL or the server's answer is invalid)")
+    except OSError as error:  # urllib's errors too; they do not contain the URL
         log.warning(f"on_finish: the notification failed ({first_line(error)})")

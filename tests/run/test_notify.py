@@ -59,6 +59,17 @@ def test_what_cannot_be_told_is_said_without_the_address(
     assert "hush" not in "".join(said)
 
 
+@pytest.mark.parametrize("address", ["http://localhost:abc/x?hush", "http://[bad/hush", "https://host/T 1?hush"])
+def test_an_invalid_url_is_a_warning_that_does_not_show_it(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    notify(address, ENDED)
+    (line,) = caplog.messages
+    assert line == "on_finish: the notification failed (the URL or the server's answer is invalid)"
+
+
+def test_an_output_whose_name_is_not_utf_8_is_sent() -> None:
+    notify("cat > /dev/null", Ended("done", "/o\udc80"))
+
+
 @pytest.mark.slow
 def test_a_run_tells_its_end_and_nothing_of_it_is_kept(cli, tmp_path: Path) -> None:
     (tmp_path / "told.py").write_text(f"import sys\nopen({str(tmp_path / 'told')!r}, 'a').write(sys.stdin.read() + '\\n')")
