@@ -232,5 +232,5 @@ def test_search_and_verify_refuse_a_model_that_is_not_the_outputs(cli, told, fol
     for command in (["search", out, "질문"], ["verify", out, "--sample", "3"]):
         assert told(*command, code=1) == (
             f"{folder}: not the model that made {out} (its weights or tokenizer differ); restore that model, or "
-            "embed again into another output"
+            "embed into another output"
         )
