@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -44,6 +45,24 @@ def everyday() -> list[str]:
     """The bundled sentences."""
     lines = [line for path in sorted(EVERYDAY.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
     return [json.loads(line)["text"] for line in lines]
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Collects the messages of one logger, whatever commands in this process have changed in the loggers above it."""
+
+    def collect(name: str) -> list[str]:
+        messages: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+        logger = logging.getLogger(name)
+        monkeypatch.setattr(logger, "handlers", [handler])
+        monkeypatch.setattr(logger, "level", logging.INFO)
+        monkeypatch.setattr(logger, "disabled", False)
+        logger.manager._clear_cache()  # type: ignore[attr-defined]
+        return messages
+
+    return collect
 
 
 @pytest.fixture(scope="session")

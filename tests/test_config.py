@@ -29,10 +29,11 @@ def test_later_settings_overrule_earlier_ones(tmp_path: Path) -> None:
     assert config.slice.max_bytes == 2**20
 
 
-def test_an_option_of_an_earlier_version_is_accepted_and_told_once(tmp_path: Path, caplog) -> None:
+def test_an_option_of_an_earlier_version_is_accepted_and_told_once(tmp_path: Path, logged) -> None:
+    messages = logged("kosbert_ray.settings")
     (tmp_path / "job.yaml").write_text("model: {name: a, allow_pickle: true}")
     config = load_config(str(tmp_path / "job.yaml"), ["model.allow_pickle=true"])
-    assert [record.getMessage() for record in caplog.records] == ["model.allow_pickle is no longer needed"]
+    assert messages == ["model.allow_pickle is no longer needed"]
     assert config == load_config(None, ["model.name=a"])
     with pytest.raises(UsageError, match="unknown option model.allow_pickel"):
         load_config(None, ["model.allow_pickel=true"])

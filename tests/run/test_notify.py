@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import pytest
 from conftest import TINY
 
 from kosbert_ray.run.notify import Ended, notify
+
+Logged = Callable[[str], list[str]]
 
 ENDED = Ended("done", "/out", totals={"rows": 3}, seconds=1.5)
 
@@ -37,22 +39,21 @@ def webhook() -> Iterator[tuple[str, list[dict]]]:
     server.server_close()
 
 
-def test_a_webhook_is_sent_the_summary(webhook: tuple[str, list[dict]], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_webhook_is_sent_the_summary(webhook: tuple[str, list[dict]], logged: Logged) -> None:
     address, calls = webhook
+    messages = logged("kosbert_ray.run.notify")
     notify(f"{address}/secret", ENDED)
-    assert not caplog.messages
+    assert not messages
     (call,) = calls
     assert (call["path"], call["type"]) == ("/secret", "application/json")
     assert (call["status"], call["totals"], call["seconds"]) == ("done", {"rows": 3}, 1.5)
 
 
-def test_what_cannot_be_told_is_said_without_the_address(
-    webhook: tuple[str, list[dict]], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_cannot_be_told_is_said_without_the_address(webhook: tuple[str, list[dict]], logged: Logged) -> None:
+    said = logged("kosbert_ray.run.notify")
     notify(f"{webhook[0]}/broken", ENDED)
     notify("http://127.0.0.1:9/hush", ENDED)
     notify("echo no such thing >&2; exit 7", ENDED)
-    said = caplog.messages
     assert said[0] == "on_finish: the notification failed (HTTP Error 500: Internal Server Error)"
     assert said[1].startswith("on_finish: the notification failed (")
     assert said[2] == "on_finish: the command ended with exit code 7 (no such thing)"
@@ -60,9 +61,10 @@ def test_what_cannot_be_told_is_said_without_the_address(
 
 
 @pytest.mark.parametrize("address", ["http://localhost:abc/x?hush", "http://[bad/hush", "https://host/T 1?hush"])
-def test_an_invalid_url_is_a_warning_that_does_not_show_it(address: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_url_is_a_warning_that_does_not_show_it(address: str, logged: Logged) -> None:
+    messages = logged("kosbert_ray.run.notify")
     notify(address, ENDED)
-    (line,) = caplog.messages
+    (line,) = messages
     assert line == "on_finish: the notification failed (the URL or the server's answer is invalid)"
 
 
