@@ -55,7 +55,7 @@ PRINTS = {
     "diff": r"^rows +\d+ +\d+",
     "promote": r"^promoted: ",
     "export": r"^exported: [\d,]+ rows",
-    "report": r"^wrote ",
+    "report": r"^written: ",
     "init": r"^wrote ",
     "evaluate": r"float32",
     "train": r"^done: ",
