@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from kosbert_ray.corpus.options import InputOptions, SliceOptions
 from kosbert_ray.encoder.options import ChunkOptions, EncoderOptions, LongTextPolicy, ModelOptions
+from kosbert_ray.logs import LogFormat
 from kosbert_ray.planning.options import PlanOptions
 from kosbert_ray.run.options import RayOptions
 from kosbert_ray.settings import InWords, Private, Section, load_settings, shown_value, unrecorded
@@ -63,7 +64,7 @@ class JobConfig(Section):
     stall_timeout: float = Field(
         default=300.0, gt=0, description="seconds without a commit before the run reports what it is waiting for"
     )
-    log_format: Literal["text", "json"] = Field(default="text", description="format of the lines on standard error")
+    log_format: LogFormat = Field(default="text", description="format of the lines on standard error")
     on_finish: Annotated[str, Private()] = Field(
         default="", description="shell command or http(s) address to notify when a run ends"
     )

@@ -24,7 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic.fields import FieldInfo
 
 from kosbert_ray.errors import UsageError
-from kosbert_ray.units import parse_bytes
+from kosbert_ray.units import alternatives, parse_bytes
 
 HIDDEN = "the given value"  # in place of a value that is not shown
 SCALARS = {bool: "true or false", int: "integer", float: "number", str: "text", SecretStr: "secret", dict: "mapping"}
@@ -164,7 +164,7 @@ def _in_words(kind: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is Literal:
         return alternatives(map(str, arguments))
     if origin in (Union, UnionType):
-        return alternatives(dict.fromkeys(_in_words(one) for one in arguments if one is not NoneType))
+        return alternatives(_in_words(one) for one in arguments if one is not NoneType)
     if origin is tuple:
         return f"list of {_in_words(arguments[0])}"
     return SCALARS.get(origin or kind, "mapping")
@@ -174,12 +174,6 @@ def _choices(kind: Any) -> tuple[str, ...]:
     if get_origin(kind) is Literal:
         return tuple(map(str, get_args(kind)))
     return next((found for inner in get_args(kind) if (found := _choices(inner))), ())
-
-
-def alternatives(names: Iterable[str]) -> str:
-    """``a``, ``a or b``, ``a, b or c``."""
-    *others, last = names
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _expand_path(value: Any) -> Any:

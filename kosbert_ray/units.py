@@ -1,8 +1,9 @@
-"""Durations and sizes, parsed and formatted."""
+"""Durations, sizes and lists of names in words."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -31,3 +32,9 @@ def duration(seconds: float) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 file``, ``2 files``, ``12,000 files``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def alternatives(names: Iterable[str]) -> str:
+    """Joins names, each once: ``a``, ``a or b``, ``a, b or c``."""
+    *others, last = dict.fromkeys(names)
+    return f"{', '.join(others)} or {last}" if others else last

@@ -6,12 +6,12 @@ import argparse
 import contextlib
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from kosbert_ray.cli.common import Commands, add_config, given, job_config, without_core_noise
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
-from kosbert_ray.logs import set_format
+from kosbert_ray.logs import LogFormat, set_format
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
@@ -75,7 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         const="delete",
         help="delete the shards of input files that were removed (output.removed_inputs=delete)",
     )
-    parser.add_argument("--log-format", choices=("text", "json"), help="{log_format}")
+    parser.add_argument("--log-format", choices=get_args(LogFormat), help="{log_format}")
     add_config(parser)
 
 

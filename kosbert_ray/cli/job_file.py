@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from kosbert_ray.config import JobConfig
-from kosbert_ray.settings import Option, alternatives, describe
+from kosbert_ray.settings import Option, describe
+from kosbert_ray.units import alternatives
 
 HEADER = """\
 # A job of kosbert-ray. Run it with: kosbert-ray embed --config {name}

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from kosbert_ray.cli.common import describe_options
+from kosbert_ray.cli.common import Commands, describe_options
 from kosbert_ray.cli.job_file import by_section, entry
 from kosbert_ray.cli.main import whole_parser
 from kosbert_ray.cli.option_help import OPTION_HELP
@@ -43,10 +43,14 @@ prints the traceback of an unexpected error.
 """
 
 
+def _commands() -> Commands:
+    (found,) = (action for action in whole_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return found
+
+
 def flag_descriptions() -> dict[str, str]:
     """The descriptions of the options that flags set, by name."""
-    (commands,) = (item.choices for item in whole_parser()._actions if isinstance(item, argparse._SubParsersAction))
-    marks = {action.help or "" for parser in commands.values() for action in parser._actions}
+    marks = {action.help or "" for parser in _commands().choices.values() for action in parser._actions}
     return {option.name: option.description for option in describe(JobConfig) if f"{{{option.name}}}" in marks}
 
 
@@ -78,8 +82,7 @@ def _option_row(option: Option) -> str:
 
 
 def _cli_page() -> str:
-    whole = whole_parser()
-    (commands,) = (action for action in whole._actions if isinstance(action, argparse._SubParsersAction))
+    commands = _commands()
     lines = [NOTICE, "", CLI_INTRO, _row("Command", "Purpose"), "|---|---|"]
     lines += [_row(f"[`{item.dest}`](#{item.dest})", _prose(item.help or "")) for item in commands._choices_actions]
     lines.append("")

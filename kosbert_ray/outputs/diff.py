@@ -73,7 +73,7 @@ class _Side:
 
     def count(self, receipt: Receipt) -> int:
         """Returns the number of rows in a shard."""
-        return receipt.rows + (receipt.rejected if self.format.nullable else 0)
+        return receipt.shard_rows(self.format.nullable)
 
     def rows(self, file: str) -> int:
         """Returns the number of a file's rows that have a vector."""

@@ -124,7 +124,7 @@ def _columns(described: Iterable[str]) -> list[str]:
 def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Iterable[str]:
     problems = []
     first = promise.formats[0]
-    rows = receipt.rows + (receipt.rejected if first.nullable else 0)
+    rows = receipt.shard_rows(first.nullable)
     if file.metadata.num_rows != rows:
         problems.append(f"has {file.metadata.num_rows:,} rows instead of {rows:,}")
     vectors: dict[str, list[pa.Array]] = {item.column: [] for item in promise.formats}
@@ -133,7 +133,7 @@ def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Ite
             arrays.append(batch.column(name))
     for name, arrays in vectors.items():
         nulls = sum(array.null_count for array in arrays)
-        if nulls != (receipt.rejected if first.nullable else 0):
+        if nulls != rows - receipt.rows:
             problems.append(f"{nulls:,} vectors of {name} are null")
     if checksum(*(array for arrays in vectors.values() for array in arrays)) != receipt.embedding_xxh128:
         problems.append("its vectors are not those that were written (XXH128)")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.listing import Corpus
-from kosbert_ray.errors import FingerprintMismatch, JobFailed
+from kosbert_ray.errors import JobFailed
 from kosbert_ray.shards.ledger import Committed, Ledger
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
@@ -85,10 +85,7 @@ def finish(
         FingerprintMismatch: another job has claimed the output.
     """
     where = ledger.storage.url()
-    if not ledger.still_claimed(digest):
-        raise FingerprintMismatch(
-            f"{where}: another job has claimed this output since the run began; choose another output"
-        )
+    ledger.require_claim(digest)
     missing = [fragment for fragment in fragments if not committed.complete(fragment.id)]
     if missing:
         raise JobFailed(

@@ -30,7 +30,6 @@ from kosbert_ray.storage import Storage
 DIGEST_BYTES = 16
 HASH = "hash"
 VECTORS_FILE, DIGEST_FILE = "vectors.float32", "vectors.xxh128"
-BLOCK_BYTES = 4 * 2**20
 FILLS = 3  # attempts, while other processes of the node fill and check the same file
 
 UInt64 = npt.NDArray[np.uint64]
@@ -142,8 +141,7 @@ class SharedVectors:
             return False
         digest = xxhash.xxh3_128()
         with open(self.folder / VECTORS_FILE, "rb") as file:
-            while block := file.read(BLOCK_BYTES):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
         return digest.hexdigest() == said
 
     def _append(self, name: str, file: IO[bytes], digest: Any) -> None:

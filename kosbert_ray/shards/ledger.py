@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from kosbert_ray.errors import StorageError, first_line
+from kosbert_ray.errors import FingerprintMismatch, StorageError, first_line
 from kosbert_ray.shards import job_file, receipt_files
 from kosbert_ray.shards.committed import Committed
 from kosbert_ray.shards.fingerprint import Fingerprint
@@ -108,10 +108,17 @@ class Ledger:
         """Does the same as :meth:`claim` without writing; returns None where it would replace another job's claim."""
         return job_file.join(self._files, self.run, fingerprint, same_weights)
 
-    def still_claimed(self, digest: str) -> bool:
-        """True if job.json still has this digest. Another job may have replaced a claim that had committed nothing."""
+    def require_claim(self, digest: str) -> None:
+        """Checks that job.json still has this digest. Another job may have replaced a claim that had committed nothing.
+
+        Raises:
+            FingerprintMismatch: it has another digest, or cannot be read.
+        """
         job = self.read_job()
-        return JOB_FILE not in self.broken and (job or {}).get("sha256") == digest
+        if JOB_FILE in self.broken or (job or {}).get("sha256") != digest:
+            raise FingerprintMismatch(
+                f"{self.storage.url()}: another job has claimed this output since the run began; choose another output"
+            )
 
     def is_abandoned(self, job: Mapping[str, Any]) -> bool:
         """True if nothing was committed under this job.json and no other run is active."""

@@ -22,6 +22,7 @@ UNSTABLE = (
     "fingerprint",  # a key of the footer itself
     "unknown_tokens",
 )
+STAGES = ("read", "tokenize", "encode", "write")  # each has its ``<stage>_seconds``
 ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
 
@@ -107,6 +108,14 @@ class Receipt:
         """
         unknown: dict[str, Any] = {"str": "", "int": 0, "float": 0.0, "bool": False}
         return Receipt(**({item.name: unknown[str(item.type)] for item in fields(Receipt)} | facts))
+
+    def shard_rows(self, nullable: bool) -> int:
+        """Returns the number of rows in the shard.
+
+        Args:
+            nullable: whether rejected rows are kept there, with a null vector.
+        """
+        return self.rows + (self.rejected if nullable else 0)
 
     def footer(self) -> dict[str, Any]:
         """Returns the fields stored in the shard's footer: those that any run of the slice on such hardware repeats."""

@@ -75,7 +75,9 @@ def test_a_claim_without_commits_is_replaced_unless_its_run_is_active(storage: S
     with Lease(storage, first.run), pytest.raises(FingerprintMismatch):
         Ledger(storage).claim(FINGERPRINT, {})
     assert Ledger(storage).claim(FINGERPRINT, {}) == FINGERPRINT.sha256
-    assert not first.still_claimed(other.sha256)
+    with pytest.raises(FingerprintMismatch, match="another job has claimed this output since the run began"):
+        first.require_claim(other.sha256)
+    first.require_claim(FINGERPRINT.sha256)
     commit(storage)
     with pytest.raises(FingerprintMismatch):
         Ledger(storage).claim(other, {})

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from kosbert_ray.errors import UsageError
+from kosbert_ray.units import alternatives
 
 if TYPE_CHECKING:
     from kosbert_ray.encoder.engines.base import Engine, EngineSettings
@@ -90,19 +91,19 @@ def require_supported(engine: str, device: str, precision: str, compile: bool) -
     """
     engines = tuple(ENGINES) if engine == "auto" else (engine,)
     if not _precisions(engines, device):
-        devices = _any(each for name in engines for each in ENGINES[name].precisions)
+        devices = alternatives(each for name in engines for each in ENGINES[name].precisions)
         raise UsageError(f"encoder.engine: {engine} runs on {devices} only, and the device is {device}")
     if not _precisions(engines, device, precision):
         where = [
-            f"encoder.engine={name} on {_any(each for each in entry.precisions if precision in entry.precisions[each])}"
+            f"encoder.engine={name} on {alternatives(found)}"
             for name, entry in ENGINES.items()
-            if any(precision in supported for supported in entry.precisions.values())
+            if (found := [each for each, known in entry.precisions.items() if precision in known])
         ]
         given = " on ".join(each for each in (engine, device) if each != "auto")
-        supported = _any(_precisions(engines, device))
-        raise UsageError(f"encoder.precision: {precision} needs {_any(where)}; {given} supports {supported}")
+        supported = alternatives(_precisions(engines, device))
+        raise UsageError(f"encoder.precision: {precision} needs {alternatives(where)}; {given} supports {supported}")
     if compile and not any(device in ("auto", each) for name in engines for each in ENGINES[name].compiles_on):
-        devices = _any(each for entry in ENGINES.values() for each in entry.compiles_on)
+        devices = alternatives(each for entry in ENGINES.values() for each in entry.compiles_on)
         raise UsageError(f"encoder.compile: compiling is supported on {devices} only, and the device is {device}")
 
 
@@ -116,9 +117,3 @@ def _precisions(engines: Iterable[str], device: str, precision: str = "auto") ->
         if device in ("auto", there) and precision in ("auto", each)
     ]
     return list(dict.fromkeys(found))
-
-
-def _any(names: Iterable[str]) -> str:
-    """Joins names as "a, b or c"."""
-    *others, last = dict.fromkeys(names)
-    return f"{', '.join(others)} or {last}" if others else last

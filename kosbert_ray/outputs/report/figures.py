@@ -13,10 +13,9 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 
 from kosbert_ray.outputs.report.data import Mapped, Report
-from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.shards.receipt import STAGES, Receipt
 
 COLORS = [*qualitative.Safe, *qualitative.Vivid]  # the first eleven are safe for colour-blind readers
-STAGES = ("read", "tokenize", "encode", "write")
 BINS = 60
 MAX_NODES = 10
 HOVER_CHARS, HOVER_WIDTH = 240, 40

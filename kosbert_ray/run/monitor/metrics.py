@@ -16,9 +16,9 @@ from urllib.parse import quote
 from ray.util import metrics
 
 from kosbert_ray.run.monitor.board import Board
-from kosbert_ray.run.monitor.throughput import REASONS, STAGES, WINDOW_SECONDS, Recent, waiting_for
+from kosbert_ray.run.monitor.throughput import REASONS, WINDOW_SECONDS, Recent, waiting_for
 from kosbert_ray.run.ray_session import EncoderPool
-from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.shards.receipt import STAGES, Receipt
 
 LOOK_SECONDS = 5.0
 ANSWER_SECONDS = 2.0

@@ -16,8 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kosbert_ray.run.monitor.throughput import STAGES, Recent, bottleneck
-from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.run.monitor.throughput import Recent, bottleneck
+from kosbert_ray.shards.receipt import STAGES, Receipt
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.units import duration
 

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.shards.receipt import STAGES, Receipt
 
 if TYPE_CHECKING:
     from kosbert_ray.run.monitor.board import View
@@ -16,7 +16,6 @@ WINDOW_SECONDS = 60.0
 MIN_RECEIPTS = 8  # large slices may finish less than once a minute
 BUSY = 0.9  # encoders with work this much of the time are the bottleneck
 WAITING_FOR = {"read": "input", "tokenize": "tokenizing", "encode": "an encoder", "write": "output"}  # by stage
-STAGES = tuple(WAITING_FOR)
 # What encoders may wait for, and the likely remedy.
 REASONS = {
     "nothing": "the hardware's limit",

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from kosbert_ray.corpus.formats.table import info_of
 from kosbert_ray.corpus.row_table import TEXT
 from kosbert_ray.encoder.packing import take_rows
-from kosbert_ray.errors import FingerprintMismatch, InputError
+from kosbert_ray.errors import InputError
 from kosbert_ray.run.chunk_rows import collapse, sources
 from kosbert_ray.run.slice_row import CHUNK, KEEP, VECTOR_ROWS, VECTORS, SliceRow
 from kosbert_ray.run.stages.work import Outcome, Work, run_stage
@@ -35,10 +35,7 @@ def _dropped(row: SliceRow) -> Outcome:
 @lru_cache(maxsize=4)
 def _require_claim(output: Storage, digest: str) -> None:
     """Checks the claim before a worker's first commit: another job may have replaced one that had committed nothing."""
-    if not Ledger(output).still_claimed(digest):
-        raise FingerprintMismatch(
-            f"{output.url()}: another job has claimed this output since the run began; choose another output"
-        )
+    Ledger(output).require_claim(digest)
 
 
 def write_slice(row: SliceRow, work: Work) -> Outcome:
