@@ -11,7 +11,7 @@ from kosbert_ray.corpus.options import InputOptions, SliceOptions
 from kosbert_ray.encoder.options import ChunkOptions, EncoderOptions, LongTextPolicy, ModelOptions
 from kosbert_ray.logs import LogFormat
 from kosbert_ray.planning.options import PlanOptions
-from kosbert_ray.run.options import RayOptions
+from kosbert_ray.run.options import ExecutorName, RayOptions
 from kosbert_ray.settings import InWords, Private, Section, load_settings, shown_value, unrecorded
 from kosbert_ray.shards.options import OutputOptions
 from kosbert_ray.storage.options import StorageOptions
@@ -60,6 +60,9 @@ class JobConfig(Section):
     )
     max_rejected: Annotated[int | float, BeforeValidator(_share_or_number), InWords("share or number of rows")] = Field(
         default=0.01, description="rejected rows that the run tolerates: a share (0.01) or a number (100)"
+    )
+    executor: ExecutorName = Field(
+        default="auto", description="run on Ray or in this process (local); by default local if there is little to do"
     )
     stall_timeout: float = Field(
         default=300.0, gt=0, description="seconds without a commit before the run reports what it is waiting for"

@@ -9,6 +9,7 @@ KosbertError
 ├── StorageError          a store refused or is missing: fix the address or the credentials     (exit 1)
 ├── FingerprintMismatch   the output belongs to another job: choose another output              (exit 1)
 ├── JobFailed             the run failed (a worker, Ray, a resource)                            (exit 1)
+│   └── DeviceBroken      the engine no longer works in this process: start another             (exit 1)
 ├── TooManyRejected       more rows were rejected than max_rejected allows                      (exit 3)
 ├── VerifyFailed          an output does not match its job or its input                         (exit 1)
 └── QualityLost           lower quality than --max-drop or --least allows                       (exit 1)
@@ -59,6 +60,10 @@ class FingerprintMismatch(KosbertError):
 
 class JobFailed(KosbertError):
     """The distributed run ended before all slices were committed."""
+
+
+class DeviceBroken(JobFailed):
+    """The GPU, or the engine, no longer works in this process; only a new process can use it."""
 
 
 class TooManyRejected(KosbertError):

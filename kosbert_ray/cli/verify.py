@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         mapper: Mapper | None = None
         if config.ray.address is not None or is_large(output):
-            from kosbert_ray.run.ray_mapper import ray_mapper
+            from kosbert_ray.run.executors.ray.mapper import ray_mapper
 
             mapper = stack.enter_context(ray_mapper(config.ray))
         found = verify(output, mapper, input=config.input.path, sample=arguments.sample, seed=arguments.seed)

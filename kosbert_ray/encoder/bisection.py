@@ -7,6 +7,7 @@ out, batches are too large, so the token budget is halved for good instead.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,19 +15,14 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from kosbert_ray.encoder.packing import Batch, Pack, Tokens, pack
-from kosbert_ray.errors import described, first_line
+from kosbert_ray.errors import DeviceBroken, described, first_line
 
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
 
 Found = TypeVar("Found")
 Forward = Callable[[Batch], npt.NDArray[np.float32]]
-
-
-class DeviceBroken(RuntimeError):
-    """The device no longer works in this process; only a new process helps."""
 
 
 def encode_all(
@@ -58,7 +54,7 @@ def encode_all(
         the reasons for those that failed, by index; and the remaining token budget.
 
     Raises:
-        DeviceBroken: a CUDA error makes all later results of this process unreliable.
+        DeviceBroken: the engine no longer works in this process, or a CUDA error makes its later results unreliable.
     """
     vectors = np.zeros((len(tokens.lengths), dimension), np.float32)
     left_out = np.empty(0, np.int64) if done is None else done
@@ -73,8 +69,12 @@ def encode_all(
             for number, found in enumerate(tried):
                 batch = batches[number]
                 if isinstance(found, Exception):
+                    if isinstance(found, DeviceBroken):
+                        raise found
                     if is_device_broken(found):
-                        raise DeviceBroken(first_line(found)) from found
+                        raise DeviceBroken(
+                            f"the GPU failed in this process ({first_line(found)}); run the same command again"
+                        ) from found
                     if is_out_of_memory(found) and len(batch.texts) > 1:
                         token_budget = max(1, min(token_budget, len(batch.ids)) // 2)
                         left = np.concatenate([later.texts for later in batches[number:]])
@@ -125,11 +125,17 @@ def _halves(tokens: Tokens, texts: npt.NDArray[np.int64], pack: Pack) -> list[Ba
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns True if the device, or the machine for a CPU, ran out of memory."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or _is_torchs(error, "OutOfMemoryError"):
         return True
     return isinstance(error, RuntimeError) and any(mark in str(error) for mark in CPU_OUT_OF_MEMORY)
 
 
 def is_device_broken(error: BaseException) -> bool:
     """Returns True for a CUDA error other than out of memory; such errors persist in the process."""
-    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+    return _is_torchs(error, "AcceleratorError") and not is_out_of_memory(error)
+
+
+def _is_torchs(error: BaseException, name: str) -> bool:
+    """Returns True for an instance of a torch class, without loading torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, getattr(torch, name))

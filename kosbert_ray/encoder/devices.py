@@ -1,11 +1,14 @@
-"""Resolves ``encoder.device`` and ``encoder.precision`` on this machine."""
+"""Resolves ``encoder.device`` and ``encoder.precision`` on this machine. Loads torch only where there may be a GPU."""
 
 from __future__ import annotations
 
-import torch
+import sys
+from pathlib import Path
 
-from kosbert_ray.encoder.options import Device, Precision
+from kosbert_ray.encoder.options import Device, Precision, visible_gpus
 from kosbert_ray.errors import UsageError
+
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")  # of a CPU that multiplies bf16 natively
 
 
 def pick_device(device: Device) -> Device:
@@ -14,6 +17,10 @@ def pick_device(device: Device) -> Device:
     Raises:
         UsageError: the requested device is not present.
     """
+    if device == "cpu" or (device == "auto" and not visible_gpus() and sys.platform != "darwin"):
+        return "cpu"
+    import torch
+
     present: dict[Device, bool] = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return next(name for name, here in present.items() if here)
@@ -26,9 +33,27 @@ def pick_precision(precision: Precision, device: str) -> str:
     """Returns the precision to compute in; "auto" is bf16 if the hardware multiplies it natively, else fp32."""
     if precision != "auto":
         return precision
-    if device == "cuda":
-        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp32"
     if device == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+        return "bf16" if has_native_bf16() else "fp32"
+    if device == "cuda":
+        import torch
+
+        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp32"
     return "fp32"
+
+
+def has_native_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Returns True if the CPU multiplies bf16 natively.
+
+    Args:
+        cpuinfo: where Linux lists the CPU's features; elsewhere torch is asked.
+    """
+    try:
+        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        import torch
+
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(flag) for flag in BF16_FLAGS)
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return any(flag in flags for flag in BF16_FLAGS)

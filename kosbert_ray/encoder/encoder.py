@@ -1,4 +1,4 @@
-"""The encoder: a model folder's transformer, pooling and head, run over packed batches.
+"""The encoder: a model folder's tokenizer, and an engine that runs over packed batches. Loads no engine's library itself.
 
 ``Encoder.load(name).encode(texts)`` is the library. A job calls :meth:`Encoder.encode_tokens` on slices that were
 tokenized elsewhere.
@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from kosbert_ray.encoder.bisection import encode_all
 from kosbert_ray.encoder.devices import pick_device, pick_precision
-from kosbert_ray.encoder.engines import cuda, table
+from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.engines.base import EngineSettings, PrecisionUnfit
-from kosbert_ray.encoder.engines.choice import pick_engine
-from kosbert_ray.encoder.head import Head
+from kosbert_ray.encoder.engines.choice import preferred_engine
 from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
@@ -74,7 +72,6 @@ class Encoder:
         require_possible(options.model_copy(update={"device": self.device}))
         self.precision = pick_precision(options.precision, self.device)
         self._tokenizer: Tokenizer | None = None
-        self._head = Head(spec.head).to(self.device).eval()
         settings = EngineSettings(
             self.device,
             self.precision,
@@ -82,7 +79,7 @@ class Encoder:
             skip=0 if spec.include_prompt or not spec.prompt else self.tokenizer.prompt_length,
             compile=options.compile,
         )
-        self.engine = pick_engine(spec, options.engine, settings)
+        self.engine = options.engine if options.engine != "auto" else preferred_engine(spec, options, self.device)
         fallback: list[str] = []
         try:
             self._engine = table.load(self.engine, spec, settings)
@@ -173,12 +170,9 @@ class Encoder:
         rows = {row: failed[int(tokens.rows[row])] for row in hit}
         return Encoded(vectors, tokens.rows, rows, len(self._computed), sum(self._computed))
 
-    @torch.inference_mode()
-    def _forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def _forward(self, batch: Batch) -> Vectors:
         self._computed.append(self._engine.computed_tokens(batch))
-        vectors = self._head(self._engine.pooled(batch))
-        found: Vectors = cuda.to_host(vectors) if self.device == "cuda" else vectors.cpu().numpy()
-        return found
+        return self._engine.vectors(batch)
 
     def _unknown_ids(self, tokens: Tokens) -> dict[int, str]:
         """Finds texts with a token that the model has no embedding for. On a GPU such an id would kill the process."""

@@ -63,7 +63,10 @@ class EncoderOptions(Section):
         default=None, description="CPU threads per encoder; by default all cores are shared out"
     )
     token_budget: Positive | None = Field(default=None, description="tokens per batch; by default it depends on the device")
-    engine: Engine = Field(default="torch", description="inference engine on CPUs; auto takes the faster one")
+    engine: Engine = Field(
+        default="auto",
+        description="inference engine on CPUs; auto prefers OpenVINO where it is installed and suits the model",
+    )
     compile: bool = Field(default=False, description="compile the model with torch.compile, on GPUs")
 
     @model_validator(mode="after")
@@ -111,6 +114,19 @@ def usable_cores(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc
     for quota in _quotas(cgroups, own):
         cores = min(cores, max(1, int(quota)))
     return cores
+
+
+def visible_gpus(devices: Path = Path("/dev")) -> int:
+    """GPUs that this process may use, by their device nodes, without loading torch.
+
+    Args:
+        devices: where device nodes are.
+    """
+    count = sum(path.name.removeprefix("nvidia").isdigit() for path in devices.glob("nvidia*"))
+    if not count:  # AMD's driver, or the one of Windows' Linux, has one node for all
+        count = int(any((devices / name).exists() for name in ("kfd", "dxg")))
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return count if chosen is None else min(count, sum(bool(name.strip(" -1")) for name in chosen.split(",")))
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:

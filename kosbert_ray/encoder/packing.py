@@ -154,3 +154,10 @@ def _batch(
         (int(begins[at]), int(count), int(length)) for length, at, count in zip(distinct, first, counts, strict=True)
     )
     return Batch(ids[np.repeat(starts, lengths) + positions].astype(np.int64), positions, groups, texts)
+
+
+def random_batch(lengths: list[int], vocabulary: int) -> Batch:
+    """Returns one batch of sequences of these lengths; the tokens are the same on each call."""
+    ids = np.random.default_rng(0).integers(vocabulary // 2, vocabulary, sum(lengths)).astype(np.int32)
+    tokens = Tokens(ids, np.array(lengths, np.int32), np.arange(len(lengths), dtype=np.int32), np.zeros(0, np.int32))
+    return next(pack(tokens, sum(lengths)))

@@ -13,6 +13,7 @@ import hashlib
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -246,9 +247,17 @@ def _copied(spec: ModelSpec, digests: Digests) -> ModelSpec:
 
 def _require_known(spec: ModelSpec) -> None:
     """Raises ModelError for an architecture that the installed transformers does not have."""
+    if spec.remote_code:
+        return
+    package = find_spec("transformers")
+    assert package is not None
+    assert package.origin is not None
+    # Most architectures have a folder of their name, which can be seen without the second that an import takes.
+    if (Path(package.origin).parent / "models" / spec.model_type.replace("-", "_") / "__init__.py").is_file():
+        return
     from transformers import CONFIG_MAPPING, __version__
 
-    if not spec.remote_code and spec.model_type not in CONFIG_MAPPING:
+    if spec.model_type not in CONFIG_MAPPING:
         raise ModelError(
             f"{spec.transformer / 'config.json'}: transformers {__version__} does not support models of type "
             f"{spec.model_type!r}"

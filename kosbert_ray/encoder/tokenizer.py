@@ -6,23 +6,34 @@ and sends the Rust tokenizer as JSON to the tokenizing workers, which need nothi
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import os
+import time
 import unicodedata
 from dataclasses import dataclass, fields
 from functools import cached_property
+from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.packing import Tokens
+from kosbert_ray.encoder.source import cache_folder
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
 
 COMPOSED = "한국어 문장"
 UINT16_VOCABULARY = 2**16
 SAMPLE = "안녕하세요"
+CACHED = "1"  # raise it when a cached tokenizer would differ from one that is read
+PACKAGES = ("tokenizers", "transformers")  # whose versions a cached tokenizer depends on
 MANY_UNKNOWN = 0.1  # share of the tokens; real Korean text has 0.01 or less
 
 
@@ -58,6 +69,18 @@ def _lacks_sentencepiece(spec: ModelSpec) -> bool:
     return only and find_spec("sentencepiece") is None
 
 
+def _cache_file(spec: ModelSpec) -> Path | None:
+    """Returns the file that caches a tokenizer; None for a model with code of its own."""
+    if spec.remote_code:
+        return None
+    config = spec.transformer / "config.json"  # decides the tokenizer's class
+    parts = [CACHED, sha256(spec.folder, [*spec.tokenizer_files, *([config] if config.exists() else [])])]
+    parts += [spec.model_type, spec.prompt, str(spec.max_seq_length), str(spec.do_lower_case), *map(version, PACKAGES)]
+    with contextlib.suppress(ModelError):  # no home directory
+        return cache_folder("tokenizers") / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.json"
+    return None
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """A model's tokenizer with its truncation, lower-casing and prompt. Create it with :meth:`load`; picklable.
@@ -80,7 +103,27 @@ class Tokenizer:
 
     @staticmethod
     def load(spec: ModelSpec) -> Tokenizer:
-        """Reads the tokenizer of a model folder.
+        """Loads the tokenizer of a model, from the cache if this machine has read it before.
+
+        Raises:
+            ModelError: as :meth:`read`.
+        """
+        cached = _cache_file(spec)
+        if cached is not None:
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                return Tokenizer(**json.loads(cached.read_text("utf-8")))
+        tokenizer = Tokenizer.read(spec)
+        if cached is not None:
+            with contextlib.suppress(OSError):  # without a cache it is only slower
+                cached.parent.mkdir(parents=True, exist_ok=True)
+                partial = cached.with_suffix(f".{os.getpid()}-{time.monotonic_ns()}")
+                partial.write_text(json.dumps(tokenizer.__getstate__()), "utf-8")
+                partial.replace(cached)
+        return tokenizer
+
+    @staticmethod
+    def read(spec: ModelSpec) -> Tokenizer:
+        """Reads the tokenizer of a model folder with transformers.
 
         Raises:
             ModelError: its files cannot be loaded, it is a Python ("slow") tokenizer, or it needs token_type_ids other

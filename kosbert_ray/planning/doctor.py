@@ -154,23 +154,23 @@ def _output(config: JobConfig) -> str:
 
 
 def _ray(config: JobConfig) -> Iterator[Finding]:
-    from kosbert_ray.run import ray_session
+    from kosbert_ray.run.executors.ray import session
 
     started = time.perf_counter()
     try:
-        with ray_session.joined(config.ray):
-            yield Finding("ray", True, f"{ray_session.described()}, in {time.perf_counter() - started:.1f} s")
+        with session.joined(config.ray):
+            yield Finding("ray", True, f"{session.described()}, in {time.perf_counter() - started:.1f} s")
             yield _tried("encoders", lambda: _encoders(config))
-            if not ray_session.is_local():
+            if not session.is_local():
                 yield from _nodes(config)
     except KosbertError as error:
         yield Finding("ray", False, str(error))
 
 
 def _encoders(config: JobConfig) -> str:
-    from kosbert_ray.run import ray_session
+    from kosbert_ray.run.executors.ray import session
 
-    pool = ray_session.encoder_pool(config.encoder, input_bytes=2**40)
+    pool = session.encoder_pool(config.encoder, input_bytes=2**40)
     return f"up to {pool.maximum:,}, each with {pool.cpus} CPUs and {pool.gpus} GPUs"
 
 

@@ -18,7 +18,7 @@ from kosbert_ray.shards.ledger import Committed, Ledger
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from kosbert_ray.run.monitor.metrics import Metrics
+    from kosbert_ray.run.executors.base import SliceMetrics
     from kosbert_ray.run.stages.work import Outcome
 
 MAX_FAILED = 100  # after this many failed slices the cause is systemic, so stop
@@ -44,7 +44,7 @@ class Books:
     progress: Progress
     notices: Notices
 
-    def record_all(self, outcomes: Iterable[Outcome], metrics: Metrics, slice_finished: Callable[[], None]) -> None:
+    def record_all(self, outcomes: Iterable[Outcome], metrics: SliceMetrics, slice_finished: Callable[[], None]) -> None:
         """Records outcomes until there are no more.
 
         Args:

@@ -1,7 +1,7 @@
 """``dedup: corpus``: finds texts that occur in several slices and embeds each of them once.
 
-A shuffle on Ray Data sends each slice's distinct texts to the partition of their hash. Texts that arrive there more than
-once are written to ``_kosbert/dedup/texts`` and embedded by an ordinary job into ``_kosbert/dedup/vectors``, where the
+A shuffle sends each slice's distinct texts to the partition of their hash. Texts that arrive there more than once are
+written to ``_kosbert/dedup/texts`` and embedded by an ordinary job into ``_kosbert/dedup/vectors``, where the
 slices look them up. Everything is kept until the output is complete, so that a resumed run recomputes nothing.
 """
 
@@ -13,14 +13,12 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.options import InputOptions
@@ -28,15 +26,15 @@ from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.encoder.options import ChunkOptions
 from kosbert_ray.errors import InputChanged, InputError, JobFailed, StorageError
-from kosbert_ray.run.planned_reads import READ_CPUS, Pending, PlannedReads, shared_read_tasks
-from kosbert_ray.run.ray_errors import error_of
-from kosbert_ray.run.ray_session import row_blocks
 from kosbert_ray.run.shared_vectors import HASH, SharedTexts, SharedVectors, halves, hashes_of
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.options import OutputOptions
 from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
+
+if TYPE_CHECKING:
+    from kosbert_ray.run.executors.base import Executor, Pending
 
 FOLDER = "_kosbert/dedup"
 TEXTS = f"{FOLDER}/texts"
@@ -101,6 +99,7 @@ def prepare(
     reader: FragmentReader,
     pending: Pending,
     output: Storage,
+    executor: Executor,
     embed: Callable[[JobConfig], Any],
 ) -> Shared | None:
     """Finds and embeds the texts that pending slices share, reusing the work of an earlier run.
@@ -110,6 +109,7 @@ def prepare(
         reader: reads its fragments.
         pending: fragments with open slices.
         output: the job's output.
+        executor: runs the shuffle.
         embed: runs a job.
 
     Returns:
@@ -120,7 +120,7 @@ def prepare(
     """
     if not {fragment.id for fragment, _ in pending} <= _seen(output):
         clear(output)
-        _find(config, reader, pending, output)
+        _find(reader, pending, output, executor)
     if not output.list(TEXTS):
         return None
     inner = config.model_copy(
@@ -128,6 +128,7 @@ def prepare(
             "input": InputOptions(path=output.url(TEXTS), text=TEXT, keep=(HASH,)),
             "output": OutputOptions(path=output.url(VECTORS), removed_inputs="delete"),
             "dedup": "slice",
+            "executor": executor.name,
             # Chunks are looked up among texts that are embedded as a whole elsewhere.
             "long_text": "truncate" if config.long_text == "chunk" else config.long_text,
             "chunk": ChunkOptions() if config.long_text == "chunk" else config.chunk,
@@ -155,23 +156,11 @@ def clear(output: Storage) -> None:
     output.delete_folder(FOLDER)
 
 
-def _find(config: JobConfig, reader: FragmentReader, pending: Pending, output: Storage) -> None:
+def _find(reader: FragmentReader, pending: Pending, output: Storage, executor: Executor) -> None:
     size = sum(fragment.input_bytes for fragment, _ in pending)
     partitions = min(MAX_PARTITIONS, 1 + size // PARTITION_BYTES)
-    tasks = shared_read_tasks(pending, config.slice.max_bytes)
     log.info(f"dedup: looking for texts that occur in several slices ({partitions:,} partitions)")
-    reads = PlannedReads("DistinctTexts", partial(distinct_texts, reader, partitions), tasks, config.slice.max_bytes)
-    try:
-        with row_blocks():
-            dataset = ray.data.read_datasource(reads, override_num_blocks=len(tasks), num_cpus=READ_CPUS)
-            groups = dataset.groupby(PARTITION, num_partitions=partitions)
-            found = pa.concat_tables(
-                ray.get(
-                    groups.map_groups(write_shared, fn_kwargs={"storage": output}, batch_format="pyarrow").to_arrow_refs()
-                )
-            )
-    except Exception as error:
-        raise error_of(error) from error
+    found = executor.write_shared_texts(reader, partitions, pending, output)
     sums = {name: pc.sum(found[name]).as_py() or 0 for name in ("shared", "times", "spared", "bytes")}
     log.info(
         f"dedup: {sums['shared']:,} texts occur in several slices, {sums['times']:,} times in total; embedding each once "

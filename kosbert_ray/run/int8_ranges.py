@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import ray
 
 from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.prepare import PreparedModel
-from kosbert_ray.errors import InputError, KosbertError, StorageError
-from kosbert_ray.run.ray_errors import error_of
-from kosbert_ray.run.ray_session import EncoderPool
+from kosbert_ray.errors import InputError, StorageError
+from kosbert_ray.run.executors.base import EncoderPool, Executor
 from kosbert_ray.shards.vector_types import Ranges, ranges_of
 
 FRAGMENTS = 16
@@ -55,22 +52,20 @@ def _spread(count: int, wanted: int) -> npt.NDArray[np.int64]:
 
 
 def calibrate(
-    reader: FragmentReader, fragments: Sequence[Fragment], model: PreparedModel, options: EncoderOptions, pool: EncoderPool
+    reader: FragmentReader,
+    fragments: Sequence[Fragment],
+    model: PreparedModel,
+    options: EncoderOptions,
+    executor: Executor,
+    pool: EncoderPool,
 ) -> Ranges:
-    """Computes the smallest and largest value of each dimension, on a node where an encoder would run.
+    """Computes the smallest and largest value of each dimension, where an encoder would run.
 
     Raises:
         InputError: there is no text.
         ModelError: the model cannot be loaded, or a sampled text cannot be embedded.
     """
-    # max_calls=1 ends the process, which frees the GPU's memory.
-    task: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_calls=1)(_ranges)
-    try:
-        found = ray.get(task.remote(reader, list(fragments), model, pool.encoder_options(options)))
-    except KosbertError:
-        raise
-    except Exception as error:
-        raise error_of(error) from error
+    found = executor.call(pool, _ranges, reader, list(fragments), model, pool.encoder_options(options))
     return tuple(map(tuple, found))
 
 

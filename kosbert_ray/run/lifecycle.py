@@ -17,9 +17,11 @@ from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.identity import BackgroundHashing
 from kosbert_ray.corpus.listing import Corpus
+from kosbert_ray.encoder.engines.choice import preferred_engine
+from kosbert_ray.encoder.options import require_possible
 from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import unknown_notice
-from kosbert_ray.errors import InputError, JobFailed, KosbertError
+from kosbert_ray.errors import DeviceBroken, InputError, JobFailed, KosbertError
 from kosbert_ray.job import (
     Job,
     list_input,
@@ -32,6 +34,7 @@ from kosbert_ray.job import (
 from kosbert_ray.run.account import account
 from kosbert_ray.run.bookkeeping import MAX_FAILED
 from kosbert_ray.run.dry_run import Preview
+from kosbert_ray.run.executors.choice import choose
 from kosbert_ray.run.finalize import Leftover, finish, leftover
 from kosbert_ray.run.monitor.progress import Progress
 from kosbert_ray.run.notices import Notices
@@ -49,8 +52,9 @@ from kosbert_ray.units import duration
 
 if TYPE_CHECKING:
     from kosbert_ray.run.corpus_dedup import Shared
-    from kosbert_ray.run.ray_session import EncoderPool
+    from kosbert_ray.run.executors.base import EncoderPool, Executor
 
+DEFAULT_ENGINE = "torch"  # needs no remark
 MAX_PASSES = 3  # over a corpus that changes while it is read
 MAX_RACES = 3  # claims of a new output that were lost to other runs
 
@@ -142,10 +146,14 @@ class _Run:
         require_apart(self.job.corpus, storage)
         self.job.long_text  # noqa: B018 (raises before anything is done)
         self._notices.info(*self.job.spec.notices)
+        require_possible(self._given.encoder)
+        if config.encoder.engine == "auto":
+            self._use_engine(preferred_engine(self.job.spec, config.encoder, "cpu"))
         self._report_input()
         self.output = OutputState(Ledger(storage), stored, self._notices)
         self._resources = Resources(config, self.output, stack, model)
         self.progress: Progress
+        self._lease: Lease
 
     def run(self) -> Summary:
         """Runs passes over the corpus until all of it is committed as it is.
@@ -157,12 +165,14 @@ class _Run:
         storage.sweep()
         complete = Ledger(storage).success() is not None  # a store that refuses from the start is reported at once
         self.output.ledger = Ledger(open_output(self.config, retry=True))
-        lease = self._lease()
+        self._lease = lease = self._new_lease()
         if complete:
             model = self._resources.prepare_model(keep=False)
         else:
             self._stack.enter_context(lease)
-            model = self._resources.prepare(self.job.spec.pickled, self.job.corpus.size)
+            # What is left of an output that has committed slices is known later.
+            executor = None if self.output.stored else self._choose(self.job.fragments())
+            model = self._resources.prepare(self.job.spec.pickled, executor)
         self._use_model(model)  # its folder may have been replaced since it was first read
         self._claim()
         self._use_corpus(self.output.look(self.job.corpus))
@@ -263,7 +273,7 @@ class _Run:
 
     # -- output --------------------------------------------------------------------------------------------------------
 
-    def _lease(self) -> Lease:
+    def _new_lease(self) -> Lease:
         """Logs which other runs write to this output; returns the lease by which others notice this one."""
         lease = Lease(self.output.ledger.storage, self.output.ledger.run)
         for other in lease.others():
@@ -331,12 +341,28 @@ class _Run:
 
     # -- encoding ------------------------------------------------------------------------------------------------------
 
+    def _use_engine(self, engine: str) -> None:
+        """Settles the engine for CPUs, for this run and those that resume it."""
+        if engine != DEFAULT_ENGINE:
+            self._notices.info(f"encoder.engine={engine} on CPUs, which suits the model (encoder.engine=torch for PyTorch)")
+        encoder = self.config.encoder.model_copy(update={"engine": engine})
+        self.config = self.config.model_copy(update={"encoder": encoder})
+        self.job = replace(self.job, config=self.config)
+
     def _use_model(self, model: PreparedModel) -> None:
         self.job = replace(self.job, model=model)
 
-    def _encoders(self) -> tuple[EncoderPool, PreparedModel]:
+    def _choose(self, fragments: list[Fragment]) -> str:
+        """The executor for these fragments."""
+        choice = choose(self.config, self.job.spec, fragments, any(run.executor == "local" for run in self._lease.dead))
+        if choice.reason:
+            self._notices.info(f"executor={choice.name}: {choice.reason}")
+        return choice.name
+
+    def _encoders(self, executor: Executor) -> tuple[EncoderPool, PreparedModel]:
         """The encoder pool, and the model as every node can load it."""
-        pool = self._resources.start_ray(self.job.corpus.size)
+        self._lease.record_executor(executor.name)
+        pool = executor.encoder_pool(self.config.encoder, self.job.corpus.size)
         model = self._resources.shared_model(pool)
         self._use_model(model)
         return pool, model
@@ -345,22 +371,34 @@ class _Run:
         """Ranges of int8 for a new output, measured on a sample of the texts."""
         from kosbert_ray.run.int8_ranges import calibrate
 
-        pool, model = self._encoders()
-        reader = self.job.reader(retry=True)
-        return calibrate(reader, self.job.fragments(), model, self.config.encoder, pool)
+        fragments, reader = self.job.fragments(), self.job.reader(retry=True)
+        executor = self._resources.executor or self._resources.start(self._choose(fragments))
+        pool, model = self._encoders(executor)
+        return calibrate(reader, fragments, model, self.config.encoder, executor, pool)
 
     def _pass(self, fragments: list[Fragment]) -> None:
         """Encodes the open slices; a failure also counts the files that planning gave up."""
-        pool, model = self._encoders()
-        tokenizer = self._resources.tokenizer()
-        this = Pass(self.job, model, tokenizer, self._ranges, self.output, self.progress, self._notices, pool)
+        pending = self.output.pending(fragments)
+        executor = self._resources.executor or self._resources.start(self._choose([item for item, _ in pending]))
         try:
-            this.run(fragments, self._shared(this, fragments))
+            try:
+                self._run_pass(executor, fragments)
+            except DeviceBroken as error:
+                if executor.name != "local" or self.config.executor != "auto":
+                    raise
+                log.warning(f"{error.args[0].partition(';')[0]}: going on with Ray, whose workers can be replaced")
+                self._run_pass(self._resources.start("ray"), fragments)
         except JobFailed as error:
             failed = len(self.job.corpus.failed)
             if not failed:
                 raise
             raise JobFailed(f"{error}; {failed:,} more files cannot be read at all") from error
+
+    def _run_pass(self, executor: Executor, fragments: list[Fragment]) -> None:
+        pool, model = self._encoders(executor)
+        tokenizer = self._resources.tokenizer()
+        this = Pass(self.job, model, tokenizer, self._ranges, self.output, self.progress, self._notices, executor, pool)
+        this.run(fragments, self._shared(this, fragments))
 
     def _shared(self, this: Pass, fragments: list[Fragment]) -> Shared | None:
         """Texts that occur in several open slices, embedded, if the job asks for it."""
@@ -371,10 +409,11 @@ class _Run:
         shared = corpus_dedup.prepare(
             self.config,
             self.job.reader(retry=True),
-            this.pending(fragments),
+            self.output.pending(fragments),
             self.output.ledger.storage,
+            this.executor,
             partial(embed, model=this.model),
         )
         if shared:
-            self._stack.callback(shared.vectors.remove)
+            self._stack.callback(this.executor.remove_everywhere, str(shared.vectors.folder))
         return shared

@@ -1,12 +1,18 @@
-"""Options of Ray."""
+"""Options of the run: the executor and Ray."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
+from kosbert_ray.run.executors.table import EXECUTORS
 from kosbert_ray.settings import Private, Section
+
+if TYPE_CHECKING:
+    ExecutorName: TypeAlias = str
+else:  # what the option accepts: the names in the table
+    ExecutorName = Literal[("auto", *EXECUTORS)]
 
 
 class RayOptions(Section):

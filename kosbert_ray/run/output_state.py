@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.identity import FileHashes
@@ -15,6 +15,9 @@ from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.ledger import Committed, Ledger
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vector_types import Ranges
+
+if TYPE_CHECKING:
+    from kosbert_ray.run.executors.base import Pending
 
 
 class Raced(Exception):
@@ -104,6 +107,11 @@ class OutputState:
         if settled.same:
             self._notices.info(f"{len(settled.same):,} files have a new modification time but the same content: unchanged")
         return settled.corpus
+
+    def pending(self, fragments: Iterable[Fragment]) -> Pending:
+        """Fragments with open slices, each with the indices of its committed ones."""
+        committed = self.committed
+        return [(item, committed.done(item.id)) for item in fragments if not committed.complete(item.id)]
 
     def is_done(self, fragments: Iterable[Fragment]) -> bool:
         """True if every slice of these fragments is committed."""

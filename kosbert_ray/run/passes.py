@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kosbert_ray.corpus.fragments import Fragment, Limits
@@ -18,8 +19,7 @@ from kosbert_ray.shards.vector_types import Ranges
 
 if TYPE_CHECKING:
     from kosbert_ray.run.corpus_dedup import Shared
-    from kosbert_ray.run.planned_reads import Pending
-    from kosbert_ray.run.ray_session import EncoderPool
+    from kosbert_ray.run.executors.base import EncoderPool, Executor
 
 BOARD_SECONDS = 1.0  # how long the live view waits for the board
 
@@ -36,6 +36,7 @@ class Pass:
         output: the output.
         progress: the live view.
         notices: logs remarks.
+        executor: runs the stages.
         pool: the encoders.
     """
 
@@ -46,12 +47,8 @@ class Pass:
     output: OutputState
     progress: Progress
     notices: Notices
+    executor: Executor
     pool: EncoderPool
-
-    def pending(self, fragments: list[Fragment]) -> Pending:
-        """Fragments with open slices, each with the indices of its committed ones."""
-        committed = self.output.committed
-        return [(item, committed.done(item.id)) for item in fragments if not committed.complete(item.id)]
 
     def run(self, fragments: list[Fragment], shared: Shared | None) -> None:
         """Encodes the open slices of these fragments.
@@ -63,16 +60,14 @@ class Pass:
         Raises:
             JobFailed: some slices failed; all others are committed.
             TooManyRejected: more rows were rejected than ``max_rejected`` allows.
+            DeviceBroken: the local executor's GPU no longer works.
         """
-        from kosbert_ray.run import pipeline
-        from kosbert_ray.run.monitor.board import Board
-        from kosbert_ray.run.monitor.metrics import Metrics
         from kosbert_ray.run.monitor.watchdog import Watchdog
         from kosbert_ray.run.stages.work import Work
 
-        job, pool, output = self.job, self.pool, self.output
-        pending = self.pending(fragments)
-        board = Board.start()
+        job, executor, pool, output = self.job, self.executor, self.pool, self.output
+        pending = output.pending(fragments)
+        board = executor.start_board()
         work = Work(
             reader=job.reader(retry=True),
             model=self.model,
@@ -90,14 +85,14 @@ class Pass:
             bundle_input_bytes=pool.bundle_input_bytes(sum(item.input_bytes for item, _ in pending)),
         )
         job.long_text.check(self.tokenizer)
-        metrics = Metrics(board, pool, output.ledger.storage.address, self.progress.recent)
+        metrics = executor.slice_metrics(board, pool, output.ledger.storage.address, self.progress.recent)
         self.progress.watch(lambda: board.snapshot(BOARD_SECONDS))
         books = Books(job.config, job.corpus.size, output.committed, output.ledger, self.progress, self.notices)
         books.require_few_rejected()
         texts = shared.texts if shared else None
         with (
             self.progress,
-            Watchdog(board, pool, job.config.stall_timeout) as watchdog,
-            contextlib.closing(pipeline.run(work, self.tokenizer, texts, pending, pool)) as outcomes,
+            Watchdog(board, partial(executor.describe_resources, pool), job.config.stall_timeout) as watchdog,
+            contextlib.closing(executor.outcomes(work, self.tokenizer, texts, pending, pool)) as outcomes,
         ):
             books.record_all(outcomes, metrics, watchdog.slice_finished)

@@ -1,4 +1,4 @@
-"""The model and the Ray cluster of one run, each prepared when it is first needed."""
+"""The model and the executor of one run, each prepared when it is first needed."""
 
 from __future__ import annotations
 
@@ -15,42 +15,43 @@ from kosbert_ray.job import model_ref, recorded_commit
 from kosbert_ray.run.output_state import OutputState
 
 if TYPE_CHECKING:
-    from kosbert_ray.run.ray_session import EncoderPool
+    from kosbert_ray.run.executors.base import EncoderPool, Executor
 
 
 class Resources:
-    """The model and the cluster of a run.
+    """The model and the executor of a run.
 
     Args:
         config: the job's options.
         output: the output.
-        stack: leaves Ray when the run ends.
+        stack: ends the executor when the run ends.
         model: the model, if it is prepared already.
     """
 
     def __init__(self, config: JobConfig, output: OutputState, stack: ExitStack, model: PreparedModel | None) -> None:
         self._config, self._output, self._stack, self._model = config, output, stack, model
         self._loading: Future[Tokenizer] | None = None
-        self._ray = False
+        self._executor: Executor | None = None
 
     @property
     def model(self) -> PreparedModel | None:
         """The model, once it is prepared."""
         return self._model
 
-    def prepare(self, pickled: bool, input_bytes: int) -> PreparedModel:
-        """Prepares the model and its tokenizer in the background while Ray starts.
+    def prepare(self, pickled: bool, executor: str | None) -> PreparedModel:
+        """Prepares the model and its tokenizer in the background while the executor starts.
 
         Args:
-            pickled: whether the model has to be converted. One that is refused is refused before Ray starts.
-            input_bytes: size of the corpus.
+            pickled: whether the model has to be converted. One that is refused is refused before the executor starts.
+            executor: the executor to start; None if it is not chosen yet.
         """
         with ThreadPoolExecutor(2) as background:
             preparing = background.submit(self.prepare_model, keep=True)
             if pickled:
                 preparing.result()
             self._loading = background.submit(lambda: Tokenizer.load(preparing.result().spec()))
-            self.start_ray(input_bytes)
+            if executor:
+                self.start(executor)
             return preparing.result()
 
     def prepare_model(self, keep: bool) -> PreparedModel:
@@ -77,20 +78,19 @@ class Resources:
         assert self._model is not None
         return self._loading.result() if self._loading else Tokenizer.load(self._model.spec())
 
-    def start_ray(self, input_bytes: int) -> EncoderPool:
-        """Starts or joins Ray once. When the run ends, Ray is left and temporary files are swept.
+    @property
+    def executor(self) -> Executor | None:
+        """The executor, once it is started."""
+        return self._executor
 
-        Args:
-            input_bytes: size of the corpus.
-        """
-        from kosbert_ray.run import ray_session
+    def start(self, name: str) -> Executor:
+        """Starts an executor, if it is not started yet. When the run ends, it is left and temporary files are swept."""
+        from kosbert_ray.run.executors import table
 
-        if not self._ray:
-            self._ray = True
+        if self._executor is None or self._executor.name != name:
             self._stack.callback(self._sweep)
-            self._stack.enter_context(ray_session.joined(self._config.ray))
-            self._stack.enter_context(ray_session.data_settings())
-        return ray_session.encoder_pool(self._config.encoder, input_bytes=input_bytes)
+            self._executor = self._stack.enter_context(table.started(name, self._config))
+        return self._executor
 
     def _sweep(self) -> None:
         with contextlib.suppress(StorageError, OSError):

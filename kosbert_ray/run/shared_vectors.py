@@ -5,7 +5,6 @@ The hashes travel through Ray (16 bytes per text). The vectors are in one file p
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -18,9 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 import xxhash
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kosbert_ray.encoder.source import filled_once
 from kosbert_ray.errors import InputError
@@ -151,11 +148,3 @@ class SharedVectors:
                 content = np.ascontiguousarray(vectors, np.float32).data
                 digest.update(content)
                 file.write(content)
-
-    def remove(self) -> None:
-        """Deletes the file on every node that answers."""
-        task: Any = ray.remote(num_cpus=0)(shutil.rmtree)
-        places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes() if node["Alive"]]
-        left = [task.options(scheduling_strategy=place).remote(self.folder, ignore_errors=True) for place in places]
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.wait(left, num_returns=len(left), timeout=60)

@@ -32,6 +32,7 @@ class Holder:
         pid: its process.
         started: Unix time in seconds, by the clock of its host.
         heartbeat: Unix time of its last heartbeat in seconds, by the clock of the store.
+        executor: the executor of its pass, once that is chosen.
     """
 
     run: str
@@ -39,6 +40,7 @@ class Holder:
     pid: int
     started: float
     heartbeat: float
+    executor: str = ""
 
     @property
     def age(self) -> float:
@@ -68,7 +70,12 @@ def _read(storage: Storage) -> Iterator[tuple[str, Holder]]:
         with contextlib.suppress(FileNotFoundError, KeyError, ValueError, TypeError, OverflowError, RecursionError):
             lease = json.loads(storage.read(entry.name))
             holder = Holder(
-                str(lease["run"]), str(lease["host"]), int(lease["pid"]), float(lease["started"]), float(lease["heartbeat"])
+                str(lease["run"]),
+                str(lease["host"]),
+                int(lease["pid"]),
+                float(lease["started"]),
+                float(lease["heartbeat"]),
+                str(lease.get("executor", "")),
             )
             written = storage.modified(entry.name)
             yield entry.name, holder if written is None else replace(holder, heartbeat=written)
@@ -80,6 +87,9 @@ class Lease:
     Args:
         storage: the output directory.
         run: id of the run.
+
+    Attributes:
+        dead: runs that ended without releasing their lease; set by :meth:`others`.
     """
 
     def __init__(self, storage: Storage, run: str) -> None:
@@ -87,14 +97,22 @@ class Lease:
         self.name = f"{LEASES_FOLDER}/{run}.json"
         now = time.time()
         self._holder = Holder(run, socket.gethostname(), os.getpid(), now, now)
+        self.dead: list[Holder] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
 
     def others(self) -> list[Holder]:
         """Returns the other active runs of this output, and removes the leases of dead ones."""
         leases = {name: holder for name, holder in _read(self.storage) if name != self.name}
-        self.storage.delete([name for name, holder in leases.items() if not holder.alive])
-        return [holder for holder in leases.values() if holder.alive]
+        alive = {name: holder for name, holder in leases.items() if holder.alive}
+        self.dead = [holder for name, holder in leases.items() if name not in alive]
+        self.storage.delete([name for name in leases if name not in alive])
+        return [*alive.values()]
+
+    def record_executor(self, name: str) -> None:
+        """Adds the executor of the pass that begins."""
+        self._holder = replace(self._holder, executor=name)
+        self._write()
 
     def __enter__(self) -> Lease:
         self._write()

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from models import BEYOND, UNKNOWN, save_fragile
 from sequences import tokens
 
-from kosbert_ray.encoder.bisection import DeviceBroken, encode_all
+from kosbert_ray.encoder.bisection import encode_all
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
 from kosbert_ray.encoder.packing import Batch, Pack, pack, pack_one_length
-from kosbert_ray.errors import ModelError
+from kosbert_ray.errors import DeviceBroken, ModelError
 
 lengths = st.lists(st.integers(0, 30), max_size=40)
 some = st.sets(st.integers(0, 39))
@@ -67,10 +67,11 @@ import resource, sys
 import numpy as np, pyarrow as pa
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
-options = EncoderOptions(precision="fp32", device="cpu", threads=1, token_budget=2_000_000)
+common = {"precision": "fp32", "device": "cpu", "threads": 1, "engine": sys.argv[2]}
+options = EncoderOptions(**common, token_budget=2_000_000)
 encoder = Encoder.load(sys.argv[1], options)
 texts = [f"{number} 번째 문장은 조금 길게 적어 둔다 그래야 기억이 모자란다" for number in range(20_000)]
-expected = Encoder.load(sys.argv[1], EncoderOptions(precision="fp32", device="cpu", threads=1)).encode(texts)
+expected = Encoder.load(sys.argv[1], EncoderOptions(**common)).encode(texts)
 tokens = encoder.tokenizer(texts)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 150 * 2**20,) * 2)
@@ -82,8 +83,16 @@ print(encoder.token_budget, encoder.notices)
 
 
 @pytest.mark.faults
+def test_openvino_out_of_memory_gives_no_vectors_instead_of_earlier_ones(tiny_model: Path) -> None:
+    command = [sys.executable, "-c", OUT_OF_MEMORY, str(tiny_model), "openvino"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "DeviceBroken: OpenVINO ran out of memory" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.faults
 def test_a_machine_out_of_memory_halves_the_token_budget_and_goes_on(tiny_model: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY, str(tiny_model)], capture_output=True, text=True)
+    command = [sys.executable, "-c", OUT_OF_MEMORY, str(tiny_model), "torch"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "out of memory: batches of " in done.stdout
     assert int(done.stdout.split()[0]) < 2_000_000

@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from conftest import TINY
@@ -14,7 +15,7 @@ from conftest import TINY
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.engines.base import EngineSettings
-from kosbert_ray.encoder.engines.choice import fastest
+from kosbert_ray.encoder.engines.choice import OPENVINO_TYPES, preferred_engine
 from kosbert_ray.encoder.engines.table import ENGINES, EngineEntry, engines_for, require_supported
 from kosbert_ray.encoder.options import EncoderOptions, Engine
 from kosbert_ray.encoder.spec import read_spec
@@ -73,7 +74,7 @@ def test_tokenizing_and_reading_a_model_folder_need_no_engine(module: str) -> No
 
 
 ENGINE = """
-    import torch
+    import numpy as np
 
     from kosbert_ray.encoder.packing import pack
 
@@ -84,9 +85,9 @@ ENGINE = """
         def __init__(self, spec, settings):
             self.width, self.notices = spec.dimension, [f"{settings.precision} on {settings.device}"]
 
-        def pooled(self, batch):
-            lengths = torch.tensor([length for _, count, length in batch.groups for _ in range(count)])
-            return lengths[:, None].float().expand(-1, self.width)
+        def vectors(self, batch):
+            lengths = np.array([length for _, count, length in batch.groups for _ in range(count)], np.float32)
+            return np.repeat(lengths[:, None], self.width, axis=1)
 
         def computed_tokens(self, batch):
             return len(batch.ids)
@@ -124,10 +125,22 @@ def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mon
         table.load("lengths", read_spec(Path(TINY)), EngineSettings("cpu", "fp32"))
 
 
-def test_the_fastest_engine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    seconds = {"torch": 2.0, "openvino": 1.0}
-    settings = EngineSettings("cpu", "fp32", threads=3)
-    spec = read_spec(Path(TINY))
-    assert fastest(spec, list(seconds), settings, seconds.__getitem__) == "openvino"
-    assert fastest(spec, list(seconds), settings, lambda _: pytest.fail("measured again")) == "openvino"
+def preferred(
+    monkeypatch: pytest.MonkeyPatch, *missing: str, device: str = "cpu", machine: str = "x86_64", **given: Any
+) -> str:
+    monkeypatch.setattr(table, "is_installed", lambda name: name not in missing)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    return preferred_engine(replace(read_spec(Path(TINY)), **given), EncoderOptions(), device)
+
+
+def test_auto_prefers_openvino_by_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert preferred(monkeypatch) == "openvino"
+    assert preferred(monkeypatch, "openvino") == "torch"
+    assert preferred(monkeypatch, device="cuda") == "torch"
+    assert preferred(monkeypatch, machine="aarch64") == "torch"
+    assert preferred(monkeypatch, model_type="made-up") == "torch"
+    assert preferred(monkeypatch, remote_code=True) == "torch"
+    monkeypatch.undo()
+    assert preferred_engine(read_spec(Path(TINY)), EncoderOptions(precision="int8"), "cpu") == "openvino"
+    assert preferred_engine(read_spec(Path(TINY)), EncoderOptions(precision="fp16"), "cpu") == "torch"
+    assert "bert" in OPENVINO_TYPES

@@ -159,7 +159,7 @@ def test_plan_counts_the_chunks(cli, tmp_path: Path, articles) -> None:
     assert planned["output_rows"] == status["totals"]["rows"] > planned["rows"] == 7
     assert planned["tokens"] == status["totals"]["tokens"]
     assert planned["encoded_tokens"] == status["totals"]["encoded_tokens"]
-    assert "rows in all" in cli("plan", source, *shared).stdout
+    assert "; 8 rows" in cli("plan", source, *shared).stdout
 
 
 @pytest.mark.parametrize(

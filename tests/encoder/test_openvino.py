@@ -12,6 +12,7 @@ from models import ARCHITECTURES, save_model
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
+from kosbert_ray.encoder.packing import Tokens
 from kosbert_ray.errors import UsageError
 
 MINI = "bundled:kosbert-mini"
@@ -74,13 +75,22 @@ def test_int8_reports_its_cosine_to_float32(capfd: pytest.CaptureFixture[str]) -
     assert not capfd.readouterr().out
 
 
-def test_auto_measures_once_and_remembers(cache: Path, tiny_model: Path) -> None:
-    first = Encoder.load(str(tiny_model), options("fp32", "auto"))
-    (memory,) = (cache / "engines").iterdir()
-    assert memory.read_text() == first.engine
-    for engine in ("torch", "openvino"):
-        memory.write_text(engine)
-        assert Encoder.load(str(tiny_model), options("fp32", "auto")).engine == engine
+def test_streams_do_not_change_a_byte(cache: Path) -> None:
+    one = Encoder.load(MINI, options("fp32", threads=1))
+    several = Encoder.load(MINI, options("fp32", threads=3))
+    for _ in range(3):
+        np.testing.assert_array_equal(one.encode(TEXTS), several.encode(TEXTS))
+
+
+def test_a_text_of_one_token_that_comes_first_does_not_change_the_others() -> None:
+    lengths = np.array([1, 12, 21, 5], np.int32)
+    ids = np.random.default_rng(0).integers(100, 8000, int(lengths.sum())).astype(np.int32)
+    tokens = Tokens(ids, lengths, np.arange(4, dtype=np.int32), np.zeros(4, np.int32))
+    for threads in (1, 2):
+        found = Encoder.load(MINI, options("fp32", threads=threads)).encode_tokens(tokens).vectors
+        np.testing.assert_allclose(
+            found, Encoder.load(MINI, options("fp32", "torch")).encode_tokens(tokens).vectors, atol=1e-4
+        )
 
 
 @pytest.mark.slow
@@ -89,7 +99,7 @@ def test_a_job_runs_on_it_and_is_verified_by_pytorch(cli, cache: Path, tmp_path:
     engine = ["--set", "encoder.engine=openvino"]
     done = cli("embed", "bundled:everyday", tmp_path / "out", "--model", MINI, "--keep", "text", *engine, env=env)
     assert "520 rows in" in done.stdout
-    assert "cosine at least 0.99" in cli("verify", tmp_path / "out", "--sample", "100", env=env).stdout
+    assert "100 rows embedded again, cosine at least" in cli("verify", tmp_path / "out", "--sample", "100", env=env).stdout
     int8 = [*engine, "--set", "encoder.precision=int8"]
     done = cli("embed", "bundled:everyday", tmp_path / "int8", "--model", MINI, "--keep", "text", *int8, env=env)
     assert "int8: cosine to float32 0.99" in done.stderr

@@ -16,10 +16,9 @@ from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.engines import cuda
 from kosbert_ray.encoder.engines import torch as torch_engine
 from kosbert_ray.encoder.engines.base import EngineSettings
-from kosbert_ray.encoder.engines.probe import random_batch
 from kosbert_ray.encoder.engines.torch import TorchEngine, budget_of
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.packing import filled
+from kosbert_ray.encoder.packing import filled, random_batch
 from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import UsageError
 

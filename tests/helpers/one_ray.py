@@ -31,9 +31,9 @@ def shared_ray() -> Iterator[None]:
     command that names a cluster's address joins that cluster.
     """
     from kosbert_ray.config import RayOptions
-    from kosbert_ray.run import ray_session
+    from kosbert_ray.run.executors.ray import session
 
-    join = ray_session.joined
+    join = session.joined
     with contextlib.ExitStack() as stack:
 
         @functools.cache
@@ -47,15 +47,15 @@ def shared_ray() -> Iterator[None]:
                 start()
                 yield
                 return
-            shared = ray_session.is_local()
+            shared = session.is_local()
             with (
                 patch("ray.is_initialized", return_value=False),
-                patch.object(ray_session, "_local", shared),
+                patch.object(session, "_local", shared),
                 join(config),
             ):
                 yield
 
-        stack.enter_context(patch.object(ray_session, "joined", joined))
+        stack.enter_context(patch.object(session, "joined", joined))
         yield
 
 

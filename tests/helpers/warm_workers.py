@@ -24,7 +24,7 @@ WITH_RAY = (
     "ray._private.workers.default_worker",
     "kosbert_ray.encoder.encoder",
     "kosbert_ray.encoder.engines.torch",
-    "kosbert_ray.run.pipeline",
+    "kosbert_ray.run.executors.ray.executor",
     "kosbert_ray.run.monitor.board",
 )
 

@@ -32,7 +32,7 @@ def home(cli, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home") / "vectors"
     settings = ["--keep", "id", "--set", "slice.max_rows=30", "--set", "max_rejected=1", *FP32]
     cli("embed", corpus, folder / "v1", "--model", TINY, *settings)
-    assert "v1 now" in cli("promote", folder / "v1").stdout
+    assert "is now v1" in cli("promote", folder / "v1").stdout
     done = cli("embed", "--into", folder / "v2", "--model", "bundled:kosbert-mini", *FP32)
     assert f"done: 199 rows in 8 shards in {folder / 'v2'}, 1 rows rejected" in done.stdout
     return folder

@@ -72,7 +72,7 @@ def test_a_small_corpus_is_planned_to_the_token(cli, tmp_path: Path) -> None:
 def test_plan_uses_the_measured_speed_of_this_machine(cli, tmp_path: Path) -> None:
     env = {"XDG_CACHE_HOME": str(tmp_path)}
     plan = ["plan", "bundled:everyday", "--model", TINY]
-    assert "kosbert-ray calibrate measures this machine" in cli(*plan, env=env).stdout
+    assert "run kosbert-ray calibrate to measure this machine" in cli(*plan, env=env).stdout
     speed = cli("calibrate", "bundled:everyday", "--model", TINY, env=env).stdout
     told = cli(*plan, env=env).stdout
     assert re.search(rf"this machine: .* at {re.escape(speed.split()[0])} tokens/s each", told)

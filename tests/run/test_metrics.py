@@ -11,8 +11,8 @@ import pytest
 from cluster import Cluster
 from conftest import ROOT, TINY, everyday, free_port, wait_for
 
+from kosbert_ray.run.executors.ray.metrics import COUNTERS, GAUGES, ascii_tag
 from kosbert_ray.run.monitor.board import Doing, View
-from kosbert_ray.run.monitor.metrics import COUNTERS, GAUGES, ascii_tag
 from kosbert_ray.run.monitor.throughput import REASONS, waiting_for
 
 DASHBOARD = ROOT / "configs" / "grafana_dashboard.json"

@@ -307,7 +307,7 @@ def test_bad_rows_and_bad_files_are_named_and_the_others_are_embedded(cli, tmp_p
     for _, expected in FILES.values():
         assert any(expected in line for line in failed), failed
     assert (
-        "(3 slices failed, all others are committed); run the same command again for them; "
+        "(3 slices failed, all others are committed); run the same command again to retry; "
         "2 more files cannot be read at all" in done.stderr.splitlines()[-1]
     )
     rejected = pq.read_table(target / "_kosbert" / "rejected", filters=[("file", "==", "a.jsonl")])

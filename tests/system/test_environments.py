@@ -13,9 +13,9 @@ from conftest import ROOT, TINY, command
 from kosbert_ray.cli import main
 from kosbert_ray.config import load_config
 from kosbert_ray.errors import JobFailed, KosbertError, ModelError, UsageError
-from kosbert_ray.run import ray_session
+from kosbert_ray.run.executors.ray import session
+from kosbert_ray.run.executors.ray.errors import error_of
 from kosbert_ray.run.options import RayOptions
-from kosbert_ray.run.ray_errors import error_of
 
 PINNED = Path(__file__).parents[1] / "outputs_0_1_0"
 
@@ -67,7 +67,7 @@ def test_a_job_api_is_no_address_of_a_cluster() -> None:
     address = "http://127.0.0.1:8265"
     with (
         pytest.raises(UsageError, match=f"kosbert-ray submit --address {address}"),
-        ray_session.joined(RayOptions(address=address)),
+        session.joined(RayOptions(address=address)),
     ):
         pass
 
@@ -91,9 +91,9 @@ def test_rays_own_troubles_come_with_a_way_out(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(ray_session.ray, "init", fail)
-    monkeypatch.setattr(ray_session.ray, "shutdown", lambda: None)  # the tests' own Ray stays
-    with pytest.raises(JobFailed) as raised, ray_session.joined(RayOptions(address="auto")):
+    monkeypatch.setattr(session.ray, "init", fail)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)  # the tests' own Ray stays
+    with pytest.raises(JobFailed) as raised, session.joined(RayOptions(address="auto")):
         pass
     for word in words:
         assert word in str(raised.value)

@@ -42,10 +42,11 @@ def test_a_secret_is_nowhere_to_be_found_afterwards(cli, s3, tmp_path: Path) -> 
     said = []
     try:
         arguments = ["embed", "s3://secrets/in", "s3://secrets/out", "--config", tmp_path / "job.yaml"]
+        arguments += ["--set", "executor=ray"]
         ray_logs.mkdir()
         for code, more in (
             (0, []),
-            (1, ["--set", "slice.max_rows=9"]),
+            (1, ["--set", "model.max_seq_length=9"]),
             (1, ["--set", "storage.region=nowhere", "--set", "input.text=nothing"]),
             (1, ["--set", "storage.access_key_id=nobody"]),
             (2, ["--set", f"storage.secret_acces_key={SECRET}"]),

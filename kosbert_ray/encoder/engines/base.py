@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from kosbert_ray.encoder.packing import Batch, Pack
 from kosbert_ray.errors import ModelError
-
-if TYPE_CHECKING:
-    import torch
 
 # The least cosine between two ways to compute a vector that differ by rounding only: bf16 keeps 8 bits of each product,
 # fp32 keeps 24.
@@ -40,7 +40,7 @@ class EngineSettings:
 
 
 class Engine(Protocol):
-    """A loaded transformer.
+    """A loaded model: transformer, pooling and head.
 
     An engine's module has a function ``load(spec: ModelSpec, settings: EngineSettings) -> Engine``, and an entry in
     :data:`~kosbert_ray.encoder.engines.table.ENGINES` names the module.
@@ -49,7 +49,7 @@ class Engine(Protocol):
         attention: how batches are computed, for receipts ("packed", "padded", "one_length").
         notices: messages for the user.
         vocabulary: number of token ids that the model has embeddings for.
-        streams: number of batches that :meth:`pooled` takes concurrently, each from its own thread.
+        streams: number of batches that :meth:`vectors` takes concurrently, each from its own thread.
         pack: how a slice is cut into batches.
     """
 
@@ -59,8 +59,8 @@ class Engine(Protocol):
     streams: int
     pack: Pack
 
-    def pooled(self, batch: Batch) -> torch.Tensor:
-        """Returns the pooled vectors of a batch's sequences, float32 ``[sequences, h * pooling modes]``."""
+    def vectors(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Returns the vectors of a batch's sequences, float32 ``[sequences, dimension]``."""
         ...
 
     def computed_tokens(self, batch: Batch) -> int:

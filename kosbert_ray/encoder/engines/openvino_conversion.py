@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +15,17 @@ from kosbert_ray.encoder.engines.attention import causality, reach_mask, refuse_
 from kosbert_ray.encoder.engines.base import AGREEMENT
 from kosbert_ray.encoder.engines.loading import load_transformer
 from kosbert_ray.encoder.engines.model_info import position_offset, use_default_attention, vocabulary_of
-from kosbert_ray.encoder.engines.openvino_int8 import calibration_texts, quantized
-from kosbert_ray.encoder.engines.openvino_runtime import import_openvino, runner
+from kosbert_ray.encoder.engines.openvino_cache import ACCOUNT, GRAPH, HEAD
+from kosbert_ray.encoder.engines.openvino_int8 import quantized
+from kosbert_ray.encoder.engines.openvino_runtime import import_openvino, infer, requests, runner
 from kosbert_ray.encoder.engines.probe import agreement_of, probe
 from kosbert_ray.encoder.engines.trials import needs_type_ids
-from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.source import cache_folder, filled_once
+from kosbert_ray.encoder.head import Head
+from kosbert_ray.encoder.pooling import POOLING
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
 
 ATTENTION = "one_length"
-GRAPH, ACCOUNT = "model.xml", "account.json"
-
-
-def converted(spec: ModelSpec, precision: str) -> Path:
-    """Returns the folder of the converted model, and converts it first if it is not in the cache.
-
-    Raises:
-        ModelError: the model cannot be converted, its vectors differ from PyTorch's, or the cache is not writable.
-    """
-    parts = [sha256(spec.folder, spec.weight_files), version("openvino"), version("transformers"), version("torch")]
-    if precision == "int8":
-        parts += [version("nncf"), *calibration_texts()]
-    key = hashlib.sha256("\n".join([*parts, "int8" if precision == "int8" else "float"]).encode()).hexdigest()[:16]
-    folder = cache_folder("openvino") / key
-    if (folder / ACCOUNT).exists():
-        return folder
-    try:
-        with filled_once(folder) as partial:
-            _convert(spec, precision, partial)
-    except OSError as error:
-        raise ModelError(f"{folder}: cannot store the converted model ({first_line(error)})") from error
-    return folder
 
 
 class _Graph(torch.nn.Module):
@@ -62,6 +39,20 @@ class _Graph(torch.nn.Module):
         """Returns float32 ``[n, length, h]``."""
         hidden: torch.Tensor = self.model(input_ids=ids, position_ids=positions.expand_as(ids)).last_hidden_state
         return hidden
+
+
+class _PooledHead(torch.nn.Module):
+    """The graph behind the transformer: hidden states ``[n, length, h]`` to vectors ``[n, dimension]``."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.modes = [POOLING[mode].packed for mode in spec.pooling]
+        self.head = Head(spec.head)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Returns float32 ``[n, dimension]``."""
+        vectors: torch.Tensor = self.head(torch.cat([mode(hidden) for mode in self.modes], dim=1))
+        return vectors
 
 
 def one_length_attention(
@@ -101,8 +92,12 @@ def one_length_attention(
     return attended.transpose(1, 2), None
 
 
-def _convert(spec: ModelSpec, precision: str, folder: Path) -> None:
-    """Writes the converted model and its account (vocabulary, position offset, notice) to a folder."""
+def convert(spec: ModelSpec, precision: str, folder: Path) -> None:
+    """Writes the converted model and its account (vocabulary, position offset, notice) to a folder.
+
+    Raises:
+        ModelError: the model cannot be converted, or its vectors differ from PyTorch's.
+    """
     from transformers import AttentionInterface
 
     openvino = import_openvino()
@@ -127,10 +122,31 @@ def _convert(spec: ModelSpec, precision: str, folder: Path) -> None:
         else:
             _require_agreement(spec, model, graph, offset)
         openvino.save_model(graph, folder / GRAPH, compress_to_fp16=False)
+        openvino.save_model(_converted_head(spec, graph), folder / HEAD, compress_to_fp16=False)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         raise ModelError(f"{spec.folder}: OpenVINO cannot convert it ({first_line(error)}); use torch") from error
     account = {"vocabulary": vocabulary_of(model), "position_offset": offset, "notice": notice}
     (folder / ACCOUNT).write_text(json.dumps(account), "utf-8")
+
+
+def _converted_head(spec: ModelSpec, transformer: Any) -> Any:
+    """Converts pooling and head; raises ModelError if the graph's vectors differ from PyTorch's."""
+    openvino = import_openvino()
+    head = _PooledHead(spec).eval()
+    width = transformer.output(0).partial_shape[2].get_length()
+    hidden = torch.randn(2, 7, width, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = openvino.convert_model(head, example_input=hidden)
+        graph.reshape({0: [-1, -1, width]})
+        request = requests(graph, "fp32", 1).get()
+        for length in (1, 5, 7):
+            part = hidden[:, :length].contiguous()
+            found = torch.from_numpy(infer(request, [part.numpy()]).copy())
+            expected = head(part)
+            if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
+                raise ModelError(f"{spec.folder}: the pooling of OpenVINO and PyTorch differ; use encoder.engine=torch")
+    return graph
 
 
 def _require_agreement(spec: ModelSpec, model: Any, graph: Any, offset: int) -> None:
@@ -144,7 +160,7 @@ def _require_agreement(spec: ModelSpec, model: Any, graph: Any, offset: int) -> 
             model(input_ids=torch.from_numpy(ids)[None], position_ids=torch.arange(len(ids))[None] + offset)
             for ids in sequences
         ]
-    one = torch.stack([run(ids).mean(0) for ids in sequences])
+    one = torch.from_numpy(np.stack([run(ids).mean(0) for ids in sequences]))
     other = torch.stack([hidden.last_hidden_state[0].mean(0) for hidden in theirs])
     agreement = agreement_of(one, other, spec, "fp32")
     if agreement < AGREEMENT["fp32"]:

@@ -8,13 +8,13 @@ import logging
 from typing import Any
 
 import numpy as np
-import torch
 
 from kosbert_ray.encoder.engines.openvino_runtime import import_openvino, runner
 from kosbert_ray.encoder.source import bundled_sentences
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import ModelError
+from kosbert_ray.vector_math import unit
 
 MIN_AGREEMENT = 0.95  # mean cosine to float32
 CALIBRATION_TEXTS = 300
@@ -51,7 +51,8 @@ def quantized(spec: ModelSpec, graph: Any, offset: int) -> tuple[Any, str]:
     with contextlib.redirect_stdout(io.StringIO()):  # nncf prints progress bars
         smaller = nncf.quantize(graph, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs))
     run = runner(smaller, "int8", offset)
-    cosines = torch.cosine_similarity(torch.stack([run(ids).mean(0) for ids in held_out]), torch.stack(expected))
+    found = np.stack([run(ids).mean(0) for ids in held_out])
+    cosines = (unit(found) * unit(np.stack(expected))).sum(1)
     mean, least = float(cosines.mean()), float(cosines.min())
     if mean < MIN_AGREEMENT:
         raise ModelError(

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from kosbert_ray.errors import DeviceBroken
+
+UNTOUCHED = np.float32(-1.5e38)  # marks an output that is overwritten by the next result
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
 
 
@@ -43,7 +45,27 @@ def requests(graph: str | Any, precision: str, streams: int) -> queue.SimpleQueu
     return found
 
 
-def runner(graph: Any, precision: str, offset: int) -> Callable[[npt.NDArray[np.int64]], torch.Tensor]:
+def infer(request: Any, inputs: list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+    """Runs a request and returns its output, which the next call overwrites.
+
+    Raises:
+        DeviceBroken: nothing was computed. When OpenVINO (2026.4) cannot allocate memory, this call and all later ones of
+            the process return without an error, and the output is still that of the last good call.
+    """
+    before = request.get_output_tensor(0)
+    if before.get_size():
+        before.data.flat[0] = UNTOUCHED
+    request.infer(inputs, share_inputs=True)
+    output: npt.NDArray[np.float32] = request.get_output_tensor(0).data
+    if len(output) != len(inputs[0]) or output.flat[0] == UNTOUCHED:
+        raise DeviceBroken(
+            "OpenVINO ran out of memory and computes nothing more in this process; use fewer encoders (encoder.actors) or a "
+            "smaller encoder.token_budget"
+        )
+    return output
+
+
+def runner(graph: Any, precision: str, offset: int) -> Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]:
     """Returns a function from the token ids of one sequence to its hidden states, float32 ``[length, h]``.
 
     Args:
@@ -53,8 +75,8 @@ def runner(graph: Any, precision: str, offset: int) -> Callable[[npt.NDArray[np.
     """
     request = requests(graph, precision, 1).get()
 
-    def run(ids: npt.NDArray[np.int64]) -> torch.Tensor:
-        request.infer([ids[None], np.arange(len(ids))[None] + offset])
-        return torch.from_numpy(request.get_output_tensor(0).data[0].copy())
+    def run(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        hidden = infer(request, [ids[None], np.arange(len(ids))[None] + offset])
+        return hidden[0].copy()
 
     return run

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from kosbert_ray.encoder.engines.model_info import text_config, vocabulary_of
-from kosbert_ray.encoder.packing import Batch, Tokens, pack
+from kosbert_ray.encoder.packing import Batch, random_batch
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError
 
@@ -21,13 +21,6 @@ def probe(spec: ModelSpec, model: Any) -> Batch:
     lengths = [*PROBE_LENGTHS, *([2 * window] if 0 < 2 * window <= spec.max_seq_length else [])]
     lengths = [min(length, spec.max_seq_length) for length in lengths]
     return random_batch(lengths, vocabulary_of(model))
-
-
-def random_batch(lengths: list[int], vocabulary: int) -> Batch:
-    """Returns one batch of sequences of these lengths; the tokens are the same on each call."""
-    ids = np.random.default_rng(0).integers(vocabulary // 2, vocabulary, sum(lengths)).astype(np.int32)
-    tokens = Tokens(ids, np.array(lengths, np.int32), np.arange(len(lengths), dtype=np.int32), np.zeros(0, np.int32))
-    return next(pack(tokens, sum(lengths)))
 
 
 def singles(batch: Batch) -> list[Batch]:

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -13,9 +14,10 @@ from kosbert_ray.encoder.engines import attention, cuda
 from kosbert_ray.encoder.engines.base import AGREEMENT, Engine, EngineSettings, PrecisionUnfit
 from kosbert_ray.encoder.engines.loading import load_transformer
 from kosbert_ray.encoder.engines.model_info import position_offset, text_config, use_default_attention, vocabulary_of
-from kosbert_ray.encoder.engines.probe import agreement_of, probe, random_batch, singles
+from kosbert_ray.encoder.engines.probe import agreement_of, probe, singles
 from kosbert_ray.encoder.engines.trials import needs_type_ids
-from kosbert_ray.encoder.packing import Batch, Pack, filled, pack, pack_one_length
+from kosbert_ray.encoder.head import Head
+from kosbert_ray.encoder.packing import Batch, Pack, filled, pack, pack_one_length, random_batch
 from kosbert_ray.encoder.pooling import pool, pool_by_offsets
 from kosbert_ray.encoder.spec import Dense, ModelSpec, Truncate
 from kosbert_ray.errors import ModelError, first_line
@@ -36,7 +38,7 @@ def load(spec: ModelSpec, settings: EngineSettings) -> Engine:
 
 
 class TorchEngine:
-    """A transformer in PyTorch; implements :class:`~kosbert_ray.encoder.engines.base.Engine`.
+    """A model in PyTorch; implements :class:`~kosbert_ray.encoder.engines.base.Engine`.
 
     On a GPU in half precision, a batch's sequences are concatenated for flash attention and two batches run at a time.
     With ``compile`` set, batches are padded to a few sizes and the model is compiled once per size.
@@ -57,6 +59,7 @@ class TorchEngine:
         self.streams = 2 if self._device == "cuda" else 1
         self.pack: Pack = pack
         self._compiled: Any = None
+        self._head = Head(spec.head).to(self._device).eval()
         loaded = load_transformer(spec, DTYPES[self._precision], self._device, attention.NAME)
         self.model = loaded.model
         self.notices: list[str] = [*loaded.notices]
@@ -74,6 +77,13 @@ class TorchEngine:
         self._self_check()
         if settings.compile and self._by_offsets and self.attention == "packed":
             self._compile()
+
+    @torch.inference_mode()
+    def vectors(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Returns vectors, float32 ``[sequences, dimension]``."""
+        vectors = self._head(self.pooled(batch))
+        found: npt.NDArray[np.float32] = cuda.to_host(vectors) if self._device == "cuda" else vectors.cpu().numpy()
+        return found
 
     def pooled(self, batch: Batch) -> torch.Tensor:
         """Returns pooled vectors, float32 ``[sequences, h * pooling modes]``, on the device."""

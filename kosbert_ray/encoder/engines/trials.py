@@ -11,7 +11,7 @@ from torch import nn
 
 from kosbert_ray.encoder.engines import attention
 from kosbert_ray.encoder.engines.model_info import use_default_attention, vocabulary_of
-from kosbert_ray.encoder.engines.probe import random_batch
+from kosbert_ray.encoder.packing import random_batch
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError
 

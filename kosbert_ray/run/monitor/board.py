@@ -1,23 +1,15 @@
-"""An actor that tracks what each worker is doing.
-
-It outlives the workers, so it knows how often a slice has killed its worker (Ray would retry forever), and what a stalled
-run is waiting for.
-"""
+"""Tracks what each worker is doing: how often a slice has killed its worker, and what a stalled run is waiting for."""
 
 from __future__ import annotations
 
-import logging
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-
-import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kosbert_ray.errors import JobFailed
 
@@ -54,8 +46,8 @@ class View:
     retries: dict[str, int] = field(default_factory=dict)
 
 
-class _Notices:
-    """The actor."""
+class BoardState:
+    """What a board knows. It lives in one place, whichever process asks."""
 
     def __init__(self) -> None:
         self.doing: dict[tuple[str, str], tuple[str, float]] = {}
@@ -67,6 +59,7 @@ class _Notices:
         self.retries: Counter[str] = Counter()
 
     def begin(self, stage: str, what: str, host: str) -> int:
+        """Records that a worker begins; returns the attempt, counted from 1."""
         self.attempts[stage, what] += 1
         if self.attempts[stage, what] > 1:
             self.retries[stage] += 1
@@ -74,23 +67,28 @@ class _Notices:
         return self.attempts[stage, what]
 
     def end(self, stage: str, what: str) -> None:
+        """Records that a worker is done."""
         self.doing.pop((stage, what), None)
         self.attempts.pop((stage, what), None)
 
     def start_encoder(self, name: str) -> int:
+        """Records that an encoder starts; returns how many have started since one became ready."""
         self.starting.add(name)
         self.starts_in_vain += 1
         return self.starts_in_vain
 
     def encoder_ready(self, name: str) -> None:
+        """Records that an encoder is ready."""
         self.starting.discard(name)
         self.ready.add(name)
         self.starts_in_vain = 0
 
     def report_trouble(self, text: str) -> None:
+        """Records a problem that is being retried."""
         self.trouble[text] = time.monotonic()
 
     def snapshot(self) -> View:
+        """The current state."""
         now = time.monotonic()
         doing = (Doing(*key, host, now - since) for key, (host, since) in self.doing.items())
         return View(
@@ -102,18 +100,8 @@ class _Notices:
         )
 
 
-@dataclass(frozen=True)
-class Board:
-    """A handle that travels to the workers. Work continues if the actor does not answer."""
-
-    actor: Any
-
-    @staticmethod
-    def start() -> Board:
-        """Starts the actor on the driver's node."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        actor = ray.remote(_Notices).options(num_cpus=0, max_restarts=-1, max_task_retries=2, scheduling_strategy=here)
-        return Board(actor.remote())
+class Board(ABC):
+    """A handle on the state, used by every stage. Work continues if the state does not answer."""
 
     @contextmanager
     def working_on(self, stage: str, what: str) -> Iterator[int]:
@@ -121,12 +109,11 @@ class Board:
 
         The mark remains if the worker dies.
         """
-        _forward_storage_log(self)
-        attempt = self._ask(1, self.actor.begin, stage, what, socket.gethostname())
+        attempt = self._ask(1, "begin", stage, what, socket.gethostname())
         try:
             yield attempt
         finally:
-            self.actor.end.remote(stage, what)
+            self._send("end", stage, what)
 
     def start_encoder(self, name: str, encoders: int) -> None:
         """Records that an encoder starts to load.
@@ -134,8 +121,7 @@ class Board:
         Raises:
             JobFailed: too many have started without any becoming ready.
         """
-        _forward_storage_log(self)
-        if self._ask(1, self.actor.start_encoder, name) > MAX_ATTEMPTS * encoders:
+        if self._ask(1, "start_encoder", name) > MAX_ATTEMPTS * encoders:
             raise JobFailed(
                 f"encoders die while starting ({MAX_ATTEMPTS} times each, the last on {socket.gethostname()}); check that "
                 "there is enough memory for the model, or start fewer encoders (encoder.actors)"
@@ -143,40 +129,21 @@ class Board:
 
     def encoder_ready(self, name: str) -> None:
         """Records that an encoder is ready."""
-        self.actor.encoder_ready.remote(name)
+        self._send("encoder_ready", name)
 
     def report_trouble(self, text: str) -> None:
         """Records a problem that is being retried."""
-        self.actor.report_trouble.remote(text)
+        self._send("report_trouble", text)
 
     def snapshot(self, timeout: float = ANSWER_SECONDS) -> View | None:
-        """The current state; None if the actor does not answer."""
-        try:
-            view: View = ray.get(self.actor.snapshot.remote(), timeout=timeout)
-        except RayError:
-            return None
+        """The current state; None if there is no answer within ``timeout`` seconds."""
+        view: View | None = self._ask(None, "snapshot", timeout=timeout)
         return view
 
-    def _ask(self, default: int, method: Any, *arguments: str) -> int:
-        try:
-            return int(ray.get(method.remote(*arguments), timeout=ANSWER_SECONDS))
-        except RayError:
-            return default
+    @abstractmethod
+    def _ask(self, default: Any, method: str, *arguments: str, timeout: float = ANSWER_SECONDS) -> Any:
+        """Calls a method of the state; returns ``default`` if there is no answer."""
 
-
-class _Forward(logging.Handler):
-    def __init__(self, board: Board) -> None:
-        super().__init__(logging.WARNING)
-        self.board = board
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Sends a problem with a store to the board."""
-        self.board.report_trouble(record.getMessage())
-
-
-def _forward_storage_log(board: Board) -> None:
-    """Sends storage warnings of this process to the board instead of the worker's log."""
-    log = logging.getLogger("kosbert_ray.storage")
-    if not any(isinstance(handler, _Forward) for handler in log.handlers):
-        log.addHandler(_Forward(board))
-        log.propagate = False
+    @abstractmethod
+    def _send(self, method: str, *arguments: str) -> None:
+        """Calls a method of the state without waiting for it."""

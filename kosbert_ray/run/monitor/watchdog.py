@@ -5,19 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-
-import ray
-from ray.exceptions import RayError
+from collections.abc import Callable
 
 from kosbert_ray.run.monitor.board import Board, View
 from kosbert_ray.run.monitor.throughput import WAITING_FOR
-from kosbert_ray.run.ray_session import EncoderPool
 from kosbert_ray.units import duration
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-PLACE_SECONDS = 20.0  # after this long without a place in the cluster, an encoder is waiting for resources
+PLACE_SECONDS = 60.0  # after this long without a place in the cluster, an encoder is waiting for resources
 RECENT_SECONDS = 60.0
 
 
@@ -26,12 +23,12 @@ class Watchdog:
 
     Args:
         board: tracks the workers.
-        pool: the requested encoders.
+        resources: describes requested and free resources.
         stall_timeout: seconds without an outcome after which to log, and after which to log again.
     """
 
-    def __init__(self, board: Board, pool: EncoderPool, stall_timeout: float) -> None:
-        self.board, self.pool, self.stall_timeout = board, pool, stall_timeout
+    def __init__(self, board: Board, resources: Callable[[], str], stall_timeout: float) -> None:
+        self.board, self.resources, self.stall_timeout = board, resources, stall_timeout
         self._started = self._last = time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
@@ -56,26 +53,13 @@ class Watchdog:
                 view = self.board.snapshot()
                 placed = view is not None and bool(view.encoders_starting or view.encoders_ready)
                 if view is not None and not placed and not self._end.is_set():
-                    log.warning(f"no encoder has been placed in the cluster yet: {self._resources()}")
+                    log.warning(f"no encoder has been placed in the cluster yet: {self.resources()}")
                     placed = True  # logged once; if it lasts, it is a stall
             if now - max(self._last, spoke) > self.stall_timeout:
                 spoke = now
-                line = describe(self.board.snapshot(), self._resources())
+                line = describe(self.board.snapshot(), self.resources())
                 if not self._end.is_set():
                     log.warning(f"nothing was committed for {duration(now - self._last)}: {line}")
-
-    def _resources(self) -> str:
-        try:
-            total, free = ray.cluster_resources(), ray.available_resources()
-        except RayError:
-            return "the cluster does not answer"
-        each = " and ".join(
-            f"{amount} {name}{'s' * (amount > 1)}"
-            for name, amount in (("GPU", self.pool.gpus), ("CPU", self.pool.cpus))
-            if amount
-        )
-        of = ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s are free" for name in ("GPU", "CPU"))
-        return f"{self.pool.minimum} requested, each with {each or 'no CPU of its own'}; {of}"
 
 
 def describe(view: View | None, resources: str) -> str:

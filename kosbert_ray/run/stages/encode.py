@@ -1,4 +1,4 @@
-"""Encode: token ids become vectors, in an actor that holds the model."""
+"""Encode: token ids become vectors, in an encoder that holds the model."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from kosbert_ray.encoder.engines import table
+from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import KosbertError, ModelError, described
 from kosbert_ray.run.slice_row import KNOWN, TOKENS, VECTOR_ROWS, VECTORS, SliceRow, bundle
 from kosbert_ray.run.stages.work import Work, run_stage
 
 
 class EncodeSlices:
-    """The actor: one loaded model that encodes one slice after another."""
+    """An encoder: one loaded model that encodes one slice after another."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
         self.node = socket.gethostname()
-        # Ray restarts an actor whose creation fails, prints a traceback each time, and loses the reason. So the actor is
+        self._lacks: tuple[str, ...] = ()
+        # Ray restarts an actor whose creation fails, prints a traceback each time, and loses the reason. So the encoder is
         # created anyway and answers its first slice with the error.
         self._broken: KosbertError | None = None
         try:
@@ -44,9 +47,17 @@ class EncodeSlices:
 
         spec = work.model.spec()  # raises if it is not the model that the driver prepared
         with work.model.naming():
-            self.encoder = Encoder(spec, work.encoder)
+            self.encoder = Encoder(spec, self._fitting(work.encoder))
         self.shared = work.shared.open() if work.shared else None
         work.board.encoder_ready(name)
+
+    def _fitting(self, options: EncoderOptions) -> EncoderOptions:
+        """The options, with torch instead of an engine that this node lacks and another can stand in for."""
+        engine = options.engine
+        if engine == "auto" or table.is_installed(engine) or not table.supports("torch", options.precision):
+            return options
+        self._lacks = (f"{self.node}: {engine} is not installed, so this node computes with torch",)
+        return options.model_copy(update={"engine": "torch"})
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """Encodes a bundle of slices.
@@ -59,19 +70,14 @@ class EncodeSlices:
 
     def encode_slice(self, row: SliceRow) -> SliceRow:
         """Encodes one slice."""
-        from kosbert_ray.encoder.bisection import DeviceBroken
-
         started = time.perf_counter()
-        try:
-            encoded = self.encoder.encode_tokens(row.tokens, self._known(row))
-        except DeviceBroken:
-            os._exit(1)  # Ray starts another process, and the board counts the attempts
+        encoded = self.encoder.encode_tokens(row.tokens, self._known(row))
         rows = encoded.rows
         if encoded.failed:
             rows = rows[[index not in encoded.failed for index in range(len(rows))]]
         row = replace(
             row.reject(encoded.failed),
-            notices=(*self.encoder.notices, *row.notices),
+            notices=(*self._lacks, *self.encoder.notices, *row.notices),
             reread=row.reread or bool(encoded.failed),
         )
         vectors = {VECTORS: pa.array(encoded.distinct.reshape(-1)), VECTOR_ROWS: pa.array(rows)}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import replace
-from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from kosbert_ray.corpus.row_table import TEXT
 from kosbert_ray.corpus.text import DECOMPOSED_NOTICE, MANY_DECOMPOSED, decomposed
@@ -20,25 +17,9 @@ from kosbert_ray.run.slice_row import KNOWN, SliceRow, bundle
 from kosbert_ray.run.stages.work import Work, run_stage
 
 
-@lru_cache(maxsize=1)
-def _tokenizer(reference: ray.ObjectRef[Tokenizer]) -> Tokenizer:
-    """Fetches the tokenizer once per worker process."""
-    # Ray runs one task per core, so threads inside a task would only compete.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return ray.get(reference)
-
-
-@lru_cache(maxsize=1)
-def _shared_texts(reference: ray.ObjectRef[SharedTexts]) -> SharedTexts:
-    return ray.get(reference)
-
-
-def tokenize(
-    row: pa.Table, work: Work, tokenizer: ray.ObjectRef[Tokenizer], shared_texts: ray.ObjectRef[SharedTexts] | None
-) -> pa.Table:
+def tokenize(row: pa.Table, work: Work, tokenizer: Tokenizer, shared_texts: SharedTexts | None) -> pa.Table:
     """Tokenizes a bundle of slices. Texts of good rows are dropped."""
-    texts = _shared_texts(shared_texts) if shared_texts else None
-    return bundle(run_stage("tokenize", row, work, lambda item: tokenize_slice(item, work, _tokenizer(tokenizer), texts)))
+    return bundle(run_stage("tokenize", row, work, lambda item: tokenize_slice(item, work, tokenizer, shared_texts)))
 
 
 def tokenize_slice(row: SliceRow, work: Work, tokenizer: Tokenizer, shared_texts: SharedTexts | None) -> SliceRow:

@@ -11,15 +11,14 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.data import DataContext
 
-from kosbert_ray.corpus.fragments import Limits
-from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
+from kosbert_ray.encoder.options import EncoderOptions, usable_cores
 from kosbert_ray.errors import JobFailed, UsageError, first_line
+from kosbert_ray.run.executors.base import EncoderPool
 from kosbert_ray.run.options import RayOptions
 
 # Reading, tokenizing and writing take a few percent of the time of encoding on a CPU. A local Ray gets this many cores more
@@ -32,45 +31,8 @@ VERSION_LINES = 8  # of Ray's message about a version mismatch
 LOG_LEVELS = {"ray": logging.ERROR, "ray.data": logging.CRITICAL}
 ENCODERS_PER_NODE = 8
 BYTES_PER_ENCODER = 64 * 2**10
-SLICES_PER_GPU_BUNDLE = 4  # of default size, with 768 numbers per row: 200 MB of vectors
-PARTS_PER_ENCODER = 8  # at least, where input files are small: so that encoders finish at the same time
 
 _local = False  # whether this process started the Ray in use
-
-
-@dataclass(frozen=True)
-class EncoderPool:
-    """Size and shape of the actor pool.
-
-    Attributes:
-        minimum, maximum: number of actors.
-        cpus, gpus: resources of each.
-        threads: CPU threads of each.
-        local: whether all of them run on this machine.
-    """
-
-    minimum: int
-    maximum: int
-    cpus: int
-    gpus: int
-    threads: int
-    local: bool = True
-
-    def bundle_limits(self, limits: Limits) -> Limits:
-        """The most rows and bytes of slices that travel in one row; several whole slices for a GPU, which is fast."""
-        times = SLICES_PER_GPU_BUNDLE if self.gpus else 1
-        return Limits(times * limits.max_rows, times * limits.max_bytes)
-
-    def bundle_input_bytes(self, input_bytes: int) -> int:
-        """The most bytes of stored input that travel in one row, so that every encoder gets its share."""
-        return input_bytes // (PARTS_PER_ENCODER * self.maximum)
-
-    def encoder_options(self, options: EncoderOptions) -> EncoderOptions:
-        """The options of one actor; raises UsageError if they contradict each other."""
-        chosen = options.model_copy(update={"device": "cuda" if self.gpus else options.device, "threads": self.threads})
-        on_cpu = chosen.device == "auto" and sys.platform != "darwin"
-        require_possible(chosen.model_copy(update={"device": "cpu"}) if on_cpu else chosen)
-        return chosen
 
 
 @contextlib.contextmanager

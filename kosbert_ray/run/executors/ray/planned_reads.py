@@ -10,13 +10,11 @@ import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from kosbert_ray.corpus.fragments import Fragment
+from kosbert_ray.run.executors.base import Pending
 from kosbert_ray.run.stages.work import MAX_BUNDLED
 
 READ_CPUS = 0.5  # of a read task
 MAX_READ_TASKS = 4096  # the driver puts each into the object store before the first one runs
-
-Pending = list[tuple[Fragment, frozenset[int]]]
 
 
 def shared_read_tasks(fragments: Pending, most_bytes: int) -> list[Pending]:

@@ -7,16 +7,19 @@ to the writer's through shared memory.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Generator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
+import pyarrow as pa
 import ray
 
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.run.planned_reads import READ_CPUS, Pending, PlannedReads, shared_read_tasks
-from kosbert_ray.run.ray_errors import error_of
-from kosbert_ray.run.ray_session import EncoderPool
+from kosbert_ray.errors import DeviceBroken
+from kosbert_ray.run.executors.base import EncoderPool, Pending
+from kosbert_ray.run.executors.ray.errors import error_of
+from kosbert_ray.run.executors.ray.planned_reads import READ_CPUS, PlannedReads, shared_read_tasks
 from kosbert_ray.run.shared_vectors import SharedTexts
 from kosbert_ray.run.stages.encode import EncodeSlices
 from kosbert_ray.run.stages.read import read_slices
@@ -33,35 +36,24 @@ TASKS_IN_FLIGHT = {"cpu": 2, "gpu": 4}
 
 
 def run(
-    work: Work, tokenizer: Tokenizer, shared_texts: SharedTexts | None, fragments: Pending, pool: EncoderPool
+    work: Work, tokenizer: Tokenizer, shared_texts: SharedTexts | None, pending: Pending, pool: EncoderPool
 ) -> Generator[Outcome, None, None]:
-    """Runs the open slices of the fragments and yields each outcome as soon as it is known.
-
-    Ray Data's backpressure bounds memory: a stage waits until its output is consumed.
-
-    Args:
-        work: the job.
-        tokenizer: the model's tokenizer.
-        shared_texts: texts whose vectors are ``work.shared``.
-        fragments: the plan, each fragment with the indices of its committed slices.
-        pool: number and size of the encoders.
-
-    Raises:
-        KosbertError: an error of a stage.
+    """Runs the open slices (see ``Executor.outcomes``). Ray Data's backpressure bounds memory: a stage waits until its
+    output is consumed.
     """
-    tasks = shared_read_tasks(fragments, min(work.reader.limits.max_bytes, work.bundle_input_bytes))
+    tasks = shared_read_tasks(pending, min(work.reader.limits.max_bytes, work.bundle_input_bytes))
     reads = PlannedReads("Slices", partial(read_slices, work), tasks, work.reader.limits.max_bytes)
     dataset = ray.data.read_datasource(reads, override_num_blocks=len(tasks), num_cpus=READ_CPUS)
     stage: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     shared = None if shared_texts is None else ray.put(shared_texts)
     dataset = dataset.map_batches(
-        tokenize,
+        _tokenize,
         fn_kwargs={"work": work, "tokenizer": ray.put(tokenizer), "shared_texts": shared},
         num_cpus=TOKENIZE_CPUS,
         **stage,
     )
     dataset = dataset.map_batches(
-        EncodeSlices,
+        _Encoder,
         fn_constructor_kwargs={"work": work},
         compute=ray.data.ActorPoolStrategy(
             min_size=pool.minimum,
@@ -87,3 +79,32 @@ def run(
         batches.close()
         del batches
         gc.collect()
+
+
+def _tokenize(
+    row: pa.Table, work: Work, tokenizer: ray.ObjectRef[Tokenizer], shared_texts: ray.ObjectRef[SharedTexts] | None
+) -> pa.Table:
+    return tokenize(row, work, _tokenizer(tokenizer), _shared_texts(shared_texts) if shared_texts else None)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(reference: ray.ObjectRef[Tokenizer]) -> Tokenizer:
+    """Fetches the tokenizer once per worker process."""
+    # Ray runs one task per core, so threads inside a task would only compete.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return ray.get(reference)
+
+
+@lru_cache(maxsize=1)
+def _shared_texts(reference: ray.ObjectRef[SharedTexts]) -> SharedTexts:
+    return ray.get(reference)
+
+
+class _Encoder(EncodeSlices):
+    """The encoder as an actor."""
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        try:
+            return super().__call__(row)
+        except DeviceBroken:
+            os._exit(1)  # Ray starts another process, and the board counts the attempts

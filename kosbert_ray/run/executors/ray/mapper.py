@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from kosbert_ray.run import ray_session
+from kosbert_ray.run.executors.ray import session
 from kosbert_ray.run.options import RayOptions
 
 CHUNK_ITEMS = 16  # items per task
@@ -34,5 +34,5 @@ def ray_mapper(config: RayOptions) -> Iterator[RayMapper]:
     Raises:
         JobFailed: the cluster cannot be reached, or a local Ray does not start.
     """
-    with ray_session.joined(config):
+    with session.joined(config):
         yield RayMapper()

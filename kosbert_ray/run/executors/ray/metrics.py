@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 from ray.util import metrics
 
+from kosbert_ray.run.executors.base import EncoderPool
 from kosbert_ray.run.monitor.board import Board
 from kosbert_ray.run.monitor.throughput import REASONS, WINDOW_SECONDS, Recent, waiting_for
-from kosbert_ray.run.ray_session import EncoderPool
 from kosbert_ray.shards.receipt import STAGES, Receipt
 
 LOOK_SECONDS = 5.0
@@ -67,8 +67,8 @@ def _never_fatal(record: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-class Metrics:
-    """The series of one run, named ``kosbert_…`` (in Prometheus ``ray_kosbert_…``), with the tag ``output``.
+class RayMetrics:
+    """Implements ``SliceMetrics`` with series named ``kosbert_…`` (in Prometheus ``ray_kosbert_…``) and the tag ``output``.
 
     Args:
         board: tracks the workers.

@@ -1,0 +1,44 @@
+"""The cache of converted models. Loads torch only to convert."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from kosbert_ray.encoder.files import sha256
+from kosbert_ray.encoder.modules import Dense
+from kosbert_ray.encoder.source import cache_folder, filled_once
+from kosbert_ray.encoder.spec import ModelSpec
+from kosbert_ray.errors import ModelError, first_line
+
+GRAPH, HEAD, ACCOUNT = "model.xml", "head.xml", "account.json"
+CONVERSION = "2"  # raise it when the conversion changes
+
+
+def converted(spec: ModelSpec, precision: str) -> Path:
+    """Returns the folder of the converted model, and converts it first if it is not in the cache.
+
+    Raises:
+        ModelError: the model cannot be converted, its vectors differ from PyTorch's, or the cache is not writable.
+    """
+    head = [repr(replace(part, folder=Path(part.folder.name)) if isinstance(part, Dense) else part) for part in spec.head]
+    parts = [CONVERSION, sha256(spec.folder, spec.weight_files), *spec.pooling, *head]
+    parts += [version("openvino"), version("transformers"), version("torch")]
+    if precision == "int8":
+        from kosbert_ray.encoder.engines.openvino_int8 import calibration_texts
+
+        parts += [version("nncf"), *calibration_texts()]
+    key = hashlib.sha256("\n".join([*parts, "int8" if precision == "int8" else "float"]).encode()).hexdigest()[:16]
+    folder = cache_folder("openvino") / key
+    if (folder / ACCOUNT).exists():
+        return folder
+    from kosbert_ray.encoder.engines.openvino_conversion import convert
+
+    try:
+        with filled_once(folder) as partial:
+            convert(spec, precision, partial)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot store the converted model ({first_line(error)})") from error
+    return folder

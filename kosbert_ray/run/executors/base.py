@@ -1,0 +1,169 @@
+"""The executor protocol, and what every executor shares. Loads neither Ray nor torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from kosbert_ray.corpus.fragments import Fragment, Limits
+from kosbert_ray.encoder.options import EncoderOptions, require_possible
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from kosbert_ray.corpus.reader import FragmentReader
+    from kosbert_ray.encoder.tokenizer import Tokenizer
+    from kosbert_ray.run.monitor.board import Board
+    from kosbert_ray.run.monitor.throughput import Recent
+    from kosbert_ray.run.shared_vectors import SharedTexts
+    from kosbert_ray.run.stages.work import Outcome, Work
+    from kosbert_ray.shards.receipt import Receipt
+    from kosbert_ray.storage import Storage
+
+SLICES_PER_GPU_BUNDLE = 4  # of default size, with 768 numbers per row: 200 MB of vectors
+PARTS_PER_ENCODER = 8  # at least, where input files are small: so that encoders finish at the same time
+
+# Fragments with open slices, each with the indices of its committed ones.
+Pending = list[tuple[Fragment, frozenset[int]]]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class EncoderPool:
+    """Number and size of the encoders.
+
+    Attributes:
+        minimum, maximum: number of encoders.
+        cpus, gpus: resources of each.
+        threads: CPU threads of each.
+        local: whether all of them run on this machine.
+    """
+
+    minimum: int
+    maximum: int
+    cpus: int
+    gpus: int
+    threads: int
+    local: bool = True
+
+    def bundle_limits(self, limits: Limits) -> Limits:
+        """The most rows and bytes of slices that travel in one row; several whole slices for a GPU, which is fast."""
+        times = SLICES_PER_GPU_BUNDLE if self.gpus else 1
+        return Limits(times * limits.max_rows, times * limits.max_bytes)
+
+    def bundle_input_bytes(self, input_bytes: int) -> int:
+        """The most bytes of stored input that travel in one row, so that every encoder gets its share."""
+        return input_bytes // (PARTS_PER_ENCODER * self.maximum)
+
+    def encoder_options(self, options: EncoderOptions) -> EncoderOptions:
+        """The options of one encoder: the preferred engine is for CPUs. Raises UsageError if they do not fit together."""
+        chosen = options.model_copy(update={"threads": self.threads})
+        if self.gpus:
+            chosen = chosen.model_copy(update={"device": "cuda", "engine": "torch"})
+        on_cpu = chosen.device == "auto" and sys.platform != "darwin"
+        require_possible(chosen.model_copy(update={"device": "cpu"}) if on_cpu else chosen)
+        return chosen
+
+
+class SliceMetrics(Protocol):
+    """What a run publishes about its slices."""
+
+    def committed(self, receipt: Receipt, progress: float) -> None:
+        """Records a committed slice.
+
+        Args:
+            receipt: the slice.
+            progress: share of the input's bytes that is committed.
+        """
+        ...
+
+    def failed(self) -> None:
+        """Records a failed slice."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs the stages of a job.
+
+    An executor's module has a function ``started(config: JobConfig) -> AbstractContextManager[Executor]``, and an entry in
+    :data:`~kosbert_ray.run.executors.table.EXECUTORS` names the module. Every executor runs the same stage functions, so
+    all of them write the same shards.
+
+    Attributes:
+        name: its key in the table.
+    """
+
+    name: str
+
+    def encoder_pool(self, options: EncoderOptions, input_bytes: int) -> EncoderPool:
+        """Sizes the encoder pool.
+
+        Args:
+            options: the options.
+            input_bytes: size of the corpus; a small one does not repay the start of many encoders.
+
+        Raises:
+            JobFailed: there is no GPU, and the options ask for one.
+        """
+        ...
+
+    def start_board(self) -> Board:
+        """Starts the board of one pass."""
+        ...
+
+    def slice_metrics(self, board: Board, pool: EncoderPool, output: str, recent: Recent) -> SliceMetrics:
+        """Publishes the metrics of one pass.
+
+        Args:
+            board: tracks the workers.
+            pool: the requested encoders.
+            output: address of the output.
+            recent: receipts of the last minute.
+        """
+        ...
+
+    def describe_resources(self, pool: EncoderPool) -> str:
+        """Describes requested and free resources in one line."""
+        ...
+
+    def outcomes(
+        self, work: Work, tokenizer: Tokenizer, shared_texts: SharedTexts | None, pending: Pending, pool: EncoderPool
+    ) -> Generator[Outcome, None, None]:
+        """Runs the open slices and yields each outcome as soon as it is known.
+
+        Args:
+            work: the job.
+            tokenizer: the model's tokenizer.
+            shared_texts: texts whose vectors are ``work.shared``.
+            pending: the open slices.
+            pool: number and size of the encoders.
+
+        Raises:
+            DeviceBroken: this process can no longer use the GPU.
+            KosbertError: any other error of a stage.
+        """
+        ...
+
+    def call(self, pool: EncoderPool, function: Callable[..., Result], *arguments: object) -> Result:
+        """Runs a function where an encoder would run; raises KosbertError."""
+        ...
+
+    def write_shared_texts(self, reader: FragmentReader, partitions: int, pending: Pending, output: Storage) -> pa.Table:
+        """Finds the texts that occur in several slices and writes them next to the output.
+
+        Args:
+            reader: reads the fragments.
+            partitions: number of partitions, by hash; the texts of one are sorted in memory.
+            pending: the open slices.
+            output: the output.
+
+        Returns:
+            A row of sums for each partition (see :func:`~kosbert_ray.run.shared_texts.write_shared`).
+        """
+        ...
+
+    def remove_everywhere(self, folder: str) -> None:
+        """Deletes a folder on every node that answers."""
+        ...

@@ -1,0 +1,88 @@
+"""Chooses the executor of a run by a pure rule: listing, options, size of the model, kind of device."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kosbert_ray.config import JobConfig
+from kosbert_ray.corpus.formats.table import info_of
+from kosbert_ray.corpus.fragments import Fragment
+from kosbert_ray.encoder.options import usable_cores, visible_gpus
+from kosbert_ray.encoder.parameters import computing_parameters
+from kosbert_ray.encoder.spec import ModelSpec
+from kosbert_ray.units import duration
+
+# A run that a plain machine finishes in this time spends more of it on starting Ray than it gains.
+LITTLE_SECONDS = 30.0
+# Floating-point operations per second of a plain core and a plain GPU. Rough on purpose: the choice must not depend on
+# a measurement.
+CORE_FLOPS, GPU_FLOPS = 1e11, 1e14
+TEXT_BYTES_PER_TOKEN = 5
+EXPANSION = 3  # bytes of text per byte of a compressed or columnar file
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An executor and why it was chosen.
+
+    Attributes:
+        name: the executor.
+        reason: for the log; empty if there is nothing to say.
+    """
+
+    name: str
+    reason: str = ""
+
+
+def choose(config: JobConfig, spec: ModelSpec, fragments: Iterable[Fragment], crashed: bool) -> Choice:
+    """Chooses the executor for the open fragments.
+
+    Args:
+        config: the job.
+        spec: its model.
+        fragments: the fragments with open slices.
+        crashed: whether an earlier run of this output was killed on the local executor.
+    """
+    if config.executor != "auto":
+        return Choice(config.executor)
+    if _wants_ray(config):
+        return Choice("ray")
+    seconds = plain_seconds(spec, fragments)
+    if seconds > LITTLE_SECONDS:
+        return Choice("ray")
+    if crashed:
+        return Choice("ray", "an earlier run in one process was killed, so this one isolates its workers with Ray")
+    return Choice("local", f"runs in this process, because there is little to do (about {duration(seconds)} of encoding)")
+
+
+def plain_seconds(spec: ModelSpec, fragments: Iterable[Fragment]) -> float:
+    """Estimates the seconds of encoding on a plain machine."""
+    text_bytes = sum(_text_bytes(fragment) for fragment in fragments)
+    flops = GPU_FLOPS if visible_gpus() else CORE_FLOPS * usable_cores()
+    return text_bytes / TEXT_BYTES_PER_TOKEN * 2 * computing_parameters(spec) / flops
+
+
+def _text_bytes(fragment: Fragment) -> int:
+    plain = info_of(fragment.file).lines and fragment.file.compression is None
+    return fragment.input_bytes * (1 if plain else EXPANSION)
+
+
+def _wants_ray(config: JobConfig) -> bool:
+    """True if the user names a cluster, several encoders, or a Ray of the calling process, or has several GPUs."""
+    actors = config.encoder.actors
+    several = isinstance(actors, tuple) or (actors or 1) > 1
+    return bool(config.ray.address or os.environ.get("RAY_ADDRESS") or config.ray.runtime_env or several) or (
+        _in_callers_ray() or visible_gpus() > 1
+    )
+
+
+def _in_callers_ray() -> bool:
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    from kosbert_ray.run.executors.ray import session
+
+    return not session.is_local()
