@@ -59,8 +59,8 @@ def infer(request: Any, inputs: list[npt.NDArray[Any]]) -> npt.NDArray[np.float3
     output: npt.NDArray[np.float32] = request.get_output_tensor(0).data
     if len(output) != len(inputs[0]) or output.flat[0] == UNTOUCHED:
         raise DeviceBroken(
-            "OpenVINO ran out of memory and computes nothing more in this process; use fewer encoders (encoder.actors) or a "
-            "smaller encoder.token_budget"
+            "OpenVINO ran out of memory and computes nothing more in this process; use fewer encoders (encoder.actors) or "
+            "a smaller encoder.token_budget"
         )
     return output
 
@@ -76,7 +76,7 @@ def runner(graph: Any, precision: str, offset: int) -> Callable[[npt.NDArray[np.
     request = requests(graph, precision, 1).get()
 
     def run(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        hidden = infer(request, [ids[None], np.arange(len(ids))[None] + offset])
-        return hidden[0].copy()
+        hidden: npt.NDArray[np.float32] = infer(request, [ids[None], np.arange(len(ids))[None] + offset])[0]
+        return hidden.copy()
 
     return run
