@@ -24,9 +24,14 @@ from kosbert_ray.encoder.prepare import as_safetensors
 from kosbert_ray.encoder.source import ModelSource, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.errors import ModelError
+from kosbert_ray.errors import KosbertError, ModelError, UsageError
 
 Vectors = npt.NDArray[np.float32]
+
+
+def _cause(error: KosbertError) -> str:
+    """An error's message without the remedy."""
+    return str(error).partition(";")[0]
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,12 @@ class Encoded:
 class Encoder:
     """A loaded model. Create it with :meth:`load`, or from a spec.
 
+    Args:
+        spec: the model's specification.
+        options: how to compute.
+        strict: whether the engine in ``options`` is required; if not, torch stands in where the engine is not installed or
+            cannot load the model.
+
     Attributes:
         spec: the model's specification.
         device: "cuda", "mps" or "cpu".
@@ -66,7 +77,7 @@ class Encoder:
         notices: messages for the user, such as a fallback.
     """
 
-    def __init__(self, spec: ModelSpec, options: EncoderOptions) -> None:
+    def __init__(self, spec: ModelSpec, options: EncoderOptions, strict: bool = True) -> None:
         self.spec = spec = as_safetensors(spec)
         self.device = pick_device(options.device)
         require_possible(options.model_copy(update={"device": self.device}))
@@ -79,16 +90,23 @@ class Encoder:
             skip=0 if spec.include_prompt or not spec.prompt else self.tokenizer.prompt_length,
             compile=options.compile,
         )
-        self.engine = options.engine if options.engine != "auto" else preferred_engine(spec, options, self.device)
+        auto = options.engine == "auto"
+        self.engine = preferred_engine(spec, options, self.device) if auto else options.engine
         fallback: list[str] = []
         try:
             self._engine = table.load(self.engine, spec, settings)
         except PrecisionUnfit as error:
             if options.precision != "auto":
                 raise
-            fallback = [f"{error.args[0].partition(';')[0]}; using fp32"]
+            fallback = [f"{_cause(error)}; using fp32"]
             self.precision = "fp32"
             self._engine = table.load(self.engine, spec, replace(settings, precision="fp32"))
+        except (ModelError, UsageError) as error:
+            if (strict and not auto) or self.engine == "torch" or not table.supports("torch", self.precision):
+                raise
+            fallback = [f"{_cause(error)}; using torch"]
+            self.engine = "torch"
+            self._engine = table.load(self.engine, spec, settings)
         self.token_budget = options.token_budget or self._engine.default_token_budget()
         self.attention = self._engine.attention
         self.notices = [*spec.notices, *fallback, *self._engine.notices]

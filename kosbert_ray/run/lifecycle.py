@@ -386,7 +386,7 @@ class _Run:
             except DeviceBroken as error:
                 if executor.name != "local" or self.config.executor != "auto":
                     raise
-                log.warning(f"{error.args[0].partition(';')[0]}: going on with Ray, whose workers can be replaced")
+                log.warning(f"{error.args[0].partition(';')[0]}: continuing on Ray, whose workers can be replaced")
                 self._run_pass(self._resources.start("ray"), fragments)
         except JobFailed as error:
             failed = len(self.job.corpus.failed)
@@ -397,7 +397,10 @@ class _Run:
     def _run_pass(self, executor: Executor, fragments: list[Fragment]) -> None:
         pool, model = self._encoders(executor)
         tokenizer = self._resources.tokenizer()
-        this = Pass(self.job, model, tokenizer, self._ranges, self.output, self.progress, self._notices, executor, pool)
+        strict = self._given.encoder.engine != "auto"
+        this = Pass(
+            self.job, model, tokenizer, self._ranges, self.output, self.progress, self._notices, executor, pool, strict
+        )
         this.run(fragments, self._shared(this, fragments))
 
     def _shared(self, this: Pass, fragments: list[Fragment]) -> Shared | None:

@@ -38,6 +38,7 @@ class Pass:
         notices: logs remarks.
         executor: runs the stages.
         pool: the encoders.
+        strict_engine: whether the user named the engine.
     """
 
     job: Job
@@ -49,6 +50,7 @@ class Pass:
     notices: Notices
     executor: Executor
     pool: EncoderPool
+    strict_engine: bool
 
     def run(self, fragments: list[Fragment], shared: Shared | None) -> None:
         """Encodes the open slices of these fragments.
@@ -74,6 +76,7 @@ class Pass:
             long_text=job.long_text,
             chunk_columns=tuple(job.config.chunk_columns()),
             encoder=pool.encoder_options(job.config.encoder),
+            strict_engine=self.strict_engine,
             encoders=pool.maximum,
             output=output.ledger.storage,
             formats=job.formats(self.ranges),

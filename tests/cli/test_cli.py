@@ -34,7 +34,9 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_a_gpu_where_there_is_none_is_told_at_once(cli, corpus: Path, tmp_path: Path) -> None:
-    done = cli("embed", corpus, tmp_path / "out", "--model", TINY, "--set", "encoder.device=cuda", code=1)
+    embed = ["embed", corpus, tmp_path / "out", "--model", TINY, "--set", "encoder.device=cuda"]
+    assert "this machine has no GPU; use encoder.device=cpu" in one_error(cli(*embed, code=1))
+    done = cli(*embed, "--set", "executor=ray", code=1)
     assert "no node of the Ray cluster has a GPU; use encoder.device=cpu" in one_error(done)
 
 

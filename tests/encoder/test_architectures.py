@@ -23,7 +23,7 @@ from kosbert_ray.encoder.packing import pack_one_length
 from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
 
-FP32 = EncoderOptions(precision="fp32", device="cpu")
+FP32 = EncoderOptions(precision="fp32", device="cpu", engine="torch")
 TEXTS = ["짧다", *everyday()[:30], " ".join(everyday()[:40])]
 
 

@@ -19,8 +19,8 @@ from kosbert_ray.encoder.engines import attention
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions, require_possible
 from kosbert_ray.errors import ModelError, UsageError
 
-FP32 = EncoderOptions(precision="fp32", device="cpu")
-BF16 = EncoderOptions(precision="bf16", device="cpu")
+FP32 = EncoderOptions(precision="fp32", device="cpu", engine="torch")
+BF16 = EncoderOptions(precision="bf16", device="cpu", engine="torch")
 
 
 @pytest.fixture(scope="module")
@@ -169,14 +169,14 @@ def test_a_device_or_precision_that_is_not_here_is_a_usage_error() -> None:
             pick_device("cuda")
     for impossible, message in (
         (
-            EncoderOptions(precision="fp16", device="cpu"),
+            EncoderOptions(precision="fp16", device="cpu", engine="torch"),
             "fp16 needs encoder.engine=torch on cuda or mps; torch on cpu supports",
         ),
         (
             EncoderOptions(precision="int8", device="cuda", engine="openvino"),
             "openvino runs on cpu only, and the device is cuda",
         ),
-        (EncoderOptions(precision="int8"), r"int8 needs encoder\.engine=openvino"),
+        (EncoderOptions(precision="int8", engine="torch"), r"int8 needs encoder\.engine=openvino"),
         (
             EncoderOptions(precision="bf16", device="mps", engine="openvino"),
             "openvino runs on cpu only, and the device is mps",

@@ -29,7 +29,7 @@ from kosbert_ray.encoder.prepare import as_safetensors
 from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
 
-FP32 = EncoderOptions(precision="fp32", device="cpu")
+FP32 = EncoderOptions(precision="fp32", device="cpu", engine="torch")
 NAME = "jhgan/ko-sbert-sts"
 LEFT = ("tf_model.h5", "onnx/model.onnx", "openvino/openvino_model.bin", "training_args.bin", "similarity_evaluation.csv")
 

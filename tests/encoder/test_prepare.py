@@ -29,7 +29,7 @@ from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
 from kosbert_ray.storage import Storage
 
-FP32 = EncoderOptions(precision="fp32", device="cpu")
+FP32 = EncoderOptions(precision="fp32", device="cpu", engine="torch")
 # What version 0.1.0 wrote into job.json for the bundled model.
 MINI = (
     "4ddf67dc948bc6b0dcc8c44841ef9984790ae0c54021f64ed2aa766a00281dd5",

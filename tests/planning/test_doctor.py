@@ -20,7 +20,7 @@ def test_all_is_well(cli, s3: S3) -> None:
     found = findings(done.stdout)
     assert {state for state, _ in found.values()} == {"ok"}
     assert list(found) == ["versions", "machine", "devices", "disk", "model", "input", "job", "output", "ray", "encoders"]
-    assert "128 dimensions, up to 128 tokens; torch " in found["model"][1]
+    assert "128 dimensions, up to 128 tokens; openvino " in found["model"][1]
     assert "4 files, 56,449 bytes" in found["input"][1]
     assert "4 new files (56,449 bytes)" in found["job"][1]
     assert found["output"][1] == "s3://doctor/out: readable, writable and deletable"

@@ -171,7 +171,7 @@ def test_a_broken_gpu_moves_the_run_to_ray(cli, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Encoder, "encode_tokens", breaks)
     done = cli("embed", "bundled:everyday", tmp_path / "out", "--model", TINY, "--set", "encoder.engine=torch")
-    assert "the GPU failed in this process (CUDA error): going on with Ray" in done.stderr
+    assert "the GPU failed in this process (CUDA error): continuing on Ray" in done.stderr
     assert "done: 520 rows" in done.stdout
 
 

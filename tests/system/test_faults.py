@@ -31,7 +31,8 @@ ROWS = 24_000
 SENTENCES = everyday()
 SETTINGS = ["--model", TINY, "--keep", "id", "--set", "slice.max_rows=300"]
 SETTINGS += ["--set", "slice.max_bytes=200KiB", "--set", "encoder.precision=fp32"]
-ENCODER = "EncodeSlices"
+RAY = ["--set", "executor=ray"]
+ENCODER = "_Encoder"
 MITMDUMP = shutil.which("mitmdump") or str(ROOT / ".venv-mitmproxy" / "bin" / "mitmdump")
 
 
@@ -56,6 +57,12 @@ def fault(request: pytest.FixtureRequest) -> Fault:
     fault = Fault(request.node.name.removeprefix("test_"))
     FAULTS.append(fault)
     return fault
+
+
+@pytest.fixture(params=["ray", "local"])
+def executor(request: pytest.FixtureRequest) -> list[str]:
+    """The option that chooses an executor; a test runs on each."""
+    return ["--set", f"executor={request.param}"]
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +161,15 @@ def committed(target: Path) -> int:
     return len(list(target.glob("*.parquet")))
 
 
-def test_driver_killed_at_20_random_points(cli, corpus, undisturbed, tmp_path: Path, fault: Fault) -> None:
+def test_driver_killed_at_random_points(
+    cli, corpus, undisturbed, tmp_path: Path, fault: Fault, executor: list[str]
+) -> None:
     expected, seconds = undisturbed
     slowest = 0.0
-    for number in range(20):
+    for number in range(20 if executor == RAY else 10):
         sent = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[number % 3]
         target = tmp_path / f"out-{number}"
-        with running("embed", corpus, target, *SETTINGS, log=tmp_path / f"{number}.log") as run:
+        with running("embed", corpus, target, *SETTINGS, *executor, log=tmp_path / f"{number}.log") as run:
             time.sleep(random.uniform(0.5, seconds))
             family = run.family()
             if sent == signal.SIGINT:
@@ -173,12 +182,12 @@ def test_driver_killed_at_20_random_points(cli, corpus, undisturbed, tmp_path: P
                 slowest = max(slowest, time.monotonic() - at)
                 assert code in (130, -sent), run.said
                 if code == 130:
-                    assert "run the same command again to go on" in run.said.splitlines()[-1]
+                    assert "run the same command again to resume" in run.said.splitlines()[-1]
             kill_all(family)
         assert "Traceback" not in run.said
         before = {path.name: path.stat().st_mtime_ns for path in target.glob("*.parquet")}
         at = time.monotonic()
-        assert "done: 24,000 rows" in cli("embed", corpus, target, *SETTINGS).stdout
+        assert "done: 24,000 rows" in cli("embed", corpus, target, *SETTINGS, *executor).stdout
         fault.seconds.append(time.monotonic() - at)
         assert {name: (target / name).stat().st_mtime_ns for name in before} == before, "a committed slice was redone"
         check(fault, target, expected)
@@ -193,7 +202,7 @@ def test_worker_killed(corpus, undisturbed, tmp_path: Path, fault: Fault, stage:
     for number in range(3 if stage == ENCODER else 1):
         target = tmp_path / f"out-{number}"
         at = time.monotonic()
-        with running("embed", corpus, target, *SETTINGS, log=tmp_path / "log") as run:
+        with running("embed", corpus, target, *SETTINGS, *RAY, log=tmp_path / "log") as run:
             wait_for(lambda: committed(target) >= 5 + 15 * number, 120, "no shard was committed")  # noqa: B023
             wait_for(lambda: _kill_one(run.workers(stage)), 60, "no such worker")
             assert run.wait() == 0, run.said
@@ -339,12 +348,14 @@ def count_outputs(store: S3) -> int:
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "SlowDown", "reset", "truncate", "stall"])
-def test_store(cli, store: S3, proxy: Proxy, corpus: Path, tmp_path: Path, fault: Fault, kind: str) -> None:
+def test_store(
+    cli, store: S3, proxy: Proxy, corpus: Path, tmp_path: Path, fault: Fault, executor: list[str], kind: str
+) -> None:
     upload(store, corpus)
     expected = s3_undisturbed(store, cli, tmp_path / "undisturbed", store.env)
     env = {**store.env, "AWS_ENDPOINT_URL": proxy.endpoint}
     at = time.monotonic()
-    settings = ["s3://bucket/in", "s3://bucket/out", *OBJECT_STORE_SETTINGS]
+    settings = ["s3://bucket/in", "s3://bucket/out", *OBJECT_STORE_SETTINGS, *executor]
     with running("embed", *settings, env=env, log=tmp_path / "log") as run:
         wait_for(lambda: "slices are committed already" in run.said, 120, "no start")
         proxy.order(kind=kind)
@@ -357,10 +368,10 @@ def test_store(cli, store: S3, proxy: Proxy, corpus: Path, tmp_path: Path, fault
     check(fault, download(store, tmp_path / "out"), expected)
 
 
-def test_store_restarted(cli, store: S3, corpus: Path, tmp_path: Path, fault: Fault) -> None:
+def test_store_restarted(cli, store: S3, corpus: Path, tmp_path: Path, fault: Fault, executor: list[str]) -> None:
     upload(store, corpus)
     expected = s3_undisturbed(store, cli, tmp_path / "undisturbed", store.env)
-    settings = ["s3://bucket/in", "s3://bucket/out", *OBJECT_STORE_SETTINGS]
+    settings = ["s3://bucket/in", "s3://bucket/out", *OBJECT_STORE_SETTINGS, *executor]
     with running("embed", *settings, env=store.env, log=tmp_path / "log") as run:
         wait_for(lambda: count_outputs(store) >= 5, 120, "no shard was committed")
         at = time.monotonic()
@@ -373,7 +384,9 @@ def test_store_restarted(cli, store: S3, corpus: Path, tmp_path: Path, fault: Fa
     check(fault, download(store, tmp_path / "out"), expected)
 
 
-def test_expired_credential_renewed(cli, store: S3, proxy: Proxy, corpus: Path, tmp_path: Path, fault: Fault) -> None:
+def test_expired_credential_renewed(
+    cli, store: S3, proxy: Proxy, corpus: Path, tmp_path: Path, fault: Fault, executor: list[str]
+) -> None:
     upload(store, corpus)
     expected = s3_undisturbed(store, cli, tmp_path / "undisturbed", store.env)
     credentials = tmp_path / "credentials"
@@ -384,7 +397,7 @@ def test_expired_credential_renewed(cli, store: S3, proxy: Proxy, corpus: Path, 
     write("admin", "secret")
     env = {name: value for name, value in store.env.items() if "KEY" not in name}
     env |= {"AWS_ENDPOINT_URL": proxy.endpoint, "AWS_SHARED_CREDENTIALS_FILE": str(credentials)}
-    settings = ["s3://bucket/in", "s3://bucket/out", *OBJECT_STORE_SETTINGS]
+    settings = ["s3://bucket/in", "s3://bucket/out", *OBJECT_STORE_SETTINGS, *executor]
     with running("embed", *settings, env=env, log=tmp_path / "log") as run:
         wait_for(lambda: count_outputs(store) >= 5, 120, "no shard was committed")
         proxy.order(kind="expired", key="admin")
@@ -404,13 +417,13 @@ def test_expired_credential_renewed(cli, store: S3, proxy: Proxy, corpus: Path, 
 # -- more than one, and none ------------------------------------------------------------------------------------------
 
 
-def test_two_jobs_on_one_output(cli, corpus, undisturbed, tmp_path: Path, fault: Fault) -> None:
+def test_two_jobs_on_one_output(cli, corpus, undisturbed, tmp_path: Path, fault: Fault, executor: list[str]) -> None:
     expected, seconds = undisturbed
     target = tmp_path / "out"
     at = time.monotonic()
-    with running("embed", corpus, target, *SETTINGS, log=tmp_path / "first") as first:
+    with running("embed", corpus, target, *SETTINGS, *executor, log=tmp_path / "first") as first:
         wait_for(lambda: list((target / "_kosbert" / "leases").glob("*.json")), 60, "no lease")
-        with running("embed", corpus, target, *SETTINGS, log=tmp_path / "second") as second:
+        with running("embed", corpus, target, *SETTINGS, *executor, log=tmp_path / "second") as second:
             assert first.wait() == 0, first.said
             assert second.wait() == 0, second.said
     fault.seconds.append(time.monotonic() - at - seconds)
@@ -473,12 +486,12 @@ cp -r {disk}/out {copy}
 """
 
 
-def test_disk_full(corpus, undisturbed, tmp_path: Path, fault: Fault) -> None:
+def test_disk_full(corpus, undisturbed, tmp_path: Path, fault: Fault, executor: list[str]) -> None:
     expected, _ = undisturbed
     disk = tmp_path / "disk"
     disk.mkdir()
     size = sum(map(len, expected.values())) // 2
-    run = subprocess.list2cmdline(command("embed", corpus, disk / "out", *SETTINGS))
+    run = subprocess.list2cmdline(command("embed", corpus, disk / "out", *SETTINGS, *executor))
     script = FULL.format(size=size, disk=disk, run=run, log=tmp_path / "log", copy=tmp_path / "copy")
     at = time.monotonic()
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=280)

@@ -230,7 +230,7 @@ def test_the_formats_are_those_of_the_table() -> None:
 
 
 def test_the_metrics_are_those_of_the_code() -> None:
-    source = (ROOT / "kosbert_ray" / "run" / "monitor" / "metrics.py").read_text("utf-8")
+    source = (ROOT / "kosbert_ray" / "run" / "executors" / "ray" / "metrics.py").read_text("utf-8")
     series = {*re.findall(r'^    "(\w+)": "', source, re.MULTILINE)} | {*re.findall(r'"kosbert_(\w+)"', source)}
     assert {*names([cells[0] for cells in tables(Page("docs/guides/monitor.md"), "Metrics")])} == series - {""}
 

@@ -10,7 +10,7 @@ from kosbert_ray.encoder.spec import ModelSpec
 
 CPUS = ("x86_64", "AMD64")  # where OpenVINO was measured to be the faster engine
 # Architectures whose OpenVINO graphs were tested to give PyTorch's vectors.
-OPENVINO_TYPES = frozenset({"bert", "roberta", "xlm-roberta", "electra", "camembert", "distilbert", "mpnet", "modernbert"})
+OPENVINO_TYPES = frozenset({"bert", "roberta", "xlm-roberta", "electra", "distilbert", "modernbert"})
 
 
 def preferred_engine(spec: ModelSpec, options: EncoderOptions, device: str) -> str:

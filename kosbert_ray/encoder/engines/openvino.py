@@ -15,7 +15,8 @@ import numpy.typing as npt
 from kosbert_ray.encoder.bisection import in_streams
 from kosbert_ray.encoder.engines import openvino_runtime
 from kosbert_ray.encoder.engines.base import Engine, EngineSettings
-from kosbert_ray.encoder.engines.openvino_cache import ACCOUNT, GRAPH, HEAD, converted
+from kosbert_ray.encoder.engines.openvino_cache import converted
+from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT, GRAPH, HEAD
 from kosbert_ray.encoder.packing import Batch, pack_one_length, random_batch
 from kosbert_ray.encoder.spec import ModelSpec
 
@@ -45,7 +46,7 @@ class OpenVinoEngine:
         folder = converted(spec, settings.precision)
         account = json.loads((folder / ACCOUNT).read_text("utf-8"))
         self.vocabulary = int(account["vocabulary"])
-        self.notices: list[str] = [account["notice"]] if account["notice"] else []
+        self.notices: list[str] = account["notices"]
         self._position_offset = int(account["position_offset"])
         self._requests = openvino_runtime.requests(str(folder / GRAPH), settings.precision, self.streams)
         self._heads = openvino_runtime.requests(str(folder / HEAD), "fp32", self.streams)

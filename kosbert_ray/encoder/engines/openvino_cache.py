@@ -7,13 +7,13 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT
 from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.modules import Dense
 from kosbert_ray.encoder.source import cache_folder, filled_once
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
 
-GRAPH, HEAD, ACCOUNT = "model.xml", "head.xml", "account.json"
 CONVERSION = "2"  # raise it when the conversion changes
 
 
@@ -24,7 +24,7 @@ def converted(spec: ModelSpec, precision: str) -> Path:
         ModelError: the model cannot be converted, its vectors differ from PyTorch's, or the cache is not writable.
     """
     head = [repr(replace(part, folder=Path(part.folder.name)) if isinstance(part, Dense) else part) for part in spec.head]
-    parts = [CONVERSION, sha256(spec.folder, spec.weight_files), *spec.pooling, *head]
+    parts = [CONVERSION, sha256(spec.folder, spec.weight_files), str(spec.max_seq_length), *spec.pooling, *head]
     parts += [version("openvino"), version("transformers"), version("torch")]
     if precision == "int8":
         from kosbert_ray.encoder.engines.openvino_int8 import calibration_texts

@@ -15,11 +15,10 @@ from kosbert_ray.encoder.engines.attention import causality, reach_mask, refuse_
 from kosbert_ray.encoder.engines.base import AGREEMENT
 from kosbert_ray.encoder.engines.loading import load_transformer
 from kosbert_ray.encoder.engines.model_info import position_offset, use_default_attention, vocabulary_of
-from kosbert_ray.encoder.engines.openvino_cache import ACCOUNT, GRAPH, HEAD
 from kosbert_ray.encoder.engines.openvino_int8 import quantized
-from kosbert_ray.encoder.engines.openvino_runtime import import_openvino, infer, requests, runner
+from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT, GRAPH, HEAD, import_openvino, infer, requests, runner
 from kosbert_ray.encoder.engines.probe import agreement_of, probe
-from kosbert_ray.encoder.engines.trials import needs_type_ids
+from kosbert_ray.encoder.engines.trials import needs_type_ids, require_width
 from kosbert_ray.encoder.head import Head
 from kosbert_ray.encoder.pooling import POOLING
 from kosbert_ray.encoder.spec import ModelSpec
@@ -93,7 +92,7 @@ def one_length_attention(
 
 
 def convert(spec: ModelSpec, precision: str, folder: Path) -> None:
-    """Writes the converted model and its account (vocabulary, position offset, notice) to a folder.
+    """Writes the converted model and its account (vocabulary, position offset, notices) to a folder.
 
     Raises:
         ModelError: the model cannot be converted, or its vectors differ from PyTorch's.
@@ -111,7 +110,7 @@ def convert(spec: ModelSpec, precision: str, folder: Path) -> None:
     model.set_attn_implementation(ATTENTION)
     offset = position_offset(spec, model)
     example = {"ids": torch.ones(2, 7, dtype=torch.int64), "positions": torch.arange(7)[None] + offset}
-    notice = None
+    notices = [*loaded.notices]
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -119,13 +118,14 @@ def convert(spec: ModelSpec, precision: str, folder: Path) -> None:
         graph.reshape({0: [-1, -1], 1: [1, -1]})
         if precision == "int8":
             graph, notice = quantized(spec, graph, offset)
+            notices.append(notice)
         else:
             _require_agreement(spec, model, graph, offset)
         openvino.save_model(graph, folder / GRAPH, compress_to_fp16=False)
         openvino.save_model(_converted_head(spec, graph), folder / HEAD, compress_to_fp16=False)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         raise ModelError(f"{spec.folder}: OpenVINO cannot convert it ({first_line(error)}); use torch") from error
-    account = {"vocabulary": vocabulary_of(model), "position_offset": offset, "notice": notice}
+    account = {"vocabulary": vocabulary_of(model), "position_offset": offset, "notices": notices}
     (folder / ACCOUNT).write_text(json.dumps(account), "utf-8")
 
 
@@ -134,6 +134,7 @@ def _converted_head(spec: ModelSpec, transformer: Any) -> Any:
     openvino = import_openvino()
     head = _PooledHead(spec).eval()
     width = transformer.output(0).partial_shape[2].get_length()
+    require_width(spec, width * len(spec.pooling))
     hidden = torch.randn(2, 7, width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

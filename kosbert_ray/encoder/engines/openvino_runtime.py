@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from kosbert_ray.errors import DeviceBroken
 
+# Files of a converted model.
+GRAPH, HEAD, ACCOUNT = "model.xml", "head.xml", "account.json"
 UNTOUCHED = np.float32(-1.5e38)  # marks an output that is overwritten by the next result
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
 

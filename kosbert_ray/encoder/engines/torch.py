@@ -15,11 +15,11 @@ from kosbert_ray.encoder.engines.base import AGREEMENT, Engine, EngineSettings, 
 from kosbert_ray.encoder.engines.loading import load_transformer
 from kosbert_ray.encoder.engines.model_info import position_offset, text_config, use_default_attention, vocabulary_of
 from kosbert_ray.encoder.engines.probe import agreement_of, probe, singles
-from kosbert_ray.encoder.engines.trials import needs_type_ids
+from kosbert_ray.encoder.engines.trials import needs_type_ids, require_width
 from kosbert_ray.encoder.head import Head
 from kosbert_ray.encoder.packing import Batch, Pack, filled, pack, pack_one_length, random_batch
 from kosbert_ray.encoder.pooling import pool, pool_by_offsets
-from kosbert_ray.encoder.spec import Dense, ModelSpec, Truncate
+from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -198,7 +198,7 @@ class TorchEngine:
         if self.attention == "packed":
             use_default_attention(self.model)
         expected = self._reference(batch)
-        self._require_width(expected)
+        require_width(self._spec, expected.shape[1])
         if self.attention == "packed":
             self.model.set_attn_implementation(attention.NAME)
             notice = self._check_packed(batch, expected)
@@ -267,17 +267,6 @@ class TorchEngine:
             self.notices.append(
                 f"self-check: padding changes the vectors of a {self._spec.model_type} (cosine {agreement:.6f}); using "
                 "batches of texts of equal length, which is slower"
-            )
-
-    def _require_width(self, pooled: torch.Tensor) -> None:
-        """Raises ModelError if the pooled vectors are not as wide as the modules behind pooling expect."""
-        width = pooled.shape[1]
-        first = next((part for part in self._spec.head if isinstance(part, Dense | Truncate)), None)
-        expected = first.in_features if isinstance(first, Dense) else self._spec.dimension
-        if width < expected or (width > expected and not isinstance(first, Truncate)):
-            raise ModelError(
-                f"{self._spec.folder}: the transformer's vectors have {width} numbers instead of {expected} (see the "
-                "config.json of its pooling)"
             )
 
 

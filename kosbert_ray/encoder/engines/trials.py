@@ -12,7 +12,7 @@ from torch import nn
 from kosbert_ray.encoder.engines import attention
 from kosbert_ray.encoder.engines.model_info import use_default_attention, vocabulary_of
 from kosbert_ray.encoder.packing import random_batch
-from kosbert_ray.encoder.spec import ModelSpec
+from kosbert_ray.encoder.spec import Dense, ModelSpec, Truncate
 from kosbert_ray.errors import ModelError
 
 LONGEST_TRIAL = 8192  # tokens
@@ -94,3 +94,19 @@ def require_positions(spec: ModelSpec, model: Any) -> None:
         f"{spec.folder}: its position embeddings take {fit} tokens, not {spec.max_seq_length}; set "
         f"model.max_seq_length={fit}"
     )
+
+
+def require_width(spec: ModelSpec, width: int) -> None:
+    """Raises ModelError if the pooled vectors are not as wide as the modules behind pooling expect.
+
+    Args:
+        spec: the model.
+        width: the length of a pooled vector.
+    """
+    first = next((part for part in spec.head if isinstance(part, Dense | Truncate)), None)
+    expected = first.in_features if isinstance(first, Dense) else spec.dimension
+    if width < expected or (width > expected and not isinstance(first, Truncate)):
+        raise ModelError(
+            f"{spec.folder}: the transformer's vectors have {width} numbers instead of {expected} (see the config.json of "
+            "its pooling)"
+        )

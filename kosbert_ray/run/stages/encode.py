@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kosbert_ray.encoder.engines import table
-from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import KosbertError, ModelError, described
 from kosbert_ray.run.slice_row import KNOWN, TOKENS, VECTOR_ROWS, VECTORS, SliceRow, bundle
 from kosbert_ray.run.stages.work import Work, run_stage
@@ -24,7 +22,6 @@ class EncodeSlices:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.node = socket.gethostname()
-        self._lacks: tuple[str, ...] = ()
         # Ray restarts an actor whose creation fails, prints a traceback each time, and loses the reason. So the encoder is
         # created anyway and answers its first slice with the error.
         self._broken: KosbertError | None = None
@@ -47,17 +44,9 @@ class EncodeSlices:
 
         spec = work.model.spec()  # raises if it is not the model that the driver prepared
         with work.model.naming():
-            self.encoder = Encoder(spec, self._fitting(work.encoder))
+            self.encoder = Encoder(spec, work.encoder, work.strict_engine)
         self.shared = work.shared.open() if work.shared else None
         work.board.encoder_ready(name)
-
-    def _fitting(self, options: EncoderOptions) -> EncoderOptions:
-        """The options, with torch instead of an engine that this node lacks and another can stand in for."""
-        engine = options.engine
-        if engine == "auto" or table.is_installed(engine) or not table.supports("torch", options.precision):
-            return options
-        self._lacks = (f"{self.node}: {engine} is not installed, so this node computes with torch",)
-        return options.model_copy(update={"engine": "torch"})
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """Encodes a bundle of slices.
@@ -77,7 +66,7 @@ class EncodeSlices:
             rows = rows[[index not in encoded.failed for index in range(len(rows))]]
         row = replace(
             row.reject(encoded.failed),
-            notices=(*self._lacks, *self.encoder.notices, *row.notices),
+            notices=(*self.encoder.notices, *row.notices),
             reread=row.reread or bool(encoded.failed),
         )
         vectors = {VECTORS: pa.array(encoded.distinct.reshape(-1)), VECTOR_ROWS: pa.array(rows)}

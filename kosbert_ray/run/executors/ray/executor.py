@@ -28,7 +28,7 @@ from kosbert_ray.run.shared_vectors import SharedTexts
 from kosbert_ray.run.stages.work import Outcome, Work
 from kosbert_ray.storage import Storage
 
-REMOVE_SECONDS = 60.0
+REMOVE_SECONDS = 10.0
 
 Result = TypeVar("Result")
 
