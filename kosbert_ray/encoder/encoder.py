@@ -64,7 +64,7 @@ class Encoder:
     Args:
         spec: the model's specification.
         options: how to compute.
-        strict: whether the engine in ``options`` is required; if not, torch stands in where the engine is not installed or
+        strict: whether the engine in ``options`` is required; if not, torch replaces an engine that is not installed or
             cannot load the model.
 
     Attributes:

@@ -223,7 +223,7 @@ def test_a_killed_run_resumes_without_repeating_a_committed_slice_and_ends_in_th
         process.kill()
     if sent == signal.SIGTERM:
         assert process.returncode == 130
-        assert "run the same command again to go on" in said
+        assert "run the same command again to resume" in said
     wait_for(lambda: not alive(workers), 60, "its Ray lives on")
     for agent in alive(family):
         agent.kill()

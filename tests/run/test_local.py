@@ -27,6 +27,7 @@ def rays() -> dict[int, str]:
 def test_a_local_run_has_no_dashboard_and_leaves_no_process(tmp_path: Path) -> None:
     before = rays()
     arguments = ["embed", "bundled:everyday", tmp_path / "out", "--config", "configs/local_gpu.yaml", "--model", TINY]
+    arguments += ["--set", "executor=ray"]
     job = subprocess.Popen(command(*arguments, "--set", "slice.max_rows=20"), stderr=subprocess.DEVNULL)
     wait_for(lambda: list((tmp_path / "out").glob("*.parquet")), 60, "no shard")
     during = {pid: line for pid, line in rays().items() if pid not in before}

@@ -48,7 +48,7 @@ def test_an_encoder_that_hangs_is_named_with_its_slice_and_the_run_goes_on_when_
     (tmp_path / "in").mkdir()
     lines = [json.dumps({"text": f"{text} {number}"}) for number in range(20) for text in everyday()]
     (tmp_path / "in" / "a.jsonl").write_text("\n".join(lines), "utf-8")
-    settings = ["--model", TINY, "--set", "slice.max_rows=200", "--set", "encoder.actors=1"]
+    settings = ["--model", TINY, "--set", "slice.max_rows=200", "--set", "encoder.actors=1", "--set", "executor=ray"]
     arguments = command("embed", tmp_path / "in", tmp_path / "out", *settings, "--set", "stall_timeout=2")
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(arguments, stderr=log)

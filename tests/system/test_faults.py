@@ -32,7 +32,7 @@ SENTENCES = everyday()
 SETTINGS = ["--model", TINY, "--keep", "id", "--set", "slice.max_rows=300"]
 SETTINGS += ["--set", "slice.max_bytes=200KiB", "--set", "encoder.precision=fp32"]
 RAY = ["--set", "executor=ray"]
-ENCODER = "_Encoder"
+ENCODER = "EncodeSlices"
 MITMDUMP = shutil.which("mitmdump") or str(ROOT / ".venv-mitmproxy" / "bin" / "mitmdump")
 
 
@@ -457,7 +457,7 @@ def test_gpu_that_is_never_free(corpus, tmp_path: Path, monkeypatch: pytest.Monk
             at = time.monotonic()
             wait_for(
                 lambda: "no encoder has been placed in the cluster yet: 1 requested, each with 1 GPU" in run.said,
-                30,
+                90,
                 run.said,
             )
             assert "0 of 1 GPUs are free" in run.said
@@ -465,7 +465,7 @@ def test_gpu_that_is_never_free(corpus, tmp_path: Path, monkeypatch: pytest.Monk
             print(f"said after {time.monotonic() - at:.0f} s")
             run.process.send_signal(signal.SIGINT)
             assert run.wait(30) == 130
-            assert "run the same command again to go on" in run.said.splitlines()[-1]
+            assert "run the same command again to resume" in run.said.splitlines()[-1]
     finally:
         holder.kill()
         holder.wait()

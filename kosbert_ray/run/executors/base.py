@@ -68,7 +68,7 @@ class EncoderPool:
 
 
 class SliceMetrics(Protocol):
-    """What a run publishes about its slices."""
+    """Publishes figures of a run's slices."""
 
     def committed(self, receipt: Receipt, progress: float) -> None:
         """Records a committed slice.

@@ -47,7 +47,7 @@ class View:
 
 
 class BoardState:
-    """What a board knows. It lives in one place, whichever process asks."""
+    """The state behind a board, kept in one place, whichever process asks."""
 
     def __init__(self) -> None:
         self.doing: dict[tuple[str, str], tuple[str, float]] = {}

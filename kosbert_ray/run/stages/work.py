@@ -41,7 +41,7 @@ class Work:
         long_text: how to treat texts longer than the model takes.
         chunk_columns: columns of the output that describe chunks.
         encoder: how to compute.
-        strict_engine: whether the user named the engine; otherwise torch may stand in for it.
+        strict_engine: whether the user named the engine; otherwise torch may replace it.
         encoders: the largest size of the actor pool.
         output: the output directory.
         formats: how vectors are stored, one for each column.

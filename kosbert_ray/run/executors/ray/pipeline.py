@@ -53,7 +53,7 @@ def run(
         **stage,
     )
     dataset = dataset.map_batches(
-        _Encoder,
+        EncodeSlicesActor,
         fn_constructor_kwargs={"work": work},
         compute=ray.data.ActorPoolStrategy(
             min_size=pool.minimum,
@@ -100,10 +100,11 @@ def _shared_texts(reference: ray.ObjectRef[SharedTexts]) -> SharedTexts:
     return ray.get(reference)
 
 
-class _Encoder(EncodeSlices):
+class EncodeSlicesActor(EncodeSlices):
     """The encoder as an actor."""
 
     def __call__(self, row: pa.Table) -> pa.Table:
+        """Encodes a bundle of slices."""
         try:
             return super().__call__(row)
         except DeviceBroken:
