@@ -127,7 +127,7 @@ def test_a_slice_that_kills_its_encoder_fails_the_job_with_its_address_and_all_o
     for name in "abcdefghijklmnopqrst":  # so many that some share their way
         put(tmp_path / "in" / f"{name}.jsonl", fine[:40])
     put(tmp_path / "in" / "c.jsonl", [*fine[:39], words["dies"]])
-    settings = [*SETTINGS, "--model", model]
+    settings = [*SETTINGS, "--model", model, "--set", "executor=ray"]
     done = cli("embed", tmp_path / "in", tmp_path / "out", *settings, code=1)
     assert (
         "in/c.jsonl, slice 0-0: killed 4 workers in stage encode (1 slices failed, all others are committed)"

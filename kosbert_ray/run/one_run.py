@@ -1,0 +1,377 @@
+"""One run of a job: plan, skip what is committed, encode the rest, finalize.
+
+The steps are in ``output_state`` (whose output it is and what is committed), ``passes`` (encoding), and ``finalize``
+(checking the result and marking it complete).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from kosbert_ray.config import JobConfig
+from kosbert_ray.corpus.fragments import Fragment
+from kosbert_ray.corpus.identity import BackgroundHashing
+from kosbert_ray.corpus.listing import Corpus
+from kosbert_ray.encoder.engines.choice import preferred_engine
+from kosbert_ray.encoder.options import require_possible
+from kosbert_ray.encoder.prepare import PreparedModel
+from kosbert_ray.encoder.tokenizer import unknown_notice
+from kosbert_ray.errors import DeviceBroken, InputError, JobFailed
+from kosbert_ray.job import (
+    Job,
+    list_input,
+    model_ref,
+    open_output,
+    recorded_commit,
+    require_apart,
+    require_input,
+)
+from kosbert_ray.run.account import account
+from kosbert_ray.run.bookkeeping import MAX_FAILED
+from kosbert_ray.run.dry_run import Preview
+from kosbert_ray.run.executors.choice import choose
+from kosbert_ray.run.finalize import Leftover, finish, leftover
+from kosbert_ray.run.monitor.progress import Progress
+from kosbert_ray.run.notices import Notices
+from kosbert_ray.run.output_state import OutputState
+from kosbert_ray.run.passes import Pass
+from kosbert_ray.run.resources import Resources
+from kosbert_ray.run.summary import Summary
+from kosbert_ray.shards.fingerprint import Fingerprint
+from kosbert_ray.shards.lease import Lease
+from kosbert_ray.shards.ledger import JOB_FILE, Ledger
+from kosbert_ray.shards.vector_types import Ranges, needs_ranges
+from kosbert_ray.stored import resumed, schema_entry, settled_types, taken
+from kosbert_ray.units import duration
+
+if TYPE_CHECKING:
+    from kosbert_ray.run.corpus_dedup import Shared
+    from kosbert_ray.run.executors.base import EncoderPool, Executor
+
+DEFAULT_ENGINE = "torch"  # needs no remark
+MAX_PASSES = 3  # over a corpus that changes while it is read
+
+log = logging.getLogger(__name__)
+
+# Runs another job: ``lifecycle.embed``.
+Embed = Callable[[JobConfig, PreparedModel | None], Summary]
+
+
+def stored_job(ledger: Ledger) -> dict[str, Any]:
+    """The content of job.json; empty if it was left by a run that committed nothing."""
+    job = ledger.read_job() or {}
+    return {} if job and ledger.is_abandoned(job) else job
+
+
+class Run:
+    """One run of a job.
+
+    Args:
+        config: the job.
+        stack: ends what the run starts.
+        embed: runs another job, for the texts that slices share.
+        model: the job's model, if it is prepared already.
+
+    Attributes:
+        config: the job's options, those of an existing output included.
+        job: the resolved job.
+        output: the output.
+        progress: the live view, once the run knows what is committed.
+    """
+
+    def __init__(self, config: JobConfig, stack: ExitStack, embed: Embed, model: PreparedModel | None = None) -> None:
+        self._stack, self._notices, self._embed = stack, Notices(), embed
+        self._ranges: Ranges = ()
+        self._given = config
+        require_input(config)
+        storage = open_output(config)
+        ledger = Ledger(storage)
+        stored = stored_job(ledger)
+        self._notices.info(*ledger.notices)
+        self.config = config = resumed(config, stored, storage.address) if stored else config
+        settled = settled_types(stored, storage, ledger.shards()) if stored else None
+        if stored and (settings := taken(self._given, stored, storage.address)):
+            self._notices.info(f"settings from {storage.url(JOB_FILE)}: {settings}")
+        ref = model_ref(config, recorded_commit(config, stored))
+        self.job = Job.resolve(config, settled=settled, model=model or ref)
+        require_apart(self.job.corpus, storage)
+        self.job.long_text  # noqa: B018 (raises before anything is done)
+        self._notices.info(*self.job.spec.notices)
+        require_possible(self._given.encoder)
+        if config.encoder.engine == "auto":
+            self._use_engine(preferred_engine(self.job.spec, config.encoder, "cpu"))
+        self._report_input()
+        self.output = OutputState(Ledger(storage), stored, self._notices)
+        self._resources = Resources(config, self.output, stack, model)
+        self.progress: Progress
+        self._lease: Lease
+
+    def run(self) -> Summary:
+        """Runs passes over the corpus until all of it is committed as it is.
+
+        Raises:
+            Raced: the output was new, and another run claimed it first.
+        """
+        storage = open_output(self.config)
+        storage.sweep()
+        complete = Ledger(storage).success() is not None  # a store that refuses from the start is reported at once
+        self.output.ledger = Ledger(open_output(self.config, retry=True))
+        self._lease = lease = self._new_lease()
+        if complete:
+            model = self._resources.prepare_model(keep=False)
+        else:
+            self._stack.enter_context(lease)
+            # What is left of an output that has committed slices is known later.
+            executor = None if self.output.stored else self._choose(self.job.fragments())
+            model = self._resources.prepare(self.job.spec.pickled, executor)
+        self._use_model(model)  # its folder may have been replaced since it was first read
+        self._claim()
+        self._use_corpus(self.output.look(self.job.corpus))
+        fragments = self._fragments()
+        self.progress = Progress(
+            self.job.corpus.size, self.output.totals(fragments), logged=self.config.log_format == "json"
+        )
+        corpus = self.job.corpus
+        log.info(
+            f"{corpus.storage.url()}: {len(corpus.files):,} files, {corpus.size:,} bytes; "
+            f"{self.progress.done.slices:,} slices are committed already"
+        )
+        if complete and self._is_up_to_date(fragments):
+            # Whether the rejected rows were few enough was decided by the run that completed the output.
+            self.output.hashes.flush()
+            self._require_all_files()
+            return replace(self._summary(fragments), complete=True)
+        if complete:
+            self._stack.enter_context(lease)
+        return self._passes(fragments)
+
+    def _is_up_to_date(self, fragments: list[Fragment]) -> bool:
+        output = self.output
+        return output.is_done(fragments) and not self._leftover(fragments).delete and output.is_whole()
+
+    def _passes(self, fragments: list[Fragment]) -> Summary:
+        for _ in range(MAX_PASSES):
+            self._start_account()
+            if not self.output.is_done(fragments):
+                with BackgroundHashing(self.output.hashes, self.job.corpus):
+                    self._pass(fragments)
+                if notice := unknown_notice(self.progress.new.unknown_tokens, self.progress.new.encoded_tokens):
+                    log.warning(notice)
+            changed = self._list_again()
+            if not changed:
+                self._require_all_files()
+                return self._finish(fragments)
+            log.info(f"{changed[0]}: changed or removed during the run ({len(changed):,} files); planning again")
+            fragments = self._fragments()
+        raise JobFailed(
+            f"{self.job.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
+            "run the same command again when it is written"
+        )
+
+    def preview(self) -> Preview:
+        """Describes what :meth:`run` would do; writes nothing."""
+        model = self._resources.prepare_model(keep=False)
+        self._use_model(model)
+        if self.output.stored or not needs_ranges(self.config.output.dtype):  # a dry run measures no ranges
+            self._ranges = self.output.ranges
+            if self.output.join(self._fingerprint(model), model):
+                self._use_corpus(self.output.look(self.job.corpus))
+        fragments = self._fragments()
+        output = self.output
+        address, left = output.ledger.storage.address, self._leftover(fragments)
+        return Preview.of(address, self.job.corpus, fragments, output.committed, left, output.changes)
+
+    # -- input ---------------------------------------------------------------------------------------------------------
+
+    def _report_input(self) -> None:
+        """Logs how the input is read, which files are skipped, and which cannot be embedded."""
+        corpus = self.job.corpus
+        self._notices.info(*corpus.notices, *filter(None, [corpus.ignored_line()]))
+        self._notices.failed(*(file.reason for file in corpus.failed[:MAX_FAILED]))
+
+    def _require_all_files(self) -> None:
+        """Raises JobFailed if some files cannot be embedded; all others are committed by now."""
+        failed = self.job.corpus.failed
+        if failed:
+            self._start_account()  # what an earlier run completed is no longer all of the input
+            raise JobFailed(
+                f"{failed[0].reason} ({len(failed):,} files failed, all others are committed); fix or remove them and run "
+                "the same command again"
+            )
+
+    def _use_corpus(self, corpus: Corpus) -> None:
+        self.job = replace(self.job, corpus=corpus)
+
+    def _fragments(self) -> list[Fragment]:
+        return self.job.fragments_left(self.output.committed, self.output.fingerprint)
+
+    def _list_again(self) -> list[str]:
+        """Lists the input once more. Returns the files that changed since they were planned, and plans them again."""
+        before = {file.name: file.listed for file in self.job.corpus.files}
+        now = {file.name: file.listed for file in list_input(self.config, retry=True).files}
+        changed = [name for name, listed in before.items() if now.get(name) != listed]
+        if changed:
+            columns = self.job.columns
+            self.job = Job.resolve(self.config, retry=True, settled=columns.keep, model=self.job.model)
+            self._report_input()
+            if self.job.columns != columns:
+                where = self.job.corpus.storage.url(changed[0])
+                raise InputError(f"{where}: its columns changed during the run; choose another output for it")
+            self._use_corpus(self.output.settle(self.job.corpus))
+        elif added := now.keys() - before.keys() - {file.name for file in self.job.corpus.failed}:
+            log.info(f"{len(added):,} files were added since the run began; run the same command again for them")
+        return changed
+
+    # -- output --------------------------------------------------------------------------------------------------------
+
+    def _new_lease(self) -> Lease:
+        """Logs which other runs write to this output; returns the lease by which others notice this one."""
+        lease = Lease(self.output.ledger.storage, self.output.ledger.run)
+        for other in lease.others():
+            log.info(
+                f"another run (on {other.host}, process {other.pid}, started {duration(other.age)} ago) is writing to this "
+                "output: both runs are safe, but they duplicate work"
+            )
+        return lease
+
+    def _claim(self) -> None:
+        if needs_ranges(self.config.output.dtype):
+            self._ranges = self.output.ranges if self.output.stored else self._measured_ranges()
+        model = self._resources.model
+        assert model is not None
+        more = schema_entry(self.job.columns.keep) | {"model": model.described()}
+        self.output.claim(self._fingerprint(model), model, self.config.public(), more)
+
+    def _fingerprint(self, model: PreparedModel) -> Fingerprint:
+        return self.job.fingerprint(model.digests.weights, self._ranges)
+
+    def _start_account(self) -> None:
+        ledger = self.output.ledger
+        ledger.start(account(ledger.run, self._given, self.job.corpus, self._resources.model))
+
+    def _leftover(self, fragments: list[Fragment]) -> Leftover:
+        delete = self.config.output.removed_inputs == "delete"
+        return leftover(self.output.committed, self.job.corpus, fragments, delete)
+
+    def _finish(self, fragments: list[Fragment]) -> Summary:
+        """Checks the output against the plan and, unless too many rows were rejected, marks it complete."""
+        output = self.output
+        output.ledger.set_aside_broken()
+        summary = self._summary(fragments)
+        left = self._leftover(fragments)
+        seconds = self.progress.seconds
+        finish(
+            output.ledger,
+            output.digest,
+            output.committed,
+            self.job.corpus,
+            fragments,
+            left,
+            summary.within_limit,
+            seconds,
+        )
+        if summary.within_limit and self.config.dedup == "corpus":
+            from kosbert_ray.run import corpus_dedup
+
+            corpus_dedup.clear(output.ledger.storage)
+        removed = sum(bool(receipt.shard) for receipt in left.delete)
+        return replace(summary, complete=summary.within_limit, removed=removed)
+
+    def _summary(self, fragments: list[Fragment]) -> Summary:
+        totals = self.output.totals(fragments)
+        return Summary(
+            output=self.output.ledger.storage.address,
+            totals=totals,
+            new=self.progress.new,
+            seconds=self.progress.seconds,
+            first_slice_seconds=self.progress.first_at,
+            removed=0,
+            within_limit=totals.rejected <= self.config.rejected_allowed(totals.input_rows),
+            chunked=self.config.long_text == "chunk",
+        )
+
+    # -- encoding ------------------------------------------------------------------------------------------------------
+
+    def _use_engine(self, engine: str) -> None:
+        """Settles the engine for CPUs, for this run and those that resume it."""
+        if engine != DEFAULT_ENGINE:
+            self._notices.info(f"encoder.engine={engine} on CPUs, which suits the model (encoder.engine=torch for PyTorch)")
+        encoder = self.config.encoder.model_copy(update={"engine": engine})
+        self.config = self.config.model_copy(update={"encoder": encoder})
+        self.job = replace(self.job, config=self.config)
+
+    def _use_model(self, model: PreparedModel) -> None:
+        self.job = replace(self.job, model=model)
+
+    def _choose(self, fragments: list[Fragment]) -> str:
+        """The executor for these fragments."""
+        choice = choose(self.config, self.job.spec, fragments, any(run.executor == "local" for run in self._lease.dead))
+        if choice.reason:
+            self._notices.info(f"executor={choice.name}: {choice.reason}")
+        return choice.name
+
+    def _encoders(self, executor: Executor) -> tuple[EncoderPool, PreparedModel]:
+        """The encoder pool, and the model as every node can load it."""
+        self._lease.record_executor(executor.name)
+        pool = executor.encoder_pool(self.config.encoder, self.job.corpus.size)
+        model = self._resources.shared_model(pool)
+        self._use_model(model)
+        return pool, model
+
+    def _measured_ranges(self) -> Ranges:
+        """Ranges of int8 for a new output, measured on a sample of the texts."""
+        from kosbert_ray.run.int8_ranges import calibrate
+
+        fragments, reader = self.job.fragments(), self.job.reader(retry=True)
+        executor = self._resources.executor or self._resources.start(self._choose(fragments))
+        pool, model = self._encoders(executor)
+        return calibrate(reader, fragments, model, self.config.encoder, executor, pool)
+
+    def _pass(self, fragments: list[Fragment]) -> None:
+        """Encodes the open slices; a failure also counts the files that planning gave up."""
+        pending = self.output.pending(fragments)
+        executor = self._resources.executor or self._resources.start(self._choose([item for item, _ in pending]))
+        try:
+            try:
+                self._run_pass(executor, fragments)
+            except DeviceBroken as error:
+                if executor.name != "local" or self.config.executor != "auto":
+                    raise
+                log.warning(f"{error.args[0].partition(';')[0]}: continuing on Ray, whose workers can be replaced")
+                self._run_pass(self._resources.start("ray"), fragments)
+        except JobFailed as error:
+            failed = len(self.job.corpus.failed)
+            if not failed:
+                raise
+            raise JobFailed(f"{error}; {failed:,} more files cannot be read at all") from error
+
+    def _run_pass(self, executor: Executor, fragments: list[Fragment]) -> None:
+        pool, model = self._encoders(executor)
+        tokenizer = self._resources.tokenizer()
+        strict = self._given.encoder.engine != "auto"
+        this = Pass(
+            self.job, model, tokenizer, self._ranges, self.output, self.progress, self._notices, executor, pool, strict
+        )
+        this.run(fragments, self._shared(this, fragments))
+
+    def _shared(self, this: Pass, fragments: list[Fragment]) -> Shared | None:
+        """Texts that occur in several open slices, embedded, if the job asks for it."""
+        if self.config.dedup != "corpus":
+            return None
+        from kosbert_ray.run import corpus_dedup
+
+        shared = corpus_dedup.prepare(
+            self.config,
+            self.job.reader(retry=True),
+            self.output.pending(fragments),
+            self.output.ledger.storage,
+            this.executor,
+            lambda inner: self._embed(inner, this.model),
+        )
+        if shared:
+            self._stack.callback(this.executor.remove_everywhere, str(shared.vectors.folder))
+        return shared
