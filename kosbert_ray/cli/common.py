@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
 
 EXIT_INTERRUPTED = 130
+INTERRUPTED = "interrupted"
 CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
 NOISE_SECONDS = 0.5
 OPTION_MARK = re.compile(r"\{[a-z_.]+\}")  # help text of an argument that sets an option

@@ -8,7 +8,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, get_args
 
-from kosbert_ray.cli.common import Commands, add_config, given, job_config, without_core_noise
+from kosbert_ray.cli.common import INTERRUPTED, Commands, add_config, given, job_config, without_core_noise
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
 from kosbert_ray.logs import LogFormat, set_format
@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
     add_options(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be embedded and deleted, without doing it")
     add_examples(parser, EXAMPLES)
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, interrupted=f"{INTERRUPTED}: committed slices stay; run the same command again to resume")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -40,12 +40,14 @@ from kosbert_ray.cli import (
     train,
     verify,
 )
-from kosbert_ray.cli.common import EXIT_INTERRUPTED, describe_options
+from kosbert_ray.cli.common import EXIT_INTERRUPTED, INTERRUPTED, describe_options
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import KosbertError, described
 from kosbert_ray.logs import shown
 
 log = logging.getLogger(__name__)
+
+_interrupted = INTERRUPTED  # the last line of the command that runs, if it is interrupted
 
 COMMANDS = (
     *(embed, plan, submit, status, report, ls, search, cluster, verify, diff, promote, export),
@@ -61,7 +63,6 @@ EXAMPLES = (
     ("search it", "kosbert-ray search s3://bucket/vectors/ '비 오는 날'"),
     ("write a job file to start from", "kosbert-ray init job.yaml"),
 )
-INTERRUPTED = "interrupted: committed slices stay; run the same command again to resume"
 GRACE_SECONDS = 20.0
 
 
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    global _interrupted
+    _interrupted = getattr(arguments, "interrupted", INTERRUPTED)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     _use_token()
@@ -87,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
         log.error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        log.info(INTERRUPTED)
+        log.info(_interrupted)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -137,7 +140,7 @@ def _interrupt(_number: int, _frame: Any) -> NoReturn:
 
 
 def _abandon() -> NoReturn:
-    log.info(INTERRUPTED)
+    log.info(_interrupted)
     os._exit(EXIT_INTERRUPTED)
 
 

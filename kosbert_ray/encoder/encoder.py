@@ -6,6 +6,7 @@ tokenized elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +33,24 @@ Vectors = npt.NDArray[np.float32]
 def _cause(error: KosbertError) -> str:
     """An error's message without the remedy."""
     return str(error).partition(";")[0]
+
+
+def _as_array(texts: object) -> pa.Array:
+    """Texts as an Arrow array; raises UsageError if they are not strings."""
+    if isinstance(texts, pa.Array | pa.ChunkedArray):
+        kind, wrong = texts.type, "a null" if texts.null_count else ""
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            wrong = f"an array of {kind}"
+    elif isinstance(texts, str) or not isinstance(texts, Sequence):
+        wrong = type(texts).__name__
+    else:
+        odd = next(((index, text) for index, text in enumerate(texts) if not isinstance(text, str)), None)
+        wrong = f"{type(odd[1]).__name__} at index {odd[0]}" if odd else ""
+    if wrong:
+        raise UsageError(f"texts: a list of strings is needed, not {wrong}")
+    if isinstance(texts, pa.ChunkedArray):
+        return texts.cast(pa.large_string()).combine_chunks()
+    return texts.cast(pa.large_string()) if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
 
 
 @dataclass(frozen=True)
@@ -141,13 +160,14 @@ class Encoder:
             self._tokenizer = Tokenizer.load(self.spec)
         return self._tokenizer
 
-    def encode(self, texts: list[str] | pa.Array) -> npt.NDArray[np.float32]:
+    def encode(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float32]:
         """Encodes ``n`` texts. Returns float32 ``[n, dimension]``, L2-normalized only if the model normalizes.
 
         Raises:
+            UsageError: ``texts`` is not a list or an Arrow array of strings.
             ModelError: a text cannot be encoded; the message gives its index and the reason.
         """
-        encoded = self.encode_tokens(self.tokenizer(texts))
+        encoded = self.encode_tokens(self.tokenizer(_as_array(texts)))
         for row, reason in encoded.failed.items():
             raise ModelError(f"text {row}: {reason}")
         return encoded.vectors

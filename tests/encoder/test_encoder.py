@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -197,3 +199,25 @@ def test_truncated_vectors_are_those_of_sentence_transformers(tmp_path: Path, no
     assert np.abs(ours.encode(texts) - theirs).max() < 1e-5
     with pytest.raises(ModelError, match="truncate_dim is 65, but its vectors have 64"):
         Encoder.load(str(model), FP32, SpecOptions(truncate_dim=65))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("비가 온다.", "not str"),
+        (["비가 온다.", None], "not NoneType at index 1"),
+        (3, "not int"),
+        (pa.array(["가", None]), "not a null"),
+        (pa.array([1]), "not an array of int64"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_a_usage_error(tiny_model: Path, texts: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=f"texts: a list of strings is needed, {message}"):
+        Encoder.load(str(tiny_model), FP32).encode(texts)
+
+
+def test_texts_may_be_a_tuple_or_an_arrow_array(tiny_model: Path) -> None:
+    encoder = Encoder.load(str(tiny_model), FP32)
+    expected = encoder.encode(["가", "나"])
+    for texts in (("가", "나"), pa.array(["가", "나"]), pa.chunked_array([["가"], ["나"]])):
+        np.testing.assert_array_equal(encoder.encode(texts), expected)
