@@ -47,7 +47,7 @@ def test_files_changed_removed_and_added_during_a_run(cli, tmp_path: Path) -> No
         for child in alive(family):
             child.kill()
     said = (tmp_path / "log").read_text()
-    assert "changed or removed while the run went on (2 files); planning again" in said
+    assert "changed or removed during the run (2 files); planning again" in said
     kept = set(many("없어질 것", 1500))
     found = ds.dataset(target, format="parquet").to_table()["text"].to_pylist()
     assert sorted(text for text in found if text not in kept) == sorted(expected)
