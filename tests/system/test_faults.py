@@ -266,7 +266,7 @@ class Proxy:
             [
                 *(MITMDUMP, "--quiet", "--mode", f"reverse:{server.endpoint}", "--listen-host", "127.0.0.1"),
                 *("--listen-port", str(self.port), "--set", "keep_host_header=true", "--set", "connection_strategy=lazy"),
-                *("--set", f"confdir={folder}", "-s", str(ROOT / "tests" / "fault_proxy.py")),
+                *("--set", f"confdir={folder}", "-s", str(ROOT / "tests" / "helpers" / "fault_proxy.py")),
             ],
             env={**os.environ, "FAULT_FILE": str(self.orders)},
             stdout=(folder / "mitm.log").open("wb"),
