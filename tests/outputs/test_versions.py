@@ -100,7 +100,7 @@ def test_what_cannot_be_promoted_or_taken_over_is_told(told, home: Path, tmp_pat
     assert "not an output of kosbert-ray" in told("promote", tmp_path / "half", code=1)
     assert "no current output" in told("embed", "--into", tmp_path / "v2", code=2)
     assert "is an output itself" in told("embed", "--into", home / "v1" / "v2", code=2)
-    assert "leave OUTPUT out" in told("embed", "a", "b", "--into", home / "v3", code=2)
+    assert "leave out OUTPUT" in told("embed", "a", "b", "--into", home / "v3", code=2)
     assert "not an output of kosbert-ray" in told("diff", home / "v1", tmp_path / "half", code=1)
     (tmp_path / "_CURRENT").write_text('{"output": "../elsewhere"}')
     assert "names no output" in told("ls", tmp_path, code=1)
