@@ -80,6 +80,11 @@ class QualityLost(KosbertError):
     """``evaluate`` measured lower quality than ``--max-drop`` or ``--least`` allows."""
 
 
+def without_remedy(error: KosbertError) -> str:
+    """The part of an error's message that says what is wrong."""
+    return str(error).partition(";")[0]
+
+
 def described(error: BaseException) -> str:
     """``Type: first line`` of any other exception."""
     return f"{type(error).__name__}: {first_line(error)}"

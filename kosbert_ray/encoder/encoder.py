@@ -25,14 +25,9 @@ from kosbert_ray.encoder.prepare import as_safetensors
 from kosbert_ray.encoder.source import ModelSource, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.errors import KosbertError, ModelError, UsageError
+from kosbert_ray.errors import ModelError, UsageError, without_remedy
 
 Vectors = npt.NDArray[np.float32]
-
-
-def _cause(error: KosbertError) -> str:
-    """An error's message without the remedy."""
-    return str(error).partition(";")[0]
 
 
 def _as_array(texts: object) -> pa.Array:
@@ -117,13 +112,13 @@ class Encoder:
         except PrecisionUnfit as error:
             if options.precision != "auto":
                 raise
-            fallback = [f"{_cause(error)}; using fp32"]
+            fallback = [f"{without_remedy(error)}; using fp32"]
             self.precision = "fp32"
             self._engine = table.load(self.engine, spec, replace(settings, precision="fp32"))
         except (ModelError, UsageError) as error:
             if (strict and not auto) or self.engine == "torch" or not table.supports("torch", self.precision):
                 raise
-            fallback = [f"{_cause(error)}; using torch"]
+            fallback = [f"{without_remedy(error)}; using torch"]
             self.engine = "torch"
             self._engine = table.load(self.engine, spec, settings)
         self.token_budget = options.token_budget or self._engine.default_token_budget()

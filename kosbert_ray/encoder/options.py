@@ -126,7 +126,7 @@ def visible_gpus(devices: Path = Path("/dev")) -> int:
     if not count:  # AMD's driver, or the one of Windows' Linux, has one node for all
         count = int(any((devices / name).exists() for name in ("kfd", "dxg")))
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return count if chosen is None else min(count, sum(bool(name.strip(" -1")) for name in chosen.split(",")))
+    return count if chosen is None else min(count, sum(name.strip() not in ("", "-1") for name in chosen.split(",")))
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:

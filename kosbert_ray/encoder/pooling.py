@@ -76,6 +76,13 @@ POOLING: dict[str, Mode] = {
 }
 
 
+def pool_block(tokens: torch.Tensor, modes: tuple[str, ...]) -> torch.Tensor:
+    """Pools sequences of equal length, ``[n, length, h]``; returns float32 ``[n, h * len(modes)]``."""
+    import torch
+
+    return torch.cat([POOLING[mode].packed(tokens) for mode in modes], dim=1)
+
+
 def pool(hidden: torch.Tensor, groups: tuple[tuple[int, int, int], ...], modes: tuple[str, ...], skip: int) -> torch.Tensor:
     """Pools a packed batch, group by group.
 
@@ -93,7 +100,7 @@ def pool(hidden: torch.Tensor, groups: tuple[tuple[int, int, int], ...], modes: 
     pooled = []
     for start, count, length in groups:
         tokens = hidden[start : start + count * length].view(count, length, -1)[:, min(skip, length - 1) :]
-        pooled.append(torch.cat([POOLING[mode].packed(tokens) for mode in modes], dim=1))
+        pooled.append(pool_block(tokens, modes))
     return torch.cat(pooled)
 
 

@@ -73,6 +73,11 @@ def cache_folder(name: str) -> Path:
         raise ModelError("no home directory to cache models in; set XDG_CACHE_HOME to a folder") from error
 
 
+def cache_entry(name: str, parts: Iterable[str], suffix: str = "") -> Path:
+    """Returns the path in a folder of the cache of what depends on ``parts``; raises ModelError as :func:`cache_folder`."""
+    return cache_folder(name) / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}{suffix}"
+
+
 @contextlib.contextmanager
 def filled_once(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder to fill, and renames it to ``folder`` at the end, so that ``folder`` is never partial.

@@ -7,7 +7,6 @@ and sends the Rust tokenizer as JSON to the tokenizing workers, which need nothi
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -25,7 +24,7 @@ import pyarrow as pa
 
 from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.packing import Tokens
-from kosbert_ray.encoder.source import cache_folder
+from kosbert_ray.encoder.source import cache_entry
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
 
@@ -77,7 +76,7 @@ def _cache_file(spec: ModelSpec) -> Path | None:
     parts = [CACHED, sha256(spec.folder, [*spec.tokenizer_files, *([config] if config.exists() else [])])]
     parts += [spec.model_type, spec.prompt, str(spec.max_seq_length), str(spec.do_lower_case), *map(version, PACKAGES)]
     with contextlib.suppress(ModelError):  # no home directory
-        return cache_folder("tokenizers") / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.json"
+        return cache_entry("tokenizers", parts, ".json")
     return None
 
 

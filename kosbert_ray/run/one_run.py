@@ -20,7 +20,7 @@ from kosbert_ray.encoder.engines.choice import preferred_engine
 from kosbert_ray.encoder.options import require_possible
 from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import unknown_notice
-from kosbert_ray.errors import DeviceBroken, InputError, JobFailed
+from kosbert_ray.errors import DeviceBroken, InputError, JobFailed, without_remedy
 from kosbert_ray.job import (
     Job,
     list_input,
@@ -50,7 +50,7 @@ from kosbert_ray.units import duration
 
 if TYPE_CHECKING:
     from kosbert_ray.run.corpus_dedup import Shared
-    from kosbert_ray.run.executors.base import EncoderPool, Executor
+    from kosbert_ray.run.executors.base import EncoderPool, Executor, Pending
 
 DEFAULT_ENGINE = "torch"  # needs no remark
 MAX_PASSES = 3  # over a corpus that changes while it is read
@@ -126,7 +126,7 @@ class Run:
         else:
             self._stack.enter_context(lease)
             # What is left of an output that has committed slices is known later.
-            executor = None if self.output.stored else self._choose(self.job.fragments())
+            executor = None if self.output.stored else self._choose(self._whole_files())
             model = self._resources.prepare(self.job.spec.pickled, executor)
         self._use_model(model)  # its folder may have been replaced since it was first read
         self._claim()
@@ -307,6 +307,14 @@ class Run:
     def _use_model(self, model: PreparedModel) -> None:
         self.job = replace(self.job, model=model)
 
+    def _whole_files(self) -> list[Fragment]:
+        """The input before it is planned."""
+        return [Fragment(file, 0, 0, file.size) for file in self.job.corpus.files]
+
+    def _executor(self, fragments: list[Fragment]) -> Executor:
+        """The executor in use, or the one that suits these fragments."""
+        return self._resources.executor or self._resources.start(self._choose(fragments))
+
     def _choose(self, fragments: list[Fragment]) -> str:
         """The executor for these fragments."""
         choice = choose(self.config, self.job.spec, fragments, any(run.executor == "local" for run in self._lease.dead))
@@ -327,38 +335,40 @@ class Run:
         from kosbert_ray.run.int8_ranges import calibrate
 
         fragments, reader = self.job.fragments(), self.job.reader(retry=True)
-        executor = self._resources.executor or self._resources.start(self._choose(fragments))
+        executor = self._executor(fragments)
         pool, model = self._encoders(executor)
         return calibrate(reader, fragments, model, self.config.encoder, executor, pool)
 
     def _pass(self, fragments: list[Fragment]) -> None:
         """Encodes the open slices; a failure also counts the files that planning gave up."""
-        pending = self.output.pending(fragments)
-        executor = self._resources.executor or self._resources.start(self._choose([item for item, _ in pending]))
         try:
             try:
-                self._run_pass(executor, fragments)
+                self._run_pass(fragments)
             except DeviceBroken as error:
-                if executor.name != "local" or self.config.executor != "auto":
+                executor = self._resources.executor
+                if executor is None or executor.name != "local" or self.config.executor != "auto":
                     raise
-                log.warning(f"{error.args[0].partition(';')[0]}: continuing on Ray, whose workers can be replaced")
-                self._run_pass(self._resources.start("ray"), fragments)
+                log.warning(f"{without_remedy(error)}: continuing on Ray, whose workers can be replaced")
+                self._resources.start("ray")
+                self._run_pass(fragments)
         except JobFailed as error:
             failed = len(self.job.corpus.failed)
             if not failed:
                 raise
             raise JobFailed(f"{error}; {failed:,} more files cannot be read at all") from error
 
-    def _run_pass(self, executor: Executor, fragments: list[Fragment]) -> None:
+    def _run_pass(self, fragments: list[Fragment]) -> None:
+        pending = self.output.pending(fragments)
+        executor = self._executor([item for item, _ in pending])
         pool, model = self._encoders(executor)
         tokenizer = self._resources.tokenizer()
         strict = self._given.encoder.engine != "auto"
         this = Pass(
             self.job, model, tokenizer, self._ranges, self.output, self.progress, self._notices, executor, pool, strict
         )
-        this.run(fragments, self._shared(this, fragments))
+        this.run(pending, self._shared(this, pending))
 
-    def _shared(self, this: Pass, fragments: list[Fragment]) -> Shared | None:
+    def _shared(self, this: Pass, pending: Pending) -> Shared | None:
         """Texts that occur in several open slices, embedded, if the job asks for it."""
         if self.config.dedup != "corpus":
             return None
@@ -367,7 +377,7 @@ class Run:
         shared = corpus_dedup.prepare(
             self.config,
             self.job.reader(retry=True),
-            self.output.pending(fragments),
+            pending,
             self.output.ledger.storage,
             this.executor,
             lambda inner: self._embed(inner, this.model),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kosbert_ray.corpus.fragments import Fragment, Limits
+from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.job import Job
@@ -19,7 +19,7 @@ from kosbert_ray.shards.vector_types import Ranges
 
 if TYPE_CHECKING:
     from kosbert_ray.run.corpus_dedup import Shared
-    from kosbert_ray.run.executors.base import EncoderPool, Executor
+    from kosbert_ray.run.executors.base import EncoderPool, Executor, Pending
 
 BOARD_SECONDS = 1.0  # how long the live view waits for the board
 
@@ -52,11 +52,11 @@ class Pass:
     pool: EncoderPool
     strict_engine: bool
 
-    def run(self, fragments: list[Fragment], shared: Shared | None) -> None:
-        """Encodes the open slices of these fragments.
+    def run(self, pending: Pending, shared: Shared | None) -> None:
+        """Encodes open slices.
 
         Args:
-            fragments: the plan.
+            pending: the open slices.
             shared: texts that occur in several slices, with their vectors.
 
         Raises:
@@ -68,7 +68,6 @@ class Pass:
         from kosbert_ray.run.stages.work import Work
 
         job, executor, pool, output = self.job, self.executor, self.pool, self.output
-        pending = output.pending(fragments)
         board = executor.start_board()
         work = Work(
             reader=job.reader(retry=True),

@@ -111,8 +111,9 @@ class Lease:
 
     def record_executor(self, name: str) -> None:
         """Adds the executor of the pass that begins."""
-        self._holder = replace(self._holder, executor=name)
-        self._write()
+        if self._holder.executor != name:
+            self._holder = replace(self._holder, executor=name)
+            self._write()
 
     def __enter__(self) -> Lease:
         self._write()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -86,11 +87,10 @@ def test_a_text_of_one_token_that_comes_first_does_not_change_the_others() -> No
     lengths = np.array([1, 12, 21, 5], np.int32)
     ids = np.random.default_rng(0).integers(100, 8000, int(lengths.sum())).astype(np.int32)
     tokens = Tokens(ids, lengths, np.arange(4, dtype=np.int32), np.zeros(4, np.int32))
+    exact = Encoder.load(MINI, options("fp32", "torch")).encode_tokens(tokens).vectors
     for threads in (1, 2):
         found = Encoder.load(MINI, options("fp32", threads=threads)).encode_tokens(tokens).vectors
-        np.testing.assert_allclose(
-            found, Encoder.load(MINI, options("fp32", "torch")).encode_tokens(tokens).vectors, atol=1e-4
-        )
+        np.testing.assert_allclose(found, exact, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -99,7 +99,10 @@ def test_a_job_runs_on_it_and_is_verified_by_pytorch(cli, cache: Path, tmp_path:
     engine = ["--set", "encoder.engine=openvino"]
     done = cli("embed", "bundled:everyday", tmp_path / "out", "--model", MINI, "--keep", "text", *engine, env=env)
     assert "520 rows in" in done.stdout
-    assert "100 rows embedded again, cosine at least" in cli("verify", tmp_path / "out", "--sample", "100", env=env).stdout
+    verified = cli("verify", tmp_path / "out", "--sample", "100", env=env).stdout
+    agreement = re.search(r"100 rows embedded again, cosine at least ([\d.]+);", verified)
+    assert agreement
+    assert float(agreement[1]) >= 0.99
     int8 = [*engine, "--set", "encoder.precision=int8"]
     done = cli("embed", "bundled:everyday", tmp_path / "int8", "--model", MINI, "--keep", "text", *int8, env=env)
     assert "int8: cosine to float32 0.99" in done.stderr

@@ -20,7 +20,9 @@ def test_every_line_is_json_and_names_each_slice(cli, tmp_path: Path) -> None:
     done = cli(*embed, "--set", "slice.max_rows=5", "--set", "max_rejected=1.0")
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert all(datetime.fromisoformat(line["time"]).tzinfo and line["message"] for line in lines)
-    assert {line["level"] for line in lines} <= {"info", "warning"}
+    (warning,) = [line["message"] for line in lines if line["level"] != "info"]
+    assert "of the tokens are unknown to the model" in warning
+    assert {line["level"] for line in lines} == {"info", "warning"}
     slices = [line for line in lines if line.get("event") == "slice"]
     addresses = [(line["file"], line["fragment_index"], line["slice_index"]) for line in slices]
     assert sorted(addresses) == [(f"{number}.jsonl", 0, index) for number in range(2) for index in range(2)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT
 from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.modules import Dense
-from kosbert_ray.encoder.source import cache_folder, filled_once
+from kosbert_ray.encoder.source import cache_entry, filled_once
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
 
@@ -30,8 +29,7 @@ def converted(spec: ModelSpec, precision: str) -> Path:
         from kosbert_ray.encoder.engines.openvino_int8 import calibration_texts
 
         parts += [version("nncf"), *calibration_texts()]
-    key = hashlib.sha256("\n".join([*parts, "int8" if precision == "int8" else "float"]).encode()).hexdigest()[:16]
-    folder = cache_folder("openvino") / key
+    folder = cache_entry("openvino", [*parts, "int8" if precision == "int8" else "float"])
     if (folder / ACCOUNT).exists():
         return folder
     from kosbert_ray.encoder.engines.openvino_conversion import convert

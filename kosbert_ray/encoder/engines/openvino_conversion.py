@@ -20,7 +20,7 @@ from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT, GRAPH, HEAD, i
 from kosbert_ray.encoder.engines.probe import agreement_of, probe
 from kosbert_ray.encoder.engines.trials import needs_type_ids, require_width
 from kosbert_ray.encoder.head import Head
-from kosbert_ray.encoder.pooling import POOLING
+from kosbert_ray.encoder.pooling import pool_block
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
 
@@ -45,12 +45,12 @@ class _PooledHead(torch.nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.modes = [POOLING[mode].packed for mode in spec.pooling]
+        self.modes = spec.pooling
         self.head = Head(spec.head)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Returns float32 ``[n, dimension]``."""
-        vectors: torch.Tensor = self.head(torch.cat([mode(hidden) for mode in self.modes], dim=1))
+        vectors: torch.Tensor = self.head(pool_block(hidden, self.modes))
         return vectors
 
 

@@ -29,7 +29,7 @@ from kosbert_ray.run.shared_vectors import SharedTexts
 from kosbert_ray.run.stages.encode import EncodeSlices
 from kosbert_ray.run.stages.read import read_slices
 from kosbert_ray.run.stages.tokenize import tokenize
-from kosbert_ray.run.stages.work import OUTCOMES, Outcome, Work
+from kosbert_ray.run.stages.work import Outcome, Work
 from kosbert_ray.run.stages.write import write
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.storage import Storage
@@ -92,9 +92,9 @@ class LocalExecutor:
                 writing.append(writer.submit(write, encode(row), work))
                 wait(writing, WRITE_SECONDS)
                 while writing and (writing[0].done() or len(writing) > AHEAD):
-                    yield from _outcomes(writing.popleft())
+                    yield from Outcome.parse(writing.popleft().result())
             while writing:
-                yield from _outcomes(writing.popleft())
+                yield from Outcome.parse(writing.popleft().result())
         finally:
             reader.shutdown(wait=False, cancel_futures=True)
             writer.shutdown(wait=False, cancel_futures=True)
@@ -122,11 +122,6 @@ class LocalExecutor:
     def remove_everywhere(self, folder: str) -> None:
         """Deletes a folder."""
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _outcomes(written: Future[pa.Table]) -> Iterator[Outcome]:
-    for content in written.result()[OUTCOMES].to_pylist():
-        yield from Outcome.parse(content)
 
 
 class _Board(Board):

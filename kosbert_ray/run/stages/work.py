@@ -94,10 +94,11 @@ class Outcome:
         return pa.table({OUTCOMES: [json.dumps([asdict(outcome) for outcome in outcomes])]})
 
     @staticmethod
-    def parse(content: str) -> list[Outcome]:
-        """Restores the outcomes in such a row."""
+    def parse(table: pa.Table) -> list[Outcome]:
+        """Restores the outcomes in a table of such rows."""
         return [
             Outcome(**values | {"receipt": receipt and Receipt(**receipt), "notices": tuple(values["notices"])})
+            for content in table[OUTCOMES].to_pylist()
             for values in json.loads(content)
             for receipt in [values["receipt"]]
         ]

@@ -24,7 +24,7 @@ from kosbert_ray.run.shared_vectors import SharedTexts
 from kosbert_ray.run.stages.encode import EncodeSlices
 from kosbert_ray.run.stages.read import read_slices
 from kosbert_ray.run.stages.tokenize import tokenize
-from kosbert_ray.run.stages.work import OUTCOMES, Outcome, Work
+from kosbert_ray.run.stages.work import Outcome, Work
 from kosbert_ray.run.stages.write import write
 
 # Ray Data fuses neighbouring stages that ask for the same resources. Then one long file would be tokenized in the task that
@@ -69,8 +69,7 @@ def run(
     batches: Any = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
     try:
         for table in batches:
-            for content in table[OUTCOMES].to_pylist():
-                yield from Outcome.parse(content)
+            yield from Outcome.parse(table)
     except Exception as error:
         raise error_of(error) from error
     finally:
