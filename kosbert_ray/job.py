@@ -14,15 +14,18 @@ from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.columns import Columns
 from kosbert_ray.corpus.fragments import Fragment, Limits
 from kosbert_ray.corpus.listing import Corpus, list_corpus
+from kosbert_ray.corpus.options import SliceOptions
 from kosbert_ray.corpus.plan import plan, replan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.schema import inspect
+from kosbert_ray.corpus.slice_size import target_bytes
 from kosbert_ray.corpus.text import RowText
 from kosbert_ray.corpus.types import column_types
 from kosbert_ray.encoder.chunks import splitter_version
 from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import SpecOptions, usable_cores
+from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
 from kosbert_ray.encoder.prepare import PreparedModel, prepare
 from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
 from kosbert_ray.encoder.spec import ModelSpec, read_spec
@@ -222,6 +225,17 @@ class Job:
     def long_text(self) -> LongText:
         """The policy for texts that are too long; raises UsageError if the model does not take chunks of that size."""
         return long_text(self.config, self.spec)
+
+    def sized(self, gpu: bool) -> Job:
+        """The job with a size of slices that is chosen by a rule, unless its config sets one.
+
+        Args:
+            gpu: whether its encoders have a GPU.
+        """
+        if self.config.slice.model_fields_set:
+            return self
+        target = target_bytes(self.corpus.files, plain_bytes_per_second(self.spec, gpu), gpu)
+        return replace(self, config=self.config.model_copy(update={"slice": SliceOptions(target_bytes=target)}))
 
     @property
     def nullable(self) -> bool:

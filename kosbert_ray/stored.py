@@ -37,6 +37,8 @@ REMEMBERED: dict[str, tuple[str, ...] | None] = {
 # Keys of these sections that may differ from run to run.
 FORGOTTEN = {"input": ("path",), "output": ("path", "removed_inputs")}
 
+CHOSEN = ("slice.target_bytes",)  # options whose value is chosen for the user and not worth telling
+
 REMEDY = "delete the file and run kosbert-ray embed with the options of the first run, which writes it again"
 
 
@@ -159,7 +161,7 @@ def taken(config: JobConfig, job: Mapping[str, Any], where: str) -> str:
         section, _, key = name.partition(".")
         keys = REMEMBERED.get(section, ())
         counts = section in REMEMBERED and (keys is None or key in keys) and key not in FORGOTTEN.get(section, ())
-        if counts and name not in mine and value != defaults.get(name):
+        if counts and name not in (*mine, *CHOSEN) and value != defaults.get(name):
             found.append(f"{name}={_shown(value)}")
     return ", ".join(found)
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kosbert_ray.corpus.fragments import Fragment, Limits, Slice
+from kosbert_ray.corpus.options import TARGET_ROWS
 from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
 from kosbert_ray.corpus.sizes import row_bytes
 from kosbert_ray.errors import InputBroken
@@ -48,6 +49,7 @@ def cut(fragment: Fragment, batches: Iterable[tuple[pa.Table, int]], limits: Lim
 
 
 def _whole_slices(batches: Iterable[tuple[pa.Table, int]], limits: Limits) -> Iterator[tuple[int, int, pa.Table]]:
+    target = limits.max_bytes if limits.target_bytes is None else limits.target_bytes
     parts: list[pa.Table] = []
     rows = size = carried = 0  # of the slice being filled
     read = 0  # bytes of the file not yet assigned to a slice
@@ -56,6 +58,7 @@ def _whole_slices(batches: Iterable[tuple[pa.Table, int]], limits: Limits) -> It
         for table, read_bytes in batches:
             if not table.num_rows:
                 read += read_bytes
+                continue
             lengths = pc.fill_null(pc.binary_length(table[TEXT]), 0).to_numpy()
             ends = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
             carried_ends = _carried_ends(table)
@@ -66,6 +69,7 @@ def _whole_slices(batches: Iterable[tuple[pa.Table, int]], limits: Limits) -> It
                     limits.max_rows - rows,
                     _fitting(ends, done, limits.max_bytes - size),
                     _fitting(carried_ends, done, limits.max_carried - carried),
+                    max(_fitting(ends, done, target - size), TARGET_ROWS - rows),
                     table.num_rows - done,
                 )
                 fit = max(0, fit)

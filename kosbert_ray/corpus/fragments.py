@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.options import MAX_BYTES, MAX_ROWS, SliceOptions
@@ -24,24 +25,31 @@ MAX_CARRIED_BYTES = 128 * 2**20  # bounds the memory of the stages, which carry 
 
 @dataclass(frozen=True)
 class Limits:
-    """Maximum rows, bytes of UTF-8 text and bytes of carried columns of a slice; a larger row is a slice of its own.
+    """Size of a slice.
 
     Separate from SliceOptions: limits are also read back from the names of older cuts, and ``max_carried`` is no option.
+
+    Attributes:
+        max_rows, max_bytes, max_carried: maximum rows, bytes of UTF-8 text, and bytes of carried columns. A larger row is a
+            slice of its own.
+        target_bytes: bytes of text at which a slice ends if it has ``TARGET_ROWS`` rows; None for no target.
     """
 
     max_rows: int = MAX_ROWS
     max_bytes: int = MAX_BYTES
     max_carried: int = MAX_CARRIED_BYTES
+    target_bytes: int | None = None
 
     @staticmethod
     def of(options: SliceOptions) -> Limits:
         """The limits of a job."""
-        return Limits(options.max_rows, options.max_bytes)
+        return Limits(options.max_rows, options.max_bytes, target_bytes=options.target_bytes)
 
     @property
     def cut(self) -> str:
         """Name of the cut that the current reader makes with these limits; see :attr:`Fragment.cut`."""
-        return f"{READER_VERSION};{self.max_rows};{self.max_bytes}"
+        target = () if self.target_bytes is None else (self.target_bytes,)
+        return ";".join(map(str, (READER_VERSION, self.max_rows, self.max_bytes, *target)))
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class Fragment:
             return self.stop - self.start
         return self.file.size * (self.stop - self.start) // max(1, self.file.rows)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Stable name of the fragment; changes with the file and the cut."""
         cut = (self.cut,) if self.cut else ()
@@ -117,8 +125,8 @@ def limits_of(cut: str) -> Limits | None:
     """The limits that a cut names; None for a cut of 0.1.0, which names none."""
     if not cut:
         return None
-    _, rows, size = cut.split(";")
-    return Limits(int(rows), int(size))
+    _, rows, size, *target = map(int, cut.split(";"))
+    return Limits(rows, size, target_bytes=target[0] if target else None)
 
 
 def is_current(cut: str) -> bool:

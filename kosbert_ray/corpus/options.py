@@ -14,6 +14,7 @@ from kosbert_ray.settings import Address, Names, Section, Size, split_names
 Normalization = Literal["html", "nfc", "whitespace"]
 MAX_ROWS = 16_384
 MAX_BYTES = 32 * 2**20
+TARGET_ROWS = 1024  # a slice has at least so many rows, whatever its target
 LATER = ("escape", "null_values")  # options of lines that came after 0.1.0
 
 
@@ -125,6 +126,11 @@ class SliceOptions(Section):
 
     max_rows: int = Field(default=MAX_ROWS, gt=0, description="maximum rows in a slice")
     max_bytes: Size = Field(default=MAX_BYTES, description="maximum bytes of text in a slice")
+    target_bytes: Size | None = Field(
+        default=None,
+        description="bytes of text at which a slice of at least 1,024 rows ends; by default chosen from the model and the "
+        "size of the corpus, unless another option of slices is set",
+    )
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import pyarrow as pa
@@ -67,9 +68,13 @@ class FragmentReader:
 
     def _slices(self, fragment: Fragment) -> Iterator[tuple[Slice, pa.Table]]:
         rows = format_of(fragment.file).rows(self.storage, fragment, self.columns, self.options)
-        nothing = rows_from_values((), self.columns.source, self.columns.stored)  # an empty fragment has columns, too
-        tables = self._with_partitions(fragment, chain([(nothing, 0)], rows))
+        tables = self._with_partitions(fragment, chain([(self._no_rows, 0)], rows))
         yield from cut(fragment, tables, fragment.limits or self.limits)
+
+    @cached_property
+    def _no_rows(self) -> pa.Table:
+        """Gives a fragment without rows its columns."""
+        return rows_from_values((), self.columns.source, self.columns.stored)
 
     def _with_partitions(self, fragment: Fragment, rows: Iterable[tuple[pa.Table, int]]) -> Iterable[tuple[pa.Table, int]]:
         """Adds the columns that come from the file's path."""

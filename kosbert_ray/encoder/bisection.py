@@ -106,7 +106,7 @@ def _attempt(forward: Forward, batch: Batch) -> npt.NDArray[np.float32] | Except
 
 def in_streams(run: Callable[[Batch], Found], batches: list[Batch], streams: int) -> Generator[Found, None, None]:
     """Yields ``run(batch)`` for each batch in order, running ``streams`` of them concurrently in threads."""
-    if streams == 1:  # in this thread, whose number of OpenMP threads is set
+    if streams == 1 or len(batches) == 1:  # in this thread, whose number of OpenMP threads is set
         yield from map(run, batches)
         return
     with ThreadPoolExecutor(streams) as pool:

@@ -129,6 +129,11 @@ def visible_gpus(devices: Path = Path("/dev")) -> int:
     return count if chosen is None else min(count, sum(name.strip() not in ("", "-1") for name in chosen.split(",")))
 
 
+def has_gpu(options: EncoderOptions) -> bool:
+    """True if an encoder with these options computes on a GPU, as far as this machine can tell."""
+    return options.device == "cuda" or (options.device == "auto" and visible_gpus() > 0)
+
+
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
     """The CPU quotas of this process's cgroup and those around it, in cores."""
     folders = [cgroups]

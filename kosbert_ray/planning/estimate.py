@@ -18,10 +18,12 @@ import pyarrow.compute as pc
 
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.fragments import Fragment, Limits, Slice
+from kosbert_ray.corpus.options import TARGET_ROWS
 from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.corpus.sample import Stratum, sampled_slices, strata
 from kosbert_ray.corpus.text import DECOMPOSED_NOTICE, MANY_DECOMPOSED, decomposed
 from kosbert_ray.encoder.long_text import LongText
+from kosbert_ray.encoder.options import has_gpu
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import Job
@@ -108,7 +110,8 @@ def estimate(config: JobConfig) -> Estimate:
     Raises:
         KosbertError: the input or the model cannot be read.
     """
-    job = Job.resolve(config)
+    job = Job.resolve(config).sized(has_gpu(config.encoder))
+    config = job.config
     corpus, spec, policy = job.corpus, job.spec, job.long_text
     tokenizer = Tokenizer.load(spec)
     policy.check(tokenizer)
@@ -240,8 +243,12 @@ def _slices_of(part: Stratum, looked_at: list[tuple[Slice, int, int]], config: J
     rows = sum(count for _, count, _ in looked_at) / sizes
     size = sum(text for _, _, text in looked_at) / sizes
 
+    most = limits.max_rows
+    if limits.target_bytes is not None and size:
+        most = min(most, max(TARGET_ROWS, int(limits.target_bytes * rows / size)))
+
     def of(fragment: Fragment) -> int:
         extent = fragment.stop - fragment.start
-        return max(1, math.ceil(extent * rows / limits.max_rows), math.ceil(extent * size / limits.max_bytes))
+        return max(1, math.ceil(extent * rows / most), math.ceil(extent * size / limits.max_bytes))
 
     return float(sum(of(fragment) for fragment in part.fragments))

@@ -17,7 +17,7 @@ from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.identity import BackgroundHashing
 from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.encoder.engines.choice import preferred_engine
-from kosbert_ray.encoder.options import require_possible
+from kosbert_ray.encoder.options import has_gpu, require_possible
 from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import unknown_notice
 from kosbert_ray.errors import DeviceBroken, InputError, JobFailed, without_remedy
@@ -129,6 +129,7 @@ class Run:
             executor = None if self.output.stored else self._choose(self._whole_files())
             model = self._resources.prepare(self.job.spec.pickled, executor)
         self._use_model(model)  # its folder may have been replaced since it was first read
+        self._size_slices()
         self._claim()
         self._use_corpus(self.output.look(self.job.corpus))
         fragments = self._fragments()
@@ -176,6 +177,7 @@ class Run:
         """Describes what :meth:`run` would do; writes nothing."""
         model = self._resources.prepare_model(keep=False)
         self._use_model(model)
+        self._size_slices()
         if self.output.stored or not needs_ranges(self.config.output.dtype):  # a dry run measures no ranges
             self._ranges = self.output.ranges
             if self.output.join(self._fingerprint(model), model):
@@ -303,6 +305,13 @@ class Run:
         encoder = self.config.encoder.model_copy(update={"engine": engine})
         self.config = self.config.model_copy(update={"encoder": encoder})
         self.job = replace(self.job, config=self.config)
+
+    def _size_slices(self) -> None:
+        """Settles the size of slices, for this run and those that resume it."""
+        executor, options = self._resources.executor, self.config.encoder
+        gpu = executor.encoder_pool(options, self.job.corpus.size).gpus > 0 if executor else has_gpu(options)
+        self.job = self.job.sized(gpu)
+        self.config = self.job.config
 
     def _use_model(self, model: PreparedModel) -> None:
         self.job = replace(self.job, model=model)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.job import Job
@@ -83,7 +82,7 @@ class Pass:
             fingerprint=output.digest,
             board=board,
             shared=shared.vectors if shared else None,
-            bundle=pool.bundle_limits(Limits.of(job.config.slice)),
+            bundle=pool.bundle_limits(job.spec),
             bundle_input_bytes=pool.bundle_input_bytes(sum(item.input_bytes for item, _ in pending)),
         )
         job.long_text.check(self.tokenizer)

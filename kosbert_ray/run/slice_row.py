@@ -7,12 +7,12 @@ one row: Ray polls for finished tasks ten times a second and spends milliseconds
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,8 +21,7 @@ from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
 from kosbert_ray.encoder.packing import Tokens
 from kosbert_ray.shards.receipt import Receipt
 
-NOTES = "notes"  # a JSON object: all of a SliceRow but its columns
-FRAGMENT = "fragment"
+NOTES = "notes"  # the pickled slices without their columns, and the lengths of these
 KEEP = "keep."  # prefix of the kept columns
 CHUNK = "chunk."  # prefix of the columns that describe chunks
 TOKENS = ("ids", "lengths", "rows", "dropped", "part_of", "part")  # fields of Tokens
@@ -38,6 +37,7 @@ class SliceRow:
     Attributes:
         address: the slice's name in messages: file and indices.
         receipt: what is known about the slice so far; None if it could not be read.
+        fragment: the fragment that it was cut from; None if it could not be read.
         notices: remarks for the user, from any stage.
         reread: whether rows were rejected after their texts were dropped; the writer reads those texts again.
         failed: why the slice was dropped: one line that starts with its address.
@@ -47,6 +47,7 @@ class SliceRow:
 
     address: str = ""
     receipt: Receipt | None = None
+    fragment: Fragment | None = None
     notices: tuple[str, ...] = ()
     reread: bool = False
     failed: str = ""
@@ -85,12 +86,6 @@ class SliceRow:
         """bool ``[n]``: rows that were not rejected so far."""
         return pc.is_null(self.reasons)
 
-    @property
-    def fragment(self) -> Fragment:
-        """The fragment that the slice was cut from."""
-        found: Fragment = pickle.loads(self.columns[FRAGMENT][0].as_py())
-        return found
-
     def reject(self, failed: Mapping[int, str]) -> SliceRow:
         """Rejects rows.
 
@@ -128,35 +123,11 @@ class SliceRow:
         assert self.receipt is not None
         return replace(self, receipt=replace(self.receipt, **facts))
 
-    # -- as a table ----------------------------------------------------------------------------------------------------
-
-    def to_table(self) -> pa.Table:
-        """A table of one row: a ``large_list`` for each column, and the notes as JSON."""
-        notes = {name: value for name, value in vars(self).items() if name not in ("columns", "receipt")}
-        notes["receipt"] = self.receipt and asdict(self.receipt)
-        return pa.table({**_lists(self.columns), NOTES: pa.array([json.dumps(notes)], pa.large_string())})
-
-    @staticmethod
-    def from_table(table: pa.Table) -> SliceRow:
-        """Restores a slice from its one-row table."""
-        notes = json.loads(table.column(NOTES)[0].as_py())
-        receipt = notes.pop("receipt")
-        notices = tuple(notes.pop("notices"))
-        # A bundle pads the columns that a slice lacks with nulls.
-        names = [name for name in table.column_names if name != NOTES and table.column(name).null_count == 0]
-        columns = {name: unnest(table, name) for name in names}
-        return SliceRow(**notes, receipt=receipt and Receipt(**receipt), notices=notices, columns=columns)
-
 
 def nest(columns: Mapping[str, pa.Array]) -> pa.Table:
     """Arrays of any lengths as a table of one row, a ``large_list`` each. Copies nothing."""
-    return pa.table(_lists(columns))
-
-
-def _lists(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-    return {
-        name: pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array) for name, array in columns.items()
-    }
+    lists = [pa.LargeListArray.from_arrays(np.array([0, len(array)]), array) for array in columns.values()]
+    return pa.table(lists, list(columns))
 
 
 def unnest(row: pa.Table, name: str) -> pa.Array:
@@ -166,12 +137,24 @@ def unnest(row: pa.Table, name: str) -> pa.Array:
 
 def bundle(slices: Sequence[SliceRow]) -> pa.Table:
     """Slices as the one row in which they travel. A single slice is not copied."""
-    tables = [item.to_table() for item in slices]
-    table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default").combine_chunks()
-    return nest({name: table.column(name).chunk(0) for name in table.column_names})
+    names = dict.fromkeys(name for item in slices for name in item.columns)
+    columns = {name: _joined([item.columns[name] for item in slices if name in item.columns]) for name in names}
+    notes = [(replace(item, columns={}), {name: len(array) for name, array in item.columns.items()}) for item in slices]
+    return nest({**columns, NOTES: pa.array([pickle.dumps(notes)], pa.large_binary())})
+
+
+def _joined(arrays: list[pa.Array]) -> pa.Array:
+    return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
 
 
 def unbundle(row: pa.Table) -> list[SliceRow]:
     """The slices that :func:`bundle` put into one row. Copies nothing."""
-    table = pa.table({name: unnest(row, name) for name in row.column_names})
-    return [SliceRow.from_table(table.slice(index, 1)) for index in range(table.num_rows)]
+    notes: list[tuple[SliceRow, dict[str, int]]] = pickle.loads(unnest(row, NOTES)[0].as_py())
+    values = {name: unnest(row, name) for name in row.column_names if name != NOTES}
+    at = dict.fromkeys(values, 0)
+    slices = []
+    for item, lengths in notes:
+        slices.append(replace(item, columns={name: values[name].slice(at[name], lengths[name]) for name in lengths}))
+        for name, length in lengths.items():
+            at[name] += length
+    return slices

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
@@ -119,7 +119,7 @@ class Receipt:
 
     def footer(self) -> dict[str, Any]:
         """Returns the fields stored in the shard's footer: those that any run of the slice on such hardware repeats."""
-        footer = {name: value for name, value in asdict(self).items() if name not in UNSTABLE}
+        footer = {name: getattr(self, name) for name in STABLE}
         if not self.cut:  # absent from footers of version 0.1.0
             del footer["cut"]
         return footer
@@ -131,13 +131,14 @@ class Receipt:
         return Receipt(**{name: value for name, value in footer.items() if name in names}, output_bytes=output_bytes)
 
 
+STABLE = [field.name for field in fields(Receipt) if field.name not in UNSTABLE]
 SCHEMA = pa.schema([pa.field(field.name, ARROW_TYPES[str(field.type)], nullable=False) for field in fields(Receipt)])
 REQUIRED = {field.name for field in fields(Receipt) if field.default is MISSING}
 
 
 def to_table(receipts: list[Receipt]) -> pa.Table:
     """Converts receipts to an Arrow table of ``SCHEMA``."""
-    return pa.Table.from_pylist([asdict(receipt) for receipt in receipts], SCHEMA)
+    return pa.table({name: [getattr(receipt, name) for receipt in receipts] for name in SCHEMA.names}, SCHEMA)
 
 
 def from_table(table: pa.Table) -> list[Receipt]:

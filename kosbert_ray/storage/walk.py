@@ -99,6 +99,8 @@ def walk(root: str, start: str, recursive: bool) -> Survey:
             trouble.__cause__ = error
             unreadable.append(trouble)
             continue
+        folder = os.path.relpath(path, root)
+        prefix = "" if folder == "." else f"{folder}/"
         for child in found:
             try:
                 status = child.stat()
@@ -112,7 +114,7 @@ def walk(root: str, start: str, recursive: bool) -> Survey:
                 if recursive and not (is_link and linked and _inode(status) in read):
                     (links if is_link or linked else folders).append((child.path, (*above, here), linked or is_link))
             elif stat.S_ISREG(status.st_mode):
-                name = shown(child.path)
+                name = escape_name(prefix + child.name)
                 version = str(status.st_mtime_ns)
                 entries.append(FileEntry(name, status.st_size, version, _inode(status), linked or is_link))
             else:

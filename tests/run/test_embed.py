@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, alive, command, everyday, leftovers, shards, wait_for
 
+from kosbert_ray import Output
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 
@@ -250,3 +251,25 @@ def undisturbed(cli, long_corpus: Path, tmp_path_factory: pytest.TempPathFactory
 def test_the_undisturbed_run_is_complete(undisturbed: dict[str, bytes]) -> None:
     rows = sum(pq.read_metadata(pa.BufferReader(content)).num_rows for content in undisturbed.values())
     assert rows == 24_000
+
+
+# -- the size of slices ----------------------------------------------------------------------------------------------
+
+
+def test_an_output_keeps_the_size_of_slices_that_its_first_run_chose(cli, tmp_path: Path) -> None:
+    lines = [f"{number}번째 문장은 짧습니다." for number in range(5000)]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("\n".join(lines), "utf-8")
+
+    def embed(output: str, *settings: str) -> tuple[int | None, list[int]]:
+        cli("embed", tmp_path / "in", tmp_path / output, "--model", TINY, *settings)
+        job = json.loads((tmp_path / output / "_kosbert" / "job.json").read_text("utf-8"))
+        rows = sorted(receipt.rows for receipt in Output.open(tmp_path / output).receipts)
+        return job["config"]["slice"]["target_bytes"], rows
+
+    sixteenth = (tmp_path / "in" / "a.txt").stat().st_size // 16
+    assert embed("out") == (sixteenth, [904, 1024, 1024, 1024, 1024])
+    (tmp_path / "in" / "b.txt").write_text("\n".join(lines * 3), "utf-8")
+    target, rows = embed("out")
+    assert (target, sum(rows), max(rows)) == (sixteenth, 20_000, 1024)
+    assert embed("said", "--set", "slice.max_rows=3000") == (None, [2000, *[3000] * 6])

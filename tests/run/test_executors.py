@@ -21,6 +21,7 @@ from kosbert_ray.config import JobConfig, load_config
 from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.encoder.encoder import Encoder
+from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.parameters import computing_parameters
 from kosbert_ray.encoder.source import bundled_path
 from kosbert_ray.encoder.spec import read_spec
@@ -211,17 +212,24 @@ def config(*settings: str) -> JobConfig:
 
 def test_little_work_runs_locally_and_much_on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kosbert_ray.run.executors.choice.usable_cores", lambda: 2)
-    monkeypatch.setattr("kosbert_ray.run.executors.choice.visible_gpus", lambda: 0)
+    gpus = 0
+    for module in ("run.executors.choice", "encoder.options"):
+        monkeypatch.setattr(f"kosbert_ray.{module}.visible_gpus", lambda: gpus)
     spec = read_spec(bundled_path("bundled:kosbert-mini"))
-    assert plain_seconds(spec, fragments(10**6)) == pytest.approx(10**6 / 5 * 2 * computing_parameters(spec) / 2e11)
+    assert plain_seconds(spec, EncoderOptions(), fragments(10**6)) == pytest.approx(
+        10**6 / 5 * 2 * computing_parameters(spec) / 2e11
+    )
     assert choose(config(), spec, fragments(10**5), crashed=False).name == "local"
     assert choose(config(), spec, fragments(10**9), crashed=False).name == "ray"
     assert choose(config(), spec, fragments(10**5), crashed=True).name == "ray"
-    assert plain_seconds(spec, fragments(100, "a.jsonl.gz", compression="gzip")) == 3 * plain_seconds(spec, fragments(100))
-    monkeypatch.setattr("kosbert_ray.run.executors.choice.visible_gpus", lambda: 1)
+    gzip = fragments(100, "a.jsonl.gz", compression="gzip")
+    assert plain_seconds(spec, EncoderOptions(), gzip) == 3 * plain_seconds(spec, EncoderOptions(), fragments(100))
+    gpus = 1
     assert choose(config(), spec, fragments(10**8), crashed=False).name == "local"
-    monkeypatch.setattr("kosbert_ray.run.executors.choice.visible_gpus", lambda: 2)
+    assert choose(config("encoder.device=cpu"), spec, fragments(10**8), crashed=False).name == "ray"
+    gpus = 2
     assert choose(config(), spec, fragments(10**5), crashed=False).name == "ray"
+    assert choose(config("encoder.device=cpu"), spec, fragments(10**5), crashed=False).name == "local"
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from kosbert_ray.corpus.fragments import Fragment, Limits
+from kosbert_ray.corpus.options import MAX_ROWS
 from kosbert_ray.encoder.options import EncoderOptions, require_possible
+from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from kosbert_ray.corpus.reader import FragmentReader
+    from kosbert_ray.encoder.spec import ModelSpec
     from kosbert_ray.encoder.tokenizer import Tokenizer
     from kosbert_ray.run.monitor.board import Board
     from kosbert_ray.run.monitor.throughput import Recent
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
     from kosbert_ray.shards.receipt import Receipt
     from kosbert_ray.storage import Storage
 
-SLICES_PER_GPU_BUNDLE = 4  # of default size, with 768 numbers per row: 200 MB of vectors
+CPU_BUNDLE_SECONDS, GPU_BUNDLE_SECONDS = 1.0, 2.0  # of a plain device
+GPU_BUNDLE_ROWS = 4 * MAX_ROWS  # with 768 numbers each: 200 MB of vectors
 PARTS_PER_ENCODER = 8  # at least, where input files are small: so that encoders finish at the same time
 
 # Fragments with open slices, each with the indices of its committed ones.
@@ -48,10 +52,12 @@ class EncoderPool:
     threads: int
     local: bool = True
 
-    def bundle_limits(self, limits: Limits) -> Limits:
-        """The most rows and bytes of slices that travel in one row; several whole slices for a GPU, which is fast."""
-        times = SLICES_PER_GPU_BUNDLE if self.gpus else 1
-        return Limits(times * limits.max_rows, times * limits.max_bytes)
+    def bundle_limits(self, spec: ModelSpec) -> Limits:
+        """The most rows and bytes of small slices that travel together: so many that moving them costs little beside
+        encoding them, so few that they are committed soon.
+        """
+        seconds, rows = (GPU_BUNDLE_SECONDS, GPU_BUNDLE_ROWS) if self.gpus else (CPU_BUNDLE_SECONDS, MAX_ROWS)
+        return Limits(rows, round(seconds * plain_bytes_per_second(spec, self.gpus > 0)))
 
     def bundle_input_bytes(self, input_bytes: int) -> int:
         """The most bytes of stored input that travel in one row, so that every encoder gets its share."""

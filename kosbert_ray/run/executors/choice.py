@@ -8,20 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kosbert_ray.config import JobConfig
-from kosbert_ray.corpus.formats.table import info_of
 from kosbert_ray.corpus.fragments import Fragment
-from kosbert_ray.encoder.options import usable_cores, visible_gpus
-from kosbert_ray.encoder.parameters import computing_parameters
+from kosbert_ray.corpus.slice_size import text_bytes
+from kosbert_ray.encoder.options import EncoderOptions, has_gpu, usable_cores, visible_gpus
+from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.units import duration
 
 # A run that a plain machine finishes in this time spends more of it on starting Ray than it gains.
 LITTLE_SECONDS = 30.0
-# Floating-point operations per second of a plain core and a plain GPU. Rough on purpose: the choice must not depend on
-# a measurement.
-CORE_FLOPS, GPU_FLOPS = 1e11, 1e14
-TEXT_BYTES_PER_TOKEN = 5
-EXPANSION = 3  # bytes of text per byte of a compressed or columnar file
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ def choose(config: JobConfig, spec: ModelSpec, fragments: Iterable[Fragment], cr
         return Choice(config.executor)
     if _wants_ray(config):
         return Choice("ray")
-    seconds = plain_seconds(spec, fragments)
+    seconds = plain_seconds(spec, config.encoder, fragments)
     if seconds > LITTLE_SECONDS:
         return Choice("ray")
     if crashed:
@@ -58,16 +53,11 @@ def choose(config: JobConfig, spec: ModelSpec, fragments: Iterable[Fragment], cr
     return Choice("local", f"runs in this process, because there is little to do (about {duration(seconds)} of encoding)")
 
 
-def plain_seconds(spec: ModelSpec, fragments: Iterable[Fragment]) -> float:
+def plain_seconds(spec: ModelSpec, options: EncoderOptions, fragments: Iterable[Fragment]) -> float:
     """Estimates the seconds of encoding on a plain machine."""
-    text_bytes = sum(_text_bytes(fragment) for fragment in fragments)
-    flops = GPU_FLOPS if visible_gpus() else CORE_FLOPS * usable_cores()
-    return text_bytes / TEXT_BYTES_PER_TOKEN * 2 * computing_parameters(spec) / flops
-
-
-def _text_bytes(fragment: Fragment) -> int:
-    plain = info_of(fragment.file).lines and fragment.file.compression is None
-    return fragment.input_bytes * (1 if plain else EXPANSION)
+    total = sum(text_bytes(item.file) * item.input_bytes / max(1, item.file.size) for item in fragments)
+    gpu = has_gpu(options)
+    return total / plain_bytes_per_second(spec, gpu) / (1 if gpu else usable_cores())
 
 
 def _wants_ray(config: JobConfig) -> bool:
@@ -75,7 +65,7 @@ def _wants_ray(config: JobConfig) -> bool:
     actors = config.encoder.actors
     several = isinstance(actors, tuple) or (actors or 1) > 1
     return bool(config.ray.address or os.environ.get("RAY_ADDRESS") or config.ray.runtime_env or several) or (
-        _in_callers_ray() or visible_gpus() > 1
+        _in_callers_ray() or (config.encoder.device != "cpu" and visible_gpus() > 1)
     )
 
 

@@ -81,20 +81,20 @@ class LocalExecutor:
     ) -> Generator[Outcome, None, None]:
         """Runs the open slices in three threads."""
         del pool
-        tokenized = (tokenize(row, work, tokenizer, shared_texts) for row in read_slices(work, pending))
+        tokenized = (tokenize(slices, work, tokenizer, shared_texts) for slices in read_slices(work, pending))
         reader, writer = ThreadPoolExecutor(1, "reader"), ThreadPoolExecutor(1, "writer")
         coming = deque(reader.submit(next, tokenized, None) for _ in range(AHEAD))
-        writing: deque[Future[pa.Table]] = deque()
+        writing: deque[Future[list[Outcome]]] = deque()
         try:
             encode = EncodeSlices(work)
-            while (row := coming.popleft().result()) is not None:
+            while (slices := coming.popleft().result()) is not None:
                 coming.append(reader.submit(next, tokenized, None))
-                writing.append(writer.submit(write, encode(row), work))
+                writing.append(writer.submit(write, encode(slices), work))
                 wait(writing, WRITE_SECONDS)
                 while writing and (writing[0].done() or len(writing) > AHEAD):
-                    yield from Outcome.parse(writing.popleft().result())
+                    yield from writing.popleft().result()
             while writing:
-                yield from Outcome.parse(writing.popleft().result())
+                yield from writing.popleft().result()
         finally:
             reader.shutdown(wait=False, cancel_futures=True)
             writer.shutdown(wait=False, cancel_futures=True)

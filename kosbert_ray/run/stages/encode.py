@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.errors import KosbertError, ModelError, described
-from kosbert_ray.run.slice_row import KNOWN, TOKENS, VECTOR_ROWS, VECTORS, SliceRow, bundle
+from kosbert_ray.run.slice_row import KNOWN, TOKENS, VECTOR_ROWS, VECTORS, SliceRow
 from kosbert_ray.run.stages.work import Work, run_stage
 
 
@@ -48,14 +49,14 @@ class EncodeSlices:
         self.shared = work.shared.open() if work.shared else None
         work.board.encoder_ready(name)
 
-    def __call__(self, row: pa.Table) -> pa.Table:
-        """Encodes a bundle of slices.
+    def __call__(self, slices: Sequence[SliceRow]) -> list[SliceRow]:
+        """Encodes slices.
 
         Adds one vector per distinct text (float32, flattened) and, for each good row, the index of its vector.
         """
         if self._broken:
             raise self._broken
-        return bundle(run_stage("encode", row, self.work, self.encode_slice))
+        return run_stage("encode", slices, self.work, self.encode_slice)
 
     def encode_slice(self, row: SliceRow) -> SliceRow:
         """Encodes one slice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -13,13 +14,15 @@ from kosbert_ray.corpus.text import DECOMPOSED_NOTICE, MANY_DECOMPOSED, decompos
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.run.chunk_rows import expand
 from kosbert_ray.run.shared_vectors import SharedTexts
-from kosbert_ray.run.slice_row import KNOWN, SliceRow, bundle
+from kosbert_ray.run.slice_row import KNOWN, SliceRow
 from kosbert_ray.run.stages.work import Work, run_stage
 
 
-def tokenize(row: pa.Table, work: Work, tokenizer: Tokenizer, shared_texts: SharedTexts | None) -> pa.Table:
-    """Tokenizes a bundle of slices. Texts of good rows are dropped."""
-    return bundle(run_stage("tokenize", row, work, lambda item: tokenize_slice(item, work, tokenizer, shared_texts)))
+def tokenize(
+    slices: Sequence[SliceRow], work: Work, tokenizer: Tokenizer, shared_texts: SharedTexts | None
+) -> list[SliceRow]:
+    """Tokenizes slices. Texts of good rows are dropped."""
+    return run_stage("tokenize", slices, work, lambda item: tokenize_slice(item, work, tokenizer, shared_texts))
 
 
 def tokenize_slice(row: SliceRow, work: Work, tokenizer: Tokenizer, shared_texts: SharedTexts | None) -> SliceRow:

@@ -6,12 +6,9 @@ Only what would fail every slice (the output refuses, the model is not the job's
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
-
-import pyarrow as pa
 
 from kosbert_ray.config import OnBadRow
 from kosbert_ray.corpus.fragments import Limits
@@ -22,12 +19,11 @@ from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.errors import InputChanged, KosbertError, described
 from kosbert_ray.run.monitor.board import MAX_ATTEMPTS, Board
 from kosbert_ray.run.shared_vectors import SharedVectors
-from kosbert_ray.run.slice_row import SliceRow, unbundle
+from kosbert_ray.run.slice_row import SliceRow
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.storage import Storage
 
-OUTCOMES = "outcomes"
 MAX_BUNDLED = 64  # slices in a row; the writer waits for the store's answer to each in turn
 
 
@@ -88,36 +84,20 @@ class Outcome:
     rejected: str = ""
     notices: tuple[str, ...] = ()
 
-    @staticmethod
-    def table(outcomes: list[Outcome]) -> pa.Table:
-        """Outcomes as one row, which is what the last stage returns."""
-        return pa.table({OUTCOMES: [json.dumps([asdict(outcome) for outcome in outcomes])]})
-
-    @staticmethod
-    def parse(table: pa.Table) -> list[Outcome]:
-        """Restores the outcomes in a table of such rows."""
-        return [
-            Outcome(**values | {"receipt": receipt and Receipt(**receipt), "notices": tuple(values["notices"])})
-            for content in table[OUTCOMES].to_pylist()
-            for values in json.loads(content)
-            for receipt in [values["receipt"]]
-        ]
-
 
 Done = TypeVar("Done")
 Do = Callable[[SliceRow], Done]
 
 
-def run_stage(name: str, row: pa.Table, work: Work, do: Do[Done]) -> list[Done | SliceRow]:
+def run_stage(name: str, slices: Sequence[SliceRow], work: Work, do: Do[Done]) -> list[Done | SliceRow]:
     """Runs a stage on slices that travel together. Slices that fail, or were dropped before, are passed on as they are.
 
     Args:
         name: of the stage: "tokenize", "encode" or "write".
-        row: a bundle.
+        slices: the slices.
         work: the job.
         do: processes one slice.
     """
-    slices = unbundle(row)
     if len(slices) == 1:
         return [_counted(name, slices[0], work, do)]
     first = next((item.address for item in slices if not item.dropped), "")

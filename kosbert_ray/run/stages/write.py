@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -22,10 +23,10 @@ from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, 
 from kosbert_ray.storage import Storage
 
 
-def write(row: pa.Table, work: Work) -> pa.Table:
-    """Commits a bundle of slices and returns their outcomes."""
-    done = run_stage("write", row, work, lambda item: write_slice(item, work))
-    return Outcome.table([item if isinstance(item, Outcome) else _dropped(item) for item in done])
+def write(slices: Sequence[SliceRow], work: Work) -> list[Outcome]:
+    """Commits slices and returns their outcomes."""
+    done = run_stage("write", slices, work, lambda item: write_slice(item, work))
+    return [item if isinstance(item, Outcome) else _dropped(item) for item in done]
 
 
 def _dropped(row: SliceRow) -> Outcome:
@@ -53,18 +54,18 @@ def write_slice(row: SliceRow, work: Work) -> Outcome:
     first = _address(rejected.slice(0, 1).to_pylist()[0]) if rejected.num_rows else ""
     if first and work.on_bad_row == "fail":
         raise InputError(f"{work.reader.storage.url(first)}; fix the input or set on_bad_row=reject")
-    row = row.with_facts(rows=len(row.reasons) - rejected.num_rows, rejected=rejected.num_rows)
-    receipt = row.receipt
-    assert receipt is not None
+    assert row.receipt is not None
+    receipt = replace(row.receipt, rows=len(row.reasons) - rejected.num_rows, rejected=rejected.num_rows)
     if rejected.num_rows:
         write_rejected(work.output, receipt.shard, rejected)
+    size = 0
     if receipt.shard:
         keep, arrays = _columns(row, work)
         receipt = replace(receipt, embedding_xxh128=checksum(*arrays))
         footer = receipt.footer() | {"fingerprint": work.fingerprint}
         size = write_shard(work.output, receipt.shard, keep, arrays, work.formats, footer)
-        receipt = replace(receipt, output_bytes=size)
-    receipt = replace(receipt, write_seconds=time.perf_counter() - started, finished_at=time.time())
+    seconds = time.perf_counter() - started
+    receipt = replace(receipt, output_bytes=size, write_seconds=seconds, finished_at=time.time())
     return Outcome(receipt, rejected=first, notices=row.notices)
 
 
@@ -82,12 +83,12 @@ def _columns(row: SliceRow, work: Work) -> tuple[dict[str, pa.Array], list[pa.Ar
 
 def _rejected(row: SliceRow, work: Work) -> pa.Table:
     """The slice's rejected rows, as ``REJECTED_SCHEMA``."""
+    if row.reasons.null_count == len(row.reasons):
+        return REJECTED_SCHEMA.empty_table()
     bad = pc.invert(row.good)
     positions = row.positions.filter(bad)
-    if not len(positions):
-        return REJECTED_SCHEMA.empty_table()
     fragment, receipt = row.fragment, row.receipt
-    assert receipt is not None
+    assert fragment is not None and receipt is not None
     texts = row.texts.filter(bad)
     if row.reread:
         _, table = next(work.reader.slices(fragment, range(receipt.slice_index)))

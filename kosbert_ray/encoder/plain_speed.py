@@ -1,0 +1,20 @@
+"""The speed of a plain device, by a rule. For choices that must not depend on a measurement; rough on purpose."""
+
+from __future__ import annotations
+
+from kosbert_ray.encoder.parameters import computing_parameters
+from kosbert_ray.encoder.spec import ModelSpec
+
+# Floating-point operations per second.
+CORE_FLOPS, GPU_FLOPS = 1e11, 1e14
+TEXT_BYTES_PER_TOKEN = 5
+
+
+def plain_bytes_per_second(spec: ModelSpec, gpu: bool) -> float:
+    """Bytes of text that one plain core, or one plain GPU, encodes in a second.
+
+    Raises:
+        ModelError: a weight file cannot be read.
+    """
+    flops_per_token = 2 * max(1, computing_parameters(spec))
+    return TEXT_BYTES_PER_TOKEN * (GPU_FLOPS if gpu else CORE_FLOPS) / flops_per_token
