@@ -57,7 +57,7 @@ class EncoderOptions(Section):
     )
     device: Device = Field(default="auto", description="device of the encoders; by default a GPU where there is one")
     actors: Annotated[Positive | tuple[Positive, Positive] | None, InWords("integer or [min, max]")] = Field(
-        default=None, description="number of encoders; by default as many as fit on the cluster"
+        default=None, description="number of encoders; by default as many as fit on the cluster, also while nodes join"
     )
     threads: Positive | None = Field(
         default=None, description="CPU threads per encoder; by default all cores are shared out"

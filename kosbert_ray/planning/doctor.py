@@ -171,7 +171,7 @@ def _encoders(config: JobConfig) -> str:
     from kosbert_ray.run.executors.ray import session
 
     pool = session.encoder_pool(config.encoder, input_bytes=2**40)
-    return f"up to {pool.maximum:,}, each with {pool.cpus} CPUs and {pool.gpus} GPUs"
+    return f"{pool.minimum:,} to start with, each with {pool.cpus} CPUs and {pool.gpus} GPUs"
 
 
 def _nodes(config: JobConfig) -> Iterator[Finding]:

@@ -75,7 +75,7 @@ class Pass:
             chunk_columns=tuple(job.config.chunk_columns()),
             encoder=pool.encoder_options(job.config.encoder),
             strict_engine=self.strict_engine,
-            encoders=pool.maximum,
+            encoders_per_node=pool.per_node,
             output=output.ledger.storage,
             formats=job.formats(self.ranges),
             on_bad_row=job.config.on_bad_row,

@@ -1,8 +1,9 @@
-"""Encoders grow into their range when the cluster does."""
+"""The encoder pool follows the cluster: nodes that join get encoders, nodes that die cost their slices only."""
 
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,10 @@ from conftest import TINY, command, everyday, wait_for
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_encoders_grow_onto_nodes_that_come_while_the_job_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("actors", [(), ("encoder.actors=[1, 4]",)], ids=["default", "range"])
+def test_encoders_are_added_on_nodes_that_join_and_the_loss_of_a_node_loses_no_rows(
+    tmp_path: Path, actors: tuple[str, ...]
+) -> None:
     cluster = Cluster(tmp_path, {}, workers=0)
 
     def encoders() -> int:
@@ -30,9 +34,9 @@ def test_encoders_grow_onto_nodes_that_come_while_the_job_runs(tmp_path: Path) -
     try:
         (tmp_path / "in").mkdir()
         for number in range(40):
-            texts = [f"{text} {number} {time}" for time in range(10) for text in everyday()]
+            texts = [f"{text} {number} {again}" for again in range(10) for text in everyday()]
             (tmp_path / "in" / f"{number}.txt").write_text("\n".join(texts), "utf-8")
-        settings = ["encoder.actors=[1, 4]", "encoder.threads=1", "slice.max_rows=400", f"ray.address={cluster.head}"]
+        settings = [*actors, "encoder.threads=1", "slice.max_rows=400", f"ray.address={cluster.head}"]
         job = subprocess.Popen(
             command("embed", tmp_path / "in", tmp_path / "out", "--model", TINY, *(f"--set={item}" for item in settings)),
             env=cluster.env,
@@ -42,7 +46,12 @@ def test_encoders_grow_onto_nodes_that_come_while_the_job_runs(tmp_path: Path) -
         assert before <= 2
         for _ in range(2):
             cluster.add()
-        wait_for(lambda: encoders() > 2, 60, "the encoders did not grow")
+        joined = time.monotonic()
+        wait_for(lambda: encoders() > before, 60, "no encoder was added")
+        print(f"an encoder was added {time.monotonic() - joined:.1f} s after the nodes joined")
+        lost = cluster.nodes[-1]
+        for process in [*psutil.Process(lost.pid).children(recursive=True), lost]:
+            process.kill()
         assert job.wait(240) == 0
         assert ds.dataset(tmp_path / "out", format="parquet").count_rows() == 40 * 5200
     finally:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CPU_BUNDLE_SECONDS, GPU_BUNDLE_SECONDS = 1.0, 2.0  # of a plain device
 GPU_BUNDLE_ROWS = 4 * MAX_ROWS  # with 768 numbers each: 200 MB of vectors
 PARTS_PER_ENCODER = 8  # at least, where input files are small: so that encoders finish at the same time
+GROWTH = 8  # of the pool, for which there are enough parts
 
 # Fragments with open slices, each with the indices of its committed ones.
 Pending = list[tuple[Fragment, frozenset[int]]]
@@ -39,9 +40,10 @@ class EncoderPool:
     """Number and size of the encoders.
 
     Attributes:
-        minimum, maximum: number of encoders.
+        minimum, maximum: number of encoders. The pool grows into this range while nodes join.
         cpus, gpus: resources of each.
         threads: CPU threads of each.
+        per_node: most encoders on one node.
         local: whether all of them run on this machine.
     """
 
@@ -50,6 +52,7 @@ class EncoderPool:
     cpus: int
     gpus: int
     threads: int
+    per_node: int = 1
     local: bool = True
 
     def bundle_limits(self, spec: ModelSpec) -> Limits:
@@ -61,7 +64,7 @@ class EncoderPool:
 
     def bundle_input_bytes(self, input_bytes: int) -> int:
         """The most bytes of stored input that travel in one row, so that every encoder gets its share."""
-        return input_bytes // (PARTS_PER_ENCODER * self.maximum)
+        return input_bytes // (PARTS_PER_ENCODER * min(self.maximum, GROWTH * self.minimum))
 
     def encoder_options(self, options: EncoderOptions) -> EncoderOptions:
         """The options of one encoder: the preferred engine is for CPUs. Raises UsageError if they do not fit together."""

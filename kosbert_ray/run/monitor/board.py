@@ -54,7 +54,7 @@ class BoardState:
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.starting: set[str] = set()
         self.ready: set[str] = set()
-        self.starts_in_vain = 0
+        self.starts_in_vain: Counter[str] = Counter()  # by host
         self.trouble: dict[str, float] = {}
         self.retries: Counter[str] = Counter()
 
@@ -72,16 +72,17 @@ class BoardState:
         self.attempts.pop((stage, what), None)
 
     def start_encoder(self, name: str) -> int:
-        """Records that an encoder starts; returns how many have started since one became ready."""
+        """Records that an encoder, ``HOST:PROCESS``, starts; returns how many have started there since one became ready."""
+        host = name.partition(":")[0]
         self.starting.add(name)
-        self.starts_in_vain += 1
-        return self.starts_in_vain
+        self.starts_in_vain[host] += 1
+        return self.starts_in_vain[host]
 
     def encoder_ready(self, name: str) -> None:
         """Records that an encoder is ready."""
         self.starting.discard(name)
         self.ready.add(name)
-        self.starts_in_vain = 0
+        self.starts_in_vain.pop(name.partition(":")[0], None)
 
     def report_trouble(self, text: str) -> None:
         """Records a problem that is being retried."""
@@ -117,6 +118,10 @@ class Board(ABC):
 
     def start_encoder(self, name: str, encoders: int) -> None:
         """Records that an encoder starts to load.
+
+        Args:
+            name: ``HOST:PROCESS``.
+            encoders: most encoders on a host.
 
         Raises:
             JobFailed: too many have started without any becoming ready.

@@ -39,7 +39,7 @@ class EncodeSlices:
     def _start(self) -> None:
         work = self.work
         name = f"{self.node}:{os.getpid()}"
-        work.board.start_encoder(name, work.encoders)
+        work.board.start_encoder(name, work.encoders_per_node)
 
         from kosbert_ray.encoder.encoder import Encoder
 

@@ -38,7 +38,7 @@ class Work:
         chunk_columns: columns of the output that describe chunks.
         encoder: how to compute.
         strict_engine: whether the user named the engine; otherwise torch may replace it.
-        encoders: the largest size of the actor pool.
+        encoders_per_node: most encoders on one node.
         output: the output directory.
         formats: how vectors are stored, one for each column.
         on_bad_row: what to do with rows that cannot be embedded.
@@ -55,7 +55,7 @@ class Work:
     chunk_columns: tuple[str, ...]
     encoder: EncoderOptions
     strict_engine: bool
-    encoders: int
+    encoders_per_node: int
     output: Storage
     formats: tuple[EmbeddingFormat, ...]
     on_bad_row: OnBadRow

@@ -91,8 +91,8 @@ class RayMetrics:
         self._recent = recent
         self._retried: dict[str, int] = {}
         self._looked = 0.0
-        self._asked = metrics.Gauge("kosbert_encoders_asked", "Encoders that the job may use", TAGS)
-        self._start(pool.maximum)
+        self._asked = metrics.Gauge("kosbert_encoders_asked", "Encoders that the job starts with", TAGS)
+        self._start(pool.minimum)
 
     @_never_fatal
     def _start(self, encoders: int) -> None:

@@ -183,7 +183,7 @@ def described() -> str:
 
 
 def encoder_pool(config: EncoderOptions, input_bytes: int) -> EncoderPool:
-    """Sizes the encoder pool for the config and the cluster.
+    """Sizes the encoder pool for the config and the cluster. Unless the config sets its size, it grows with the cluster.
 
     Each GPU gets one encoder. On CPUs there is one per core, because threads of one encoder wait for each other whenever
     Ray needs a core; but at most eight per node, because each holds a copy of the model.
@@ -203,7 +203,8 @@ def encoder_pool(config: EncoderOptions, input_bytes: int) -> EncoderPool:
             "of encoders (encoder.actors=[1, 8]) if the cluster adds GPU nodes on demand"
         )
     if on_gpu:
-        cpus, threads, fit = 1, 1, gpus
+        cpus, threads = 1, 1
+        each = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
     else:
         nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         # A local Ray has extra cores for the tasks; any other node reserves one.
@@ -211,10 +212,16 @@ def encoder_pool(config: EncoderOptions, input_bytes: int) -> EncoderPool:
         threads = config.threads or max(1, (max(nodes) - spare) // ENCODERS_PER_NODE)
         cpus = threads if max(nodes) > spare else 0
         # A head without CPUs runs no encoder.
-        fit = sum(max(0, node - spare) // cpus for node in nodes) if cpus else 1
-    fit = max(1, min(fit, 1 + input_bytes // BYTES_PER_ENCODER))
-    minimum, maximum = config.actors if isinstance(config.actors, tuple) else (config.actors or fit,) * 2
-    return EncoderPool(minimum, maximum, cpus, int(on_gpu), threads, _local)
+        each = [max(0, node - spare) // cpus for node in nodes] if cpus else [1]
+    worthwhile = 1 + input_bytes // BYTES_PER_ENCODER
+    fit = max(1, min(sum(each), worthwhile))
+    if isinstance(config.actors, tuple):
+        minimum, maximum = config.actors
+    elif config.actors:
+        minimum = maximum = config.actors
+    else:
+        minimum, maximum = fit, fit if _local else worthwhile
+    return EncoderPool(minimum, max(minimum, maximum), cpus, int(on_gpu), threads, max(each) or maximum, _local)
 
 
 @contextlib.contextmanager
