@@ -7,6 +7,8 @@ AUDIT := .venv-audit
 DOCS := .venv-docs
 BIN := $(VENV)/bin
 PINS := constraints.txt
+# Test processes side by side, each with a Ray of its own.
+JOBS ?= 2
 # Suites with a make target of their own.
 APART := not docs and not faults and not airflow and not image and not wheel
 
@@ -25,7 +27,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/kosbert-ray search demo-out "비가 오는 날에는 무엇을 먹을까?" --top-k 5
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -m "not slow and $(APART)"
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow and $(APART)"
 
 # Lines and branches that the tests reach, also in the processes they start and in Ray's workers.
 coverage: $(VENV)/.installed

@@ -171,7 +171,7 @@ def recorded_commit(config: JobConfig, job: Mapping[str, Any]) -> str | None:
 def model_source(config: JobConfig) -> ModelSource:
     """The source of the job's model."""
     model = config.model
-    return ModelSource(model.name, model.revision, model.allow_remote_code, config.storage)
+    return ModelSource(model.name, model.revision, bool(model.allow_remote_code), config.storage)
 
 
 def reader_threads(storage: Storage) -> int:

@@ -144,7 +144,7 @@ class Encoder:
         >>> encoder.encode(["비가 온다.", "눈이 내린다."]).shape
         (2, 256)
         """
-        code = spec_options.allow_remote_code
+        code = bool(spec_options.allow_remote_code)
         source = ModelSource(model, allow_remote_code=code) if isinstance(model, str) else model
         return cls(read_spec(fetch_model(source), spec_options), options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +49,17 @@ class _Normalize(torch.nn.Module):
         return F.normalize(vectors, p=2, dim=-1)
 
 
+class _LayerNorm(torch.nn.Module):
+    def __init__(self, part: modules.LayerNorm) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(part.dimension)
+        _load_weights(self, part.folder)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self.norm(vectors)
+        return normed
+
+
 class _Dense(torch.nn.Module):
     def __init__(self, part: modules.Dense) -> None:
         super().__init__()
@@ -58,10 +70,7 @@ class _Dense(torch.nn.Module):
             self.residual = (
                 torch.nn.Identity() if square else torch.nn.Linear(part.in_features, part.out_features, bias=False)
             )
-        try:
-            self.load_state_dict(load_file(part.folder / "model.safetensors"))
-        except (RuntimeError, OSError) as error:
-            raise ModelError(f"{part.folder}: its weights do not fit its config ({first_line(error)})") from error
+        _load_weights(self, part.folder)
         self.activation = _activation(part)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -69,8 +78,17 @@ class _Dense(torch.nn.Module):
         return out if self.residual is None else out + self.residual(vectors)
 
 
+def _load_weights(module: torch.nn.Module, folder: Path) -> None:
+    """Loads a module's weights; raises ModelError if they do not fit."""
+    try:
+        module.load_state_dict(load_file(folder / "model.safetensors"))
+    except (RuntimeError, OSError) as error:
+        raise ModelError(f"{folder}: its weights do not fit its config ({first_line(error)})") from error
+
+
 LAYERS: dict[type, Callable[[Any], torch.nn.Module]] = {
     modules.Dense: _Dense,
+    modules.LayerNorm: _LayerNorm,
     modules.Normalize: _Normalize,
     modules.Truncate: _Truncate,
 }

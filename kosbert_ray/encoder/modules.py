@@ -47,6 +47,14 @@ class Normalize:
 
 
 @dataclass(frozen=True)
+class LayerNorm:
+    """Layer normalization of the sentence vector, with learned weights."""
+
+    folder: Path
+    dimension: int
+
+
+@dataclass(frozen=True)
 class Truncate:
     """Truncation of the sentence vector to its first ``dimension`` numbers.
 
@@ -56,10 +64,10 @@ class Truncate:
     dimension: int
 
 
-HeadPart: TypeAlias = "Dense | Normalize | Truncate"
+HeadPart: TypeAlias = "Dense | LayerNorm | Normalize | Truncate"
 
 
-def read_modules(folder: Path, notices: list[str]) -> list[tuple[str, str]]:
+def read_modules(folder: Path) -> list[tuple[str, str]]:
     """Returns kind and subfolder of every module: Transformer, Pooling, then the head's. Dropout is left out.
 
     Raises:
@@ -68,7 +76,6 @@ def read_modules(folder: Path, notices: list[str]) -> list[tuple[str, str]]:
     if not (folder / MODULES).exists():
         if not (folder / "config.json").exists():
             raise ModelError(f"{folder}: not a model folder (neither modules.json nor config.json)")
-        notices.append(f"{folder} is a plain transformers model; using mean pooling")
         return [("Transformer", ""), ("Pooling", "")]
     modules = [
         (str(entry["type"]).rpartition(".")[2], str(entry["path"]))
@@ -90,13 +97,14 @@ def read_modules(folder: Path, notices: list[str]) -> list[tuple[str, str]]:
     return modules
 
 
-def read_pooling(folder: Path, name: str, config: dict[str, Any]) -> tuple[tuple[str, ...], bool, int]:
+def read_pooling(folder: Path, name: str, config: dict[str, Any], plain: str) -> tuple[tuple[str, ...], bool, int]:
     """Reads the pooling config.
 
     Args:
         folder: the model.
         name: subfolder of the pooling module; empty for a plain transformers folder.
         config: the transformer's config.
+        plain: mode of a plain transformers folder.
 
     Returns:
         The pooling modes, whether a prompt's tokens are pooled, and the length of the pooled vector.
@@ -107,7 +115,7 @@ def read_pooling(folder: Path, name: str, config: dict[str, Any]) -> tuple[tuple
     text = text_config(config)
     hidden = next((int(text[key]) for key in WIDTH_KEYS if isinstance(text.get(key), int)), 0)
     path = folder / name / "config.json"
-    settings = read_json(path) if name else {"pooling_mode": "mean"}
+    settings = read_json(path) if name else {"pooling_mode": plain}
     mode = settings.get("pooling_mode")
     if mode is None:
         mode = [name for flag, name in POOLING_FLAGS.items() if settings.get(flag)] or ["mean"]
@@ -161,5 +169,6 @@ def _read_dense(folder: Path, settings: dict[str, Any]) -> Dense:
 # By the last part of the module's type in modules.json. ``head.LAYERS`` has the torch module of each.
 READERS: dict[str, Callable[[Path, dict[str, Any]], HeadPart]] = {
     "Dense": _read_dense,
+    "LayerNorm": lambda folder, settings: LayerNorm(folder, int(settings["dimension"])),
     "Normalize": lambda _folder, _settings: Normalize(),
 }

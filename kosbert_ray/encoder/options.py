@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from kosbert_ray.encoder.engines.table import ENGINES, require_supported
+from kosbert_ray.encoder.pooling import POOLING
 from kosbert_ray.settings import Address, InWords, Section
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     Engine: TypeAlias = str
 else:  # what the option accepts: the names in the table
     Engine = Literal[(*ENGINES, "auto")]
+if TYPE_CHECKING:
+    Pooling: TypeAlias = str
+else:
+    Pooling = Literal[(*POOLING,)]
 LongTextPolicy = Literal["truncate", "mean", "chunk"]
 Splitter = Literal["words", "kiwi"]
 Positive = Annotated[int, Field(gt=0)]
@@ -42,7 +47,13 @@ class SpecOptions(Section):
     truncate_dim: Positive | None = Field(
         default=None, description="keep only the first dimensions of each vector (for Matryoshka models)"
     )
-    allow_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
+    pooling: Pooling | None = Field(
+        default=None, description="how a plain transformers folder is pooled; by default as sentence-transformers does"
+    )
+    allow_remote_code: bool | None = Field(
+        default=None,
+        description="run Python code that comes with the model; false runs transformers' own class of that type instead",
+    )
 
 
 class ModelOptions(SpecOptions, _ModelName):

@@ -24,11 +24,13 @@ class Segments:
         tokens: token vectors ``[T, h]``.
         lengths: int64 ``[sequences]``, on the device of ``tokens``.
         firsts: int64 ``[sequences]``, the position of each sequence's first token, on the same device.
+        left_out: int64 ``[sequences]``, the number of tokens left out before the first, on the same device.
     """
 
     tokens: torch.Tensor
     lengths: torch.Tensor
     firsts: torch.Tensor
+    left_out: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,19 @@ class Mode:
     """One pooling mode, in two forms that give the same vectors.
 
     Attributes:
-        packed: pools sequences of equal length, ``[n, length, h]`` to float32 ``[n, h]``.
+        packed: pools sequences of equal length, ``[n, length, h]`` to float32 ``[n, h]``; the second argument is the number
+            of tokens left out before the first.
         by_offsets: pools sequences of any lengths to float32 ``[sequences, h]``.
     """
 
-    packed: Callable[[torch.Tensor], torch.Tensor]
+    packed: Callable[[torch.Tensor, int], torch.Tensor]
     by_offsets: Callable[[Segments], torch.Tensor]
 
 
 def _sum(power: float) -> Mode:
     """Builds the mode that divides the sum of the token vectors by ``length ** power``."""
 
-    def packed(tokens: torch.Tensor) -> torch.Tensor:
+    def packed(tokens: torch.Tensor, _left_out: int) -> torch.Tensor:
         import torch
 
         pooled: torch.Tensor = tokens.sum(dim=1, dtype=torch.float32) / (tokens.shape[1] ** power)
@@ -68,19 +71,55 @@ def _max_by_offsets(segments: Segments) -> torch.Tensor:
     return torch.segment_reduce(segments.tokens.float(), "max", lengths=segments.lengths, unsafe=True)
 
 
+def _weighted_mean(tokens: torch.Tensor, left_out: int) -> torch.Tensor:
+    """Weights each token by its position, counted from 1. Source: SGPT, Muennighoff 2022 (arXiv:2202.08904)."""
+    import torch
+
+    positions = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32) + (left_out + 1)
+    return (tokens.float() * positions[:, None]).sum(dim=1) / positions.sum()
+
+
+def _weighted_mean_by_offsets(segments: Segments) -> torch.Tensor:
+    import torch
+
+    lengths = segments.lengths
+    begins = segments.firsts - segments.left_out
+    positions = torch.arange(len(segments.tokens), device=lengths.device) - torch.repeat_interleave(
+        begins, lengths, output_size=len(segments.tokens)
+    )
+    weights = (positions + 1)[:, None].float()
+    total = torch.segment_reduce(segments.tokens.float() * weights, "sum", lengths=lengths, unsafe=True)
+    return total / torch.segment_reduce(weights, "sum", lengths=lengths, unsafe=True)
+
+
+def _last_by_offsets(segments: Segments) -> torch.Tensor:
+    return segments.tokens[segments.firsts + segments.lengths - 1].float()
+
+
 POOLING: dict[str, Mode] = {
-    "cls": Mode(lambda tokens: tokens[:, 0].float(), lambda segments: segments.tokens[segments.firsts].float()),
-    "max": Mode(lambda tokens: tokens.amax(dim=1).float(), _max_by_offsets),
+    "cls": Mode(lambda tokens, _: tokens[:, 0].float(), lambda segments: segments.tokens[segments.firsts].float()),
+    "lasttoken": Mode(lambda tokens, _: tokens[:, -1].float(), _last_by_offsets),
+    "max": Mode(lambda tokens, _: tokens.amax(dim=1).float(), _max_by_offsets),
     "mean": _sum(1.0),
     "mean_sqrt_len_tokens": _sum(0.5),
+    "weightedmean": Mode(_weighted_mean, _weighted_mean_by_offsets),
 }
 
 
-def pool_block(tokens: torch.Tensor, modes: tuple[str, ...]) -> torch.Tensor:
-    """Pools sequences of equal length, ``[n, length, h]``; returns float32 ``[n, h * len(modes)]``."""
+def pool_block(tokens: torch.Tensor, modes: tuple[str, ...], left_out: int = 0) -> torch.Tensor:
+    """Pools sequences of equal length.
+
+    Args:
+        tokens: token vectors ``[n, length, h]``.
+        modes: keys of ``POOLING``, whose results are concatenated.
+        left_out: number of tokens left out before the first.
+
+    Returns:
+        float32 ``[n, h * len(modes)]``.
+    """
     import torch
 
-    return torch.cat([POOLING[mode].packed(tokens) for mode in modes], dim=1)
+    return torch.cat([POOLING[mode].packed(tokens, left_out) for mode in modes], dim=1)
 
 
 def pool(hidden: torch.Tensor, groups: tuple[tuple[int, int, int], ...], modes: tuple[str, ...], skip: int) -> torch.Tensor:
@@ -99,8 +138,9 @@ def pool(hidden: torch.Tensor, groups: tuple[tuple[int, int, int], ...], modes: 
 
     pooled = []
     for start, count, length in groups:
-        tokens = hidden[start : start + count * length].view(count, length, -1)[:, min(skip, length - 1) :]
-        pooled.append(pool_block(tokens, modes))
+        left_out = min(skip, length - 1)
+        tokens = hidden[start : start + count * length].view(count, length, -1)[:, left_out:]
+        pooled.append(pool_block(tokens, modes, left_out))
     return torch.cat(pooled)
 
 
@@ -136,5 +176,5 @@ def pool_by_offsets(
         tokens = hidden[to_device(np.repeat(starts, lengths) + within)]
     else:
         tokens = hidden[: offsets[-1]]
-    segments = Segments(tokens, to_device(lengths), to_device(firsts))
+    segments = Segments(tokens, to_device(lengths), to_device(firsts), to_device(left_out))
     return torch.cat([POOLING[mode].by_offsets(segments) for mode in modes], dim=1)

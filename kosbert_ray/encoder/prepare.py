@@ -150,7 +150,7 @@ class PreparedModel:
         """
         root = f"{UPLOADS}/{self.digest[:DIGEST_LETTERS]}"
         if not output.exists(f"{root}/{COMPLETE}"):
-            for name in files_in(self.folder, self.options.allow_remote_code):
+            for name in files_in(self.folder, bool(self.options.allow_remote_code)):
                 output.write_atomic(f"{root}/{name}", (self.folder / name).read_bytes())
             output.write_atomic(f"{root}/{COMPLETE}", self.digest.encode())
         return replace(self, uploaded=Storage(output.url(root), output.options))

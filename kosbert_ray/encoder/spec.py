@@ -8,11 +8,22 @@ from typing import Any
 
 from kosbert_ray.encoder import files, support
 from kosbert_ray.encoder.lengths import read_length
-from kosbert_ray.encoder.modules import Dense, HeadPart, Normalize, Truncate, read_head, read_modules, read_pooling
+from kosbert_ray.encoder.modules import (
+    Dense,
+    HeadPart,
+    LayerNorm,
+    Normalize,
+    Truncate,
+    read_head,
+    read_modules,
+    read_pooling,
+)
 from kosbert_ray.encoder.options import SpecOptions
 from kosbert_ray.errors import ModelError
 
-__all__ = ["Dense", "HeadPart", "ModelSpec", "Normalize", "Truncate", "read_spec"]
+WEIGHTED = (Dense, LayerNorm)  # modules of the head that have weights
+
+__all__ = ["Dense", "HeadPart", "LayerNorm", "ModelSpec", "Normalize", "Truncate", "read_spec"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class ModelSpec:
         def there(path: Path) -> Path:
             return folder / path.relative_to(self.folder)
 
-        head = tuple(replace(part, folder=there(part.folder)) if isinstance(part, Dense) else part for part in self.head)
+        head = tuple(replace(part, folder=there(part.folder)) if isinstance(part, WEIGHTED) else part for part in self.head)
         weights = [path for inner in _weight_folders(there(self.transformer), head) for path in files.weight_paths(inner)]
         others = [there(path) for path in self.weight_files if path.suffix not in (".safetensors", ".bin")]
         return replace(
@@ -93,15 +104,16 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
     """
     notices: list[str] = []
     support.refuse_adapter(folder)
-    modules = read_modules(folder, notices)
+    modules = read_modules(folder)
     transformer = folder / modules[0][1]
     support.refuse_adapter(transformer)
     config = files.read_json(transformer / "config.json")
-    support.refuse_architecture(folder, transformer / "config.json", config)
-    remote_code = support.runs_remote_code(transformer, options.allow_remote_code)
+    support.refuse_architecture(transformer / "config.json", config)
+    remote_code = support.runs_remote_code(transformer, config, options.allow_remote_code, notices)
     settings = support.read_transformer_settings(transformer)
     length = read_length(folder, transformer, config, settings, options.max_seq_length, notices)
-    pooling, include_prompt, pooled = read_pooling(folder, modules[1][1], config)
+    plain = _plain_pooling(folder, config, options, notices)
+    pooling, include_prompt, pooled = read_pooling(folder, modules[1][1], config, plain)
     own = support.read_model_settings(folder)
     head, dimension = _truncated(folder, *_sized(read_head(folder, modules[2:]), pooled), own, options)
     folders = _weight_folders(transformer, head)
@@ -129,9 +141,21 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
     )
 
 
+def _plain_pooling(folder: Path, config: dict[str, Any], options: SpecOptions, notices: list[str]) -> str:
+    """Returns the pooling mode of a plain transformers folder; raises ModelError if the model names its own."""
+    if (folder / files.MODULES).exists():
+        if options.pooling:
+            raise ModelError(f"{folder}: names its pooling itself (modules.json), so model.pooling cannot be set")
+        return ""
+    mode = options.pooling or support.plain_pooling(folder, config)
+    if not options.pooling:
+        notices.append(f"{folder} is a plain transformers model; using {mode} pooling (set model.pooling for another)")
+    return mode
+
+
 def _weight_folders(transformer: Path, head: tuple[HeadPart, ...]) -> list[Path]:
     """Lists the folders of the modules that have weights."""
-    return [transformer, *(part.folder for part in head if isinstance(part, Dense))]
+    return [transformer, *(part.folder for part in head if isinstance(part, WEIGHTED))]
 
 
 def _sized(head: tuple[HeadPart, ...], dimension: int) -> tuple[tuple[HeadPart, ...], int]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder.files import MODULES, read_json
+from kosbert_ray.encoder.files import read_json
 from kosbert_ray.errors import ModelError
 
 TRANSFORMER_CONFIGS = tuple(
@@ -47,6 +47,14 @@ HARMLESS_ARGUMENTS = {  # keys of ARGUMENTS that change no vector
     "use_cache",
     "use_fast",
 }
+# Types whose class in transformers is the code that their hub repositories name in auto_map.
+NATIVE_CODE = {
+    "nomic_bert": "https://github.com/huggingface/transformers/tree/main/src/transformers/models/nomic_bert",
+    "gte": "https://github.com/huggingface/transformers/tree/main/src/transformers/models/gte",
+    "eurobert": "https://github.com/huggingface/transformers/tree/main/src/transformers/models/eurobert",
+    "jina_embeddings_v3": "https://github.com/huggingface/transformers/tree/main/src/transformers/models/jina_embeddings_v3",
+}
+CHAT_TEMPLATE = "chat_template.jinja"
 ADAPTER = "adapter_config.json"
 EMBEDDING_MODEL = "SentenceTransformer"
 HIDDEN_STATE = ("last_hidden_state", ["last_hidden_state"])
@@ -61,57 +69,78 @@ def refuse_adapter(folder: Path) -> None:
         )
 
 
-def refuse_architecture(folder: Path, path: Path, config: dict[str, Any]) -> None:
+def refuse_architecture(path: Path, config: dict[str, Any]) -> None:
     """Checks the architecture.
 
     Args:
-        folder: the model.
         path: the transformer's config.json.
         config: its content.
 
     Raises:
-        ModelError: sentence-transformers pools it by its last token, or the architecture is not supported.
+        ModelError: the architecture is not supported.
     """
-    if not (folder / MODULES).exists() and _pools_last_token(config):
-        raise ModelError(
-            f"{path}: a {config['architectures'][0]} without modules.json is pooled by its last token, which is not "
-            "supported"
-        )
     if config.get("model_type") in UNSUPPORTED_TYPES:
         raise ModelError(f"{path}: models of type {config['model_type']} are not supported")
 
 
-def _pools_last_token(config: dict[str, Any]) -> bool:
-    """Returns True if sentence-transformers pools a plain folder of this architecture by its last token."""
-    architectures = config.get("architectures") or [""]
-    return str(architectures[0]).endswith("ForCausalLM") and config.get("is_causal", True) is not False
+def plain_pooling(folder: Path, config: dict[str, Any]) -> str:
+    """Returns the mode by which sentence-transformers pools a folder without modules.json.
 
-
-def runs_remote_code(transformer: Path, allowed: bool) -> bool:
-    """Returns True if the folder needs its own Python code (``auto_map``).
+    Source: ``SentenceTransformer._load_default_modules`` of version 6.
 
     Raises:
-        ModelError: the code is not allowed, or is in another repository.
+        ModelError: it would put texts into a chat template.
     """
-    for name in ("config.json", "tokenizer_config.json"):
-        path = transformer / name
-        code = read_json(path).get("auto_map") if path.exists() else None
-        if not code:
-            continue
-        if not allowed:
-            raise ModelError(
-                f"{path}: the model needs its own Python code (auto_map); review the code, and if you trust it set "
-                "model.allow_remote_code=true"
-            )
-        elsewhere = next((place for place in _strings(code) if "--" in place), None)
-        if elsewhere:
-            repository = elsewhere.partition("--")[0]
-            raise ModelError(
-                f"{path}: the model's code is in another repository ({repository}), which is not supported; copy its *.py "
-                "files into the model folder and remove the prefix from auto_map"
-            )
-        return True
-    return False
+    architectures = config.get("architectures") or [""]
+    causal = str(architectures[0]).endswith("ForCausalLM") and config.get("is_causal", True) is not False
+    if not causal:
+        return "mean"
+    path = folder / "tokenizer_config.json"
+    if (folder / CHAT_TEMPLATE).exists() or (path.exists() and read_json(path).get("chat_template")):
+        raise ModelError(
+            f"{folder}: a {architectures[0]} with a chat template and without modules.json is a chat model, whose texts "
+            "would be put into that template, which is not supported; set model.pooling (lasttoken or mean) to embed them "
+            "as they are"
+        )
+    return "lasttoken"
+
+
+def runs_remote_code(transformer: Path, config: dict[str, Any], allowed: bool | None, notices: list[str]) -> bool:
+    """Returns True if the model's own Python code (``auto_map``) is to run.
+
+    Args:
+        transformer: the folder of the transformer.
+        config: content of its config.json.
+        allowed: whether the user allows the code; None if the user did not say.
+        notices: takes a message if transformers' own class runs instead.
+
+    Raises:
+        ModelError: the model needs code that is not allowed, or that is in another repository.
+    """
+    path, kind = transformer / "config.json", str(config.get("model_type"))
+    code = config.get("auto_map")
+    if not code and allowed:
+        tokenizer = transformer / "tokenizer_config.json"
+        path, code = tokenizer, read_json(tokenizer).get("auto_map") if tokenizer.exists() else None
+    # A tokenizer with code of its own has a class of transformers to fall back on.
+    if not code or (not allowed and kind in NATIVE_CODE):
+        return False
+    if allowed is False:
+        notices.append(f"{path}: its own Python code (auto_map) does not run; transformers' {kind} does")
+        return False
+    if not allowed:
+        raise ModelError(
+            f"{path}: the model has its own Python code (auto_map); review the code, and if you trust it set "
+            f"model.allow_remote_code=true, or set it to false to run transformers' own {kind}, whose vectors may differ"
+        )
+    elsewhere = next((place for place in _strings(code) if "--" in place), None)
+    if elsewhere:
+        repository = elsewhere.partition("--")[0]
+        raise ModelError(
+            f"{path}: the model's code is in another repository ({repository}), which is not supported; copy its *.py "
+            "files into the model folder and remove the prefix from auto_map"
+        )
+    return True
 
 
 def _strings(tree: Any) -> list[str]:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kosbert_ray.encoder.files import sha256
+from kosbert_ray.encoder.files import read_json, sha256
 from kosbert_ray.encoder.packing import Tokens
 from kosbert_ray.encoder.source import cache_entry
 from kosbert_ray.encoder.spec import ModelSpec
@@ -31,9 +31,46 @@ from kosbert_ray.errors import ModelError, first_line
 COMPOSED = "한국어 문장"
 UINT16_VOCABULARY = 2**16
 SAMPLE = "안녕하세요"
-CACHED = "1"  # raise it when a cached tokenizer would differ from one that is read
+CACHED = "2"  # raise it when a cached tokenizer would differ from one that is read
 PACKAGES = ("tokenizers", "transformers")  # whose versions a cached tokenizer depends on
 MANY_UNKNOWN = 0.1  # share of the tokens; real Korean text has 0.01 or less
+
+
+def end_notice(spec: ModelSpec, tokenizer: Tokenizer) -> str | None:
+    """Returns a message for the user if a model pools the last token and its tokenizer ends texts with a word."""
+    if not _pools_last(spec) or tokenizer.ends_with_special:
+        return None
+    return (
+        f"{spec.folder} pools the last token, and its tokenizer adds no special one: the vector is that of a text's last "
+        "word piece; if the model was trained with an end token, its tokenizer.json is wrong"
+    )
+
+
+def _pools_last(spec: ModelSpec) -> bool:
+    return "lasttoken" in spec.pooling
+
+
+def _append_end(spec: ModelSpec, slow: Any, fast: Any) -> None:
+    """Makes a tokenizer end every text with its end-of-sequence token if its config asks for it.
+
+    transformers 5 ignores ``add_eos_token`` where there is a tokenizer.json, so models that pool the last token
+    (e5-mistral, SFR-Embedding, Linq) would pool a word. Only such models are changed: outputs have the vectors of others.
+    """
+    path = spec.transformer / "tokenizer_config.json"
+    if not _pools_last(spec) or not path.exists() or not read_json(path).get("add_eos_token"):
+        return
+    end = slow.eos_token_id
+    example = fast.encode(COMPOSED)
+    if end is None or example.ids[-1] == end:
+        return
+    from tokenizers.processors import TemplateProcessing
+
+    # A processor appended to the present one has no effect (tokenizers 0.23), so it is replaced.
+    words = [number for number, special in enumerate(example.special_tokens_mask) if not special]
+    before, after = example.tokens[: words[0]], [*example.tokens[words[-1] + 1 :], slow.eos_token]
+    fast.post_processor = TemplateProcessing(
+        single=[*before, "$A", *after], special_tokens=[(token, fast.token_to_id(token)) for token in {*before, *after}]
+    )
 
 
 def unknown_notice(unknown: int, tokens: int) -> str | None:
@@ -75,6 +112,7 @@ def _cache_file(spec: ModelSpec) -> Path | None:
     config = spec.transformer / "config.json"  # decides the tokenizer's class
     parts = [CACHED, sha256(spec.folder, [*spec.tokenizer_files, *([config] if config.exists() else [])])]
     parts += [spec.model_type, spec.prompt, str(spec.max_seq_length), str(spec.do_lower_case), *map(version, PACKAGES)]
+    parts += [str(_pools_last(spec))]
     with contextlib.suppress(ModelError):  # no home directory
         return cache_entry("tokenizers", parts, ".json")
     return None
@@ -146,6 +184,7 @@ class Tokenizer:
             raise ModelError(f"{spec.transformer}: {type(slow).__name__} is a Python tokenizer; save a tokenizer.json")
         if any(_segments(slow)):
             raise ModelError(f"{spec.transformer}: its tokenizer gives token_type_ids other than 0, which is not supported")
+        _append_end(spec, slow, fast)
         prompt_length = 0
         if spec.prompt:
             ids = slow(spec.prompt)["input_ids"]
@@ -159,7 +198,14 @@ class Tokenizer:
         shared = (slow.pad_token_id, slow.cls_token_id, slow.sep_token_id, slow.bos_token_id, slow.eos_token_id)
         unknown = slow.unk_token_id
         unknown = -1 if unknown is None or unknown in shared else int(unknown)
-        return Tokenizer(fast.to_str(), spec.prompt, prompt_length, slow.num_special_tokens_to_add(), len(slow), unknown)
+        return Tokenizer(
+            fast.to_str(), spec.prompt, prompt_length, fast.num_special_tokens_to_add(False), len(slow), unknown
+        )
+
+    @cached_property
+    def ends_with_special(self) -> bool:
+        """True if a text's last token is a special one, as models expect that are pooled by their last token."""
+        return bool(self._whole.encode(COMPOSED).special_tokens_mask[-1])
 
     @cached_property
     def _rust(self) -> Any:

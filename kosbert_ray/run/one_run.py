@@ -19,7 +19,7 @@ from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.encoder.engines.choice import preferred_engine
 from kosbert_ray.encoder.options import has_gpu, require_possible
 from kosbert_ray.encoder.prepare import PreparedModel
-from kosbert_ray.encoder.tokenizer import unknown_notice
+from kosbert_ray.encoder.tokenizer import end_notice, unknown_notice
 from kosbert_ray.errors import DeviceBroken, InputError, JobFailed, without_remedy
 from kosbert_ray.job import (
     Job,
@@ -371,6 +371,7 @@ class Run:
         executor = self._executor([item for item, _ in pending])
         pool, model = self._encoders(executor)
         tokenizer = self._resources.tokenizer()
+        self._notices.info(*filter(None, [end_notice(self.job.spec, tokenizer)]))
         strict = self._given.encoder.engine != "auto"
         this = Pass(
             self.job, model, tokenizer, self._ranges, self.output, self.progress, self._notices, executor, pool, strict

@@ -286,12 +286,36 @@ def test_an_adapter_without_a_model_is_refused(tmp_path: Path) -> None:
         read_spec(tmp_path)
 
 
-def test_a_plain_causal_language_model_is_refused_unless_it_is_bidirectional(tmp_path: Path) -> None:
+def test_a_plain_causal_language_model_is_pooled_as_sentence_transformers_does(tmp_path: Path) -> None:
     folder = save(tmp_path, "Llama", plain=True, **DECODER, model="LlamaForCausalLM")
-    with pytest.raises(ModelError, match="a LlamaForCausalLM without modules.json is pooled by its last token"):
+    spec = read_spec(folder)
+    assert spec.pooling == ("lasttoken",)
+    assert any("using lasttoken pooling" in notice for notice in spec.notices)
+    assert cosines(Encoder.load(str(folder), FP32).encode(TEXTS), expected(folder)).min() > 0.999999
+    assert read_spec(folder, SpecOptions(pooling="mean")).pooling == ("mean",)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(ModelError, match=r"is a chat model, .*; set model.pooling \(lasttoken or mean\)"):
         read_spec(folder)
+    assert read_spec(folder, SpecOptions(pooling="lasttoken")).pooling == ("lasttoken",)
     edit("config.json", is_causal=False)(folder)
     assert read_spec(folder).pooling == ("mean",)
+
+
+def test_code_is_ignored_where_transformers_has_it_and_otherwise_asked_for(bert: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bert, tmp_path / "model"))
+    edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_x.X", None]})(folder)
+    assert not read_spec(folder).remote_code
+    edit("config.json", auto_map={"AutoModel": "modeling_x.X"})(folder)
+    with pytest.raises(
+        ModelError, match="set model.allow_remote_code=true, or set it to false to run transformers' own bert"
+    ):
+        read_spec(folder)
+    assert read_spec(folder, SpecOptions(allow_remote_code=True)).remote_code
+    spec = read_spec(folder, SpecOptions(allow_remote_code=False))
+    assert not spec.remote_code
+    assert any("does not run; transformers' bert does" in notice for notice in spec.notices)
+    edit("config.json", model_type="nomic_bert")(folder)
+    assert not read_spec(folder).remote_code
 
 
 def test_settings_that_change_nothing_are_taken(bert: Path, tmp_path: Path) -> None:

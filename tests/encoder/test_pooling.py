@@ -19,10 +19,12 @@ GROUPS = ((0, 2, 3), (6, 1, 5))
 @pytest.mark.parametrize("skip", [0, 2, 9])
 def test_each_mode_is_its_formula_on_each_sequence(skip: int) -> None:
     hidden = torch.randn(11, 4, dtype=torch.float64).float()
-    out = pool(hidden, GROUPS, ("cls", "max", "mean", "mean_sqrt_len_tokens"), skip)
+    out = pool(hidden, GROUPS, ("cls", "max", "mean", "mean_sqrt_len_tokens", "lasttoken", "weightedmean"), skip)
     for row, (start, length) in enumerate([(0, 3), (3, 3), (6, 5)]):
         tokens = hidden[start + min(skip, length - 1) : start + length]
+        weights = torch.arange(length)[min(skip, length - 1) :, None] + 1
         expected = [tokens[0], tokens.max(0).values, tokens.mean(0), tokens.sum(0) / len(tokens) ** 0.5]
+        expected += [tokens[-1], (tokens * weights).sum(0) / weights.sum()]
         torch.testing.assert_close(out[row], torch.cat(expected))
 
 

@@ -15,6 +15,20 @@ import torch.nn.functional as F
 from kosbert_ray.encoder.engines import cuda
 
 NAME = "packed"
+BLOCK = 1024  # rows of a window's mask
+# Arguments of transformers' attention interface that change no score.
+HARMLESS = frozenset(
+    {
+        "cache_position",
+        "deterministic",
+        "output_attentions",
+        "output_hidden_states",
+        "position_ids",
+        "return_dict",
+        "token_type_ids",
+        "use_cache",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -83,18 +97,27 @@ def packed_attention(
         q, k, v = (
             x[0, :, start:stop].view(x.shape[1], count, length, x.shape[-1]).transpose(0, 1) for x in (query, key, value)
         )
-        mask = window_mask(length, sliding_window, causal, query.device)
-        attended = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, scale=scaling, is_causal=causal and mask is None, enable_gqa=grouped
-        )
-        out[0, start:stop].view(count, length, heads, value.shape[-1]).copy_(attended.transpose(1, 2))
+        to = out[0, start:stop].view(count, length, heads, value.shape[-1])
+        window = None if sliding_window is None or length <= sliding_window else sliding_window
+        if window is None:
+            attended = F.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=causal, enable_gqa=grouped)
+            to.copy_(attended.transpose(1, 2))
+            continue
+        positions = torch.arange(length, device=query.device)
+        for first in range(0, length, BLOCK):  # a mask of all of a long text would take length² bytes
+            last = min(first + BLOCK, length)
+            left, right = max(0, first - window + 1), last if causal else min(length, last + window - 1)
+            mask = reach_mask(positions[first:last], positions[left:right], window, causal)
+            part = (q[:, :, first:last], k[:, :, left:right], v[:, :, left:right])
+            attended = F.scaled_dot_product_attention(*part, attn_mask=mask, scale=scaling, enable_gqa=grouped)
+            to[:, first:last].copy_(attended.transpose(1, 2))
     return out, None
 
 
 def refuse_others(others: dict[str, Any]) -> None:
-    """Raises NotImplementedError for an argument that changes the attention scores and is not supported."""
-    for name in ("position_bias", "softcap", "s_aux"):
-        if others.get(name) is not None:
+    """Raises NotImplementedError for an argument that may change the attention scores."""
+    for name, value in others.items():
+        if value is not None and name not in HARMLESS and not (name == "dropout" and value == 0):
             raise NotImplementedError(f"attention with {name}")
 
 
@@ -103,18 +126,15 @@ def causality(module: torch.nn.Module, is_causal: bool | None) -> bool:
     return bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
 
 
-def window_mask(length: int, sliding_window: int | None, causal: bool, device: torch.device) -> torch.Tensor | None:
-    """Returns :func:`reach_mask`, or None if every position is within the window."""
-    if sliding_window is None or length <= sliding_window:
-        return None
-    return reach_mask(length, sliding_window, causal, device)
+def reach_mask(at: torch.Tensor, other: torch.Tensor, window: int | None, causal: bool) -> torch.Tensor:
+    """Returns bool ``[n, m]``, true where a position attends to another one.
 
-
-def reach_mask(length: int, sliding_window: int | None, causal: bool, device: torch.device) -> torch.Tensor:
-    """Returns bool ``[length, length]``, true where the row's position attends to the column's."""
-    positions = torch.arange(length, device=device)
-    distance = positions[:, None] - positions[None, :]
-    if sliding_window is None:
-        return distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
-    near = distance.abs() < sliding_window
-    return near & (distance >= 0) if causal else near
+    Args:
+        at: positions that attend, int64 ``[n]``.
+        other: positions that are attended to, int64 ``[m]``.
+        window: a position attends to those less than this far away; None for all.
+        causal: whether it attends to earlier positions only.
+    """
+    distance = at[:, None] - other[None, :]
+    reached = torch.ones_like(distance, dtype=torch.bool) if window is None else distance.abs() < window
+    return reached & (distance >= 0) if causal else reached

@@ -19,6 +19,7 @@ from kosbert_ray.encoder.engines.openvino_cache import converted
 from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT, GRAPH, HEAD
 from kosbert_ray.encoder.packing import Batch, pack_one_length, random_batch
 from kosbert_ray.encoder.spec import ModelSpec
+from kosbert_ray.errors import ModelError
 
 TOKEN_BUDGET = 1024
 # Of the first call: long enough that each stream takes one.
@@ -42,6 +43,8 @@ class OpenVinoEngine:
 
     def __init__(self, spec: ModelSpec, settings: EngineSettings) -> None:
         self._skip = settings.skip
+        if self._skip and "weightedmean" in spec.pooling:
+            raise ModelError(f"{spec.folder}: a weighted mean without its prompt is not supported by OpenVINO; use torch")
         self.streams = settings.threads
         folder = converted(spec, settings.precision)
         account = json.loads((folder / ACCOUNT).read_text("utf-8"))

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT
 from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.modules import Dense
 from kosbert_ray.encoder.source import cache_entry, filled_once
-from kosbert_ray.encoder.spec import ModelSpec
+from kosbert_ray.encoder.spec import WEIGHTED, ModelSpec
 from kosbert_ray.errors import ModelError, first_line
 
 CONVERSION = "2"  # raise it when the conversion changes
@@ -22,7 +21,9 @@ def converted(spec: ModelSpec, precision: str) -> Path:
     Raises:
         ModelError: the model cannot be converted, its vectors differ from PyTorch's, or the cache is not writable.
     """
-    head = [repr(replace(part, folder=Path(part.folder.name)) if isinstance(part, Dense) else part) for part in spec.head]
+    head = [
+        repr(replace(part, folder=Path(part.folder.name)) if isinstance(part, WEIGHTED) else part) for part in spec.head
+    ]
     parts = [CONVERSION, sha256(spec.folder, spec.weight_files), str(spec.max_seq_length), *spec.pooling, *head]
     parts += [version("openvino"), version("transformers"), version("torch")]
     if precision == "int8":

@@ -83,7 +83,8 @@ def one_length_attention(
     causal = causality(module, is_causal)
     mask = None
     if sliding_window is not None or causal:  # always in the graph, which is traced at one length for all
-        mask = reach_mask(query.shape[2], sliding_window, causal, query.device)
+        positions = torch.arange(query.shape[2], device=query.device)
+        mask = reach_mask(positions, positions, sliding_window, causal)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))

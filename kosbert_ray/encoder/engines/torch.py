@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from typing import Any
 
@@ -14,7 +15,7 @@ from kosbert_ray.encoder.engines import attention, cuda
 from kosbert_ray.encoder.engines.base import AGREEMENT, Engine, EngineSettings, PrecisionUnfit
 from kosbert_ray.encoder.engines.loading import load_transformer
 from kosbert_ray.encoder.engines.model_info import position_offset, text_config, use_default_attention, vocabulary_of
-from kosbert_ray.encoder.engines.probe import agreement_of, probe, singles
+from kosbert_ray.encoder.engines.probe import Yardstick, agreement_of, in_float32, probe, singles
 from kosbert_ray.encoder.engines.trials import needs_type_ids, require_width
 from kosbert_ray.encoder.head import Head
 from kosbert_ray.encoder.packing import Batch, Pack, filled, pack, pack_one_length, random_batch
@@ -44,7 +45,8 @@ class TorchEngine:
     With ``compile`` set, batches are padded to a few sizes and the model is compiled once per size.
 
     Attributes:
-        attention: "packed", or "padded" where the architecture cannot be packed or the self-check failed.
+        attention: "packed"; where the architecture cannot be packed or the self-check failed, "one_length" on a CPU and
+            "padded" elsewhere.
 
     Raises:
         PrecisionUnfit: the model cannot compute in the requested precision.
@@ -63,17 +65,17 @@ class TorchEngine:
         loaded = load_transformer(spec, DTYPES[self._precision], self._device, attention.NAME)
         self.model = loaded.model
         self.notices: list[str] = [*loaded.notices]
-        self.attention = "packed" if loaded.pluggable else "padded"
+        self.attention = "packed"
+        if not loaded.pluggable:
+            self._unpack(f"{spec.model_type} has no pluggable attention")
         self.vocabulary = vocabulary_of(self.model)
         self._position_offset = position_offset(spec, self.model)
         accepted = inspect.signature(self.model.forward).parameters
         self._always: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
         self._type_ids = False
-        if self.attention == "padded":
+        if self.attention != "packed":
             self._require_no_memory()  # before any other forward pass
         self._type_ids = needs_type_ids(spec, self.model)
-        if self.attention == "padded":
-            self.notices.append(f"{spec.model_type} has no pluggable attention: batches are padded, which is slower")
         self._self_check()
         if settings.compile and self._by_offsets and self.attention == "packed":
             self._compile()
@@ -185,29 +187,47 @@ class TorchEngine:
                 f"encoder.compile: ignored, because the compiled model returns other vectors (cosine {agreement:.6f})"
             )
 
+    def _unpack(self, reason: str) -> None:
+        """Switches to batches of whole sequences; on a CPU to sequences of equal length, so that nothing is padded."""
+        if self._device == "cpu":
+            self.attention, self.pack = "one_length", pack_one_length
+            self.notices.append(f"{reason}: the texts of a batch have equal length, which is slower")
+        else:
+            self.attention = "padded"
+            self.notices.append(f"{reason}: batches are padded, which is slower")
+
     # -- self-check ------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def _self_check(self) -> None:
         """Picks a way to make batches that changes no vector of this model on this machine.
 
-        Packed batches must give what transformers' own attention gives on a padded batch, else batches are padded. Padded
-        batches must give what each text gives alone, else the texts of a batch have equal length.
+        Packed batches must give what transformers' own attention gives to each text alone. So must padded batches, else the
+        texts of a batch have equal length.
         """
         batch = probe(self._spec, self.model)
         if self.attention == "packed":
             use_default_attention(self.model)
-        expected = self._reference(batch)
-        require_width(self._spec, expected.shape[1])
+        alone = torch.cat([self._reference(one) for one in singles(batch)])
+        require_width(self._spec, alone.shape[1])
+        yardstick = Yardstick(self._spec, self._precision, alone, self._in_float32(batch))
         if self.attention == "packed":
             self.model.set_attn_implementation(attention.NAME)
-            notice = self._check_packed(batch, expected)
-            if notice is None:
+            reason = self._check_packed(batch, yardstick)
+            if reason is None:
                 return
-            self.notices.append(notice)
-            self.attention = "padded"
+            self._unpack(reason)
             use_default_attention(self.model)
-        self._check_padded(batch, expected)
+        if self.attention == "padded":
+            self._check_padded(batch, yardstick)
+
+    def _in_float32(self, batch: Batch) -> torch.Tensor | None:
+        """Returns the vectors of a batch's texts in fp32; None if the model computes in it anyway, or cannot."""
+        if self._precision == "fp32":
+            return None
+        with contextlib.suppress(Exception), in_float32(self.model):
+            return torch.cat([self._padded(one) for one in singles(batch)])
+        return None
 
     def _reference(self, batch: Batch) -> torch.Tensor:
         """Returns a padded batch's vectors by transformers' own attention."""
@@ -224,7 +244,7 @@ class TorchEngine:
                 "encoder.precision=fp32"
             ) from error
 
-    def _check_packed(self, batch: Batch, expected: torch.Tensor) -> str | None:
+    def _check_packed(self, batch: Batch, yardstick: Yardstick) -> str | None:
         """Returns the reason why the model cannot be packed, or None if it can."""
         try:
             packed = self._packed(batch)
@@ -232,14 +252,13 @@ class TorchEngine:
             raise
         except Exception as error:  # raised in an architecture's own code, so of any type
             if not self._by_offsets:
-                return f"self-check: {self._spec.model_type} cannot be packed ({first_line(error)}); using padded"
+                return f"self-check: {self._spec.model_type} cannot be packed ({first_line(error)})"
             # No flash attention for this GPU or head size; attention per group of equal lengths may still work.
             self._by_offsets = False
             self.notices.append(f"flash attention is not available ({first_line(error)}); using slower attention by length")
-            return self._check_packed(batch, expected)
-        agreement = agreement_of(packed, expected, self._spec, self._precision)
-        if agreement < AGREEMENT[self._precision]:
-            return f"self-check: packed and padded vectors differ (cosine {agreement:.6f}); using padded"
+            return self._check_packed(batch, yardstick)
+        if (agreement := yardstick.disagreement(packed)) is not None:
+            return f"self-check: a text's vector changes in a packed batch (cosine {agreement:.6f})"
         return None
 
     @torch.inference_mode()
@@ -258,12 +277,10 @@ class TorchEngine:
                 f"(cosine {agreement:.6f}), so vectors would depend on the order of texts{hint}"
             )
 
-    def _check_padded(self, batch: Batch, expected: torch.Tensor) -> None:
+    def _check_padded(self, batch: Batch, yardstick: Yardstick) -> None:
         """Switches to batches of equal lengths if padding changes a text's vector."""
-        alone = torch.cat([self._reference(one) for one in singles(batch)])
-        agreement = agreement_of(alone, expected, self._spec, self._precision)
-        if agreement < AGREEMENT[self._precision]:
-            self.pack = pack_one_length
+        if (agreement := yardstick.disagreement(self._reference(batch))) is not None:
+            self.attention, self.pack = "one_length", pack_one_length
             self.notices.append(
                 f"self-check: padding changes the vectors of a {self._spec.model_type} (cosine {agreement:.6f}); using "
                 "batches of texts of equal length, which is slower"
