@@ -92,9 +92,10 @@ lint: $(VENV)/.installed
 prose: $(VENV)/.installed
 	$(BIN)/python docs/prose.py $(PATHS)
 
-# The pages of docs/reference/ that describe the options and the commands; a test compares them with the code.
+# The generated pages of docs/reference/: options, commands, models. Tests compare them with the code.
 docs-generate: $(VENV)/.installed
 	$(BIN)/python -m kosbert_ray.cli.reference docs/reference
+	PYTHONPATH=tests:tests/helpers $(BIN)/python tests/helpers/models_page.py
 
 # Dead links and anchors fail. The site is in site/.
 docs: $(DOCS)/.installed

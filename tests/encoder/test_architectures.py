@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import BIDIRECTIONAL, DECODER, SLIDING, WIDE, save
+from architectures import DECODER, WIDE, save
 from conftest import everyday
 from models import HEADS, INNER, LAYERS, SIZE, WIDTH, save_model, save_transformer
 from reference import cosines
@@ -19,7 +19,6 @@ from sentence_transformers import SentenceTransformer
 
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
-from kosbert_ray.encoder.packing import pack_one_length
 from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
 
@@ -47,38 +46,6 @@ BART = {
 }
 OFFSET = {"max_position_embeddings": 202, "pad_token_id": 1, "type_vocab_size": 1}
 RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16}
-
-# name, what its classes begin with, its config, how it is to be batched
-PARITY: list[tuple[str, str, dict[str, Any], str]] = [
-    ("t5 encoder", "T5", T5 | {"model": "T5EncoderModel"}, "padded"),
-    ("full t5", "T5", T5, "padded"),
-    ("umt5", "UMT5", T5 | {"model": "UMT5EncoderModel"}, "padded"),
-    ("gpt2", "GPT2", GPT2, "packed"),
-    ("bart", "Bart", BART, "padded"),
-    ("mpnet", "MPNet", SIZE | WIDE | {"max_position_embeddings": 202}, "padded"),
-    ("data2vec-text", "Data2VecText", SIZE | WIDE | OFFSET, "packed"),
-    ("deberta-v2", "DebertaV2", SIZE | WIDE | RELATIVE | {"position_biased_input": False}, "padded"),
-    ("llama, grouped", "Llama", DECODER, "packed"),
-    ("qwen2, bidirectional", "Qwen2", DECODER | {"is_causal": False}, "packed"),
-    ("mistral, sliding", "Mistral", DECODER | {"sliding_window": 16}, "packed"),
-    ("embeddinggemma", "Gemma3Text", DECODER | SLIDING | BIDIRECTIONAL, "packed"),
-    ("gemma3, causal", "Gemma3Text", DECODER | SLIDING, "packed"),
-    ("gpt-neox", "GPTNeoX", SIZE | WIDE | {"max_position_embeddings": 256}, "packed"),
-    ("fnet", "FNet", SIZE | WIDE | {"max_position_embeddings": 256}, "one length"),
-    ("albert", "Albert", SIZE | WIDE | {"embedding_size": 32, "max_position_embeddings": 256}, "packed"),
-]
-
-
-@pytest.mark.parametrize(("name", "kind", "config", "way"), PARITY, ids=[row[0] for row in PARITY])
-def test_vectors_are_those_of_sentence_transformers(
-    name: str, kind: str, config: dict[str, Any], way: str, tmp_path: Path
-) -> None:
-    folder = save(tmp_path, kind, **config)
-    encoder = Encoder.load(str(folder), FP32)
-    print(encoder.attention, encoder.notices)
-    one = encoder._engine.pack is pack_one_length
-    assert (encoder.attention, one) == {"one length": ("padded", True)}.get(way, (way, False)), encoder.notices
-    assert cosines(encoder.encode(TEXTS), expected(folder, batch_size=1 if one else 8)).min() > 0.99999
 
 
 @pytest.mark.parametrize(("kind", "config"), [("Bart", BART), ("GPT2", GPT2)])

@@ -46,10 +46,9 @@ def test_a_pooling_mode_of_old_and_new_spelling_is_the_same(folder: Path) -> Non
         assert read_spec(folder).dimension == 128 * len(modes)
 
 
-@pytest.mark.parametrize("mode", ["lasttoken", "weightedmean"])
-def test_an_unsupported_pooling_mode_is_refused_by_name(folder: Path, mode: str) -> None:
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 128, "pooling_mode": mode}))
-    with pytest.raises(ModelError, match=f"{mode}.*supported are cls, max, mean, mean_sqrt_len_tokens"):
+def test_an_unsupported_pooling_mode_is_refused_by_name(folder: Path) -> None:
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 128, "pooling_mode": "median"}))
+    with pytest.raises(ModelError, match="median.*supported are cls, lasttoken, max, mean, mean_sqrt_len_tokens, weighted"):
         read_spec(folder)
 
 

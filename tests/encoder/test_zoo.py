@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import everyday
+from models_page import PAGE, page
 from reference import cosines
 from sentence_transformers import SentenceTransformer
 from zoo import LENGTH, ZOO, Row, save, tokenizer
@@ -126,3 +127,7 @@ def test_sharded_weights_and_the_pooling_of_a_row_are_what_it_says(tmp_path: Pat
     folder = save(ZOO["qwen3, sharded with a language model's head"], tmp_path)
     assert len(list(folder.glob("model-*.safetensors"))) > 2
     assert read_spec(folder).pooling == ("lasttoken",)
+
+
+def test_the_page_of_models_is_that_of_the_zoo() -> None:
+    assert PAGE.read_text("utf-8") == page(), "run make docs-generate"

@@ -202,6 +202,7 @@ ZOO: dict[str, Row] = {
         model="T5EncoderModel",
         openvino=False,
     ),
+    "t5, with its decoder": Row("T5", (), T5, tokenizer="unigram", attention="one_length", openvino=False),
     "t5, prompt left out": Row(
         "T5",
         ("hkunlp/instructor-large",),
