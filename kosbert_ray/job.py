@@ -330,8 +330,8 @@ def long_text(config: JobConfig, spec: ModelSpec) -> LongText:
     chunk = config.chunk
     if config.long_text != "truncate" and chunk.size is None and spec.length_limit is None:
         raise UsageError(
-            "chunk.size: the model takes texts of any length, so set the tokens of a chunk (such as chunk.size=256), or use "
-            "long_text=truncate"
+            "chunk.size: the model takes texts of any length, so set the tokens of a chunk (such as chunk.size=256), or "
+            "use long_text=truncate"
         )
     size = chunk.size or spec.max_seq_length
     if size > spec.max_seq_length:

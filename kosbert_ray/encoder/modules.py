@@ -62,7 +62,9 @@ HeadPart: TypeAlias = "Dense | Normalize | Truncate"
 
 
 def read_modules(folder: Path, notices: list[str]) -> list[tuple[str, str]]:
-    """Returns kind and subfolder of every module, without Dropout: Transformer and Pooling, or StaticEmbedding, then the head's.
+    """Returns kind and subfolder of every module: Transformer and Pooling, or StaticEmbedding, then the head's.
+
+    Dropout is left out.
 
     Raises:
         ModelError: the folder is not a model, or a module is of an unsupported kind or outside the folder.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,6 @@ Matrix = npt.NDArray[np.float32]
 Layer = Callable[[Matrix], Matrix]
 
 LEAST_LENGTH = 1e-12  # torch's F.normalize divides by no less
-# Matrix products take this many rows at a time, so that a row's rounding does not depend on the number of rows.
-BLOCK_ROWS = 64
 # By the class of torch.nn that a Dense module names.
 ACTIVATIONS: dict[str, Layer] = {
     "Identity": lambda vectors: vectors,
@@ -38,7 +35,7 @@ def require_layers(parts: tuple[modules.HeadPart, ...]) -> None:
 
 
 def layers(parts: tuple[modules.HeadPart, ...]) -> list[Layer]:
-    """Returns the modules as functions from float32 ``[n, in]`` to float32 ``[n, out]``.
+    """Returns the modules as functions from float32 ``[n, in]``, which they may overwrite, to float32 ``[n, out]``.
 
     Raises:
         ModelError: a Dense layer's weights cannot be read or do not fit its config.
@@ -49,9 +46,9 @@ def layers(parts: tuple[modules.HeadPart, ...]) -> list[Layer]:
 
 def _normalize(_part: modules.Normalize) -> Layer:
     def normalize(vectors: Matrix) -> Matrix:
-        lengths = np.sqrt(np.sum(vectors * vectors, axis=1, keepdims=True))
-        scaled: Matrix = vectors / np.maximum(lengths, np.float32(LEAST_LENGTH))
-        return scaled
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        vectors /= np.maximum(lengths, np.float32(LEAST_LENGTH))[:, None]
+        return vectors
 
     return normalize
 
@@ -69,26 +66,23 @@ def _dense(part: modules.Dense) -> Layer:
         expected["residual.weight"] = shape
     if {name: tensor.shape for name, tensor in weights.items()} != expected:
         raise ModelError(f"{path}: its weights do not fit its config")
-    linear, bias = weights["linear.weight"].T, weights.get("linear.bias", np.float32(0))
+    linear, bias = weights["linear.weight"], weights.get("linear.bias", np.float32(0))
+    projection = weights.get("residual.weight")
     activate = ACTIVATIONS[part.activation.rpartition(".")[2]]
-    residual: Layer = lambda vectors: np.zeros_like(vectors[:, :1])  # noqa: E731
-    if part.residual:
-        residual = partial(_product, weights["residual.weight"].T) if "residual.weight" in weights else lambda same: same
 
     def dense(vectors: Matrix) -> Matrix:
-        found: Matrix = activate(_product(linear, vectors) + bias) + residual(vectors)
+        found: Matrix = activate(_product(vectors, linear) + bias)
+        if part.residual:
+            found = found + (vectors if projection is None else _product(vectors, projection))
         return found
 
     return dense
 
 
-def _product(matrix: Matrix, vectors: Matrix) -> Matrix:
-    """Returns ``vectors @ matrix``, block by block of equally many rows."""
-    rows = len(vectors)
-    padded = np.zeros((-(-rows // BLOCK_ROWS) * BLOCK_ROWS, vectors.shape[1]), np.float32)
-    padded[:rows] = vectors
-    blocks = [padded[first : first + BLOCK_ROWS] @ matrix for first in range(0, len(padded), BLOCK_ROWS)]
-    return np.concatenate(blocks)[:rows] if blocks else np.zeros((0, matrix.shape[1]), np.float32)
+def _product(vectors: Matrix, matrix: Matrix) -> Matrix:
+    """Returns ``vectors @ matrix.T``. BLAS rounds a row differently by its position among the others; einsum does not."""
+    found: Matrix = np.einsum("ni,oi->no", vectors, matrix)
+    return found
 
 
 LAYERS: dict[type, Callable[[Any], Layer]] = {

@@ -75,7 +75,7 @@ def read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
             types = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
             found = {name: weights.get_tensor(name) for name, kind in types.items() if kind != BF16}
         if len(found) < len(types):
-            for name, tensor in deserialize(path.read_bytes()):
+            for name, tensor in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
                 if tensor["dtype"] == BF16:  # the upper half of a float32
                     upper = np.frombuffer(tensor["data"], "<u2").astype("<u4") << 16
                     found[name] = upper.view("<f4").reshape(tensor["shape"])

@@ -299,7 +299,7 @@ class Run:
     # -- encoding ------------------------------------------------------------------------------------------------------
 
     def _fit_encoder(self) -> None:
-        """Fits the encoder's options to the model, and settles the engine for CPUs, for this run and those that resume it."""
+        """Fits the options to the model, and settles the engine for CPUs, for this run and those that resume it."""
         encoder = fitted(self.job.spec, self.config.encoder)
         if encoder.engine == "auto":
             engine = preferred_engine(self.job.spec, encoder, "cpu")
