@@ -21,6 +21,9 @@ from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from kosbert_ray.config import JobConfig
+from kosbert_ray.corpus.files import InputFile
+from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.files import model_files
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
@@ -29,6 +32,7 @@ from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
 from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.encoder.static_table import read_table
 from kosbert_ray.errors import ModelError, UsageError
+from kosbert_ray.run.executors.choice import choose
 
 UNKNOWN = "𓀀"
 LONG = " ".join(everyday() * 2)  # more tokens than are gathered at a time
@@ -157,10 +161,17 @@ def test_files_of_a_model_in_the_root_are_found_under_any_name_of_it() -> None:
     assert model_files(names, json.dumps(LIST).encode(), code=False) == sorted(names[:4])
 
 
-def test_its_speed_is_that_of_tokenizing(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    spec = read_spec(save_static(tokenizer, tmp_path / "model"))
+@pytest.mark.parametrize(("cores", "megabytes", "name"), [(2, 200, "local"), (2, 300, "ray"), (64, 1100, "ray")])
+def test_its_speed_is_that_of_tokenizing(
+    cores: int, megabytes: int, name: str, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = read_spec(save_model2vec(tokenizer, tmp_path / "model", listed=True))
     assert computing_parameters(spec) == 0
     assert plain_bytes_per_second(spec, gpu=False) == plain_bytes_per_second(spec, gpu=True) == 1e6
+    monkeypatch.setattr("kosbert_ray.run.executors.choice.usable_cores", lambda: cores)
+    file = InputFile("a.jsonl", megabytes * 10**6, "1", "jsonl")
+    config = JobConfig.model_validate({"encoder": {"device": "cpu"}})
+    assert choose(config, spec, [Fragment(file, 0, 0, file.size)], crashed=False).name == name
 
 
 REFUSED = [
