@@ -328,6 +328,11 @@ class Job:
 def long_text(config: JobConfig, spec: ModelSpec) -> LongText:
     """The policy for texts that are too long; raises UsageError if the model does not take chunks of that size."""
     chunk = config.chunk
+    if config.long_text != "truncate" and chunk.size is None and spec.length_limit is None:
+        raise UsageError(
+            "chunk.size: the model takes texts of any length, so set the tokens of a chunk (such as chunk.size=256), or "
+            "use long_text=truncate"
+        )
     size = chunk.size or spec.max_seq_length
     if size > spec.max_seq_length:
         raise UsageError(f"chunk.size: {size} is more than the {spec.max_seq_length} tokens that the model takes")

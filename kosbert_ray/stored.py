@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
 from kosbert_ray.config import JobConfig
+from kosbert_ray.encoder.lengths import NO_LIMIT
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.settings import merged, section_of
 from kosbert_ray.shards.shard import read_schema
@@ -142,7 +143,7 @@ def _job_of(stored: JobConfig, job: Mapping[str, Any], mine: Mapping[str, Any]) 
     model = mine.get("model", {})
     if "prompt" in fingerprint and not {"prompt", "prompt_name"} & model.keys():
         tree["model"] |= {"prompt": fingerprint["prompt"], "prompt_name": None}
-    if fingerprint.get("max_seq_length"):
+    if 0 < fingerprint.get("max_seq_length", 0) < NO_LIMIT:
         tree["model"]["max_seq_length"] = fingerprint["max_seq_length"]
     return tree
 

@@ -144,6 +144,8 @@ def _long_texts(found: Estimate, rows: float) -> str:
         return (
             f"length    {found.split / rows:.2%} of the rows are longer than a chunk: {found.output_rows:,.0f} output rows"
         )
+    if found.max_seq_length is None:
+        return "length    the model takes texts of any length"
     lost = found.dropped_tokens / max(found.tokens + found.dropped_tokens, 1)
     return (
         f"length    {found.truncated / rows:.2%} of the rows are longer than the model's {found.max_seq_length} tokens and "

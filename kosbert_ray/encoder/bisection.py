@@ -34,6 +34,7 @@ def encode_all(
     pack: Pack = pack,
     streams: int = 1,
     done: npt.NDArray[np.int64] | None = None,
+    encode_empty: bool = False,
 ) -> tuple[npt.NDArray[np.float32], dict[int, str], int]:
     """Runs ``forward`` over the texts of a slice.
 
@@ -48,6 +49,7 @@ def encode_all(
         pack: splits the slice into batches.
         streams: number of batches that ``forward`` takes concurrently, each from its own thread.
         done: indices of texts to leave out.
+        encode_empty: whether ``forward`` takes texts without tokens; otherwise they fail.
 
     Returns:
         The vectors of the distinct texts, float32 ``[u, dimension]``, with zeros for those that failed or were left out;
@@ -58,8 +60,8 @@ def encode_all(
     """
     vectors = np.zeros((len(tokens.lengths), dimension), np.float32)
     left_out = np.empty(0, np.int64) if done is None else done
-    empty = np.setdiff1d(np.flatnonzero(tokens.lengths == 0), left_out)
-    failed = dict.fromkeys(empty.tolist(), "no tokens are left of it") | dict(unfit)
+    empty = () if encode_empty else np.setdiff1d(np.flatnonzero(tokens.lengths == 0), left_out).tolist()
+    failed = dict.fromkeys(empty, "no tokens are left of it") | dict(unfit)
     texts = np.arange(len(tokens.lengths))
     skip = np.array([*failed, *left_out], np.int64)
     todo = list(pack(tokens, token_budget, texts[~np.isin(texts, skip)] if len(skip) else None))

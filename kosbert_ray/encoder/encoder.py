@@ -17,7 +17,7 @@ from kosbert_ray.encoder.bisection import encode_all
 from kosbert_ray.encoder.devices import pick_device, pick_precision
 from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.engines.base import EngineSettings, PrecisionUnfit
-from kosbert_ray.encoder.engines.choice import preferred_engine
+from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require_fitting
 from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
@@ -86,16 +86,23 @@ class Encoder:
         device: "cuda", "mps" or "cpu".
         precision: the precision in use: "bf16", "fp16", "fp32" or "int8".
         engine: the engine in use, a key of :data:`~kosbert_ray.encoder.engines.table.ENGINES`.
-        attention: how batches are computed: "packed"; "padded" if the model cannot be packed; "one_length" in OpenVINO.
+        attention: how batches are computed: "packed"; "padded" if the model cannot be packed; "one_length" in OpenVINO;
+            "none" for a static embedding model.
         token_budget: maximum number of tokens in a batch.
         notices: messages for the user, such as a fallback.
     """
 
     def __init__(self, spec: ModelSpec, options: EncoderOptions, strict: bool = True) -> None:
         self.spec = spec = as_safetensors(spec)
+        require_fitting(spec, options)
+        options = fitted(spec, options)
         self.device = pick_device(options.device)
         require_possible(options.model_copy(update={"device": self.device}))
+        auto = options.engine == "auto"
+        self.engine = preferred_engine(spec, options, self.device) if auto else options.engine
         self.precision = pick_precision(options.precision, self.device)
+        if options.precision == "auto" and self.engine not in table.engines_for(self.device, self.precision):
+            self.precision = "fp32"
         self._tokenizer: Tokenizer | None = None
         settings = EngineSettings(
             self.device,
@@ -104,8 +111,6 @@ class Encoder:
             skip=0 if spec.include_prompt or not spec.prompt else self.tokenizer.prompt_length,
             compile=options.compile,
         )
-        auto = options.engine == "auto"
-        self.engine = preferred_engine(spec, options, self.device) if auto else options.engine
         fallback: list[str] = []
         try:
             self._engine = table.load(self.engine, spec, settings)
@@ -116,10 +121,11 @@ class Encoder:
             self.precision = "fp32"
             self._engine = table.load(self.engine, spec, replace(settings, precision="fp32"))
         except (ModelError, UsageError) as error:
-            if (strict and not auto) or self.engine == "torch" or not table.supports("torch", self.precision):
+            replaceable = self.engine not in (table.TORCH, table.STATIC) and table.supports(table.TORCH, self.precision)
+            if (strict and not auto) or not replaceable:
                 raise
             fallback = [f"{without_remedy(error)}; using torch"]
-            self.engine = "torch"
+            self.engine = table.TORCH
             self._engine = table.load(self.engine, spec, settings)
         self.token_budget = options.token_budget or self._engine.default_token_budget()
         self.attention = self._engine.attention
@@ -158,16 +164,21 @@ class Encoder:
     def encode(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float32]:
         """Encodes ``n`` texts. Returns float32 ``[n, dimension]``, L2-normalized only if the model normalizes.
 
+        A static embedding model gives a text without tokens, such as an empty one, the vector of sentence-transformers,
+        which is usually 0. A job rejects such texts.
+
         Raises:
             UsageError: ``texts`` is not a list or an Arrow array of strings.
             ModelError: a text cannot be encoded; the message gives its index and the reason.
         """
-        encoded = self.encode_tokens(self.tokenizer(_as_array(texts)))
+        encoded = self.encode_tokens(self.tokenizer(_as_array(texts)), encode_empty=self.spec.static)
         for row, reason in encoded.failed.items():
             raise ModelError(f"text {row}: {reason}")
         return encoded.vectors
 
-    def encode_tokens(self, tokens: Tokens, shared: tuple[npt.NDArray[np.int64], Vectors] | None = None) -> Encoded:
+    def encode_tokens(
+        self, tokens: Tokens, shared: tuple[npt.NDArray[np.int64], Vectors] | None = None, encode_empty: bool = False
+    ) -> Encoded:
         """Encodes a tokenized slice.
 
         When memory runs out, ``token_budget`` is halved for good and a notice is added.
@@ -175,6 +186,7 @@ class Encoder:
         Args:
             tokens: the slice.
             shared: texts that already have a vector: their indices, int64 ``[k]``, and vectors, float32 ``[k, dimension]``.
+            encode_empty: whether the engine gives a text without tokens a vector, too; otherwise such texts fail.
 
         Raises:
             DeviceBroken: this process can no longer use the GPU.
@@ -191,6 +203,7 @@ class Encoder:
             self._engine.pack,
             self._engine.streams,
             np.concatenate((shared[0], means)) if shared else means,
+            encode_empty,
         )
         if shared:
             vectors[shared[0]] = shared[1]

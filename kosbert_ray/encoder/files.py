@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kosbert_ray.errors import ModelError, first_line
@@ -110,9 +110,10 @@ def module_folders(modules: bytes | None) -> list[str]:
     if modules is None:
         return [""]
     try:
-        return [str(entry["path"]).strip("/") for entry in json.loads(modules)]
+        paths = [PurePosixPath(str(entry["path"]).strip("/")).as_posix() for entry in json.loads(modules)]
     except (ValueError, TypeError, KeyError):  # reported when the model is read
         return [""]
+    return ["" if path == "." else path for path in paths]
 
 
 def files_in(folder: Path, code: bool) -> list[str]:

@@ -48,6 +48,7 @@ UNBOUNDED_POSITIONS = (
 ROTARY_KEYS = ("rope_theta", "rope_parameters", "rope_scaling", "global_rope_theta", "rotary_emb_base")
 UNLIMITED = 10**6  # tokenizers without a length give 1e30
 FALLBACK_LENGTH = 512
+NO_LIMIT = 2**31 - 1  # of a model that takes any text: a text's number of tokens is an int32
 
 
 def read_length(
@@ -88,6 +89,17 @@ def read_length(
                 f"{folder} gives no maximum length; truncating texts to {length} tokens (set model.max_seq_length)"
             )
     return min(int(length), positions or UNLIMITED)
+
+
+def read_static_length(tokenizer: Path, requested: int | None) -> int:
+    """Returns the maximum number of tokens in a text for a static embedding model.
+
+    Args:
+        tokenizer: its tokenizer.json, whose truncation sentence-transformers applies if there is one.
+        requested: the length the user asks for, if any.
+    """
+    stored = read_json(tokenizer).get("truncation") or {}
+    return requested or int(stored.get("max_length", NO_LIMIT))
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:

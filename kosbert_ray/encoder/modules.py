@@ -1,7 +1,7 @@
 """Reads the modules of a sentence-transformers folder: ``modules.json``, the pooling config and the head's configs.
 
 Covers sentence-transformers' formats up to its version 6. A plain transformers folder counts as a transformer with mean
-pooling. Loads without torch.
+pooling, and model2vec's own folder as a static embedding. Loads without torch.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+TRANSFORMER, STATIC = "Transformer", "StaticEmbedding"
+MODEL2VEC = "model2vec"  # model_type of a static embedding that model2vec saved
 WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd", "emb_dim")
 
 
@@ -68,15 +70,15 @@ HeadPart: TypeAlias = "Dense | LayerNorm | Normalize | Truncate"
 
 
 def read_modules(folder: Path) -> list[tuple[str, str]]:
-    """Returns kind and subfolder of every module: Transformer, Pooling, then the head's. Dropout is left out.
+    """Returns kind and subfolder of every module: Transformer and Pooling, or StaticEmbedding, then the head's.
+
+    Dropout is left out.
 
     Raises:
         ModelError: the folder is not a model, or a module is of an unsupported kind or outside the folder.
     """
     if not (folder / MODULES).exists():
-        if not (folder / "config.json").exists():
-            raise ModelError(f"{folder}: not a model folder (neither modules.json nor config.json)")
-        return [("Transformer", ""), ("Pooling", "")]
+        return _without_list(folder)
     modules = [
         (str(entry["type"]).rpartition(".")[2], str(entry["path"]))
         for entry in read_json(folder / MODULES)
@@ -86,15 +88,25 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
         if not str(entry["type"]).startswith("sentence_transformers."):
             raise ModelError(f"{folder}: module {entry['type']} is custom code, which is not supported")
     kinds = [kind for kind, _ in modules]
-    if kinds[:2] != ["Transformer", "Pooling"]:
+    if kinds[:2] != [TRANSFORMER, "Pooling"] and kinds[:1] != [STATIC]:
         raise ModelError(
-            f"{folder}: its modules are {', '.join(kinds)}; supported are Transformer, Pooling, then "
+            f"{folder}: its modules are {', '.join(kinds)}; supported are {TRANSFORMER}, Pooling (or {STATIC}), then "
             f"{' and '.join(READERS)}"
         )
     for _, path in modules:
         if ".." in Path(path).parts or Path(path).is_absolute():
             raise ModelError(f"{folder}: modules.json points outside the folder ({path})")
     return modules
+
+
+def _without_list(folder: Path) -> list[tuple[str, str]]:
+    """Returns the modules of a folder without modules.json: of model2vec or of transformers."""
+    if not (folder / "config.json").exists():
+        raise ModelError(f"{folder}: not a model folder (neither modules.json nor config.json)")
+    config = read_json(folder / "config.json")
+    if config.get("model_type") == MODEL2VEC:
+        return [(STATIC, ""), *([("Normalize", "")] if config.get("normalize") else [])]
+    return [(TRANSFORMER, ""), ("Pooling", "")]
 
 
 def read_pooling(folder: Path, name: str, config: dict[str, Any], plain: str) -> tuple[tuple[str, ...], bool, int]:
@@ -150,7 +162,7 @@ def _read_part(folder: Path, kind: str) -> HeadPart:
             raise ModelError(f"{folder}: {key} {settings[key]!r} is not supported, only sentence_embedding")
     if kind not in READERS:
         raise ModelError(
-            f"{folder}: module {kind} is not supported; supported are Transformer, Pooling, {' and '.join(READERS)}"
+            f"{folder}: module {kind} is not supported; supported are {TRANSFORMER}, Pooling, {' and '.join(READERS)}"
         )
     return READERS[kind](folder, settings)
 

@@ -76,7 +76,8 @@ class EncoderOptions(Section):
     token_budget: Positive | None = Field(default=None, description="tokens per batch; by default it depends on the device")
     engine: Engine = Field(
         default="auto",
-        description="inference engine on CPUs; auto prefers OpenVINO where it is installed and suits the model",
+        description="inference engine on CPUs; auto prefers OpenVINO where it is installed and suits the model; static "
+        "embedding models always take static",
     )
     compile: bool = Field(default=False, description="compile the model with torch.compile, on GPUs")
 

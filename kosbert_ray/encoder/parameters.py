@@ -16,11 +16,14 @@ LEFT_OUT = ("embed", "wte", "wpe", "pooler")
 def computing_parameters(spec: ModelSpec) -> int:
     """Counts the parameters that every token is multiplied with, that is, all but embedding tables and BERT's pooler.
 
+    A static embedding model has none: its tokens are looked up, and its head multiplies a text's mean once.
     For pickled weights this is an upper bound: their bytes divided by four.
 
     Raises:
         ModelError: a weight file cannot be read.
     """
+    if spec.static:
+        return 0
     return sum(_in_file(path) for path in spec.weight_files if path.suffix in (".safetensors", ".bin"))
 
 

@@ -8,6 +8,7 @@ from kosbert_ray.encoder.spec import ModelSpec
 # Floating-point operations per second.
 CORE_FLOPS, GPU_FLOPS = 1e11, 1e14
 TEXT_BYTES_PER_TOKEN = 5
+TOKENIZED_BYTES = 1e6  # of text that a core tokenizes in a second: the limit of a static embedding model
 
 
 def plain_bytes_per_second(spec: ModelSpec, gpu: bool) -> float:
@@ -16,5 +17,7 @@ def plain_bytes_per_second(spec: ModelSpec, gpu: bool) -> float:
     Raises:
         ModelError: a weight file cannot be read.
     """
+    if spec.static:
+        return TOKENIZED_BYTES
     flops_per_token = 2 * max(1, computing_parameters(spec))
     return TEXT_BYTES_PER_TOKEN * (GPU_FLOPS if gpu else CORE_FLOPS) / flops_per_token

@@ -247,7 +247,7 @@ def _copied(spec: ModelSpec, digests: Digests) -> ModelSpec:
 
 def _require_known(spec: ModelSpec) -> None:
     """Raises ModelError for an architecture that the installed transformers does not have."""
-    if spec.remote_code:
+    if spec.remote_code or spec.static:
         return
     package = find_spec("transformers")
     assert package is not None

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kosbert_ray.encoder import files, support
-from kosbert_ray.encoder.lengths import read_length
+from kosbert_ray.encoder.lengths import NO_LIMIT, read_length, read_static_length
 from kosbert_ray.encoder.modules import (
+    STATIC,
     Dense,
     HeadPart,
     LayerNorm,
@@ -18,7 +19,9 @@ from kosbert_ray.encoder.modules import (
     read_modules,
     read_pooling,
 )
+from kosbert_ray.encoder.numpy_head import require_layers
 from kosbert_ray.encoder.options import SpecOptions
+from kosbert_ray.encoder.static_table import read_width
 from kosbert_ray.errors import ModelError
 
 WEIGHTED = (Dense, LayerNorm)  # modules of the head that have weights
@@ -32,8 +35,8 @@ class ModelSpec:
 
     Attributes:
         folder: the model's folder.
-        transformer: the folder of its transformer.
-        model_type: the architecture, as transformers names it.
+        transformer: the folder of its transformer, or of its static embedding.
+        model_type: the architecture, as transformers names it; "static" for a static embedding model.
         max_seq_length: maximum number of tokens in a text, special tokens included.
         do_lower_case: whether texts are lower-cased.
         pooling: pooling modes, whose results are concatenated.
@@ -46,6 +49,7 @@ class ModelSpec:
         legacy_weight_files: the files that version 0.1.0 hashed as weights. They differ from ``weight_files`` only if
             there are other weights beside those in use.
         remote_code: whether the model's own Python code runs.
+        static: whether it is a static embedding model, which averages a vector for each token and has no transformer.
         notices: messages for the user.
     """
 
@@ -63,7 +67,13 @@ class ModelSpec:
     tokenizer_files: tuple[Path, ...]
     legacy_weight_files: tuple[Path, ...] = ()
     remote_code: bool = False
+    static: bool = False
     notices: tuple[str, ...] = ()
+
+    @property
+    def length_limit(self) -> int | None:
+        """The maximum number of tokens in a text; None if texts are never truncated."""
+        return None if self.max_seq_length >= NO_LIMIT else self.max_seq_length
 
     @property
     def normalized(self) -> bool:
@@ -95,8 +105,34 @@ class ModelSpec:
         )
 
 
+@dataclass(frozen=True)
+class _Body:
+    """The part of a model before its head: a transformer with pooling, or a static embedding.
+
+    Attributes:
+        width: length of its vector.
+        modules: number of its entries in modules.json.
+        code: files of the model's own code, if it runs.
+
+    The other attributes are those of :class:`ModelSpec`.
+    """
+
+    folder: Path
+    model_type: str
+    max_seq_length: int
+    pooling: tuple[str, ...]
+    width: int
+    modules: int
+    tokenizer_files: tuple[Path, ...]
+    include_prompt: bool = True
+    do_lower_case: bool = False
+    code: tuple[Path, ...] = ()
+    remote_code: bool = False
+    static: bool = False
+
+
 def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
-    """Reads a sentence-transformers or a transformers folder.
+    """Reads a sentence-transformers, a transformers or a model2vec folder.
 
     Raises:
         ModelError: a file is missing or broken, an option does not fit, or the model needs something that is not
@@ -105,39 +141,79 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
     notices: list[str] = []
     support.refuse_adapter(folder)
     modules = read_modules(folder)
+    support.refuse_adapter(folder / modules[0][1])
+    body = (_static if modules[0][0] == STATIC else _transformer)(folder, modules, options, notices)
+    own = support.read_model_settings(folder)
+    parts = read_head(folder, modules[body.modules :])
+    if body.static:
+        require_layers(parts)
+    head, dimension = _truncated(folder, *_sized(parts, body.width), own, options)
+    folders = _weight_folders(body.folder, head)
+    weights = [path for inner in folders for path in files.weight_paths(inner)]
+    files.require_content([*weights, *body.tokenizer_files])
+    configs = [path for _, name in modules if (path := folder / name / "config.json").exists()]
+    others = (*configs, *body.code)
+    return ModelSpec(
+        folder=folder,
+        transformer=body.folder,
+        model_type=body.model_type,
+        max_seq_length=body.max_seq_length,
+        do_lower_case=body.do_lower_case,
+        pooling=body.pooling,
+        include_prompt=body.include_prompt,
+        head=head,
+        prompt=_prompt(folder, own, options),
+        dimension=dimension,
+        weight_files=(*weights, *others),
+        tokenizer_files=body.tokenizer_files,
+        legacy_weight_files=(*(path for inner in folders for path in files.legacy_weight_paths(inner)), *others),
+        remote_code=body.remote_code,
+        static=body.static,
+        notices=tuple(notices),
+    )
+
+
+def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOptions, notices: list[str]) -> _Body:
+    """Reads a transformer and its pooling."""
     transformer = folder / modules[0][1]
-    support.refuse_adapter(transformer)
     config = files.read_json(transformer / "config.json")
     support.refuse_architecture(transformer / "config.json", config)
     remote_code = support.runs_remote_code(transformer, config, options.allow_remote_code, notices)
     settings = support.read_transformer_settings(transformer)
     length = read_length(folder, transformer, config, settings, options.max_seq_length, notices)
     plain = _plain_pooling(folder, config, options, notices)
-    pooling, include_prompt, pooled = read_pooling(folder, modules[1][1], config, plain)
-    own = support.read_model_settings(folder)
-    head, dimension = _truncated(folder, *_sized(read_head(folder, modules[2:]), pooled), own, options)
-    folders = _weight_folders(transformer, head)
-    weights = [path for inner in folders for path in files.weight_paths(inner)]
-    tokenizer = files.tokenizer_paths(transformer)
-    files.require_content([*weights, *tokenizer])
-    configs = [path for _, name in modules if (path := folder / name / "config.json").exists()]
-    others = (*configs, *(sorted(transformer.glob("*.py")) if remote_code else ()))
-    return ModelSpec(
-        folder=folder,
-        transformer=transformer,
+    pooling, include_prompt, width = read_pooling(folder, modules[1][1], config, plain)
+    return _Body(
+        folder=transformer,
         model_type=config.get("model_type", "unknown"),
         max_seq_length=length,
-        do_lower_case=bool(settings.get("do_lower_case")),
         pooling=pooling,
+        width=width,
+        modules=2,
+        tokenizer_files=tuple(files.tokenizer_paths(transformer)),
         include_prompt=include_prompt,
-        head=head,
-        prompt=_prompt(folder, own, options),
-        dimension=dimension,
-        weight_files=(*weights, *others),
-        tokenizer_files=tuple(tokenizer),
-        legacy_weight_files=(*(path for inner in folders for path in files.legacy_weight_paths(inner)), *others),
+        do_lower_case=bool(settings.get("do_lower_case")),
+        code=tuple(sorted(transformer.glob("*.py"))) if remote_code else (),
         remote_code=remote_code,
-        notices=tuple(notices),
+    )
+
+
+def _static(folder: Path, modules: list[tuple[str, str]], options: SpecOptions, _notices: list[str]) -> _Body:
+    """Reads a static embedding."""
+    if options.pooling:
+        raise ModelError(f"{folder}: a static embedding is averaged, so model.pooling cannot be set")
+    static = folder / modules[0][1]
+    weights, tokenizer = files.weight_paths(static), static / "tokenizer.json"
+    files.require_content(weights)
+    return _Body(
+        folder=static,
+        model_type="static",
+        max_seq_length=read_static_length(tokenizer, options.max_seq_length),
+        pooling=("mean",),
+        width=read_width(weights),
+        modules=1,
+        tokenizer_files=(tokenizer,),
+        static=True,
     )
 
 

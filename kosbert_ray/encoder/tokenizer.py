@@ -1,5 +1,6 @@
 """Texts to token ids, truncated and tokenized exactly as by sentence-transformers, each distinct text once.
 
+The tokenizer of a static embedding model is read as it is, and the tokens are those without special tokens. Of others,
 transformers can read any model's tokenizer but takes seconds and 300 MB to import. So the driver loads the tokenizer once
 and sends the Rust tokenizer as JSON to the tokenizing workers, which need nothing else.
 """
@@ -106,8 +107,8 @@ def _lacks_sentencepiece(spec: ModelSpec) -> bool:
 
 
 def _cache_file(spec: ModelSpec) -> Path | None:
-    """Returns the file that caches a tokenizer; None for a model with code of its own."""
-    if spec.remote_code:
+    """Returns the file that caches a tokenizer; None for a model with code of its own, or with a Rust tokenizer alone."""
+    if spec.remote_code or spec.static:
         return None
     config = spec.transformer / "config.json"  # decides the tokenizer's class
     parts = [CACHED, sha256(spec.folder, [*spec.tokenizer_files, *([config] if config.exists() else [])])]
@@ -160,12 +161,14 @@ class Tokenizer:
 
     @staticmethod
     def read(spec: ModelSpec) -> Tokenizer:
-        """Reads the tokenizer of a model folder with transformers.
+        """Reads the tokenizer of a model folder, with transformers unless it is a static embedding model's.
 
         Raises:
             ModelError: its files cannot be loaded, it is a Python ("slow") tokenizer, or it needs token_type_ids other
                 than 0, which is not supported.
         """
+        if spec.static:
+            return _read_static(spec)
         from tokenizers.normalizers import Lowercase, Sequence
         from transformers import AutoTokenizer
 
@@ -224,7 +227,7 @@ class Tokenizer:
     @cached_property
     def overhead(self) -> int:
         """Number of tokens that every text gets in addition: special tokens and the prompt's."""
-        return len(self._whole.encode(self.prompt))
+        return len(self._whole.encode(self.prompt, add_special_tokens=self.special_tokens > 0))
 
     def places(self, texts: list[str]) -> list[list[tuple[int, int]]]:
         """Returns ``(start, end)`` of every token of each text, in code points. Special tokens and prompt are left out."""
@@ -269,7 +272,7 @@ class Tokenizer:
     def _encode(self, texts: list[str], first: int, failed: dict[int, str]) -> list[Any]:
         """Encodes texts. Failing texts are found by bisection; they give None and a reason in ``failed``."""
         try:
-            return list(self._rust.encode_batch_fast(texts))
+            return list(self._rust.encode_batch_fast(texts, add_special_tokens=self.special_tokens > 0))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic in Rust is no Exception
@@ -278,3 +281,28 @@ class Tokenizer:
                 return [None]
         half = len(texts) // 2
         return self._encode(texts[:half], first, failed) + self._encode(texts[half:], first + half, failed)
+
+
+def _read_static(spec: ModelSpec) -> Tokenizer:
+    """Reads a static embedding model's tokenizer.json. Raises ModelError if it cannot be loaded."""
+    from tokenizers import Tokenizer as RustTokenizer
+
+    path = spec.tokenizer_files[0]
+    try:
+        rust = RustTokenizer.from_file(str(path))
+    except Exception as error:
+        raise ModelError(f"{path}: cannot load the tokenizer ({first_line(error)})") from error
+    direction = (rust.truncation or {}).get("direction", "right")
+    rust.no_padding()
+    rust.enable_truncation(spec.max_seq_length, direction=direction)
+    state = rust.to_str()
+    model = json.loads(state)["model"]
+    unknown = rust.token_to_id(model["unk_token"]) if model.get("unk_token") else model.get("unk_id")
+    return Tokenizer(
+        state,
+        spec.prompt,
+        prompt_length=len(rust.encode(spec.prompt, add_special_tokens=False)),
+        special_tokens=0,
+        vocabulary=max(rust.get_vocab(with_added_tokens=True).values(), default=-1) + 1,
+        unknown_id=-1 if unknown is None else int(unknown),
+    )

@@ -102,8 +102,10 @@ def _model(config: JobConfig) -> str:
     tokens = encoder.tokenizer([TEXT])
     unknown = unknown_notice(encoder.tokenizer.unknown(tokens), len(tokens.ids))
     notices = "".join(f"; {notice}" for notice in [*encoder.notices, *filter(None, [unknown])])
+    limit = encoder.spec.length_limit
+    tokens_taken = f"up to {limit}" if limit else "any number of"
     return (
-        f"{config.model.name}: {encoder.spec.dimension} dimensions, up to {encoder.spec.max_seq_length} tokens; "
+        f"{config.model.name}: {encoder.spec.dimension} dimensions, {tokens_taken} tokens; "
         f"{encoder.engine} {encoder.precision} on {encoder.device}, attention {encoder.attention}, loaded and tested in "
         f"{time.perf_counter() - started:.1f} s{notices}"
     )

@@ -22,6 +22,7 @@ from kosbert_ray.corpus.options import TARGET_ROWS
 from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.corpus.sample import Stratum, sampled_slices, strata
 from kosbert_ray.corpus.text import DECOMPOSED_NOTICE, MANY_DECOMPOSED, decomposed
+from kosbert_ray.encoder.engines.choice import fitted, require_fitting
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import has_gpu
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
@@ -54,7 +55,7 @@ class Estimate:
         truncated: rows longer than the model's maximum.
         dropped_tokens: tokens cut off from these rows.
         lengths: rows by length, in bins of at most that many tokens.
-        max_seq_length: the model's maximum length in tokens.
+        max_seq_length: the model's maximum length in tokens; None if it takes texts of any length.
         slices: number of slices.
         output_bytes: bytes of all shards.
         puts, gets: requests to the stores.
@@ -77,7 +78,7 @@ class Estimate:
     truncated: float
     dropped_tokens: float
     lengths: dict[int, float]
-    max_seq_length: int
+    max_seq_length: int | None
     slices: float
     output_bytes: float
     puts: float
@@ -110,7 +111,9 @@ def estimate(config: JobConfig) -> Estimate:
     Raises:
         KosbertError: the input or the model cannot be read.
     """
-    job = Job.resolve(config).sized(has_gpu(config.encoder))
+    job = Job.resolve(config)
+    require_fitting(job.spec, config.encoder)
+    job = job.sized(has_gpu(fitted(job.spec, config.encoder)))
     config = job.config
     corpus, spec, policy = job.corpus, job.spec, job.long_text
     tokenizer = Tokenizer.load(spec)
@@ -173,7 +176,7 @@ def estimate(config: JobConfig) -> Estimate:
         truncated=whole.values["truncated"],
         dropped_tokens=whole.values["dropped_tokens"],
         lengths=dict(sorted(whole.lengths.items())),
-        max_seq_length=spec.max_seq_length,
+        max_seq_length=spec.length_limit,
         slices=slices,
         output_bytes=written * row_bytes + slices * shard_overhead,
         puts=puts,

@@ -16,7 +16,7 @@ from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.identity import BackgroundHashing
 from kosbert_ray.corpus.listing import Corpus
-from kosbert_ray.encoder.engines.choice import preferred_engine
+from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require_fitting
 from kosbert_ray.encoder.options import has_gpu, require_possible
 from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import end_notice, unknown_notice
@@ -102,8 +102,8 @@ class Run:
         self.job.long_text  # noqa: B018 (raises before anything is done)
         self._notices.info(*self.job.spec.notices)
         require_possible(self._given.encoder)
-        if config.encoder.engine == "auto":
-            self._use_engine(preferred_engine(self.job.spec, config.encoder, "cpu"))
+        require_fitting(self.job.spec, self._given.encoder)
+        self._fit_encoder()
         self._report_input()
         self.output = OutputState(Ledger(storage), stored, self._notices)
         self._resources = Resources(config, self.output, stack, model)
@@ -298,11 +298,16 @@ class Run:
 
     # -- encoding ------------------------------------------------------------------------------------------------------
 
-    def _use_engine(self, engine: str) -> None:
-        """Settles the engine for CPUs, for this run and those that resume it."""
-        if engine != DEFAULT_ENGINE:
-            self._notices.info(f"encoder.engine={engine} on CPUs, which suits the model (encoder.engine=torch for PyTorch)")
-        encoder = self.config.encoder.model_copy(update={"engine": engine})
+    def _fit_encoder(self) -> None:
+        """Fits the options to the model, and settles the engine for CPUs, for this run and those that resume it."""
+        encoder = fitted(self.job.spec, self.config.encoder)
+        if encoder.engine == "auto":
+            engine = preferred_engine(self.job.spec, encoder, "cpu")
+            encoder = encoder.model_copy(update={"engine": engine})
+            if engine != DEFAULT_ENGINE:
+                self._notices.info(
+                    f"encoder.engine={engine} on CPUs, which suits the model (encoder.engine=torch for PyTorch)"
+                )
         self.config = self.config.model_copy(update={"encoder": encoder})
         self.job = replace(self.job, config=self.config)
 

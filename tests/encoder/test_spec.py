@@ -57,8 +57,8 @@ def test_an_unsupported_module_is_refused_by_name(folder: Path) -> None:
     (folder / "modules.json").write_text(json.dumps([*modules, {"idx": 2, "path": "2_CNN", "type": ST + "CNN"}]))
     with pytest.raises(ModelError, match="module CNN is not supported"):
         read_spec(folder)
-    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "path": "", "type": ST + "StaticEmbedding"}]))
-    with pytest.raises(ModelError, match="its modules are StaticEmbedding"):
+    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "path": "", "type": ST + "WordEmbeddings"}]))
+    with pytest.raises(ModelError, match=r"its modules are WordEmbeddings; supported are Transformer, Pooling \(or Static"):
         read_spec(folder)
 
 

@@ -1,4 +1,7 @@
-"""Chooses the engine for ``encoder.engine=auto`` by a pure rule, so that all parts of a job and all of its runs agree."""
+"""Fits the options to the model, and chooses the engine for ``encoder.engine=auto``.
+
+Both follow from rules alone, so that all parts of a job and all of its runs agree.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,56 @@ import platform
 from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.spec import ModelSpec
+from kosbert_ray.errors import UsageError
 
 CPUS = ("x86_64", "AMD64")  # where OpenVINO was measured to be the faster engine
 # Architectures whose OpenVINO graphs were tested to give PyTorch's vectors.
 OPENVINO_TYPES = frozenset({"bert", "roberta", "xlm-roberta", "electra", "distilbert", "modernbert"})
 
 
+# The options under which a static embedding model runs, apart from "auto".
+STATIC_OPTIONS = {"engine": table.STATIC, "device": "cpu", "precision": "fp32"}
+
+
+def require_fitting(spec: ModelSpec, options: EncoderOptions) -> None:
+    """Raises UsageError if the model cannot run under these options on any machine."""
+    if options.engine == table.STATIC and not spec.static:
+        raise UsageError(
+            f"encoder.engine: static is for static embedding models, and {spec.folder} is a {spec.model_type} model; "
+            "use encoder.engine=auto"
+        )
+    for name, value in STATIC_OPTIONS.items() if spec.static else ():
+        given = getattr(options, name)
+        if given not in ("auto", value):
+            raise UsageError(
+                f"encoder.{name}: {spec.folder} is a static embedding model, which runs with {value} only, not {given}"
+            )
+
+
+def fitted(spec: ModelSpec, options: EncoderOptions) -> EncoderOptions:
+    """Returns the options with the engine and the device of the model's kind: a static embedding model runs on CPUs."""
+    if spec.static:
+        return options.model_copy(update={"engine": table.STATIC, "device": "cpu"})
+    if options.engine == table.STATIC:
+        return options.model_copy(update={"engine": "auto"})
+    return options
+
+
 def preferred_engine(spec: ModelSpec, options: EncoderOptions, device: str) -> str:
-    """Returns the engine to prefer: OpenVINO for a tested architecture on an x86 CPU if it is installed, else torch.
+    """Returns the engine to prefer: that of its kind for a static embedding model, OpenVINO for a tested architecture on an
+    x86 CPU if it is installed, else torch.
 
     Args:
         spec: the model.
         options: the options; an engine is preferred only for a precision that it supports.
         device: the device in use: "cuda", "mps" or "cpu".
     """
+    if spec.static:
+        return table.STATIC
     if device != "cpu" or options.device not in ("cpu", "auto"):
-        return "torch"
+        return table.TORCH
     fits = [name for name in table.engines_for("cpu", options.precision) if table.is_installed(name)]
     openvino = spec.model_type in OPENVINO_TYPES and not spec.remote_code and platform.machine() in CPUS
-    if "openvino" in fits and (openvino or "torch" not in fits):
+    if "openvino" in fits and (openvino or table.TORCH not in fits):
         return "openvino"
-    return "torch"
+    return table.TORCH

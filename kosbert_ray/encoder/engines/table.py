@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from kosbert_ray.encoder.spec import ModelSpec
 
 
+TORCH, STATIC = "torch", "static"
+
+
 @dataclass(frozen=True)
 class EngineEntry:
     """An engine's module and capabilities.
@@ -39,7 +42,7 @@ class EngineEntry:
 
 
 ENGINES: dict[str, EngineEntry] = {
-    "torch": EngineEntry(
+    TORCH: EngineEntry(
         "kosbert_ray.encoder.engines.torch",
         {"cuda": ("fp32", "bf16", "fp16"), "mps": ("fp32", "bf16", "fp16"), "cpu": ("fp32", "bf16")},
         compiles_on=("cuda",),
@@ -47,6 +50,7 @@ ENGINES: dict[str, EngineEntry] = {
     "openvino": EngineEntry(
         "kosbert_ray.encoder.engines.openvino", {"cpu": ("fp32", "bf16", "int8")}, package="openvino", extra="cpu"
     ),
+    STATIC: EngineEntry("kosbert_ray.encoder.engines.static", {"cpu": ("fp32",)}),
 }
 
 

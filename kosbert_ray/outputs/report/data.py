@@ -97,7 +97,7 @@ class Report:
         rejected: by reason, the most frequent first.
         rejected_seen: how many rejected rows were read.
         lengths: tokens of the sampled texts, uncut; empty if there are none.
-        max_seq_length: tokens that the model takes; None if the model cannot be loaded here.
+        max_seq_length: tokens that the model takes; None if it takes any number or cannot be loaded here.
         sample: None for an output without vectors.
         evaluation: figures of ``kosbert-ray evaluate --json``.
         notes: what is missing from the report, and why.
@@ -220,12 +220,12 @@ def _lengths(job: JobConfig, texts: list[str], notes: list[str]) -> tuple[npt.ND
     try:
         spec = model_ref(job).spec()
         if not texts:
-            return nothing, spec.max_seq_length
+            return nothing, spec.length_limit
         tokens = Tokenizer.load(spec)(texts)
     except KosbertError as error:
         notes.append(f"Lengths are not shown: the model cannot be loaded here ({error}).")
         return nothing, None
-    return (tokens.lengths + tokens.dropped)[tokens.rows].astype(np.int64), spec.max_seq_length
+    return (tokens.lengths + tokens.dropped)[tokens.rows].astype(np.int64), spec.length_limit
 
 
 def _rejected(output: Output) -> tuple[tuple[Rejected, ...], int]:

@@ -17,6 +17,10 @@ from kosbert_ray.units import duration
 
 # A run that a plain machine finishes in this time spends more of it on starting Ray than it gains.
 LITTLE_SECONDS = 30.0
+# Of a static embedding model: to move its texts and vectors between processes costs half as much as to compute them, and
+# this process tokenizes on several cores anyway.
+STATIC_LITTLE_SECONDS = 120.0
+STATIC_CORES = 8  # with more, the part of the work that takes one core at a time decides
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def choose(config: JobConfig, spec: ModelSpec, fragments: Iterable[Fragment], cr
     if _wants_ray(config):
         return Choice("ray")
     seconds = plain_seconds(spec, config.encoder, fragments)
-    if seconds > LITTLE_SECONDS:
+    if seconds > (STATIC_LITTLE_SECONDS if spec.static else LITTLE_SECONDS):
         return Choice("ray")
     if crashed:
         return Choice("ray", "an earlier run in one process was killed, so this one isolates its workers with Ray")
@@ -54,10 +58,11 @@ def choose(config: JobConfig, spec: ModelSpec, fragments: Iterable[Fragment], cr
 
 
 def plain_seconds(spec: ModelSpec, options: EncoderOptions, fragments: Iterable[Fragment]) -> float:
-    """Estimates the seconds of encoding on a plain machine."""
+    """Estimates the seconds of encoding on a plain machine with this machine's cores."""
     total = sum(text_bytes(item.file) * item.input_bytes / max(1, item.file.size) for item in fragments)
     gpu = has_gpu(options)
-    return total / plain_bytes_per_second(spec, gpu) / (1 if gpu else usable_cores())
+    cores = min(usable_cores(), STATIC_CORES) if spec.static else usable_cores()
+    return total / plain_bytes_per_second(spec, gpu) / (1 if gpu else cores)
 
 
 def _wants_ray(config: JobConfig) -> bool:
