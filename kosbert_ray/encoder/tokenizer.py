@@ -31,7 +31,7 @@ from kosbert_ray.errors import ModelError, first_line
 COMPOSED = "한국어 문장"
 UINT16_VOCABULARY = 2**16
 SAMPLE = "안녕하세요"
-CACHED = "1"  # raise it when a cached tokenizer would differ from one that is read
+CACHED = "2"  # raise it when a cached tokenizer would differ from one that is read
 PACKAGES = ("tokenizers", "transformers")  # whose versions a cached tokenizer depends on
 MANY_UNKNOWN = 0.1  # share of the tokens; real Korean text has 0.01 or less
 
@@ -66,6 +66,26 @@ def _lacks_sentencepiece(spec: ModelSpec) -> bool:
     names = {path.name for path in spec.tokenizer_files}
     only = not names & {"tokenizer.json", "vocab.txt", "vocab.json"} and any(name.endswith(".model") for name in names)
     return only and find_spec("sentencepiece") is None
+
+
+def _unknown_id(slow: Any, state: str) -> int:
+    """Returns the id of the unknown token, or -1 if there is none.
+
+    The Rust model decides which token it is; the configuration of the tokenizer may name another one.
+
+    Args:
+        slow: transformers' tokenizer.
+        state: the Rust tokenizer, as JSON.
+    """
+    model = json.loads(state)["model"]
+    unknown = model.get("unk_id")
+    if model.get("unk_token"):
+        unknown = slow.backend_tokenizer.token_to_id(model["unk_token"])
+    if unknown is None:
+        unknown = slow.unk_token_id
+    # GPT-2 and its relatives have no unknown token and report the end-of-text token instead.
+    shared = (slow.pad_token_id, slow.cls_token_id, slow.sep_token_id, slow.bos_token_id, slow.eos_token_id)
+    return -1 if unknown is None or unknown in shared else int(unknown)
 
 
 def _cache_file(spec: ModelSpec) -> Path | None:
@@ -155,11 +175,10 @@ class Tokenizer:
             fast.normalizer = Sequence([Lowercase(), before] if before is not None else [Lowercase()])
         fast.no_padding()
         fast.enable_truncation(spec.max_seq_length, direction=slow.truncation_side)
-        # GPT-2 and its relatives have no unknown token and report the end-of-text token instead.
-        shared = (slow.pad_token_id, slow.cls_token_id, slow.sep_token_id, slow.bos_token_id, slow.eos_token_id)
-        unknown = slow.unk_token_id
-        unknown = -1 if unknown is None or unknown in shared else int(unknown)
-        return Tokenizer(fast.to_str(), spec.prompt, prompt_length, slow.num_special_tokens_to_add(), len(slow), unknown)
+        state = fast.to_str()
+        return Tokenizer(
+            state, spec.prompt, prompt_length, slow.num_special_tokens_to_add(), len(slow), _unknown_id(slow, state)
+        )
 
     @cached_property
     def _rust(self) -> Any:
