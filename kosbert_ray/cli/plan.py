@@ -163,7 +163,7 @@ def _long_texts(found: Estimate, rows: float) -> str:
 
 
 def _capped(found: Estimate, rows: float, cap: int, profiles: dict[str, ProfileOptions]) -> str:
-    """What a lower maximum length would cost and save."""
+    """The effect of a lower maximum length, as text."""
     from kosbert_ray.units import duration
 
     would = found.caps[cap]

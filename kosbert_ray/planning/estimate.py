@@ -40,7 +40,7 @@ RECEIPTS_OF_A_PUT = 1000
 
 @dataclass(frozen=True)
 class Cap:
-    """What a lower maximum length of the model would change. Figures are for the whole corpus.
+    """The effect of a lower maximum length of the model. Figures are for the whole corpus.
 
     Attributes:
         rows: rows that would be truncated.
