@@ -133,8 +133,12 @@ class ModelRef:
     options: SpecOptions
 
     def spec(self) -> ModelSpec:
-        """Reads this machine's copy of the model folder; raises ModelError if it is not available."""
-        return read_spec(fetch_model(self.source), self.options)
+        """Reads this machine's copy of the model folder, with the prompt for documents.
+
+        Raises:
+            ModelError: it is not available.
+        """
+        return read_spec(fetch_model(self.source), self.options).for_documents()
 
     def prepare(self, commit: str | None = None) -> PreparedModel:
         """Hashes the model and makes it loadable by other processes.

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import logging
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -313,6 +315,11 @@ def _may_contain_secret(model: type[BaseModel], name: str) -> bool:
     """True for hidden options, for values inside one, and for sections that have one."""
     hidden = [option.name for option in describe(model) if option.hidden]
     return any(f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.") for other in hidden)
+
+
+def set_argument(name: str, text: str) -> str:
+    """Returns the argument that sets an option to a text, quoted for YAML and for a shell."""
+    return f"--set {shlex.quote(f'{name}={json.dumps(text, ensure_ascii=False)}')}"
 
 
 def shown_value(value: Any) -> str:

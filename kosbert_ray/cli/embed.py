@@ -93,6 +93,9 @@ def config_of(arguments: argparse.Namespace) -> JobConfig:
     defaults = successor(config, arguments.into)
     if {"name", "revision"} & config.model.model_fields_set:  # another model has its own prompt and length
         del defaults["model"]
+    elif {"prompt", "prompt_name"} & config.model.model_fields_set:
+        for name in ("prompt", "prompt_name"):  # either replaces the other
+            defaults["model"].pop(name, None)
     return load_config(arguments.config, arguments.set, given(arguments, NAMES), defaults)
 
 

@@ -81,25 +81,34 @@ def _plan(arguments: argparse.Namespace) -> int:
     if done:
         config = settings_of(config)
     found = estimate(config)
-    speed = remembered(model_ref(config).spec(), config)
+    spec = model_ref(config).spec()
+    speed = remembered(spec, config)
     profiles = dict(config.plan.profiles)
     if speed:
         profiles = {THIS_MACHINE: ProfileOptions(tokens_per_second=speed.tokens_per_second), **profiles}
     if arguments.json:
         seconds = {name: seconds_on(profile, found) for name, profile in profiles.items()}
         committed = done.committed if done else 0
-        print(json.dumps({**asdict(found), "committed": committed, "seconds": seconds}, ensure_ascii=False))
+        tree = {**asdict(found), "prompt": spec.prompt, "committed": committed, "seconds": seconds}
+        print(json.dumps(tree, ensure_ascii=False))
         return 0
-    for line in _lines(config, found, done, profiles):
+    for line in _lines(config, found, done, profiles, spec.prompts.described(spec.prompt)):
         print(line)
-    for notice in () if done else found.notices:  # the preview has logged them
-        log.info(notice)
+    if not done:  # the preview has logged what follows from the input's files and the model
+        for notice in found.notices:
+            log.info(notice)
+        if warning := spec.prompts.document_warning(config.model.name):
+            log.warning(warning)
+    for warning in found.warnings:
+        log.warning(warning)
     for reason in found.unread[:SHOWN_REASONS]:
         log.error(reason, extra={"label": "problem"})
     return 0
 
 
-def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: dict[str, ProfileOptions]) -> list[str]:
+def _lines(
+    config: JobConfig, found: Estimate, done: Preview | None, profiles: dict[str, ProfileOptions], prompt: str
+) -> list[str]:
     """The estimate as text."""
     from kosbert_ray.units import duration
 
@@ -113,6 +122,7 @@ def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: d
         f"texts     {about}{_bytes(found.text_bytes)}; {found.repeated:.1%} duplicates within a slice, "
         f"{'' if whole else 'at least '}{found.shared:.1%} across slices",
         f"tokens    {about}{found.tokens:,.0f}, {found.tokens / rows:.1f} per row; {found.encoded_tokens:,.0f} to encode",
+        f"prompt    {prompt}",
         _long_texts(found, rows),
     ]
     most = max(found.lengths.values(), default=0)
@@ -121,6 +131,7 @@ def _lines(config: JobConfig, found: Estimate, done: Preview | None, profiles: d
         bar = "█" * round(BAR * count / most) if most else ""
         lines.append(f"          {before + 1:>5}-{upper:<5} {count / rows:6.1%}  {bar}".rstrip())
         before = upper
+    lines += [_capped(found, rows, cap, profiles) for cap in found.caps]
     rejected = sorted(found.rejected.items(), key=lambda item: -item[1])
     lines += [f"rejected  {about}{count:,.0f} rows: {reason}" for reason, count in rejected[:SHOWN_REASONS]]
     lines.append(f"output    {about}{found.slices:,.0f} shards, {_bytes(found.output_bytes)}{_price(config, found)}")
@@ -150,6 +161,22 @@ def _long_texts(found: Estimate, rows: float) -> str:
     return (
         f"length    {found.truncated / rows:.2%} of the rows are longer than the model's {found.max_seq_length} tokens and "
         f"lose {lost:.2%} of all tokens"
+    )
+
+
+def _capped(found: Estimate, rows: float, cap: int, profiles: dict[str, ProfileOptions]) -> str:
+    """The effect of a lower maximum length, as text."""
+    from kosbert_ray.units import duration
+
+    would = found.caps[cap]
+    saved = "".join(
+        f", {duration(would.encoded_tokens / profile.tokens_per_second / profile.devices)} on {name}"
+        for name, profile in profiles.items()
+    )
+    return (
+        f"cap       {would.tokens / max(found.tokens, 1):.1%} of the tokens are beyond {cap:,} in their text: "
+        f"model.max_seq_length={cap} truncates {would.rows / rows:.2%} of the rows and saves "
+        f"{would.encoded_tokens:,.0f} tokens{saved}"
     )
 
 

@@ -33,9 +33,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("--queries", metavar="FILE", help="a text file with one query per line")
     parser.add_argument("-k", "--top-k", type=int, default=10, metavar="N", help="rows per query (default: 10)")
     parser.add_argument("--similarity", choices=["cosine", "dot"], default="cosine", help="default: cosine")
-    parser.add_argument(
-        "--prompt", metavar="TEXT", help="put before each query, if the model uses another prompt for queries"
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument(
+        "--prompt", metavar="TEXT", help="put before each query; by default the model's prompt for queries"
     )
+    prompts.add_argument("--prompt-name", metavar="NAME", help="one of the model's own prompts instead")
     parser.add_argument("--format", choices=["table", "jsonl", "parquet"], default="table", help="default: table")
     parser.add_argument("--to", metavar="FILE", help="write to this file; required for parquet")
     add_config(parser)
@@ -44,7 +46,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = job_config(arguments, {"output": "output.path", "prompt": "model.prompt"})
+    config = job_config(arguments, {"output": "output.path", "prompt": "model.prompt", "prompt_name": "model.prompt_name"})
     queries = [*map(_utf8, arguments.query), *(_lines(arguments.queries) if arguments.queries else [])]
     if not queries:
         raise UsageError("QUERY: give a text to look for, or --queries FILE")
@@ -54,8 +56,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from kosbert_ray.outputs.search import search
 
     model = config.model  # only the prompt options are used
+    prompt = None if arguments.prompt_name else model.prompt  # a job file may set one
     output = Output(config)
-    hits = search(output, queries, arguments.top_k, arguments.similarity, model.prompt, model.prompt_name)
+    hits = search(output, queries, arguments.top_k, arguments.similarity, prompt, model.prompt_name)
     if arguments.format == "parquet":
         _write_parquet(hits, arguments.to)
         return 0

@@ -6,6 +6,7 @@ tokenized elsewhere.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -95,6 +96,8 @@ class Encoder:
     def __init__(self, spec: ModelSpec, options: EncoderOptions, strict: bool = True) -> None:
         self.spec = spec = as_safetensors(spec)
         require_fitting(spec, options)
+        self._options, self._strict = options, strict
+        self._others: dict[str, Encoder] = {}  # encoders with other prompts, by prompt
         options = fitted(spec, options)
         self.device = pick_device(options.device)
         require_possible(options.model_copy(update={"device": self.device}))
@@ -162,7 +165,10 @@ class Encoder:
         return self._tokenizer
 
     def encode(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float32]:
-        """Encodes ``n`` texts. Returns float32 ``[n, dimension]``, L2-normalized only if the model normalizes.
+        """Encodes ``n`` texts with the spec's prompt: the model's default prompt, unless options set another.
+
+        Returns:
+            Vectors, float32 ``[n, dimension]``, L2-normalized only if the model normalizes.
 
         A static embedding model gives a text without tokens, such as an empty one, the vector of sentence-transformers,
         which is usually 0. A job rejects such texts.
@@ -175,6 +181,36 @@ class Encoder:
         for row, reason in encoded.failed.items():
             raise ModelError(f"text {row}: {reason}")
         return encoded.vectors
+
+    def encode_query(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float32]:
+        """Encodes queries, as sentence-transformers' ``encode_query`` does; otherwise the same as :meth:`encode`.
+
+        >>> from kosbert_ray import Encoder
+        >>> encoder = Encoder.load("bundled:kosbert-mini")
+        >>> encoder.encode_query(["비가 오면 무엇을 먹을까?"]).shape
+        (1, 256)
+        """
+        return self._with_prompt(self.spec.prompts.query).encode(texts)
+
+    def encode_document(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float32]:
+        """Encodes documents, as sentence-transformers' ``encode_document`` and jobs do; otherwise the same as
+        :meth:`encode`.
+        """
+        return self._with_prompt(self.spec.prompts.document).encode(texts)
+
+    def _with_prompt(self, prompt: str) -> Encoder:
+        """Returns an encoder that puts another prompt before texts and shares this one's engine if it can."""
+        if prompt == self.spec.prompt:
+            return self
+        if prompt not in self._others:
+            spec = replace(self.spec, prompt=prompt)
+            if self.spec.include_prompt:
+                other = copy.copy(self)
+                other.spec, other._tokenizer = spec, None
+            else:  # the engine leaves as many tokens out of pooling as its own prompt has
+                other = Encoder(spec, self._options, self._strict)
+            self._others[prompt] = other
+        return self._others[prompt]
 
     def encode_tokens(
         self, tokens: Tokens, shared: tuple[npt.NDArray[np.int64], Vectors] | None = None, encode_empty: bool = False

@@ -39,7 +39,9 @@ class _ModelName(Section):
 class SpecOptions(Section):
     """Options that override what a model folder says."""
 
-    prompt: str | None = Field(default=None, description="text put before every text; by default the model's own prompt")
+    prompt: str | None = Field(
+        default=None, description="text put before every text; by default the model's own prompt for documents"
+    )
     prompt_name: str | None = Field(default=None, description="name of one of the model's own prompts")
     max_seq_length: Positive | None = Field(
         default=None, description="maximum tokens per text, with the special ones; by default the model's own limit"

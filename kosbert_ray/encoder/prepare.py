@@ -107,12 +107,15 @@ class PreparedModel:
         return replace(self, folder=copy.folder, digest=Digests.of(copy).all, frozen=True)
 
     def spec(self) -> ModelSpec:
-        """Finds the model on this machine, or fetches it.
+        """Finds the model on this machine, or fetches it. Returns it with the prompt for documents, as jobs embed them.
 
         Raises:
             ModelError: this machine does not have the model, or has other files under its name.
             StorageError: a store refuses access.
         """
+        return self._found().for_documents()
+
+    def _found(self) -> ModelSpec:
         if self.host == socket.gethostname() and self.folder.is_dir():
             return read_spec(self.folder, self.options)
         for folder in (self.folder, cache_folder("models") / self.digest[:DIGEST_LETTERS]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from kosbert_ray.encoder.modules import (
 )
 from kosbert_ray.encoder.numpy_head import require_layers
 from kosbert_ray.encoder.options import SpecOptions
+from kosbert_ray.encoder.prompts import Prompts, read_prompts
 from kosbert_ray.encoder.static_table import read_width
 from kosbert_ray.errors import ModelError
 
@@ -42,12 +43,13 @@ class ModelSpec:
         pooling: pooling modes, whose results are concatenated.
         include_prompt: whether the prompt's tokens are pooled.
         head: the modules behind pooling.
-        prompt: text to put before every text.
+        prompt: text to put before every text; :func:`read_spec` gives that of sentence-transformers' ``encode``.
         dimension: length of a vector.
         weight_files: weights and configs of all modules, and the model's own code if it runs.
         tokenizer_files: the tokenizer's files.
         legacy_weight_files: the files that version 0.1.0 hashed as weights. They differ from ``weight_files`` only if
             there are other weights beside those in use.
+        prompts: the prompts to choose from.
         remote_code: whether the model's own Python code runs.
         static: whether it is a static embedding model, which averages a vector for each token and has no transformer.
         notices: messages for the user.
@@ -66,6 +68,7 @@ class ModelSpec:
     weight_files: tuple[Path, ...]
     tokenizer_files: tuple[Path, ...]
     legacy_weight_files: tuple[Path, ...] = ()
+    prompts: Prompts = field(default_factory=Prompts)
     remote_code: bool = False
     static: bool = False
     notices: tuple[str, ...] = ()
@@ -84,6 +87,14 @@ class ModelSpec:
     def pickled(self) -> bool:
         """True if some weights are pickles, which are converted before they are loaded."""
         return any(path.suffix == ".bin" for path in self.weight_files)
+
+    def for_documents(self) -> ModelSpec:
+        """Returns the spec with the prompt of sentence-transformers' ``encode_document``."""
+        return replace(self, prompt=self.prompts.document)
+
+    def for_queries(self) -> ModelSpec:
+        """Returns the spec with the prompt of sentence-transformers' ``encode_query``."""
+        return replace(self, prompt=self.prompts.query)
 
     def moved(self, folder: Path) -> ModelSpec:
         """Returns the spec of a copy of the model's folder, in which weights may have been converted."""
@@ -144,6 +155,7 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
     support.refuse_adapter(folder / modules[0][1])
     body = (_static if modules[0][0] == STATIC else _transformer)(folder, modules, options, notices)
     own = support.read_model_settings(folder)
+    prompts = read_prompts(folder, own, options)
     parts = read_head(folder, modules[body.modules :])
     if body.static:
         require_layers(parts)
@@ -162,11 +174,12 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         pooling=body.pooling,
         include_prompt=body.include_prompt,
         head=head,
-        prompt=_prompt(folder, own, options),
+        prompt=prompts.encode,
         dimension=dimension,
         weight_files=(*weights, *others),
         tokenizer_files=body.tokenizer_files,
         legacy_weight_files=(*(path for inner in folders for path in files.legacy_weight_paths(inner)), *others),
+        prompts=prompts,
         remote_code=body.remote_code,
         static=body.static,
         notices=tuple(notices),
@@ -261,17 +274,3 @@ def _truncated(
         # sentence-transformers does not renormalize after a truncation that the model itself sets.
         return (*head, Truncate(int(own["truncate_dim"]))), int(own["truncate_dim"])
     return head, dimension
-
-
-def _prompt(folder: Path, own: dict[str, Any], options: SpecOptions) -> str:
-    """Returns the prompt; raises ModelError if the model does not have the one asked for."""
-    if options.prompt is not None:
-        return options.prompt
-    prompts = own.get("prompts") or {}
-    name = options.prompt_name or own.get("default_prompt_name")
-    if name is None:
-        return ""
-    if name not in prompts:
-        known = ", ".join(map(repr, prompts)) or "none"
-        raise ModelError(f"{folder}: the model has no prompt {name!r}; it has {known} (set model.prompt_name)")
-    return prompts[name] or ""

@@ -106,6 +106,26 @@ def _lacks_sentencepiece(spec: ModelSpec) -> bool:
     return only and find_spec("sentencepiece") is None
 
 
+def _unknown_id(slow: Any, state: str) -> int:
+    """Returns the id of the unknown token, or -1 if there is none.
+
+    The Rust model decides which token it is; the configuration of the tokenizer may name another one.
+
+    Args:
+        slow: transformers' tokenizer.
+        state: the Rust tokenizer, as JSON.
+    """
+    model = json.loads(state)["model"]
+    unknown = model.get("unk_id")
+    if model.get("unk_token"):
+        unknown = slow.backend_tokenizer.token_to_id(model["unk_token"])
+    if unknown is None:
+        unknown = slow.unk_token_id
+    # GPT-2 and its relatives have no unknown token and report the end-of-text token instead.
+    shared = (slow.pad_token_id, slow.cls_token_id, slow.sep_token_id, slow.bos_token_id, slow.eos_token_id)
+    return -1 if unknown is None or unknown in shared else int(unknown)
+
+
 def _cache_file(spec: ModelSpec) -> Path | None:
     """Returns the file that caches a tokenizer; None for a model with code of its own, or with a Rust tokenizer alone."""
     if spec.remote_code or spec.static:
@@ -197,13 +217,8 @@ class Tokenizer:
             fast.normalizer = Sequence([Lowercase(), before] if before is not None else [Lowercase()])
         fast.no_padding()
         fast.enable_truncation(spec.max_seq_length, direction=slow.truncation_side)
-        # GPT-2 and its relatives have no unknown token and report the end-of-text token instead.
-        shared = (slow.pad_token_id, slow.cls_token_id, slow.sep_token_id, slow.bos_token_id, slow.eos_token_id)
-        unknown = slow.unk_token_id
-        unknown = -1 if unknown is None or unknown in shared else int(unknown)
-        return Tokenizer(
-            fast.to_str(), spec.prompt, prompt_length, fast.num_special_tokens_to_add(False), len(slow), unknown
-        )
+        state, special = fast.to_str(), fast.num_special_tokens_to_add(False)
+        return Tokenizer(state, spec.prompt, prompt_length, special, len(slow), _unknown_id(slow, state))
 
     @cached_property
     def ends_with_special(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -194,19 +195,24 @@ class Output:
     def model(self, prompt: str | None = None, prompt_name: str | None = None) -> ModelSpec:
         """Reads the model that made the output.
 
+        Its prompt for documents is the job's, and its prompt for queries is the model's own, unless one is given here.
+
         Args:
-            prompt: a prompt instead of the job's.
-            prompt_name: the name of one of the model's prompts instead.
+            prompt: the prompt for both.
+            prompt_name: the name of one of the model's prompts, for both.
 
         Raises:
             ModelError: the model cannot be loaded, or has changed since.
         """
         given = {"prompt": prompt, "prompt_name": prompt_name}
-        changed = {name: value for name, value in given.items() if value is not None}
-        job = self.job.model_copy(update={"model": self.job.model.model_copy(update=changed)})
+        job = self.job.model_copy(update={"model": self.job.model.model_copy(update=given)})
         found = model_ref(job).prepare(self.record.commit(job))
         found.require_made(self.record.fingerprint, self.storage.url())
-        return found.spec()
+        spec = found.spec()
+        if spec.prompts.given:
+            return spec
+        documents = self.job.model.prompt or ""
+        return replace(spec, prompt=documents, prompts=replace(spec.prompts, encode=documents, document=documents))
 
     def encoder(self, prompt: str | None = None, prompt_name: str | None = None) -> Encoder:
         """Loads the model that made the output; takes and raises what :meth:`model` does."""
@@ -323,7 +329,12 @@ class Output:
     # -- tools -------------------------------------------------------------------------------------------------------
 
     def search(
-        self, queries: str | Sequence[str], top_k: int = 10, similarity: Similarity = "cosine", prompt: str | None = None
+        self,
+        queries: str | Sequence[str],
+        top_k: int = 10,
+        similarity: Similarity = "cosine",
+        prompt: str | None = None,
+        prompt_name: str | None = None,
     ) -> list[Hit]:
         """Finds the rows nearest to each query, comparing it with every row. Queries are encoded by the output's model.
 
@@ -331,7 +342,8 @@ class Output:
             queries: one text or several.
             top_k: rows per query.
             similarity: "cosine" or "dot".
-            prompt: text put before each query, if the model uses another for queries than for documents.
+            prompt: text put before each query instead of the model's own prompt for queries.
+            prompt_name: the name of one of the model's prompts instead.
 
         Returns:
             The hits of each query, best first, query by query.
@@ -349,7 +361,7 @@ class Output:
         from kosbert_ray.outputs.search import search
 
         asked = [queries] if isinstance(queries, str) else queries
-        return search(self, asked, top_k, similarity, prompt)
+        return search(self, asked, top_k, similarity, prompt, prompt_name)
 
     def verify(self, input: str | PathLike[str] | None = None, sample: int = 0, seed: int = 0) -> Verification:
         """Checks every shard against its checksum, its receipt and the job, with threads of this process.

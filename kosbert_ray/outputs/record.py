@@ -89,17 +89,22 @@ class JobRecord:
     def job_for(self, config: JobConfig) -> JobConfig:
         """Returns the job with the options of a command.
 
-        What the vectors are comes from the record; how to access stores and how to compute comes from ``config``.
+        What the vectors are comes from the record, including the prompt that the first run resolved: the default was
+        another one in earlier versions. How to access stores and how to compute comes from ``config``.
         """
         encoder = config.encoder
         if encoder.precision == "auto":
             encoder = encoder.model_copy(update={"precision": self.config.encoder.precision})
             if not supports(encoder.engine, encoder.precision):
                 encoder = encoder.model_copy(update={"engine": "auto"})
-        allowed = {"allow_remote_code": config.model.allow_remote_code}
+        model = {
+            "allow_remote_code": config.model.allow_remote_code,
+            "prompt": str(self.fingerprint.get("prompt", "")),
+            "prompt_name": None,
+        }
         return self.config.model_copy(
             update={
-                "model": self.config.model.model_copy(update=allowed),
+                "model": self.config.model.model_copy(update=model),
                 "output": self.config.output.model_copy(update={"path": config.output.path}),
                 "encoder": encoder,
                 "storage": config.storage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,10 @@ from kosbert_ray.job import reader_threads
 from kosbert_ray.outputs.nearest import Similarity, nearest
 
 if TYPE_CHECKING:
+    from kosbert_ray.encoder.encoder import Encoder
     from kosbert_ray.outputs.output import Output
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,16 @@ def search(
 ) -> list[Hit]:
     """Finds the rows nearest to each query.
 
+    Queries get the model's own prompt for queries, whatever prompt the documents got: like sentence-transformers'
+    ``encode_query``, which does not know either how documents were embedded. Prompts that do not seem to fit are reported.
+
     Args:
         output: the output.
         queries: the texts to look for.
         top_k: rows per query.
         similarity: "cosine" or "dot".
-        prompt: text put before each query instead of the job's prompt.
-        prompt_name: one of the model's prompts, by name, instead of the job's.
+        prompt: text put before each query instead.
+        prompt_name: one of the model's prompts, by name, instead.
 
     Returns:
         The hits of each query, best first, query by query.
@@ -66,7 +73,7 @@ def search(
     if not shards:
         raise InputError(f"{output.storage.url()}: no shards in it yet")
     output.warn_if_partial("searched")
-    vectors = output.encoder(prompt, prompt_name).encode(list(queries))
+    vectors = _encoder(output, prompt, prompt_name).encode(list(queries))
     threads = reader_threads(output.storage)
     found = nearest(output.storage, shards, output.formats[0], vectors, top_k, similarity, threads)
     columns: dict[tuple[int, int], dict[str, Any]] = {}
@@ -80,3 +87,15 @@ def search(
         for query, *ranked in zip(queries, found.score.tolist(), found.shard.tolist(), found.row.tolist(), strict=True)
         for rank, (score, shard, row) in enumerate(zip(*ranked, strict=True), 1)
     ]
+
+
+def _encoder(output: Output, prompt: str | None, prompt_name: str | None) -> Encoder:
+    """Loads the output's model for queries, and reports their prompt."""
+    from kosbert_ray.encoder.encoder import Encoder
+
+    spec = output.model(prompt, prompt_name).for_queries()
+    if spec.prompt:
+        log.info(f"prompt of the queries: {spec.prompts.described(spec.prompt)}")
+    if warning := spec.prompts.query_warning(output.job.model.name, output.job.model.prompt or ""):
+        log.warning(warning)
+    return Encoder(spec, output.job.encoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -14,18 +15,22 @@ from importlib.metadata import PackageNotFoundError, version
 
 from kosbert_ray._version import __version__
 from kosbert_ray.config import JobConfig
+from kosbert_ray.corpus.row_table import REASON
+from kosbert_ray.corpus.row_table import TEXT as TEXT_COLUMN
+from kosbert_ray.corpus.sample import sampled_slices, strata
 from kosbert_ray.encoder.options import Device, usable_cores
 from kosbert_ray.encoder.source import cache_folder
-from kosbert_ray.encoder.tokenizer import unknown_notice
-from kosbert_ray.errors import InputError, KosbertError, described
-from kosbert_ray.job import model_ref, open_corpus, open_output
-from kosbert_ray.run.lifecycle import preview
+from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
+from kosbert_ray.errors import InputError, KosbertError, StorageError, described
+from kosbert_ray.job import Job, model_ref, open_corpus, open_output
+from kosbert_ray.run.lifecycle import preview, settings_of
 from kosbert_ray.storage import TMP_FOLDER, is_url
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "s3fs")
 OPTIONAL = ("openvino", "nncf", "sentence-transformers", "apache-airflow")
 NODE_SECONDS = 120.0  # a busy node does not answer in time
 TEXT = "안녕하세요, 잘 되는지 보려고 합니다."
+SAMPLED_SLICES, SAMPLED_TEXTS = 4, 256  # of the input, per kind of file
 
 
 @dataclass(frozen=True)
@@ -96,16 +101,22 @@ def _devices(asked: Device = "auto") -> str:
 def _model(config: JobConfig) -> str:
     from kosbert_ray.encoder.encoder import Encoder
 
+    if config.output.path:
+        with contextlib.suppress(KosbertError):  # the check of the output reports it
+            config = settings_of(config)  # an existing output keeps its prompt
     started = time.perf_counter()
     encoder = Encoder(model_ref(config).spec(), config.encoder)
     encoder.encode([TEXT])
+    prompts = encoder.spec.prompts
     tokens = encoder.tokenizer([TEXT])
     unknown = unknown_notice(encoder.tokenizer.unknown(tokens), len(tokens.ids))
-    notices = "".join(f"; {notice}" for notice in [*encoder.notices, *filter(None, [unknown])])
+    more = [*encoder.notices, *filter(None, [prompts.document_warning(config.model.name), unknown])]
+    notices = "".join(f"; {notice}" for notice in more)
     limit = encoder.spec.length_limit
     tokens_taken = f"up to {limit}" if limit else "any number of"
     return (
-        f"{config.model.name}: {encoder.spec.dimension} dimensions, {tokens_taken} tokens; "
+        f"{config.model.name}: {encoder.spec.dimension} dimensions, {tokens_taken} tokens, "
+        f"prompt {prompts.described(encoder.spec.prompt)}; "
         f"{encoder.engine} {encoder.precision} on {encoder.device}, attention {encoder.attention}, loaded and tested in "
         f"{time.perf_counter() - started:.1f} s{notices}"
     )
@@ -114,7 +125,26 @@ def _model(config: JobConfig) -> str:
 def _input(config: JobConfig) -> str:
     corpus, columns = open_corpus(config)
     kept = ", ".join(f"{field.name}: {field.type}" for field in columns.keep) or "no column"
-    return f"{corpus.storage.address}: {len(corpus.files):,} files, {corpus.size:,} bytes; keeps {kept}"
+    unknown = _unknown(Job(config, corpus, columns, model_ref(config)))
+    notices = f"; {unknown}" if unknown else ""
+    return f"{corpus.storage.address}: {len(corpus.files):,} files, {corpus.size:,} bytes; keeps {kept}{notices}"
+
+
+def _unknown(job: Job) -> str | None:
+    """Returns a message if many tokens of a sample of the input are unknown to the model, else None."""
+    try:
+        tokenizer = Tokenizer.load(job.spec)
+    except KosbertError:  # the check of the model reports it
+        return None
+    unknown = count = 0
+    for part in strata(job.fragments()):
+        for found in sampled_slices(job.reader(), part, SAMPLED_SLICES):
+            if isinstance(found, InputError | StorageError):
+                continue  # a dry run does not read these texts either
+            table = found[1]
+            tokens = tokenizer(table.filter(table[REASON].is_null())[TEXT_COLUMN].combine_chunks()[:SAMPLED_TEXTS])
+            unknown, count = unknown + tokenizer.unknown(tokens), count + len(tokens.ids)
+    return unknown_notice(unknown, count)
 
 
 def _job(config: JobConfig) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,26 @@ from kosbert_ray.planning.output_size import output_bytes, some_vectors
 from kosbert_ray.run.chunk_rows import chunk_columns
 
 MAX_TEXT_BYTES = 2 * 2**20  # of a slice; of a larger one, every n-th text is tokenized
+CAPS = (512, 2048)  # lengths to compare a longer model with
+CAPPED = ("capped", "capped_tokens", "capped_encoded_tokens")  # sums for each of these lengths, as in ``Cap``
 LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 GETS_OF_A_FRAGMENT, GETS_OF_A_SLICE, PUTS_OF_A_SLICE = 3, 1, 1
 RECEIPTS_OF_A_PUT = 1000
+
+
+@dataclass(frozen=True)
+class Cap:
+    """The effect of a lower maximum length of the model. Figures are for the whole corpus.
+
+    Attributes:
+        rows: rows that would be truncated.
+        tokens: tokens of all rows that would be cut off.
+        encoded_tokens: tokens that would not go through the model; duplicates within a slice count once.
+    """
+
+    rows: float
+    tokens: float
+    encoded_tokens: float
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,8 @@ class Estimate:
         looked_at: sampled rows.
         unread: why files or slices could not be read.
         notices: remarks about how the input is read.
+        warnings: problems that the sampled texts show.
+        caps: effects of a lower ``model.max_seq_length``, by that length; only lengths that some text exceeds.
     """
 
     files: int
@@ -86,6 +105,8 @@ class Estimate:
     looked_at: int
     unread: tuple[str, ...]
     notices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    caps: dict[int, Cap] = field(default_factory=dict)
 
 
 class _Sums:
@@ -183,7 +204,9 @@ def estimate(config: JobConfig) -> Estimate:
         gets=len(corpus.files) + len(fragments) * GETS_OF_A_FRAGMENT + slices * GETS_OF_A_SLICE,
         looked_at=looked_at,
         unread=tuple(unread),
-        notices=(*corpus.notices, *filter(None, [corpus.ignored_line(), unknown, nfd, limit])),
+        notices=(*corpus.notices, *filter(None, [corpus.ignored_line()])),
+        warnings=tuple(filter(None, [unknown, nfd, limit])),
+        caps=_caps(whole.values),
     )
 
 
@@ -224,6 +247,12 @@ def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequ
         truncated=float(weights[dropped > 0].sum()),
         dropped_tokens=float((dropped * weights).sum()),
     )
+    if policy.policy == "truncate":
+        for cap in CAPS:
+            beyond = np.maximum(lengths - cap, 0)
+            encoded_beyond = float(np.maximum(tokens.lengths - cap, 0).sum()) * len(distinct) / len(chosen)
+            counts = (float(weights[beyond > 0].sum()), float((beyond * weights).sum()), encoded_beyond)
+            sums.values.update({f"{name} {cap}": count for name, count in zip(CAPPED, counts, strict=True)})
     bins = np.searchsorted(LENGTHS, lengths)
     for index in np.unique(bins).tolist():
         upper = LENGTHS[index] if index < len(LENGTHS) else int(lengths.max())
@@ -233,10 +262,15 @@ def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequ
         sums.rejected[reason] += float(times_each[text])
     if found.chunks:
         first = np.unique(encoded.indices.to_numpy(), return_index=True)[1][chosen]
-        kept = good_rows.select(kept.column_names).take(first[source])
-        for name, column in chunk_columns(found.chunks, distinct.take(pa.array(chosen)), columns).items():
-            kept = kept.append_column(name, column)
+        carried = {name: good_rows[name].take(pa.array(first[source])) for name in kept.column_names}
+        kept = pa.table({**carried, **chunk_columns(found.chunks, distinct.take(pa.array(chosen)), columns)})
     return sums, kept
+
+
+def _caps(sums: Mapping[str, float]) -> dict[int, Cap]:
+    """Effects of the lower maximum lengths that some text exceeds."""
+    found = {cap: Cap(*(sums.get(f"{name} {cap}", 0.0) for name in CAPPED)) for cap in CAPS}
+    return {cap: effect for cap, effect in found.items() if effect.rows}
 
 
 def _slices_of(part: Stratum, looked_at: list[tuple[Slice, int, int]], config: JobConfig) -> float:

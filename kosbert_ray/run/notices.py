@@ -18,6 +18,11 @@ class Notices:
         for line in self._new(lines):
             log.info(line)
 
+    def warning(self, *lines: str) -> None:
+        """Logs warnings."""
+        for line in self._new(lines):
+            log.warning(line)
+
     def failed(self, *lines: str) -> None:
         """Logs files that cannot be embedded."""
         for line in self._new(lines):

@@ -19,6 +19,7 @@ from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require_fitting
 from kosbert_ray.encoder.options import has_gpu, require_possible
 from kosbert_ray.encoder.prepare import PreparedModel
+from kosbert_ray.encoder.prompts import DOCUMENT
 from kosbert_ray.encoder.tokenizer import end_notice, unknown_notice
 from kosbert_ray.errors import DeviceBroken, InputError, JobFailed, without_remedy
 from kosbert_ray.job import (
@@ -101,6 +102,7 @@ class Run:
         require_apart(self.job.corpus, storage)
         self.job.long_text  # noqa: B018 (raises before anything is done)
         self._notices.info(*self.job.spec.notices)
+        self._report_prompt(bool(stored))
         require_possible(self._given.encoder)
         require_fitting(self.job.spec, self._given.encoder)
         self._fit_encoder()
@@ -186,6 +188,21 @@ class Run:
         output = self.output
         address, left = output.ledger.storage.address, self._leftover(fragments)
         return Preview.of(address, self.job.corpus, fragments, output.committed, left, output.changes)
+
+    def _report_prompt(self, resumes: bool) -> None:
+        """Logs the prompt, and a warning if the model seems to want another one.
+
+        Args:
+            resumes: whether the output exists, so that it keeps its prompt.
+        """
+        spec, given = self.job.spec, {"prompt", "prompt_name"} & self._given.model.model_fields_set
+        line = f"prompt: {spec.prompts.described(spec.prompt)}"
+        default = spec.prompts.own.get(DOCUMENT, "")
+        if resumes and not given and default != spec.prompt:
+            line += f"; kept from job.json, a new output gets {default!r}" if default else "; kept from job.json"
+        self._notices.info(line)
+        if warning := spec.prompts.document_warning(self.config.model.name):
+            self._notices.warning(warning)
 
     # -- input ---------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
+from kosbert_ray.settings import set_argument
+
 # The option that sets each field, for error messages.
 OPTIONS = {
     "weights": "model.name",
@@ -53,6 +55,8 @@ class Difference:
         """Returns the setting that makes this job match the output; empty if no single option does."""
         if self.field not in SETTABLE:
             return ""
+        if self.field == "prompt":  # may contain spaces and what YAML reads as a mapping
+            return set_argument(OPTIONS[self.field], str(self.theirs))
         value = ",".join(map(str, self.theirs)) if isinstance(self.theirs, list) else self.theirs
         return f"--set {OPTIONS[self.field]}={value}"
 

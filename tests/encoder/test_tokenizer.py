@@ -14,7 +14,9 @@ import pyarrow as pa
 import pytest
 from conftest import everyday
 from models import save_model
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from kosbert_ray.encoder.options import SpecOptions
 from kosbert_ray.encoder.spec import read_spec
@@ -73,6 +75,30 @@ def test_unknown_tokens_are_counted(tiny_model: Path) -> None:
     assert notice and "of the tokens are unknown to the model" in notice and "input.normalize=nfc" in notice
     first = np.arange(len(apart.lengths)) == 0
     assert tokenizer.unknown(apart, first) == int((apart.ids[: apart.lengths[0]] == 1).sum())
+
+
+@pytest.mark.parametrize("kind", ["cased", "unigram"])
+@pytest.mark.parametrize("configured", ["[UNK]", "<unk>"])
+def test_unknown_tokens_are_those_of_the_vocabulary_whatever_the_config_calls_them(
+    tiny_model: Path, tmp_path: Path, kind: str, configured: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    special = ["[UNK]", "[PAD]", "[CLS]", "[SEP]"]
+    if kind == "cased":
+        rust = RustTokenizer(models.WordPiece(unk_token="[UNK]"))
+        rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(vocab_size=2000, special_tokens=special, show_progress=False)
+    else:  # as in KoBERT
+        rust = RustTokenizer(models.Unigram())
+        rust.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=1000, special_tokens=special, unk_token="[UNK]", show_progress=False)
+    rust.train_from_iterator([*everyday(), *["upper case"] * 9], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=rust, unk_token=configured).save_pretrained(folder)
+    tokenizer = Tokenizer.load(read_spec(folder))
+    foreign = ["UPPER CASE", "你好 世界", *(unicodedata.normalize("NFD", text) for text in everyday()[:5])]
+    for texts, many in ((everyday()[:50], False), *(([text], True) for text in foreign)):
+        tokens = tokenizer(texts)
+        assert (unknown_notice(tokenizer.unknown(tokens), len(tokens.ids)) is not None) == many, texts
 
 
 def test_a_tokenizer_without_a_token_of_its_own_for_unknowns_counts_none(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, everyday
+from models import save_model
 
 
 def truth(out: Path) -> dict[str, float]:
@@ -66,6 +68,46 @@ def test_a_small_corpus_is_planned_to_the_token(cli, tmp_path: Path) -> None:
         line.startswith("time      8 x h100: 0 s at 2,000,000 tokens/s each, 0.00 at 3 per hour each") for line in lines
     )
     assert [line for line in lines if line.startswith("rejected  1 rows: ")]
+
+
+def write_texts(folder: Path, texts: list[str]) -> Path:
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts), "utf-8")
+    return folder
+
+
+def test_a_lower_limit_of_a_model_for_long_texts_is_planned_to_the_token(cli, tmp_path: Path) -> None:
+    model = save_model("bert", everyday(), tmp_path / "model", length=3000)
+    texts = [*everyday()[:30], " ".join(everyday()[:70]), *[" ".join(everyday()[:250])] * 2]
+    source = write_texts(tmp_path / "in", texts)
+    plan = ["plan", source, "--model", model, "--set", "plan.profiles={a: {tokens_per_second: 100}}"]
+    planned = json.loads(cli(*plan, "--json").stdout)
+    for cap, rows in (("512", 3), ("2048", 2)):
+        capped = json.loads(cli(*plan, "--json", "--set", f"model.max_seq_length={cap}").stdout)
+        assert planned["caps"][cap] == {
+            "rows": rows,
+            "tokens": planned["tokens"] - capped["tokens"],
+            "encoded_tokens": planned["encoded_tokens"] - capped["encoded_tokens"],
+        }
+        assert capped["truncated"] == rows
+    saved = planned["caps"]["2048"]
+    assert saved["encoded_tokens"] == saved["tokens"] / 2 > 0
+    lines = [line for line in cli(*plan).stdout.splitlines() if line.startswith("cap ")]
+    assert len(lines) == 2
+    assert f"{saved['tokens'] / planned['tokens']:.1%} of the tokens are beyond 2,048 in their text" in lines[1]
+    assert f"truncates 6.06% of the rows and saves {saved['encoded_tokens']:,.0f} tokens, " in lines[1]
+    assert lines[1].endswith(" s on a")
+    chunked = json.loads(cli(*plan, "--json", "--set", "long_text=chunk", "--set", "chunk.size=600").stdout)
+    assert chunked["caps"] == {}
+
+
+def test_many_unknown_tokens_are_a_warning_of_plan_also_beside_an_output(cli, tmp_path: Path) -> None:
+    source = write_texts(tmp_path / "in", [unicodedata.normalize("NFD", text) for text in everyday()[:50]])
+    for output in ([], [tmp_path / "out"]):
+        done = cli("plan", source, *output, "--model", TINY)
+        assert "prompt    none" in done.stdout.splitlines()
+        assert "warning: " in done.stderr and "of the tokens are unknown to the model" in done.stderr
+    assert any("unknown" in line for line in json.loads(cli("plan", source, "--model", TINY, "--json").stdout)["warnings"])
 
 
 @pytest.mark.slow
