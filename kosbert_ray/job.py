@@ -22,6 +22,7 @@ from kosbert_ray.corpus.slice_size import target_bytes
 from kosbert_ray.corpus.text import RowText
 from kosbert_ray.corpus.types import column_types
 from kosbert_ray.encoder.chunks import splitter_version
+from kosbert_ray.encoder.engines.choice import fitted, preferred_engine
 from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import SpecOptions, usable_cores
@@ -229,6 +230,13 @@ class Job:
     def long_text(self) -> LongText:
         """The policy for texts that are too long; raises UsageError if the model does not take chunks of that size."""
         return long_text(self.config, self.spec)
+
+    def with_engine(self) -> Job:
+        """The job with options that fit its model, and with the engine for CPUs chosen by a rule if its config sets none."""
+        encoder = fitted(self.spec, self.config.encoder)
+        if encoder.engine == "auto":
+            encoder = encoder.model_copy(update={"engine": preferred_engine(self.spec, encoder, "cpu")})
+        return replace(self, config=self.config.model_copy(update={"encoder": encoder}))
 
     def sized(self, gpu: bool) -> Job:
         """The job with a size of slices that is chosen by a rule, unless its config sets one.

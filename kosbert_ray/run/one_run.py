@@ -16,10 +16,9 @@ from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.identity import BackgroundHashing
 from kosbert_ray.corpus.listing import Corpus
-from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require_fitting
+from kosbert_ray.encoder.engines.choice import require_fitting
 from kosbert_ray.encoder.options import has_gpu, require_possible
 from kosbert_ray.encoder.prepare import PreparedModel
-from kosbert_ray.encoder.prompts import DOCUMENT
 from kosbert_ray.encoder.tokenizer import end_notice, unknown_notice
 from kosbert_ray.errors import DeviceBroken, InputError, JobFailed, without_remedy
 from kosbert_ray.job import (
@@ -32,10 +31,10 @@ from kosbert_ray.job import (
     require_input,
 )
 from kosbert_ray.run.account import account
-from kosbert_ray.run.bookkeeping import MAX_FAILED
 from kosbert_ray.run.dry_run import Preview
 from kosbert_ray.run.executors.choice import choose
 from kosbert_ray.run.finalize import Leftover, finish, leftover
+from kosbert_ray.run.first_lines import report_engine, report_input, report_prompt
 from kosbert_ray.run.monitor.progress import Progress
 from kosbert_ray.run.notices import Notices
 from kosbert_ray.run.output_state import OutputState
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
     from kosbert_ray.run.corpus_dedup import Shared
     from kosbert_ray.run.executors.base import EncoderPool, Executor, Pending
 
-DEFAULT_ENGINE = "torch"  # needs no remark
 MAX_PASSES = 3  # over a corpus that changes while it is read
 
 log = logging.getLogger(__name__)
@@ -78,8 +76,7 @@ class Run:
         model: the job's model, if it is prepared already.
 
     Attributes:
-        config: the job's options, those of an existing output included.
-        job: the resolved job.
+        job: the resolved job, with the options of an existing output.
         output: the output.
         progress: the live view, once the run knows what is committed.
     """
@@ -93,24 +90,30 @@ class Run:
         ledger = Ledger(storage)
         stored = stored_job(ledger)
         self._notices.info(*ledger.notices)
-        self.config = config = resumed(config, stored, storage.address) if stored else config
+        resolved = resumed(config, stored, storage.address) if stored else config
         settled = settled_types(stored, storage, ledger.shards()) if stored else None
         if stored and (settings := taken(self._given, stored, storage.address)):
             self._notices.info(f"settings from {storage.url(JOB_FILE)}: {settings}")
-        ref = model_ref(config, recorded_commit(config, stored))
-        self.job = Job.resolve(config, settled=settled, model=model or ref)
+        ref = model_ref(resolved, recorded_commit(resolved, stored))
+        self.job = Job.resolve(resolved, settled=settled, model=model or ref)
         require_apart(self.job.corpus, storage)
         self.job.long_text  # noqa: B018 (raises before anything is done)
         self._notices.info(*self.job.spec.notices)
-        self._report_prompt(bool(stored))
+        report_prompt(self.job, config, bool(stored), self._notices)
         require_possible(self._given.encoder)
         require_fitting(self.job.spec, self._given.encoder)
-        self._fit_encoder()
-        self._report_input()
+        self.job = self.job.with_engine()
+        report_engine(resolved, self.job, self._notices)
+        report_input(self.job.corpus, self._notices)
         self.output = OutputState(Ledger(storage), stored, self._notices)
-        self._resources = Resources(config, self.output, stack, model)
+        self._resources = Resources(resolved, self.output, stack, model)
         self.progress: Progress
         self._lease: Lease
+
+    @property
+    def config(self) -> JobConfig:
+        """The job's options."""
+        return self.job.config
 
     def run(self) -> Summary:
         """Runs passes over the corpus until all of it is committed as it is.
@@ -189,28 +192,7 @@ class Run:
         address, left = output.ledger.storage.address, self._leftover(fragments)
         return Preview.of(address, self.job.corpus, fragments, output.committed, left, output.changes)
 
-    def _report_prompt(self, resumes: bool) -> None:
-        """Logs the prompt, and a warning if the model seems to want another one.
-
-        Args:
-            resumes: whether the output exists, so that it keeps its prompt.
-        """
-        spec, given = self.job.spec, {"prompt", "prompt_name"} & self._given.model.model_fields_set
-        line = f"prompt: {spec.prompts.described(spec.prompt)}"
-        default = spec.prompts.own.get(DOCUMENT, "")
-        if resumes and not given and default != spec.prompt:
-            line += f"; kept from job.json, a new output gets {default!r}" if default else "; kept from job.json"
-        self._notices.info(line)
-        if warning := spec.prompts.document_warning(self.config.model.name):
-            self._notices.warning(warning)
-
     # -- input ---------------------------------------------------------------------------------------------------------
-
-    def _report_input(self) -> None:
-        """Logs how the input is read, which files are skipped, and which cannot be embedded."""
-        corpus = self.job.corpus
-        self._notices.info(*corpus.notices, *filter(None, [corpus.ignored_line()]))
-        self._notices.failed(*(file.reason for file in corpus.failed[:MAX_FAILED]))
 
     def _require_all_files(self) -> None:
         """Raises JobFailed if some files cannot be embedded; all others are committed by now."""
@@ -236,7 +218,7 @@ class Run:
         if changed:
             columns = self.job.columns
             self.job = Job.resolve(self.config, retry=True, settled=columns.keep, model=self.job.model)
-            self._report_input()
+            report_input(self.job.corpus, self._notices)
             if self.job.columns != columns:
                 where = self.job.corpus.storage.url(changed[0])
                 raise InputError(f"{where}: its columns changed during the run; choose another output for it")
@@ -315,25 +297,11 @@ class Run:
 
     # -- encoding ------------------------------------------------------------------------------------------------------
 
-    def _fit_encoder(self) -> None:
-        """Fits the options to the model, and settles the engine for CPUs, for this run and those that resume it."""
-        encoder = fitted(self.job.spec, self.config.encoder)
-        if encoder.engine == "auto":
-            engine = preferred_engine(self.job.spec, encoder, "cpu")
-            encoder = encoder.model_copy(update={"engine": engine})
-            if engine != DEFAULT_ENGINE:
-                self._notices.info(
-                    f"encoder.engine={engine} on CPUs, which suits the model (encoder.engine=torch for PyTorch)"
-                )
-        self.config = self.config.model_copy(update={"encoder": encoder})
-        self.job = replace(self.job, config=self.config)
-
     def _size_slices(self) -> None:
         """Settles the size of slices, for this run and those that resume it."""
         executor, options = self._resources.executor, self.config.encoder
         gpu = executor.encoder_pool(options, self.job.corpus.size).gpus > 0 if executor else has_gpu(options)
         self.job = self.job.sized(gpu)
-        self.config = self.job.config
 
     def _use_model(self, model: PreparedModel) -> None:
         self.job = replace(self.job, model=model)
