@@ -232,7 +232,7 @@ class Job:
         return long_text(self.config, self.spec)
 
     def with_engine(self) -> Job:
-        """The job with options that fit its model, and with the engine for CPUs chosen by a rule if its config sets none."""
+        """The job with options that fit its model, and with an engine for CPUs chosen by a rule if its config sets none."""
         encoder = fitted(self.spec, self.config.encoder)
         if encoder.engine == "auto":
             encoder = encoder.model_copy(update={"engine": preferred_engine(self.spec, encoder, "cpu")})

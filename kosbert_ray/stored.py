@@ -48,8 +48,15 @@ def _drop_allow_pickle(tree: Tree) -> None:
         model.pop("allow_pickle", None)
 
 
+def _forget_denied_code(tree: Tree) -> None:
+    """False was the default before it came to mean that transformers' own class runs; then there was no model.pooling."""
+    model = tree.get("model")
+    if isinstance(model, dict) and "pooling" not in model and model.get("allow_remote_code") is False:
+        del model["allow_remote_code"]
+
+
 # Changes to the options since 0.1.0, oldest first; each migrates a stored tree to the next version.
-MIGRATIONS: tuple[Callable[[Tree], None], ...] = (_drop_allow_pickle,)
+MIGRATIONS: tuple[Callable[[Tree], None], ...] = (_drop_allow_pickle, _forget_denied_code)
 
 
 def stored_config(job: Mapping[str, Any], where: str) -> JobConfig:
