@@ -7,8 +7,15 @@ import argparse
 from kosbert_ray.cli import embed, submit
 from kosbert_ray.cli.common import Commands
 from kosbert_ray.cli.examples import add_examples
+from kosbert_ray.errors import UsageError
 
-EXAMPLES = (("check everything before a job", "kosbert-ray doctor s3://bucket/corpus/ s3://bucket/vectors/"),)
+EXAMPLES = (
+    ("check everything before a job", "kosbert-ray doctor s3://bucket/corpus/ s3://bucket/vectors/"),
+    (
+        "compare a model with sentence-transformers on 100 own texts",
+        "kosbert-ray doctor corpus/ --model NAME --compare 100",
+    ),
+)
 
 
 def add(commands: Commands) -> None:
@@ -22,18 +29,28 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--address", metavar="URL", help="look at a cluster and a node of each kind, by its job API: http://HEAD:8265"
     )
+    parser.add_argument(
+        "--compare",
+        type=int,
+        default=0,
+        metavar="N",
+        help="embed N texts of the input with sentence-transformers, too, and show the least cosine",
+    )
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.compare < 0:
+        raise UsageError(f"--compare: {arguments.compare} is no number of texts")
     config = embed.config_of(arguments)
     if arguments.address:
-        return submit.follow(arguments.address, config, ("doctor",))
+        compare = ("--compare", str(arguments.compare)) if arguments.compare else ()
+        return submit.follow(arguments.address, config, ("doctor", *compare))
     from kosbert_ray.planning.doctor import examine
 
     ok = True
-    for finding in examine(config):
+    for finding in examine(config, arguments.compare):
         ok &= finding.ok
         print(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:9} {finding.message}", flush=True)
     return 0 if ok else 1

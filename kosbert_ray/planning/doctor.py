@@ -23,6 +23,7 @@ from kosbert_ray.encoder.source import cache_folder
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, KosbertError, StorageError, described
 from kosbert_ray.job import Job, model_ref, open_corpus, open_output
+from kosbert_ray.planning.compare import compare
 from kosbert_ray.run.lifecycle import preview, settings_of
 from kosbert_ray.storage import TMP_FOLDER, is_url
 
@@ -48,13 +49,20 @@ class Finding:
     message: str
 
 
-def examine(config: JobConfig) -> Iterator[Finding]:
-    """Checks this machine, the model, the job's dry run, the output and Ray; on a cluster also one node of each kind."""
+def examine(config: JobConfig, compared: int = 0) -> Iterator[Finding]:
+    """Checks this machine, the model, the job's dry run, the output and Ray; on a cluster also one node of each kind.
+
+    Args:
+        config: the job.
+        compared: number of texts to embed with sentence-transformers, too, and compare.
+    """
     yield _tried("versions", _versions)
     yield _tried("machine", _machine)
     yield _tried("devices", _devices)
     yield _tried("disk", lambda: _disk(config))
     yield _tried("model", lambda: _model(config))
+    if compared:
+        yield _tried("compare", lambda: compare(config, compared))
     if config.input.path:
         yield _tried("input", lambda: _input(config))
     if config.input.path and config.output.path:

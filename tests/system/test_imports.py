@@ -49,7 +49,7 @@ OWNERS = {
     "openvino": {"encoder"},
     "torch": {"encoder", "training"},
     "transformers": {"encoder", "training"},
-    "sentence_transformers": {"training"},
+    "sentence_transformers": {"training", "planning"},
 }
 
 
