@@ -141,12 +141,12 @@ def kill_all(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
-def check(fault: Fault, target: Path, undisturbed: dict[str, bytes]) -> None:
+def check(fault: Fault, target: Path, undisturbed: dict[str, bytes], rows: range = range(ROWS)) -> None:
     """Counts what is lost, there twice, or other than undisturbed; nothing of it may be."""
     found = shards(target)
     ids = Counter(number for name in found for number in pq.read_table(target / name)["id"].to_pylist())
     fault.tries += 1
-    fault.lost += sum(number not in ids for number in range(ROWS))
+    fault.lost += sum(number not in ids for number in rows)
     fault.duplicated += sum(count - 1 for count in ids.values())
     fault.differing += sum(found.get(name) != content for name, content in undisturbed.items()) + len(
         found.keys() - undisturbed.keys()
@@ -196,7 +196,18 @@ def test_driver_killed_at_random_points(
     assert slowest < 30
 
 
-@pytest.mark.parametrize("stage", [ENCODER, "tokenize", "Slices", "write"])
+def test_tokenizing_worker_killed(cli, corpus, tmp_path: Path, fault: Fault) -> None:
+    source = corpus / "c.jsonl.gz"  # one read task, so that tokenizing is a task of its own
+    cli("embed", source, tmp_path / "expected", *SETTINGS)
+    target = tmp_path / "out"
+    with running("embed", source, target, *SETTINGS, *RAY, log=tmp_path / "log") as run:
+        wait_for(lambda: committed(target) >= 3, 120, "no shard was committed")
+        wait_for(lambda: _kill_one(run.workers("tokenize")), 60, "no such worker")
+        assert run.wait() == 0, run.said
+    check(fault, target, shards(tmp_path / "expected"), range(16_000, ROWS))
+
+
+@pytest.mark.parametrize("stage", [ENCODER, "Slices", "write"])
 def test_worker_killed(corpus, undisturbed, tmp_path: Path, fault: Fault, stage: str) -> None:
     expected, seconds = undisturbed
     for number in range(3 if stage == ENCODER else 1):
