@@ -125,7 +125,7 @@ def test_the_token_budget_changes_nothing_but_rounding(tiny_model: Path) -> None
     np.testing.assert_allclose(small, large, atol=1e-5)
 
 
-def test_where_packed_disagrees_with_padded_the_encoder_falls_back_and_says_so(
+def test_where_a_packed_batch_changes_vectors_the_encoder_falls_back_and_says_so(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = Encoder.load(str(tiny_model), FP32).encode(everyday()[:50])
@@ -135,12 +135,12 @@ def test_where_packed_disagrees_with_padded_the_encoder_falls_back_and_says_so(
 
     monkeypatch.setattr(attention, "packed_attention", broken)
     encoder = Encoder.load(str(tiny_model), FP32)
-    assert encoder.attention == "padded"
-    assert "self-check" in encoder.notices[-1]
+    assert encoder.attention == "one_length"
+    assert "self-check: a text's vector changes in a packed batch" in encoder.notices[-1]
     np.testing.assert_allclose(encoder.encode(everyday()[:50]), right, atol=1e-5)
 
 
-def test_an_architecture_without_pluggable_attention_is_padded_with_a_notice(tmp_path: Path) -> None:
+def test_an_architecture_without_pluggable_attention_runs_by_length_with_a_notice(tmp_path: Path) -> None:
     from transformers import MPNetConfig, MPNetModel
 
     folder = save_transformer("bert", everyday(), tmp_path / "plain")
@@ -148,7 +148,7 @@ def test_an_architecture_without_pluggable_attention_is_padded_with_a_notice(tmp
     size = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     MPNetModel(MPNetConfig(vocab_size=2000, max_position_embeddings=258, **size)).save_pretrained(folder)
     encoder = Encoder.load(str(folder), FP32)
-    assert encoder.attention == "padded"
+    assert encoder.attention == "one_length"
     assert any("mpnet has no pluggable attention" in notice for notice in encoder.notices)
     np.testing.assert_allclose(encoder.encode(everyday()[:50]), reference(folder, everyday()[:50]), atol=1e-5)
 

@@ -226,7 +226,7 @@ TABLE: list[tuple[str, Spoil, list[str], str]] = [
         "remote code",
         fragile,
         OWN,
-        "needs its own Python code (auto_map); review the code, and if you trust it set model.allow_remote",
+        "has its own Python code (auto_map); review the code, and if you trust it set model.allow_remote",
     ),
     (
         "too long",
