@@ -27,9 +27,9 @@ BF16 = EncoderOptions(precision="bf16", device="cpu", engine="torch")
 
 @pytest.fixture(scope="module")
 def real_texts(data: Path) -> list[str]:
-    """2,000 real texts, from single words to several pages."""
-    short = pq.read_table(data / "korpus_short" / "part-00003.parquet")["text"].to_pylist()[:1700]
-    long = pq.read_table(data / "korpus_long" / "part-00003.parquet")["text"].to_pylist()[:300]
+    """900 real texts, from single words to several pages."""
+    short = pq.read_table(data / "korpus_short" / "part-00003.parquet")["text"].to_pylist()[:780]
+    long = pq.read_table(data / "korpus_long" / "part-00003.parquet")["text"].to_pylist()[:120]
     return short + long
 
 
