@@ -13,9 +13,10 @@ import pytest
 import torch
 from architectures import DECODER, WIDE, save
 from conftest import everyday
-from models import HEADS, INNER, LAYERS, SIZE, WIDTH, save_model, save_transformer
+from models import HEADS, LAYERS, SIZE, WIDTH, save_model, save_transformer
 from reference import cosines
 from sentence_transformers import SentenceTransformer
+from zoo import BART, GPT2, T5
 
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
@@ -31,20 +32,6 @@ def expected(folder: Path, texts: list[str] = TEXTS, batch_size: int = 8) -> np.
     return model.encode(texts, batch_size=batch_size)
 
 
-T5 = {"d_model": WIDTH, "d_kv": 32, "d_ff": INNER, "num_layers": LAYERS, "num_heads": HEADS, "decoder_start_token_id": 0}
-GPT2 = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 256} | WIDE
-BART = {
-    "d_model": WIDTH,
-    "encoder_layers": LAYERS,
-    "decoder_layers": LAYERS,
-    "encoder_attention_heads": HEADS,
-    "decoder_attention_heads": HEADS,
-    "encoder_ffn_dim": INNER,
-    "decoder_ffn_dim": INNER,
-    "max_position_embeddings": 256,
-    "init_std": 0.2,
-}
-OFFSET = {"max_position_embeddings": 202, "pad_token_id": 1, "type_vocab_size": 1}
 RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16}
 
 
