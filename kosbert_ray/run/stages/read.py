@@ -40,7 +40,7 @@ def read_slices(work: Work, fragments: Sequence[tuple[Fragment, frozenset[int]]]
             # Slices are counted one by one only after some of these have killed a worker: the board's answer takes as long
             # as reading a small file.
             reading.counts = attempt > 1
-            while all(part < limit for part, limit in zip(sums, most, strict=True)):
+            while not held or all(part < limit for part, limit in zip(sums, most, strict=True)):
                 row = row or next(rows, None)
                 if row is None:
                     ended = True
