@@ -278,5 +278,7 @@ def test_an_output_keeps_the_size_of_slices_that_its_first_run_chose(cli, tmp_pa
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_a_corpus_of_a_few_bytes_is_embedded(cli, tmp_path: Path, executor: str) -> None:
     (tmp_path / "in.txt").write_text("a\nb", "utf-8")
-    done = cli("embed", tmp_path / "in.txt", tmp_path / "out", "--model", TINY, "--set", f"executor={executor}", timeout=120)
+    done = cli(
+        "embed", tmp_path / "in.txt", tmp_path / "out", "--model", TINY, "--set", f"executor={executor}", timeout=120
+    )
     assert "done: 2 rows in 1 shards" in done.stdout
