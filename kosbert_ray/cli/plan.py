@@ -87,7 +87,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if speed:
         profiles = {THIS_MACHINE: ProfileOptions(tokens_per_second=speed.tokens_per_second), **profiles}
     if arguments.json:
-        seconds = {name: seconds_on(profile, found) for name, profile in profiles.items()}
+        seconds = {name: seconds_on(profile, found.encoded_tokens) for name, profile in profiles.items()}
         committed = done.committed if done else 0
         tree = {**asdict(found), "prompt": spec.prompt, "committed": committed, "seconds": seconds}
         print(json.dumps(tree, ensure_ascii=False))
@@ -141,7 +141,7 @@ def _lines(
             f"done      {done.committed:,} slices are committed; {done.new[0]:,} new files, {len(done.changed):,} changed"
         )
     for name, profile in profiles.items():
-        seconds, devices, price = seconds_on(profile, found), profile.devices, profile.price_per_hour
+        seconds, devices, price = seconds_on(profile, found.encoded_tokens), profile.devices, profile.price_per_hour
         cost = "" if price is None else f", {seconds / 3600 * devices * price:,.2f} at {price:g} per hour each"
         many = f"{devices} x " if devices > 1 else ""
         lines.append(f"time      {many}{name}: {duration(seconds)} at {profile.tokens_per_second:,.0f} tokens/s each{cost}")
@@ -170,8 +170,7 @@ def _capped(found: Estimate, rows: float, cap: int, profiles: dict[str, ProfileO
 
     would = found.caps[cap]
     saved = "".join(
-        f", {duration(would.encoded_tokens / profile.tokens_per_second / profile.devices)} on {name}"
-        for name, profile in profiles.items()
+        f", {duration(seconds_on(profile, would.encoded_tokens))} on {name}" for name, profile in profiles.items()
     )
     return (
         f"cap       {would.tokens / max(found.tokens, 1):.1%} of the tokens are beyond {cap:,} in their text: "
@@ -180,9 +179,9 @@ def _capped(found: Estimate, rows: float, cap: int, profiles: dict[str, ProfileO
     )
 
 
-def seconds_on(profile: ProfileOptions, found: Estimate) -> float:
-    """Wall time of encoding on given hardware, in seconds."""
-    return found.encoded_tokens / profile.tokens_per_second / profile.devices
+def seconds_on(profile: ProfileOptions, tokens: float) -> float:
+    """Wall time of encoding some tokens on given hardware, in seconds."""
+    return tokens / profile.tokens_per_second / profile.devices
 
 
 def _price(config: JobConfig, found: Estimate) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from kosbert_ray.corpus.formats.table import info_of
 from kosbert_ray.corpus.fragments import Fragment, Slice
 from kosbert_ray.corpus.reader import FragmentReader
+from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.errors import InputError, StorageError
 
 Kind = tuple[str, str]  # format and compression of files; rows per byte are similar within a kind
@@ -79,6 +80,21 @@ def sampled_slices(
         if found and (index, found[0].index) not in seen:
             seen.add((index, found[0].index))
             yield found
+
+
+def sampled_texts(reader: FragmentReader, fragments: list[Fragment], count: int) -> Iterator[pa.Array]:
+    """Yields the texts of each sampled slice, large_string, without rejected rows; slices that cannot be read are left out.
+
+    Args:
+        reader: reads the fragments.
+        fragments: what to sample.
+        count: number of slices of each kind of file.
+    """
+    for part in strata(fragments):
+        for found in sampled_slices(reader, part, count):
+            if not isinstance(found, InputError | StorageError):
+                table = found[1]
+                yield table.filter(table[REASON].is_null())[TEXT].combine_chunks()
 
 
 def _slice_at(reader: FragmentReader, fragment: Fragment, stratum: Stratum, inside: float) -> tuple[Slice, pa.Table] | None:

@@ -18,11 +18,9 @@ Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 if TYPE_CHECKING:
     Engine: TypeAlias = str
-else:  # what the option accepts: the names in the table
-    Engine = Literal[(*ENGINES, "auto")]
-if TYPE_CHECKING:
     Pooling: TypeAlias = str
-else:
+else:  # what the options accept: the names in the tables
+    Engine = Literal[(*ENGINES, "auto")]
     Pooling = Literal[(*POOLING,)]
 LongTextPolicy = Literal["truncate", "mean", "chunk"]
 Splitter = Literal["words", "kiwi"]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
-from itertools import islice
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from kosbert_ray.config import JobConfig
-from kosbert_ray.corpus.row_table import REASON, TEXT
-from kosbert_ray.corpus.sample import sampled_slices, strata
-from kosbert_ray.errors import InputError, ModelError, StorageError, UsageError, first_line
+from kosbert_ray.corpus.sample import sampled_texts
+from kosbert_ray.errors import InputError, ModelError, UsageError, first_line
 from kosbert_ray.job import Job, model_ref
+from kosbert_ray.vector_math import unit
 
 SLICES = 4  # of each kind of file
 # The least cosine that rounding explains, by precision.
@@ -50,8 +48,8 @@ def compare(config: JobConfig, count: int) -> str:
         raise ModelError(
             f"{spec.folder}: sentence-transformers gives {theirs.shape[1]} numbers a vector, and not {ours.shape[1]}"
         )
-    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    cosines = np.where(lengths > 0, (ours * theirs).sum(1) / np.maximum(lengths, np.finfo(np.float32).tiny), 1.0)
+    # A static model has no direction for a text without tokens: both vectors are 0.
+    cosines = np.where((ours == theirs).all(1), 1.0, (unit(ours) * unit(theirs)).sum(1))
     least = int(cosines.argmin())
     found = (
         f"least cosine to sentence-transformers over {len(texts):,} texts: {cosines[least]:.6f} ({encoder.engine} "
@@ -68,14 +66,8 @@ def _with_bundled_input(config: JobConfig) -> JobConfig:
 
 def _texts(job: Job, count: int) -> list[str]:
     """Returns good texts of the input, evenly spread; raises InputError if there are none."""
-    found: list[str] = []
-    for part in strata(job.fragments()):
-        for item in sampled_slices(job.reader(), part, SLICES):
-            if isinstance(item, InputError | StorageError):
-                continue
-            table = item[1]
-            texts: pa.Array = table.filter(table[REASON].is_null())[TEXT].combine_chunks()
-            found += islice((text.as_py() for text in texts), count)
+    slices = sampled_texts(job.reader(), job.fragments(), SLICES)
+    found: list[str] = [text for texts in slices for text in texts[:count].to_pylist()]
     if not found:
         raise InputError(f"{job.corpus.storage.address}: no text could be read")
     step = max(1, len(found) // count)

@@ -15,13 +15,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from kosbert_ray._version import __version__
 from kosbert_ray.config import JobConfig
-from kosbert_ray.corpus.row_table import REASON
-from kosbert_ray.corpus.row_table import TEXT as TEXT_COLUMN
-from kosbert_ray.corpus.sample import sampled_slices, strata
+from kosbert_ray.corpus.sample import sampled_texts
 from kosbert_ray.encoder.options import Device, usable_cores
 from kosbert_ray.encoder.source import cache_folder
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
-from kosbert_ray.errors import InputError, KosbertError, StorageError, described
+from kosbert_ray.errors import InputError, KosbertError, described
 from kosbert_ray.job import Job, model_ref, open_corpus, open_output
 from kosbert_ray.planning.compare import compare
 from kosbert_ray.run.lifecycle import preview, settings_of
@@ -145,13 +143,9 @@ def _unknown(job: Job) -> str | None:
     except KosbertError:  # the check of the model reports it
         return None
     unknown = count = 0
-    for part in strata(job.fragments()):
-        for found in sampled_slices(job.reader(), part, SAMPLED_SLICES):
-            if isinstance(found, InputError | StorageError):
-                continue  # a dry run does not read these texts either
-            table = found[1]
-            tokens = tokenizer(table.filter(table[REASON].is_null())[TEXT_COLUMN].combine_chunks()[:SAMPLED_TEXTS])
-            unknown, count = unknown + tokenizer.unknown(tokens), count + len(tokens.ids)
+    for texts in sampled_texts(job.reader(), job.fragments(), SAMPLED_SLICES):
+        tokens = tokenizer(texts[:SAMPLED_TEXTS])
+        unknown, count = unknown + tokenizer.unknown(tokens), count + len(tokens.ids)
     return unknown_notice(unknown, count)
 
 

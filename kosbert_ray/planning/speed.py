@@ -7,18 +7,16 @@ import json
 import platform
 import time
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
 
 from kosbert_ray.config import JobConfig
-from kosbert_ray.corpus.row_table import REASON, TEXT
-from kosbert_ray.corpus.sample import sampled_slices, strata
+from kosbert_ray.corpus.sample import sampled_texts
 from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.source import cache_folder
 from kosbert_ray.encoder.spec import ModelSpec
-from kosbert_ray.errors import InputError, StorageError
+from kosbert_ray.errors import InputError
 from kosbert_ray.job import Job
 
 SECONDS = 10.0
@@ -46,14 +44,8 @@ def measure(config: JobConfig) -> Speed:
 
     job = Job.resolve(config)
     encoder = Encoder(job.spec, config.encoder)
-    reader = job.reader()
-    parts = strata(job.fragments())
-    found = chain.from_iterable(sampled_slices(reader, part, config.plan.slices) for part in parts)
     measured: list[tuple[int, float]] = []
-    for item in found:
-        if isinstance(item, InputError | StorageError):
-            continue
-        texts = item[1].filter(item[1][REASON].is_null())[TEXT].combine_chunks()
+    for texts in sampled_texts(job.reader(), job.fragments(), config.plan.slices):
         tokens = encoder.tokenizer(texts.take(pa.array(range(0, len(texts), max(1, len(texts) // TEXTS)))))
         started = time.perf_counter()
         encoder.encode_tokens(tokens)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.listing import Corpus
+from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.prompts import DOCUMENT
 from kosbert_ray.job import Job
 from kosbert_ray.run.bookkeeping import MAX_FAILED
 from kosbert_ray.run.notices import Notices
-
-DEFAULT_ENGINE = "torch"  # needs no remark
 
 
 def report_input(corpus: Corpus, notices: Notices) -> None:
@@ -46,5 +45,5 @@ def report_engine(before: JobConfig, job: Job, notices: Notices) -> None:
         notices: logs the line.
     """
     engine = job.config.encoder.engine
-    if before.encoder.engine == "auto" and engine != DEFAULT_ENGINE:
+    if before.encoder.engine == "auto" and engine != table.TORCH:
         notices.info(f"encoder.engine={engine} on CPUs, which suits the model (encoder.engine=torch for PyTorch)")

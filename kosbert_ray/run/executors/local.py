@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.reader import FragmentReader
-from kosbert_ray.encoder.options import EncoderOptions, usable_cores, visible_gpus
+from kosbert_ray.encoder.options import EncoderOptions, has_gpu, usable_cores, visible_gpus
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import JobFailed
 from kosbert_ray.run.executors.base import EncoderPool, Pending, SliceMetrics
@@ -56,10 +56,9 @@ class LocalExecutor:
     def encoder_pool(self, options: EncoderOptions, input_bytes: int) -> EncoderPool:
         """Returns a pool of one encoder with all usable cores, or with a GPU."""
         del input_bytes
-        gpus = visible_gpus()
-        if options.device == "cuda" and not gpus:
+        if options.device == "cuda" and not visible_gpus():
             raise JobFailed("encoder.device is cuda, but this machine has no GPU; use encoder.device=cpu")
-        on_gpu = gpus > 0 and options.device in ("auto", "cuda")
+        on_gpu = has_gpu(options)
         threads = 1 if on_gpu else options.threads or usable_cores()
         return EncoderPool(1, 1, cpus=threads, gpus=int(on_gpu), threads=threads)
 

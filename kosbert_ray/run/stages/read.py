@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from operator import add, gt, lt
 
 import pyarrow as pa
 
@@ -16,7 +17,7 @@ from kosbert_ray.run.slice_row import KEEP, SliceRow
 from kosbert_ray.run.stages.work import MAX_BUNDLED, Work
 from kosbert_ray.shards.receipt import Receipt
 
-Sizes = tuple[int, int, int, int]  # slices, rows, bytes in memory, bytes of stored input
+Sizes = tuple[int, ...]  # slices, rows, bytes in memory, bytes of stored input
 
 
 def read_slices(work: Work, fragments: Sequence[tuple[Fragment, frozenset[int]]]) -> Iterator[list[SliceRow]]:
@@ -33,24 +34,23 @@ def read_slices(work: Work, fragments: Sequence[tuple[Fragment, frozenset[int]]]
     ended = False
     while not ended:
         held: list[SliceRow] = []
-        sums: Sizes = (0, 0, 0, 0)
+        sums: Sizes = (0,) * len(most)
         # Unique, and the same when a killed task is run again.
         place = (row and row.address) or reading.place or _place(work, fragments[0][0], 0)
         with work.board.working_on("read", f"{place} and what follows") as attempt:
             # Slices are counted one by one only after some of these have killed a worker: the board's answer takes as long
             # as reading a small file.
             reading.counts = attempt > 1
-            while not held or all(part < limit for part, limit in zip(sums, most, strict=True)):
+            while not held or all(map(lt, sums, most)):
                 row = row or next(rows, None)
                 if row is None:
                     ended = True
                     break
-                sizes = _sizes(row)
-                if held and any(part + more > limit for part, more, limit in zip(sums, sizes, most, strict=True)):
+                totals = tuple(map(add, sums, _sizes(row)))
+                if held and any(map(gt, totals, most)):
                     break
                 held.append(row)
-                sums = (sums[0] + sizes[0], sums[1] + sizes[1], sums[2] + sizes[2], sums[3] + sizes[3])
-                row = None
+                row, sums = None, totals
         if held:
             yield held
 
@@ -83,9 +83,9 @@ class _Reading:
         work = self._work
         pieces = work.reader.slices(fragment, done)
         number = 0
+        self.place = _place(work, fragment, number)
         while True:
             row: SliceRow | None
-            self.place = _place(work, fragment, number)
             with work.board.working_on("read", self.place) if self.counts else nullcontext(1) as attempt:
                 started = time.perf_counter()
                 try:
