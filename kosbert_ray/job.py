@@ -24,11 +24,12 @@ from kosbert_ray.corpus.types import column_types
 from kosbert_ray.encoder.chunks import splitter_version
 from kosbert_ray.encoder.engines.choice import fitted, preferred_engine
 from kosbert_ray.encoder.files import sha256
+from kosbert_ray.encoder.locate import locate
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import SpecOptions, usable_cores
 from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
 from kosbert_ray.encoder.prepare import PreparedModel, prepare
-from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path, fetch_model
+from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path
 from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.errors import UsageError
 from kosbert_ray.shards.fingerprint import Fingerprint
@@ -139,38 +140,38 @@ class ModelRef:
         Raises:
             ModelError: it is not available.
         """
-        return read_spec(fetch_model(self.source), self.options).for_documents()
+        found = locate(self.source)
+        spec = read_spec(found.folder, self.options).for_documents()
+        return replace(spec, notices=(*found.notices, *spec.notices))
 
-    def prepare(self, commit: str | None = None) -> PreparedModel:
+    def prepare(self) -> PreparedModel:
         """Hashes the model and makes it loadable by other processes.
-
-        Args:
-            commit: commit of a hub model, instead of the revision that the job names.
 
         Raises:
             ModelError: the model cannot be found or is not supported.
         """
-        return prepare(self.source, self.options, commit)
+        return prepare(self.source, self.options)
 
 
-def model_ref(config: JobConfig, commit: str | None = None) -> ModelRef:
+def model_ref(config: JobConfig, commits: Mapping[str, str] = {}) -> ModelRef:
     """The job's model, readable on any machine.
 
     Args:
         config: the job.
-        commit: commit of a hub model, instead of the revision that the job names.
+        commits: commits to use by name of a hub repository, instead of the revision that the job names.
     """
-    source = model_source(config)
-    return ModelRef(replace(source, revision=commit) if commit else source, config.model)
+    return ModelRef(replace(model_source(config), commits=commits), config.model)
 
 
-def recorded_commit(config: JobConfig, job: Mapping[str, Any]) -> str | None:
-    """Returns the hub commit that an output was made with, if ``config`` names the same model and revision; else None."""
+def recorded_commits(config: JobConfig, job: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the commits that an output was made with, by repository, if ``config`` names the same model and revision."""
     recorded = job.get("model")
     if not isinstance(recorded, dict):
-        return None
-    same = (recorded.get("name"), recorded.get("revision")) == (config.model.name, config.model.revision)
-    return recorded.get("commit") if same else None
+        return {}
+    if (recorded.get("name"), recorded.get("revision")) != (config.model.name, config.model.revision):
+        return {}
+    own = {config.model.name: recorded["commit"]} if recorded.get("commit") else {}
+    return own | dict(recorded.get("commits") or {})
 
 
 def model_source(config: JobConfig) -> ModelSource:

@@ -19,11 +19,12 @@ from kosbert_ray.encoder.devices import pick_device, pick_precision
 from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.engines.base import EngineSettings, PrecisionUnfit
 from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require_fitting
+from kosbert_ray.encoder.locate import locate_folder
 from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
 from kosbert_ray.encoder.prepare import as_safetensors
-from kosbert_ray.encoder.source import ModelSource, fetch_model
+from kosbert_ray.encoder.source import ModelSource
 from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import ModelError, UsageError, without_remedy
@@ -155,7 +156,7 @@ class Encoder:
         """
         code = bool(spec_options.allow_remote_code)
         source = ModelSource(model, allow_remote_code=code) if isinstance(model, str) else model
-        return cls(read_spec(fetch_model(source), spec_options), options)
+        return cls(read_spec(locate_folder(source), spec_options), options)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -17,6 +17,7 @@ from kosbert_ray.errors import ModelError, first_line
 
 # Stem and suffix of weights, in the order in which transformers looks for them.
 WEIGHTS = (("model", "safetensors"), ("pytorch_model", "bin"))
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -44,6 +45,11 @@ def weight_names(names: Iterable[str]) -> list[str]:
         if shards and f"{stem}.{suffix}.index.json" in there:
             return shards
     return []
+
+
+def _adapter_weights(names: Iterable[str]) -> list[str]:
+    there = set(names)
+    return [name for name in ADAPTER_WEIGHTS if name in there][:1]
 
 
 def weight_paths(folder: Path) -> list[Path]:
@@ -99,7 +105,7 @@ def model_files(names: Iterable[str], modules: bytes | None, code: bool) -> list
     chosen = []
     for folder in dict.fromkeys(["", *of_modules]):
         bases = folders.get(folder, [])
-        weights = weight_names(bases) if folder in of_modules else []
+        weights = weight_names(bases) or _adapter_weights(bases) if folder in of_modules else []
         kept = [base for base in bases if base in weights or base.endswith(SETTINGS)]
         chosen += [f"{folder}/{base}" if folder else base for base in kept]
     return chosen + ([name for name in everything if name.endswith(".py")] if code else [])

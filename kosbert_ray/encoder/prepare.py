@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from kosbert_ray.encoder.files import files_in, sha256
+from kosbert_ray.encoder.hub import fetch_other_weights, is_public
+from kosbert_ray.encoder.locate import locate
 from kosbert_ray.encoder.options import SpecOptions
 from kosbert_ray.encoder.pickled import copy_model
-from kosbert_ray.encoder.source import ModelSource, cache_folder, copy_from_store, fetch, fetch_other_weights, filled_once
+from kosbert_ray.encoder.source import ModelSource, cache_folder, copy_from_store, fill_once
 from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.storage import Storage
@@ -46,13 +48,23 @@ class Digests:
     all: str
 
     @staticmethod
-    def of(spec: ModelSpec) -> Digests:
-        """Hashes a model's files; reads each once."""
+    def of(spec: ModelSpec, made_of: str | None = None) -> Digests:
+        """Hashes a model's files; reads each once.
+
+        Args:
+            spec: the model.
+            made_of: digest of the weights that the transformer's were computed from. It takes their place in ``weights``,
+                since a computation may round differently on another machine.
+        """
         weights, tokenizer = (sha256(spec.folder, files) for files in (spec.weight_files, spec.tokenizer_files))
         counted = {*spec.weight_files, *spec.tokenizer_files}
         paths = [spec.folder / name for name in files_in(spec.folder, spec.remote_code)]
         others = sha256(spec.folder, [path for path in paths if path not in counted])
-        return Digests(weights, tokenizer, hashlib.sha256(f"{weights} {tokenizer} {others}".encode()).hexdigest())
+        everything = hashlib.sha256(f"{weights} {tokenizer} {others}".encode()).hexdigest()
+        if made_of:
+            rest = [path for path in spec.weight_files if path.parent != spec.transformer]
+            weights = hashlib.sha256(f"{made_of} {sha256(spec.folder, rest)}".encode()).hexdigest()
+        return Digests(weights, tokenizer, everything)
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,8 @@ class PreparedModel:
         digest: digest of everything that is loaded from ``folder``.
         commit: the commit of a hub model.
         frozen: whether ``folder`` never changes.
+        combined: whether ``origin`` combines several repositories.
+        commits: commits by name of the other hub repositories in it.
         host: the machine that prepared it.
         uploaded: the folder below an output that holds a copy for other machines, if any.
     """
@@ -82,17 +96,25 @@ class PreparedModel:
     digest: str
     commit: str | None
     frozen: bool
+    combined: bool
+    commits: Mapping[str, str]
     host: str
     uploaded: Storage | None = None
 
-    def described(self) -> dict[str, str | None]:
+    def described(self) -> dict[str, Any]:
         """Returns name, revision and commit for a run's record. :func:`prepare` accepts the commit again."""
-        return {"name": self.source.name, "revision": self.revision, "commit": self.commit, "sha256": self.digest}
+        own = {"name": self.source.name, "revision": self.revision, "commit": self.commit, "sha256": self.digest}
+        return own | ({"commits": dict(self.commits)} if self.commits else {})
 
     @property
     def travels(self) -> bool:
-        """True if other machines need a copy, because the model is a local folder or was converted."""
-        return not self.frozen or self.folder != self.origin
+        """True if other machines need a copy: they cannot fetch the same files under the same name, at least not at once.
+
+        So it is for a local folder, a model that was converted or combined, and one on the hub that needs a token.
+        """
+        if not self.frozen or self.folder != self.origin or self.combined:
+            return True
+        return self.commit is not None and not is_public(self.source.name, self.commit)
 
     def kept(self) -> PreparedModel:
         """Returns the model in a folder that never changes and has safetensors only.
@@ -128,7 +150,7 @@ class PreparedModel:
             copy_from_store(self.uploaded, names, folder)
             spec = self._matching(folder)
         else:
-            fetched = read_spec(fetch(self.source).folder, self.options)
+            fetched = read_spec(locate(self.source).folder, self.options)
             spec = self._matching(as_safetensors(fetched).folder)
         if spec is None:
             raise ModelError(
@@ -167,7 +189,8 @@ class PreparedModel:
 
     def legacy_weights(self) -> str:
         """Returns version 0.1.0's hash of the weights, which covers weight files that are not loaded, too."""
-        fetch_other_weights(self.source, self.origin, self.commit)
+        if self.commit and not self.combined:
+            fetch_other_weights(self.source.name, self.origin, self.commit)
         spec = read_spec(self.origin, self.options)
         return sha256(spec.folder, spec.legacy_weight_files)
 
@@ -192,22 +215,21 @@ class PreparedModel:
             raise type(error)(text) from error
 
 
-def prepare(source: ModelSource, options: SpecOptions = SpecOptions(), commit: str | None = None) -> PreparedModel:
+def prepare(source: ModelSource, options: SpecOptions = SpecOptions()) -> PreparedModel:
     """Finds and hashes a model.
 
     Args:
         source: its name.
         options: settings for reading its folder.
-        commit: the commit of a hub model to use instead of ``source.revision``.
 
     Raises:
         ModelError: there is no such model, or it is not supported.
         StorageError: the object store refuses access.
     """
-    fetched = fetch(replace(source, revision=commit) if commit else source)
+    fetched = locate(source)
     spec = read_spec(fetched.folder, options)
     _require_known(spec)
-    digests = Digests.of(spec)
+    digests = Digests.of(spec, fetched.made_of)
     return PreparedModel(
         source=replace(source, revision=fetched.commit) if fetched.commit else source,
         revision=source.revision,
@@ -218,6 +240,8 @@ def prepare(source: ModelSource, options: SpecOptions = SpecOptions(), commit: s
         digest=digests.all,
         commit=fetched.commit,
         frozen=fetched.frozen,
+        combined=fetched.combined,
+        commits=fetched.commits,
         host=socket.gethostname(),
     )
 
@@ -237,12 +261,15 @@ def _copied(spec: ModelSpec, digests: Digests) -> ModelSpec:
     if spec.pickled:
         name = hashlib.sha256(f"{name} {CONVERSION}".encode()).hexdigest()
     folder = cache_folder("models") / name[:DIGEST_LETTERS]
+
+    def fill(partial: Path) -> None:
+        copy_model(spec.folder, files_in(spec.folder, spec.remote_code), partial)
+        if Digests.of(spec).all != digests.all:
+            raise ModelError(f"{spec.folder}: changed while it was copied; run the same command again")
+
     if not folder.is_dir():
         try:
-            with filled_once(folder) as partial:
-                copy_model(spec.folder, files_in(spec.folder, spec.remote_code), partial)
-                if Digests.of(spec) != digests:
-                    raise ModelError(f"{spec.folder}: changed while it was copied; run the same command again")
+            fill_once(folder, fill)
         except OSError as error:
             raise ModelError(f"{spec.folder}: cannot be copied to {folder.parent} ({first_line(error)})") from error
     return spec.moved(folder)

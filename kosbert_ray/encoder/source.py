@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from kosbert_ray.encoder.files import MODULES, files_in, model_files, module_folders
-from kosbert_ray.errors import ModelError, StorageError, first_line
+from filelock import FileLock
+
+from kosbert_ray.encoder import hub
+from kosbert_ray.encoder.files import MODULES, files_in, model_files
+from kosbert_ray.errors import ModelError, StorageError
 from kosbert_ray.storage import FAIL_FAST, Storage, StorageOptions, is_url
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 BUNDLED_PREFIX = "bundled:"
-FIRST_FILES = ["modules.json", "config.json"]  # enough to resolve a hub model's commit and list its other files
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,19 @@ class ModelSource:
         revision: branch, tag or commit of a hub name.
         allow_remote_code: whether to fetch the model's own Python code, too.
         storage: options for the object store of an ``s3://`` name.
+        commits: commits to use by name of a hub repository, of the model's own and of others that it refers to.
     """
 
     name: str
     revision: str | None = None
     allow_remote_code: bool = False
     storage: StorageOptions = FAIL_FAST
+    commits: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def commit(self) -> str | None:
+        """The commit or revision of a hub name to use; None for its newest."""
+        return self.commits.get(self.name, self.revision)
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,19 @@ class Fetched:
         commit: the commit that the revision of a hub model resolved to.
         frozen: whether the folder never changes, because it is a snapshot of a commit, a copy named by the hash of its
             content, or part of this package.
+        combined: whether the folder combines several repositories.
+        made_of: digest of the weights that those in the folder were computed from, if they were.
+        commits: commits by name of the other hub repositories in it.
+        notices: messages for the user.
     """
 
     folder: Path
     commit: str | None = None
     frozen: bool = False
+    combined: bool = False
+    made_of: str | None = None
+    commits: Mapping[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
 
 def bundled_path(name: str) -> Path:
@@ -78,35 +94,56 @@ def cache_entry(name: str, parts: Iterable[str], suffix: str = "") -> Path:
     return cache_folder(name) / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}{suffix}"
 
 
-@contextlib.contextmanager
-def filled_once(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder to fill, and renames it to ``folder`` at the end, so that ``folder`` is never partial.
+def fill_once(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Creates a folder with the content that ``fill`` writes, unless it exists; it is never seen half-filled.
+
+    Processes of one machine wait for the one that fills it.
+
+    Args:
+        folder: the folder.
+        fill: writes its content into an empty folder on the same disk.
 
     Raises:
         OSError: the folder cannot be created.
     """
+    if folder.is_dir():
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
-    try:
-        yield partial
+    with _locked(folder.with_name(f"{folder.name}.lock")):
+        if folder.is_dir():
+            return
+        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
         try:
-            partial.rename(folder)  # fails if another process was faster, whose copy is as good
-        except OSError:
-            if not folder.is_dir():
-                raise
+            fill(partial)
+            try:
+                partial.rename(folder)  # fails if a process elsewhere on a shared disk was faster; its copy is as good
+            except OSError:
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock among this machine's processes, where the file system has locks; it ends with its process."""
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except (NotImplementedError, OSError):  # some network file systems have none: work may be done twice
+        yield
+        return
+    try:
+        yield
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def bundled_sentences() -> list[str]:
     """Returns the texts of ``bundled:everyday``."""
     paths = sorted((BUNDLED / "everyday").glob("*.jsonl"))
     return [json.loads(line)["text"] for path in paths for line in path.read_text("utf-8").splitlines()]
-
-
-def fetch_model(source: ModelSource) -> Path:
-    """Returns the model's folder on this machine, downloading it if needed. Raises as :func:`fetch` does."""
-    return fetch(source).folder
 
 
 def fetch(source: ModelSource) -> Fetched:
@@ -127,59 +164,20 @@ def fetch(source: ModelSource) -> Fetched:
         raise ModelError(f"{source.name}: a model is a folder, and this is a file")
     if source.name.startswith((".", "/", "~")) or source.name.count("/") > 1:
         raise ModelError(f"{source.name}: no such model folder")
-    return _fetch_hub(source)
+    snapshot, commit = hub.fetch_snapshot(source.name, source.commit, source.allow_remote_code)
+    return Fetched(snapshot, commit, frozen=True)
 
 
-def _fetch_hub(source: ModelSource) -> Fetched:
-    """Downloads a snapshot with the model's files only. Offline, returns what the hub's cache holds."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+def state_of(folder: Path, paths: Iterable[Path] | None = None) -> str:
+    """Describes files by name, size and time of change, to recognize a folder that changes.
 
-    at = f" at {source.revision}" if source.revision else ""
-    try:
-        folder = Path(snapshot_download(source.name, revision=source.revision, allow_patterns=FIRST_FILES))
-        commit = folder.name
-        try:
-            names = HfApi().list_repo_files(source.name, revision=commit)
-        except Exception as error:  # offline; the type depends on the HTTP library of the hub's client
-            if not any(name.endswith((".safetensors", ".bin")) for name in files_in(folder, code=False)):
-                raise ModelError(f"{source.name}{at}: its files cannot be listed ({first_line(error)})") from error
-            return Fetched(folder, commit, frozen=True)
-        modules = (folder / MODULES).read_bytes() if (folder / MODULES).exists() else None
-        wanted = model_files(names, modules, source.allow_remote_code)
-        snapshot_download(source.name, revision=commit, allow_patterns=[glob.escape(name) for name in wanted])
-        return Fetched(folder, commit, frozen=True)
-    except HFValidationError as error:
-        raise ModelError(f"{source.name}: neither a folder here nor a hub name") from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(f"{source.name}{at}: the hub has no such model (or it is private: set HF_TOKEN)") from error
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"{source.name}{at}: the hub cannot be reached and the model is not in the cache; "
-            "name a local folder or an s3:// copy with model.name"
-        ) from error
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{source.name}{at}: cannot be fetched ({first_line(error)})") from error
-
-
-def fetch_other_weights(source: ModelSource, folder: Path, commit: str | None) -> None:
-    """Fetches a hub model's unused weights, which version 0.1.0 fetched and hashed, too.
-
-    Does nothing if the hub cannot be reached: the files in its cache then have to do.
+    Args:
+        folder: the folder.
+        paths: files below it; by default those of the model in it.
     """
-    if commit is None:
-        return
-    from huggingface_hub import HfApi, snapshot_download
-
-    with contextlib.suppress(Exception):
-        suffix = ".safetensors" if any(folder.rglob("*.safetensors")) else ".bin"
-        modules = (folder / MODULES).read_bytes() if (folder / MODULES).exists() else None
-        folders = module_folders(modules)
-        names = HfApi().list_repo_files(source.name, revision=commit)
-        others = [name for name in names if name.endswith(suffix) and name.rpartition("/")[0] in folders]
-        snapshot_download(source.name, revision=commit, allow_patterns=[glob.escape(name) for name in others])
+    chosen = [folder / name for name in files_in(folder, code=True)] if paths is None else paths
+    stats = ((path.relative_to(folder), path.stat()) for path in sorted(chosen))
+    return "\n".join([str(folder), *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)])
 
 
 def _fetch_store(source: ModelSource) -> Path:
@@ -199,19 +197,22 @@ def _fetch_store(source: ModelSource) -> Path:
 
 
 def copy_from_store(store: Storage, names: Iterable[str], folder: Path) -> None:
-    """Copies files of a store into a new folder of the cache.
+    """Copies files of a store into a folder of the cache, unless it exists.
 
     Raises:
         StorageError: the store refuses access.
         ModelError: the cache cannot be written to.
     """
+
+    def fill(partial: Path) -> None:
+        for name in names:
+            target = partial / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with store.open(name) as reader, open(target, "wb") as writer:
+                shutil.copyfileobj(reader, writer, 8 * 2**20)
+
     try:
-        with filled_once(folder) as partial:
-            for name in names:
-                target = partial / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with store.open(name) as reader, open(target, "wb") as writer:
-                    shutil.copyfileobj(reader, writer, 8 * 2**20)
+        fill_once(folder, fill)
     except StorageError:
         raise
     except OSError as error:

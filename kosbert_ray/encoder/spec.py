@@ -150,9 +150,7 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
             supported and would change its vectors.
     """
     notices: list[str] = []
-    support.refuse_adapter(folder)
     modules = read_modules(folder)
-    support.refuse_adapter(folder / modules[0][1])
     body = (_static if modules[0][0] == STATIC else _transformer)(folder, modules, options, notices)
     own = support.read_model_settings(folder)
     prompts = read_prompts(folder, own, options)

@@ -55,18 +55,8 @@ NATIVE_CODE = {
     "jina_embeddings_v3": "https://github.com/huggingface/transformers/tree/main/src/transformers/models/jina_embeddings_v3",
 }
 CHAT_TEMPLATE = "chat_template.jinja"
-ADAPTER = "adapter_config.json"
 EMBEDDING_MODEL = "SentenceTransformer"
 HIDDEN_STATE = ("last_hidden_state", ["last_hidden_state"])
-
-
-def refuse_adapter(folder: Path) -> None:
-    """Raises ModelError for a PEFT adapter, which transformers applies or ignores depending on what is installed."""
-    if (folder / ADAPTER).exists():
-        raise ModelError(
-            f"{folder / ADAPTER}: the model is a PEFT adapter; merge it into its base model (merge_and_unload) and save "
-            "the result"
-        )
 
 
 def refuse_architecture(path: Path, config: dict[str, Any]) -> None:
@@ -115,7 +105,7 @@ def runs_remote_code(transformer: Path, config: dict[str, Any], allowed: bool | 
         notices: takes a message if transformers' own class runs instead.
 
     Raises:
-        ModelError: the model needs code that is not allowed, or that is in another repository.
+        ModelError: the model needs code that is not allowed.
     """
     path, kind = transformer / "config.json", str(config.get("model_type"))
     code = config.get("auto_map")
@@ -133,22 +123,7 @@ def runs_remote_code(transformer: Path, config: dict[str, Any], allowed: bool | 
             f"{path}: the model has its own Python code (auto_map); review the code, and if you trust it set "
             f"model.allow_remote_code=true, or set it to false to run transformers' own {kind}, whose vectors may differ"
         )
-    elsewhere = next((place for place in _strings(code) if "--" in place), None)
-    if elsewhere:
-        repository = elsewhere.partition("--")[0]
-        raise ModelError(
-            f"{path}: the model's code is in another repository ({repository}), which is not supported; copy its *.py "
-            "files into the model folder and remove the prefix from auto_map"
-        )
     return True
-
-
-def _strings(tree: Any) -> list[str]:
-    """Lists all strings in a tree of lists and mappings."""
-    if isinstance(tree, str):
-        return [tree]
-    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
-    return [text for item in inner for text in _strings(item)]
 
 
 def read_transformer_settings(transformer: Path) -> dict[str, Any]:

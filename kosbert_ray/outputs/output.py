@@ -206,7 +206,7 @@ class Output:
         """
         given = {"prompt": prompt, "prompt_name": prompt_name}
         job = self.job.model_copy(update={"model": self.job.model.model_copy(update=given)})
-        found = model_ref(job).prepare(self.record.commit(job))
+        found = model_ref(job, self.record.commits(job)).prepare()
         found.require_made(self.record.fingerprint, self.storage.url())
         spec = found.spec()
         if spec.prompts.given:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from kosbert_ray.config import JobConfig
 from kosbert_ray.encoder.engines.table import supports
 from kosbert_ray.errors import InputError
-from kosbert_ray.job import recorded_commit
+from kosbert_ray.job import recorded_commits
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
 from kosbert_ray.storage import Storage
@@ -82,9 +82,9 @@ class JobRecord:
         """
         return settled_types(self._content, storage, shards)
 
-    def commit(self, job: JobConfig) -> str | None:
-        """Returns the hub commit of the model if ``job`` names the recorded model and revision; else None."""
-        return recorded_commit(job, self._content)
+    def commits(self, job: JobConfig) -> dict[str, str]:
+        """Returns the hub commits of the model, by repository, if ``job`` names the recorded model and revision."""
+        return recorded_commits(job, self._content)
 
     def job_for(self, config: JobConfig) -> JobConfig:
         """Returns the job with the options of a command.

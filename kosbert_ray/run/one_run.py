@@ -26,7 +26,7 @@ from kosbert_ray.job import (
     list_input,
     model_ref,
     open_output,
-    recorded_commit,
+    recorded_commits,
     require_apart,
     require_input,
 )
@@ -94,7 +94,7 @@ class Run:
         settled = settled_types(stored, storage, ledger.shards()) if stored else None
         if stored and (settings := taken(self._given, stored, storage.address)):
             self._notices.info(f"settings from {storage.url(JOB_FILE)}: {settings}")
-        ref = model_ref(resolved, recorded_commit(resolved, stored))
+        ref = model_ref(resolved, recorded_commits(resolved, stored))
         self.job = Job.resolve(resolved, settled=settled, model=model or ref)
         require_apart(self.job.corpus, storage)
         self.job.long_text  # noqa: B018 (raises before anything is done)

@@ -11,7 +11,7 @@ from kosbert_ray.config import JobConfig
 from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import StorageError
-from kosbert_ray.job import model_ref, recorded_commit
+from kosbert_ray.job import model_ref, recorded_commits
 from kosbert_ray.run.output_state import OutputState
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Resources:
         Args:
             keep: whether to copy it to a folder that nothing changes.
         """
-        model = self._model or model_ref(self._config).prepare(recorded_commit(self._config, self._output.stored))
+        model = self._model or model_ref(self._config, recorded_commits(self._config, self._output.stored)).prepare()
         self._model = model.kept() if keep else model
         return self._model
 

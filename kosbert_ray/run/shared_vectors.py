@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from kosbert_ray.encoder.source import filled_once
+from kosbert_ray.encoder.source import fill_once
 from kosbert_ray.errors import InputError
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.storage import Storage
@@ -105,8 +105,7 @@ class SharedVectors:
         """
         try:
             for _ in range(FILLS):
-                if not self.folder.is_dir():
-                    self._fill()
+                fill_once(self.folder, self._fill)
                 if self._is_whole():
                     shape = (self.count, self.format.dimension)
                     return np.memmap(self.folder / VECTORS_FILE, np.float32, "r", shape=shape)
@@ -119,13 +118,12 @@ class SharedVectors:
                 f"({error.strerror or error}); make room or set dedup=slice"
             ) from error
 
-    def _fill(self) -> None:
-        with filled_once(self.folder) as partial:
-            digest = xxhash.xxh3_128()
-            with open(partial / VECTORS_FILE, "wb") as file:
-                for name in self.shards:
-                    self._append(name, file, digest)
-            (partial / DIGEST_FILE).write_text(digest.hexdigest())
+    def _fill(self, folder: Path) -> None:
+        digest = xxhash.xxh3_128()
+        with open(folder / VECTORS_FILE, "wb") as file:
+            for name in self.shards:
+                self._append(name, file, digest)
+        (folder / DIGEST_FILE).write_text(digest.hexdigest())
 
     def _is_whole(self) -> bool:
         """True if the node's file belongs to this user and is undamaged."""

@@ -12,8 +12,9 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
+from kosbert_ray.encoder.locate import locate_folder
 from kosbert_ray.encoder.modules import POOLING_FLAGS
-from kosbert_ray.encoder.source import ModelSource, fetch_model
+from kosbert_ray.encoder.source import ModelSource
 from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.training.config import BaseConfig, NewModelConfig
 
@@ -32,7 +33,7 @@ def load_base(config: BaseConfig, device: str | None = None) -> SentenceTransfor
     Raises:
         ModelError: the model does not exist or cannot be loaded.
     """
-    folder = fetch_model(ModelSource(config.base))
+    folder = locate_folder(ModelSource(config.base))
     try:
         if (folder / "modules.json").exists():
             model = open_model(folder, device)

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.files import sha256
+from kosbert_ray.encoder.locate import locate_folder
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
-from kosbert_ray.encoder.source import ModelSource, fetch_model
+from kosbert_ray.encoder.source import ModelSource
 from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.errors import UsageError
 from kosbert_ray.training.config import TeacherConfig
@@ -41,7 +42,7 @@ def teacher_vectors(teacher: TeacherConfig, texts: list[str], dimension: int, fo
         ModelError: the teacher does not exist or cannot be loaded.
         UsageError: the teacher's dimension is too small, or differs from the student's without whitening.
     """
-    source = fetch_model(ModelSource(teacher.model))
+    source = locate_folder(ModelSource(teacher.model))
     spec = read_spec(source, SpecOptions(prompt=teacher.prompt))
     if spec.dimension < dimension:
         raise UsageError(f"teacher {teacher.model}: has {spec.dimension} dimensions, fewer than the student's {dimension}")

@@ -194,7 +194,6 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123
 SETTINGS, OWN = "sentence_bert_config.json", "config_sentence_transformers.json"
 HIDDEN = {"text": {"method": "forward", "method_output_name": ["hidden_states", 1]}}
 MESSAGE = {"message": {"method": "forward", "method_output_name": "last_hidden_state", "format": "structured"}}
-ELSEWHERE = {"AutoModel": "someone/code--modeling.Model"}
 REFUSED: list[tuple[str, Callable[[Path], None], str]] = [
     ("lfs weights", lambda f: (f / "model.safetensors").write_text(POINTER), "model.safetensors: is a Git LFS pointer"),
     ("lfs tokenizer", lambda f: (f / "tokenizer.json").write_text(POINTER), "tokenizer.json: is a Git LFS pointer"),
@@ -202,9 +201,8 @@ REFUSED: list[tuple[str, Callable[[Path], None], str]] = [
     (
         "adapter beside weights",
         edit("adapter_config.json", r=8),
-        "adapter_config.json: the model is a PEFT adapter; merge it",
+        "adapter_config.json: an adapter beside complete weights; delete adapter_config.json if",
     ),
-    ("code elsewhere", edit("config.json", auto_map=ELSEWHERE), r"code is in another repository \(someone/code\)"),
     ("modality text", edit(SETTINGS, modality_config=HIDDEN), "modality_config.text .* is not supported, and the vectors"),
     ("chat template", edit(SETTINGS, modality_config=MESSAGE), "modality_config.message"),
     ("config_kwargs", edit(SETTINGS, config_kwargs={"num_hidden_layers": 1}), "config_kwargs.num_hidden_layers"),
@@ -232,12 +230,6 @@ def test_what_would_change_vectors_is_refused_by_name(
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model("bert", everyday(), tmp_path_factory.mktemp("bert"))
-
-
-def test_an_adapter_without_a_model_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="the model is a PEFT adapter"):
-        read_spec(tmp_path)
 
 
 def test_a_plain_causal_language_model_is_pooled_as_sentence_transformers_does(tmp_path: Path) -> None:

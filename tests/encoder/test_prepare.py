@@ -175,7 +175,7 @@ HUB = """
 import json, sys
 from kosbert_ray.encoder.prepare import prepare
 from kosbert_ray.encoder.source import ModelSource
-model = prepare(ModelSource("team/model", "main"), commit=sys.argv[1] or None)
+model = prepare(ModelSource("team/model", "main", commits={"team/model": sys.argv[1]} if sys.argv[1] else {}))
 kept = model.kept()
 print(json.dumps(model.described() | {"weights": model.digests.weights, "same": kept.folder == model.folder,
                  "legacy": model.legacy_weights(), "travels": kept.travels, "folder": str(kept.folder)}))

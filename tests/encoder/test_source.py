@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.source import ModelSource, fetch_model
+from kosbert_ray.encoder.locate import locate_folder
+from kosbert_ray.encoder.source import ModelSource
 from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError, StorageError
 from kosbert_ray.storage import StorageOptions
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-FETCH = "import sys; from kosbert_ray.encoder.source import *; print(fetch_model(ModelSource(*sys.argv[1:])))"
+FETCH = "import sys; from kosbert_ray.encoder.locate import *; from kosbert_ray.encoder.source import *; print(locate_folder(ModelSource(*sys.argv[1:])))"
 
 
 def fetch_apart(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,21 +41,21 @@ def test_a_hub_name_is_found_in_the_hub_cache_and_by_its_revision(tiny_model: Pa
 
 
 def test_a_local_folder_is_itself_and_what_is_none_is_named(tiny_model: Path, tmp_path: Path) -> None:
-    assert fetch_model(ModelSource(str(tiny_model))) == tiny_model
+    assert locate_folder(ModelSource(str(tiny_model))) == tiny_model
     with pytest.raises(ModelError, match="no such model folder"):
-        fetch_model(ModelSource(str(tmp_path / "nothing")))
+        locate_folder(ModelSource(str(tmp_path / "nothing")))
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="this is a file"):
-        fetch_model(ModelSource(str(tmp_path / "file")))
+        locate_folder(ModelSource(str(tmp_path / "file")))
     with pytest.raises(ModelError, match="neither a folder here nor a hub name"):
-        fetch_model(ModelSource("not a name!"))
+        locate_folder(ModelSource("not a name!"))
 
 
 def test_bundled_models_are_listed_where_one_is_not_there() -> None:
-    assert read_spec(fetch_model(ModelSource("bundled:kosbert-mini"))).dimension == 256
+    assert read_spec(locate_folder(ModelSource("bundled:kosbert-mini"))).dimension == 256
     for name in ("bundled:nothing", "bundled:../encoder"):
         with pytest.raises(ModelError, match="available are everyday, kosbert-mini"):
-            fetch_model(ModelSource(name))
+            locate_folder(ModelSource(name))
 
 
 def test_an_s3_copy_is_fetched_once_and_again_when_it_changes(s3, tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
@@ -66,14 +67,14 @@ def test_an_s3_copy_is_fetched_once_and_again_when_it_changes(s3, tiny_model: Pa
         endpoint_url=s3.endpoint, region="us-east-1", access_key_id="admin", secret_access_key="secret"
     ).fail_fast()
     source = ModelSource("s3://models/tiny", storage=options)
-    first = fetch_model(source)
+    first = locate_folder(source)
     spec, original = read_spec(first), read_spec(tiny_model)
     assert sha256(spec.folder, spec.weight_files) == sha256(original.folder, original.weight_files)
-    assert fetch_model(source) == first
+    assert locate_folder(source) == first
     files.pipe_file("models/tiny/modules.json", (tiny_model / "modules.json").read_bytes() + b"\n")
-    assert fetch_model(source) != first
+    assert locate_folder(source) != first
     assert not list(tmp_path.rglob("partial-*"))
     with pytest.raises(ModelError, match="s3://models/nothing: no model there"):
-        fetch_model(ModelSource("s3://models/nothing", storage=options))
+        locate_folder(ModelSource("s3://models/nothing", storage=options))
     with pytest.raises(StorageError, match="s3://no-such-bucket"):
-        fetch_model(ModelSource("s3://no-such-bucket/x", storage=options))
+        locate_folder(ModelSource("s3://no-such-bucket/x", storage=options))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT
 from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.source import cache_entry, filled_once
+from kosbert_ray.encoder.source import cache_entry, fill_once
 from kosbert_ray.encoder.spec import WEIGHTED, ModelSpec
 from kosbert_ray.errors import ModelError, first_line
 
@@ -36,8 +36,7 @@ def converted(spec: ModelSpec, precision: str) -> Path:
     from kosbert_ray.encoder.engines.openvino_conversion import convert
 
     try:
-        with filled_once(folder) as partial:
-            convert(spec, precision, partial)
+        fill_once(folder, lambda partial: convert(spec, precision, partial))
     except OSError as error:
         raise ModelError(f"{folder}: cannot store the converted model ({first_line(error)})") from error
     return folder
