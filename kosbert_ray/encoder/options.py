@@ -32,6 +32,10 @@ class _ModelName(Section):
         default="jhgan/ko-sbert-sts", description="Hugging Face name, folder, s3:// URL or bundled:kosbert-mini"
     )
     revision: str | None = Field(default=None, description="branch, tag or commit of a Hugging Face model")
+    mirror: Address | None = Field(
+        default=None,
+        description="folder or s3:// URL from which the nodes of a cluster take the model; by default below the output",
+    )
 
 
 class SpecOptions(Section):

@@ -3,7 +3,7 @@
 The user gives a hub name, a folder, an ``s3://`` URL or ``bundled:NAME``. :func:`prepare` hashes the files for the job's
 fingerprint. :meth:`PreparedModel.kept` copies them to a cache folder named by their content, with all weights as
 safetensors; snapshots in the hub's cache and bundled models are used in place. A node takes the same path if it exists,
-else the copy that the driver uploaded next to the output, else the name that the user gave, and checks the digest.
+else the copy that the driver uploaded, else the name that the user gave, and checks the digest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.storage import Storage
 
 CONVERSION = "safetensors 1"  # part of a converted copy's name; raise the number when the conversion changes
-UPLOADS = "_kosbert/model"  # below the output
 COMPLETE = "complete"  # the file that an upload writes last
 DIGEST_LETTERS = 16  # of a folder's name
 
@@ -167,18 +166,21 @@ class PreparedModel:
                 return spec
         return None
 
-    def upload(self, output: Storage) -> PreparedModel:
-        """Returns the model with a copy next to an output for other machines; uploads the copy if it does not exist.
+    def upload(self, mirror: Storage) -> PreparedModel:
+        """Returns the model with a copy for other machines; uploads the copy if it does not exist.
+
+        Args:
+            mirror: a folder that all machines can read. The copy gets a folder of its own in it, named by its content.
 
         Raises:
             StorageError: the store refuses access.
         """
-        root = f"{UPLOADS}/{self.digest[:DIGEST_LETTERS]}"
-        if not output.exists(f"{root}/{COMPLETE}"):
+        root = self.digest[:DIGEST_LETTERS]
+        if not mirror.exists(f"{root}/{COMPLETE}"):
             for name in files_in(self.folder, bool(self.options.allow_remote_code)):
-                output.write_atomic(f"{root}/{name}", (self.folder / name).read_bytes())
-            output.write_atomic(f"{root}/{COMPLETE}", self.digest.encode())
-        return replace(self, uploaded=Storage(output.url(root), output.options))
+                mirror.copy_in(f"{root}/{name}", self.folder / name)
+            mirror.write_atomic(f"{root}/{COMPLETE}", self.digest.encode())
+        return replace(self, uploaded=Storage(mirror.url(root), mirror.options))
 
     def made(self, fingerprint: Mapping[str, Any]) -> bool:
         """Returns True if a fingerprint names this model; also accepts version 0.1.0's hash of the weights."""

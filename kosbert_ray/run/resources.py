@@ -13,6 +13,9 @@ from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import StorageError
 from kosbert_ray.job import model_ref, recorded_commits
 from kosbert_ray.run.output_state import OutputState
+from kosbert_ray.storage import Storage
+
+MIRROR = "_kosbert/model"  # below the output
 
 if TYPE_CHECKING:
     from kosbert_ray.run.executors.base import EncoderPool, Executor
@@ -65,13 +68,17 @@ class Resources:
         return self._model
 
     def shared_model(self, pool: EncoderPool) -> PreparedModel:
-        """The model as every node can load it: uploaded next to the output if nodes cannot fetch it themselves."""
+        """The model as every node can load it: uploaded to a mirror if the user names one or nodes cannot fetch it."""
         assert self._model is not None
         model = self._model.kept()
-        if model.travels and not pool.local and not model.uploaded:
-            model = model.upload(self._output.ledger.storage)
+        if not pool.local and not model.uploaded and (self._config.model.mirror or model.travels):
+            model = model.upload(self._mirror())
         self._model = model
         return model
+
+    def _mirror(self) -> Storage:
+        output = self._output.ledger.storage
+        return Storage(self._config.model.mirror or output.url(MIRROR), output.options)
 
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""

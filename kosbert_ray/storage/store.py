@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 import fsspec
@@ -205,6 +207,20 @@ class Storage:
             return
         with storage_errors(self.url(name)):
             disk.write(self.path(name), content, self.path(TMP_FOLDER))
+
+    def copy_in(self, name: str, path: Path) -> None:
+        """Copies a file of this machine of any size completely or not at all; an existing one is replaced."""
+        if self.remote:
+            self._retry(name, lambda: self.fs.put_file(str(path), self.path(name)))
+        elif not path.stat().st_size:
+            self.write_atomic(name, b"")
+        else:
+            with (
+                open(path, "rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+                memoryview(content) as view,
+            ):
+                self.write_atomic(name, view)
 
     def create(self, name: str, content: bytes) -> bool:
         """Writes a file only if it does not exist; returns False if it does.

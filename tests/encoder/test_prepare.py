@@ -111,15 +111,16 @@ def test_another_machine_takes_what_the_driver_uploaded(
 ) -> None:
     if pickled:
         pickle_weights(folder)
-    output = Storage(str(tmp_path / "out"))
-    model = of(folder).kept().upload(output)
-    assert model.upload(output).uploaded.address == model.uploaded.address
+    mirror = Storage(str(tmp_path / "mirror"))
+    model = of(folder).kept().upload(mirror)
+    assert model.upload(mirror).uploaded.address == model.uploaded.address
     there = elsewhere(model, monkeypatch, tmp_path)
     spec = there.spec()
     assert spec.folder.is_relative_to(tmp_path / "other")
     vectors = Encoder(spec, FP32).encode(everyday()[:9])
     np.testing.assert_array_equal(vectors, Encoder(model.spec(), FP32).encode(everyday()[:9]))
     assert there.spec().folder == spec.folder
+    assert sorted(path.name for path in spec.folder.parent.iterdir()) == [spec.folder.name]
     # A copy that is not the driver's is not loaded.
     shutil.rmtree(spec.folder)
     spoil(Path(there.uploaded.root))
@@ -211,6 +212,23 @@ def test_a_hub_name_is_resolved_to_a_commit_that_can_be_had_again(tiny_model: Pa
         third = found()
         assert not third["same"] and third["travels"] and third["legacy"] != third["weights"]
         assert third["legacy"] == sha256(repository, read_spec(repository).legacy_weight_files)
+    finally:
+        hub.close()
+
+
+def test_a_gated_model_needs_a_token_on_the_driver_only(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "hub" / "team" / "model")
+    hub = Hub(tmp_path / "hub")
+    hub.gated.add("team/model")
+    env = {**os.environ, **hub.env, "HF_HOME": str(tmp_path / "hf")}
+    try:
+        done = subprocess.run([sys.executable, "-c", HUB, ""], env=env, capture_output=True, text=True, check=False)
+        consent = f"team/model at main: the hub asks for consent; accept the licence at {env['HF_ENDPOINT']}/team/model"
+        assert f"{consent} and set HF_TOKEN to a token of that account" in done.stderr
+        env["HF_TOKEN"] = "hf_token"
+        done = subprocess.run([sys.executable, "-c", HUB, ""], env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["travels"]  # nodes have no token
     finally:
         hub.close()
 

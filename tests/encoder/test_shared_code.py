@@ -56,9 +56,9 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     served.close()
 
 
-def run(hub: Hub, home: Path, name: str, commits: dict[str, str] = {}, **more: str) -> Any:
+def run(hub: Hub, home: Path, name: str, commits: dict[str, str] | None = None, **more: str) -> Any:
     env = {**os.environ, **hub.env, "HF_HOME": str(home / "hf"), "XDG_CACHE_HOME": str(home / "cache"), **more}
-    arguments = json.dumps([name, commits, *everyday()[:4]])
+    arguments = json.dumps([name, commits or {}, *everyday()[:4]])
     done = subprocess.run([sys.executable, "-c", RUN, arguments], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,26 @@ from kosbert_ray.errors import ModelError, StorageError
 from kosbert_ray.storage import StorageOptions
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-FETCH = "import sys; from kosbert_ray.encoder.locate import *; from kosbert_ray.encoder.source import *; print(locate_folder(ModelSource(*sys.argv[1:])))"
+FETCH = """
+import sys
+from kosbert_ray.encoder.locate import locate_folder
+from kosbert_ray.encoder.source import ModelSource
+print(locate_folder(ModelSource(*sys.argv[1:])))
+"""
+# Fills a folder slowly, and notes on standard output that it did.
+FILL = """
+import sys, time
+from pathlib import Path
+from kosbert_ray.encoder.source import fill_once
+
+def fill(partial):
+    print("filling", flush=True)
+    time.sleep(2)
+    (partial / "file").write_text("whole")
+
+fill_once(Path(sys.argv[1]), fill)
+assert (Path(sys.argv[1]) / "file").read_text() == "whole"
+"""
 
 
 def fetch_apart(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -78,3 +98,22 @@ def test_an_s3_copy_is_fetched_once_and_again_when_it_changes(s3, tiny_model: Pa
         locate_folder(ModelSource("s3://models/nothing", storage=options))
     with pytest.raises(StorageError, match="s3://no-such-bucket"):
         locate_folder(ModelSource("s3://no-such-bucket/x", storage=options))
+
+
+def test_the_processes_of_a_machine_fill_a_folder_once(tmp_path: Path) -> None:
+    folder = tmp_path / "모델" / "copy"
+    arguments = [sys.executable, "-c", FILL, str(folder)]
+    processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert "".join(process.communicate()[0] for process in processes) == "filling\n"
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert os.listdir(folder.parent) == ["copy"]
+    # The one that fills is killed: those that wait go on.
+    folder.rename(tmp_path / "earlier")
+    first = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "filling\n"
+    second = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    time.sleep(1)
+    first.kill()
+    first.communicate()
+    assert second.communicate()[0] == "filling\n"
+    assert second.returncode == 0

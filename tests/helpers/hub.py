@@ -21,12 +21,14 @@ class Hub:
     Attributes:
         read: the paths of model files whose content was sent, as ``OWNER/NAME/FILE``.
         earlier: what a model was at earlier commits, by commit: a folder each.
+        gated: names of models that need a token.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.read: list[str] = []
         self.earlier: dict[str, Path] = {}
+        self.gated: set[str] = set()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,7 +39,11 @@ class Hub:
 
             def do_GET(self) -> None:
                 path, span = unquote(urlsplit(self.path).path), self.headers.get("Range")
-                if "/resolve/" in path and not path.startswith("/datasets/"):
+                named = "/".join(path.removeprefix("/api/models").strip("/").split("/")[:2])
+                if named in hub.gated and not self.headers.get("Authorization"):
+                    # The API lists a gated model; its files are refused.
+                    self.answer(*((401, b"", SHA, "GatedRepo") if "/resolve/" in path else hub.model(path)))
+                elif "/resolve/" in path and not path.startswith("/datasets/"):
                     self.answer(*hub.model_file(path, span, self.command == "GET"))
                 elif path.startswith("/api/models/"):
                     self.answer(*hub.model(path))
@@ -56,7 +62,7 @@ class Hub:
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("X-Repo-Commit", commit)
                 self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-                if status == 404:
+                if status in (401, 404):
                     self.send_header("X-Error-Code", error)
                 self.end_headers()
                 if self.command != "HEAD":
@@ -108,6 +114,7 @@ class Hub:
             return 200, json.dumps(entries).encode(), commit, ""
         names = [item.relative_to(folder).as_posix() for item in sorted(folder.rglob("*")) if item.is_file()]
         answer = {"id": f"{owner}/{name}", "sha": commit, "siblings": [{"rfilename": item} for item in names]}
+        answer |= {"private": False, "gated": "manual" if f"{owner}/{name}" in self.gated else False}
         return 200, json.dumps(answer).encode(), commit, ""
 
     def model_file(self, path: str, span: str | None, whole: bool) -> tuple[int, bytes, str, str]:

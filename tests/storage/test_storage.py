@@ -44,6 +44,15 @@ def test_written_files_are_listed_and_read_back(storage: Storage) -> None:
     assert not storage.exists("a.txt")
 
 
+@pytest.mark.parametrize("size", [0, 5, 12 * 2**20])
+def test_a_file_of_any_size_is_copied_in(size: int, storage: Storage, tmp_path: Path) -> None:
+    content = os.urandom(size)
+    (tmp_path / "파일").write_bytes(content)
+    storage.copy_in("models/파일", tmp_path / "파일")
+    assert storage.read("models/파일") == content
+    assert [entry.name for entry in storage.list(recursive=True)] == ["models/파일"]
+
+
 def test_the_version_changes_with_the_content(storage: Storage) -> None:
     storage.write_atomic("a.txt", b"one")
     before = storage.entry("a.txt").version

@@ -42,6 +42,7 @@ def run(
     job = yaml.safe_load(documents["ConfigMap"]["data"]["job.yaml"])
     job["model"]["name"] = TINY
     job["input"]["path"], job["output"]["path"] = f"s3://{bucket}/corpus/", f"s3://{bucket}/vectors/"
+    job["model"]["mirror"] = f"s3://{bucket}/models"
     job["encoder"] |= encoder
     (folder / "job.yaml").write_text(yaml.safe_dump(job), "utf-8")
     entry = documents["RayJob"]["spec"]["entrypoint"].replace("/etc/kosbert/job.yaml", str(folder / "job.yaml"))
@@ -60,6 +61,9 @@ def test_the_job_runs_on_cpu_nodes_under_a_head_without_cpus(pods, documents, s3
     done = run(pods, documents, tmp_path, "pods-cpu", device="cpu", actors=1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "done: 60 rows in 1 shards" in done.stdout
+    # Nodes took the model from the mirror.
+    (copy,) = s3.filesystem().ls("pods-cpu/models", detail=False)
+    assert s3.filesystem().exists(f"{copy}/complete") and not s3.filesystem().exists("pods-cpu/vectors/_kosbert/model")
     assert "60 rows" in cli("verify", "s3://pods-cpu/vectors/", "--input", "s3://pods-cpu/corpus/", env=s3.env).stdout
 
 
