@@ -31,6 +31,7 @@ TOKENIZER_FILES = (
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 SETTINGS = (".json", ".txt", ".model")
 MODULES = "modules.json"
+ROUTER = "router_config.json"  # in the folder of a Router, whose modules are in folders beside it
 POINTER = b"version https://git-lfs"
 POINTER_BYTES = 1024
 
@@ -102,6 +103,8 @@ def model_files(names: Iterable[str], modules: bytes | None, code: bool) -> list
         folder, _, base = name.rpartition("/")
         folders.setdefault(folder, []).append(base)
     of_modules = module_folders(modules)
+    routers = [folder for folder in of_modules if ROUTER in folders.get(folder, ())]
+    of_modules += [folder for folder in folders if folder and folder.rpartition("/")[0] in routers]
     chosen = []
     for folder in dict.fromkeys(["", *of_modules]):
         bases = folders.get(folder, [])
@@ -129,7 +132,8 @@ def files_in(folder: Path, code: bool) -> list[str]:
     for inner in dict.fromkeys(["", *module_folders(modules)]):
         where = folder / inner
         if where.is_dir() and ".." not in Path(inner).parts:
-            names += [path.relative_to(folder).as_posix() for path in where.iterdir() if path.is_file()]
+            depths = (where.iterdir(), where.glob("*/*")) if (where / ROUTER).is_file() else (where.iterdir(),)
+            names += [path.relative_to(folder).as_posix() for paths in depths for path in paths if path.is_file()]
     if code:
         names += [path.relative_to(folder).as_posix() for path in folder.rglob("*.py")]
     return model_files(set(names), modules, code)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from kosbert_ray.encoder.files import MODULES, read_json
+from kosbert_ray.encoder.files import MODULES, ROUTER, read_json
 from kosbert_ray.encoder.lengths import text_config
 from kosbert_ray.encoder.pooling import POOLING
 from kosbert_ray.errors import ModelError
@@ -79,14 +79,14 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
     """
     if not (folder / MODULES).exists():
         return _without_list(folder)
-    modules = [
-        (str(entry["type"]).rpartition(".")[2], str(entry["path"]))
-        for entry in read_json(folder / MODULES)
-        if not str(entry["type"]).endswith(".Dropout")
+    typed = [(str(entry["type"]), str(entry["path"])) for entry in read_json(folder / MODULES)]
+    typed = [
+        item for kind, path in typed for item in (_routed(folder, path) if _class(kind) == "Router" else [(kind, path)])
     ]
-    for entry in read_json(folder / MODULES):
-        if not str(entry["type"]).startswith("sentence_transformers."):
-            raise ModelError(f"{folder}: module {entry['type']} is custom code, which is not supported")
+    for kind, _ in typed:
+        if not kind.startswith("sentence_transformers."):
+            raise ModelError(f"{folder}: module {kind} is custom code, which is not supported")
+    modules = [(_class(kind), path) for kind, path in typed if _class(kind) != "Dropout"]
     kinds = [kind for kind, _ in modules]
     if kinds[:2] != [TRANSFORMER, "Pooling"] and kinds[:1] != [STATIC]:
         raise ModelError(
@@ -97,6 +97,22 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
         if ".." in Path(path).parts or Path(path).is_absolute():
             raise ModelError(f"{folder}: modules.json points outside the folder ({path})")
     return modules
+
+
+def _class(kind: str) -> str:
+    return kind.rpartition(".")[2]
+
+
+def _routed(folder: Path, path: str) -> list[tuple[str, str]]:
+    """Returns type and subfolder of the modules behind a Router, all of whose routes must be the same."""
+    settings = read_json(folder / path / ROUTER)
+    routes = {name: tuple(modules) for name, modules in settings["structure"].items()}
+    if len(set(routes.values())) != 1:
+        raise ModelError(
+            f"{folder / path / ROUTER}: texts take other modules for {' than for '.join(routes)}, which is not supported"
+        )
+    (modules,) = set(routes.values())
+    return [(str(settings["types"][name]), f"{path}/{name}" if path else name) for name in modules]
 
 
 def _without_list(folder: Path) -> list[tuple[str, str]]:

@@ -16,10 +16,14 @@ from conftest import everyday
 from models import HEADS, LAYERS, SIZE, WIDTH, save_model, save_transformer
 from reference import cosines
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Router
+from sentence_transformers.sentence_transformer.modules import Pooling
 from zoo import BART, GPT2, T5
 
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
+from kosbert_ray.encoder.prepare import prepare
+from kosbert_ray.encoder.source import ModelSource
 from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
 
@@ -230,6 +234,19 @@ def test_what_would_change_vectors_is_refused_by_name(
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model("bert", everyday(), tmp_path_factory.mktemp("bert"))
+
+
+def test_a_router_of_one_route_is_that_route_and_others_are_refused(bert: Path, tmp_path: Path) -> None:
+    inner = SentenceTransformer(str(bert), device="cpu")
+    one = Router.for_query_document([inner[0], inner[1]], [inner[0], inner[1]])
+    SentenceTransformer(modules=[one, Normalize()], device="cpu").save_pretrained(str(tmp_path / "one"))
+    model = prepare(ModelSource(str(tmp_path / "one"))).kept()
+    assert cosines(Encoder(model.spec(), FP32).encode(TEXTS), expected(tmp_path / "one")).min() > 0.999999
+    assert model.folder != tmp_path / "one"
+    two = Router.for_query_document([inner[0], inner[1]], [inner[0], Pooling(64, "cls")])
+    SentenceTransformer(modules=[two], device="cpu").save_pretrained(str(tmp_path / "two"))
+    with pytest.raises(ModelError, match=r"router_config.json: texts take other modules for query than for document"):
+        read_spec(tmp_path / "two")
 
 
 def test_a_plain_causal_language_model_is_pooled_as_sentence_transformers_does(tmp_path: Path) -> None:
