@@ -15,6 +15,7 @@ from kosbert_ray.errors import UsageError
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
+    from kosbert_ray.encoder.spec import ModelSpec
     from kosbert_ray.planning.estimate import Estimate
     from kosbert_ray.planning.options import ProfileOptions
     from kosbert_ray.run.dry_run import Preview
@@ -89,10 +90,11 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         seconds = {name: seconds_on(profile, found.encoded_tokens) for name, profile in profiles.items()}
         committed = done.committed if done else 0
-        tree = {**asdict(found), "prompt": spec.prompt, "committed": committed, "seconds": seconds}
+        more = {"prompt": spec.prompt, "weight_bytes": _weight_bytes(config, spec), "committed": committed}
+        tree = {**asdict(found), **more, "seconds": seconds}
         print(json.dumps(tree, ensure_ascii=False))
         return 0
-    for line in _lines(config, found, done, profiles, spec.prompts.described(spec.prompt)):
+    for line in _lines(config, found, done, profiles, spec):
         print(line)
     if not done:  # the preview has logged what follows from the input's files and the model
         for notice in found.notices:
@@ -107,7 +109,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _lines(
-    config: JobConfig, found: Estimate, done: Preview | None, profiles: dict[str, ProfileOptions], prompt: str
+    config: JobConfig, found: Estimate, done: Preview | None, profiles: dict[str, ProfileOptions], spec: ModelSpec
 ) -> list[str]:
     """The estimate as text."""
     from kosbert_ray.units import duration
@@ -122,7 +124,8 @@ def _lines(
         f"texts     {about}{_bytes(found.text_bytes)}; {found.repeated:.1%} duplicates within a slice, "
         f"{'' if whole else 'at least '}{found.shared:.1%} across slices",
         f"tokens    {about}{found.tokens:,.0f}, {found.tokens / rows:.1f} per row; {found.encoded_tokens:,.0f} to encode",
-        f"prompt    {prompt}",
+        f"prompt    {spec.prompts.described(spec.prompt)}",
+        _memory(config, spec),
         _long_texts(found, rows),
     ]
     most = max(found.lengths.values(), default=0)
@@ -148,6 +151,22 @@ def _lines(
     if not profiles:
         lines.append("time      unknown: run kosbert-ray calibrate to measure this machine, or set plan.profiles")
     return lines
+
+
+def _weight_bytes(config: JobConfig, spec: ModelSpec) -> dict[str, int]:
+    """The memory of the weights by precision: of each that the job may take."""
+    from kosbert_ray.encoder.parameters import weight_bytes
+
+    given = config.encoder.precision
+    precisions = ("fp32",) if spec.static else ("fp32", "bf16") if given == "auto" else (given,)
+    return {precision: weight_bytes(spec, precision) for precision in precisions}
+
+
+def _memory(config: JobConfig, spec: ModelSpec) -> str:
+    from kosbert_ray.encoder.devices import device_memory
+
+    needed = " or ".join(f"{_bytes(size)} in {name}" for name, size in _weight_bytes(config, spec).items())
+    return f"memory    {needed} for the weights of each encoder; this machine has {_bytes(device_memory('cpu'))}"
 
 
 def _long_texts(found: Estimate, rows: float) -> str:

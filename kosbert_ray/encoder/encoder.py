@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.encoder.bisection import encode_all
-from kosbert_ray.encoder.devices import pick_device, pick_precision
+from kosbert_ray.encoder.devices import device_memory, pick_device, pick_precision
 from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.engines.base import EngineSettings, PrecisionUnfit
 from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require_fitting
@@ -23,8 +23,9 @@ from kosbert_ray.encoder.locate import locate_folder
 from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
+from kosbert_ray.encoder.parameters import weight_bytes
 from kosbert_ray.encoder.prepare import as_safetensors
-from kosbert_ray.encoder.source import ModelSource
+from kosbert_ray.encoder.source import ModelSource, bundled_sentences
 from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import ModelError, UsageError, without_remedy
@@ -48,6 +49,9 @@ def _as_array(texts: object) -> pa.Array:
     if isinstance(texts, pa.ChunkedArray):
         return texts.cast(pa.large_string()).combine_chunks()
     return texts.cast(pa.large_string()) if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+
+
+OVERFLOW_TEXTS, OVERFLOW_TOKENS = 64, 4096  # sentences, and tokens of a batch, by which half precision is tried
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ class Encoder:
         self.precision = pick_precision(options.precision, self.device)
         if options.precision == "auto" and self.engine not in table.engines_for(self.device, self.precision):
             self.precision = "fp32"
+        self._require_memory()
         self._tokenizer: Tokenizer | None = None
         settings = EngineSettings(
             self.device,
@@ -118,6 +123,8 @@ class Encoder:
         fallback: list[str] = []
         try:
             self._engine = table.load(self.engine, spec, settings)
+            if options.precision == "auto" and self.precision == "fp16":
+                self._require_no_overflow()
         except PrecisionUnfit as error:
             if options.precision != "auto":
                 raise
@@ -157,6 +164,23 @@ class Encoder:
         code = bool(spec_options.allow_remote_code)
         source = ModelSource(model, allow_remote_code=code) if isinstance(model, str) else model
         return cls(read_spec(locate_folder(source), spec_options), options)
+
+    def _require_memory(self) -> None:
+        """Raises ModelError if the device cannot hold the weights."""
+        needed, present = weight_bytes(self.spec, self.precision), device_memory(self.device)
+        if needed > present:
+            raise ModelError(
+                f"{self.spec.folder}: its weights take {needed / 2**30:,.1f} GiB in {self.precision}, and {self.device} "
+                f"has {present / 2**30:,.1f} GiB of memory; use a device with more memory, or a smaller model"
+            )
+
+    def _require_no_overflow(self) -> None:
+        """Raises PrecisionUnfit if a sample of texts has vectors with NaN or Inf, as some models do in fp16."""
+        sentences = bundled_sentences()
+        tokens = self.tokenizer(pa.array([*sentences[:OVERFLOW_TEXTS], " ".join(sentences)]))
+        for batch in self._engine.pack(tokens, OVERFLOW_TOKENS):
+            if not np.isfinite(self._engine.vectors(batch)).all():
+                raise PrecisionUnfit(f"{self.spec.folder}: overflows in fp16; use encoder.precision=fp32")
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -16,7 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from kosbert_ray._version import __version__
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.sample import sampled_texts
+from kosbert_ray.encoder.devices import device_memory
 from kosbert_ray.encoder.options import Device, usable_cores
+from kosbert_ray.encoder.parameters import weight_bytes
 from kosbert_ray.encoder.source import cache_folder
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, KosbertError, described
@@ -91,7 +93,7 @@ def _versions() -> str:
 
 
 def _machine() -> str:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = device_memory("cpu") / 2**30
     return f"{usable_cores()} usable cores ({platform.processor() or platform.machine()}), {memory:,.0f} GiB of memory"
 
 
@@ -123,7 +125,9 @@ def _model(config: JobConfig) -> str:
     return (
         f"{config.model.name}: {encoder.spec.dimension} dimensions, {tokens_taken} tokens, "
         f"prompt {prompts.described(encoder.spec.prompt)}; "
-        f"{encoder.engine} {encoder.precision} on {encoder.device}, attention {encoder.attention}, loaded and tested in "
+        f"{encoder.engine} {encoder.precision} on {encoder.device}, attention {encoder.attention}; "
+        f"{weight_bytes(encoder.spec, encoder.precision) / 2**30:,.2f} GiB of weights for each encoder, of "
+        f"{device_memory(encoder.device) / 2**30:,.0f} GiB; loaded and tested in "
         f"{time.perf_counter() - started:.1f} s{notices}"
     )
 

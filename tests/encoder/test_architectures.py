@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from architectures import DECODER, WIDE, save
 from conftest import everyday
 from models import HEADS, LAYERS, SIZE, WIDTH, save_model, save_transformer
 from reference import cosines
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Router
 from sentence_transformers.sentence_transformer.modules import Pooling
 from zoo import BART, GPT2, T5
 
 from kosbert_ray.encoder import Encoder
+from kosbert_ray.encoder.devices import pick_precision
+from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
 from kosbert_ray.encoder.prepare import prepare
 from kosbert_ray.encoder.source import ModelSource
@@ -74,6 +79,34 @@ def test_in_bf16_a_model_that_cannot_compute_in_it_falls_back_or_is_refused_once
     encoder = Encoder.load(str(folder), EncoderOptions(precision="auto", device="cpu"))
     assert encoder.precision == "fp32"
     assert any("cannot compute in bf16" in notice and notice.endswith("using fp32") for notice in encoder.notices)
+
+
+def test_half_precision_is_not_chosen_for_a_model_that_overflows_in_it(bert: Path, tmp_path: Path, monkeypatch) -> None:
+    """On a GPU of 2017 to 2018 (V100, T4), whose capability this machine only claims."""
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (7, 5))
+    assert pick_precision("auto", "cuda") == "fp16"
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (6, 1))
+    assert pick_precision("auto", "cuda") == "fp32"
+    monkeypatch.setattr("kosbert_ray.encoder.encoder.pick_precision", lambda *_: "fp16")
+    entry = table.ENGINES[table.TORCH]
+    monkeypatch.setitem(table.ENGINES, table.TORCH, replace(entry, precisions=entry.precisions | {"cpu": ("fp32", "fp16")}))
+    options = EncoderOptions(precision="auto", device="cpu", engine="torch")
+    found = Encoder.load(str(bert), options)
+    assert found.precision == "fp16" and cosines(found.encode(TEXTS), expected(bert)).min() > 0.999
+    folder = Path(shutil.copytree(bert, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+
+    def told(name: str, rows: slice, message: str) -> None:
+        changed = weights[name].clone()
+        changed[rows] *= 1e6  # finite in fp32 only
+        save_file(weights | {name: changed}, folder / "model.safetensors", {"format": "pt"})
+        found = Encoder.load(str(folder), options)
+        assert found.precision == "fp32" and np.isfinite(found.encode(TEXTS)).all()
+        assert any(message in notice and notice.endswith("using fp32") for notice in found.notices)
+
+    told("encoder.layer.0.intermediate.dense.weight", slice(None), "every vector is NaN or Inf in fp16")
+    (period,) = found.tokenizer(pa.array(["."])).ids[1:-1]
+    told("embeddings.word_embeddings.weight", slice(period, period + 1), "overflows in fp16")
 
 
 def test_a_model_that_remembers_earlier_texts_is_refused(tmp_path: Path) -> None:

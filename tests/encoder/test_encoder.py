@@ -15,7 +15,7 @@ from models import ARCHITECTURES, WIDTH, save_model, save_transformer
 from reference import cosines, reference
 from sentence_transformers import SentenceTransformer
 
-from kosbert_ray.encoder.devices import pick_device, pick_precision
+from kosbert_ray.encoder.devices import device_memory, pick_device, pick_precision
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.engines import attention
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions, require_possible
@@ -161,7 +161,7 @@ def test_a_folder_whose_weights_are_of_another_model_is_refused(tmp_path: Path) 
     with pytest.raises(ModelError, match="weights are missing"):
         Encoder.load(str(folder), FP32)
     (folder / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(ModelError, match="cannot load the model"):
+    with pytest.raises(ModelError, match="cannot be read|cannot load the model"):
         Encoder.load(str(folder), FP32)
 
 
@@ -221,3 +221,13 @@ def test_texts_may_be_a_tuple_or_an_arrow_array(tiny_model: Path) -> None:
     expected = encoder.encode(["가", "나"])
     for texts in (("가", "나"), pa.array(["가", "나"]), pa.chunked_array([["가"], ["나"]])):
         np.testing.assert_array_equal(encoder.encode(texts), expected)
+
+
+def test_weights_that_do_not_fit_into_memory_are_refused_before_they_are_loaded(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert device_memory("cpu", tmp_path / "memory.max") == 1_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert device_memory("cpu", tmp_path / "memory.max") == device_memory("cpu", tmp_path / "nothing") > 2**28
+    monkeypatch.setattr("kosbert_ray.encoder.encoder.device_memory", lambda _: 1000)
+    with pytest.raises(ModelError, match=r"its weights take 0.0 GiB in fp32, and cpu has 0.0 GiB of memory; use a device"):
+        Encoder.load("bundled:kosbert-mini", EncoderOptions(precision="fp32", device="cpu"))

@@ -106,6 +106,9 @@ def test_many_unknown_tokens_are_a_warning_of_plan_also_beside_an_output(cli, tm
     for output in ([], [tmp_path / "out"]):
         done = cli("plan", source, *output, "--model", TINY)
         assert "prompt    none" in done.stdout.splitlines()
+        assert re.search(
+            r"^memory    \d.* in fp32 or \d.* in bf16 for the weights of each encoder; this", done.stdout, re.M
+        )
         assert "warning: " in done.stderr and "of the tokens are unknown to the model" in done.stderr
     assert any("unknown" in line for line in json.loads(cli("plan", source, "--model", TINY, "--json").stdout)["warnings"])
 

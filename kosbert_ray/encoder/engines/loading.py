@@ -97,7 +97,14 @@ def load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str, attention
         )
     notices = _unused_weights(spec, info["unexpected_keys"])
     require_positions(spec, model.eval())
-    return Loaded(model.to(device), pluggable, notices)
+    try:
+        return Loaded(model.to(device), pluggable, notices)
+    except torch.OutOfMemoryError as error:
+        needed = sum(weight.nbytes for weight in model.parameters()) / 2**30
+        raise ModelError(
+            f"{spec.transformer}: its {needed:,.1f} GiB of weights do not fit into the memory of {device} "
+            f"({first_line(error)}); use encoder.precision=bf16 if it is not, or a device with more memory"
+        ) from error
 
 
 def _unused_weights(spec: ModelSpec, unexpected: list[str]) -> tuple[str, ...]:

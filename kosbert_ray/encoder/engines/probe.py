@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from kosbert_ray.encoder.engines.base import AGREEMENT
+from kosbert_ray.encoder.engines.base import AGREEMENT, PrecisionUnfit
 from kosbert_ray.encoder.engines.model_info import text_config, vocabulary_of
 from kosbert_ray.encoder.packing import Batch, random_batch
 from kosbert_ray.encoder.spec import ModelSpec
-from kosbert_ray.errors import ModelError
 
 PROBE_LENGTHS = (3, 3, 7, 24)
 # In half precision another order of the same sums may be this much farther from fp32 than transformers' own order.
@@ -43,11 +42,11 @@ def agreement_of(one: torch.Tensor, other: torch.Tensor, spec: ModelSpec, precis
     """Returns the least cosine between the rows of two matrices ``[n, d]``, leaving out rows with NaN or Inf.
 
     Raises:
-        ModelError: every row has NaN or Inf.
+        PrecisionUnfit: every row has NaN or Inf.
     """
     finite = torch.isfinite(one).all(1) & torch.isfinite(other).all(1)
     if not finite.any():
-        raise ModelError(f"{spec.folder}: every vector is NaN or Inf in {precision}; use another precision")
+        raise PrecisionUnfit(f"{spec.folder}: every vector is NaN or Inf in {precision}; use another precision")
     return float(torch.cosine_similarity(one[finite], other[finite]).min())
 
 
