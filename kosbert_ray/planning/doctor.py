@@ -28,7 +28,7 @@ from kosbert_ray.run.lifecycle import preview, settings_of
 from kosbert_ray.storage import TMP_FOLDER, is_url
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "s3fs")
-OPTIONAL = ("openvino", "nncf", "sentence-transformers", "apache-airflow")
+OPTIONAL = ("openvino", "nncf", "peft", "sentence-transformers", "apache-airflow")
 NODE_SECONDS = 120.0  # a busy node does not answer in time
 TEXT = "안녕하세요, 잘 되는지 보려고 합니다."
 SAMPLED_SLICES, SAMPLED_TEXTS = 4, 256  # of the input, per kind of file
