@@ -28,7 +28,7 @@ from kosbert_ray.encoder.options import has_gpu
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import Job
-from kosbert_ray.planning.output_size import output_bytes, some_vectors
+from kosbert_ray.planning.output_size import output_bytes, typical_vectors
 from kosbert_ray.run.chunk_rows import chunk_columns
 
 MAX_TEXT_BYTES = 2 * 2**20  # of a slice; of a larger one, every n-th text is tokenized
@@ -177,7 +177,7 @@ def estimate(config: JobConfig) -> Estimate:
     if lost > config.rejected_allowed(rows + lost):
         limit = f"about {lost:,.0f} rows would be rejected, more than max_rejected={config.max_rejected:g} allows"
     formats = job.formats()
-    vectors = some_vectors(spec, tokenizer, config, texts)
+    vectors = typical_vectors(spec)
     output_rows = whole.values["output_rows"]
     row_bytes, shard_overhead = output_bytes(formats, vectors, kept, round(output_rows / max(1.0, slices)))
     written = output_rows + (sum(whole.rejected.values()) if formats[0].nullable else 0)
