@@ -12,6 +12,7 @@ import json
 import os
 import time
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -31,6 +32,7 @@ from kosbert_ray.errors import ModelError, first_line
 
 COMPOSED = "한국어 문장"
 UINT16_VOCABULARY = 2**16
+BLOCK_BYTES = 2**20  # of text that is encoded in one call
 SAMPLE = "안녕하세요"
 CACHED = "2"  # raise it when a cached tokenizer would differ from one that is read
 PACKAGES = ("tokenizers", "transformers")  # whose versions a cached tokenizer depends on
@@ -256,21 +258,28 @@ class Tokenizer:
         array = pa.array(texts, pa.large_string()) if isinstance(texts, list) else texts
         encoded = array.dictionary_encode()
         failed: dict[int, str] = {}
-        encodings = self._encode([self.prompt + text for text in encoded.dictionary.to_pylist()], 0, failed)
-        lengths = np.array([0 if item is None else len(item) for item in encodings], np.int32)
-        # The truncated rest is returned as further encodings, each with its own special tokens.
-        dropped = [
-            0 if item is None else sum(len(rest) - self.special_tokens for rest in item.overflowing) for item in encodings
-        ]
-        ids: npt.NDArray[Any] = np.empty(
-            int(lengths.sum()), np.uint16 if self.vocabulary <= UINT16_VOCABULARY else np.int32
-        )
-        end = 0
-        for item, length in zip(encodings, lengths.tolist(), strict=True):
-            if length:
-                ids[end : end + length] = item.ids
-            end += length
-        return Tokens(ids, lengths, encoded.indices.to_numpy().astype(np.int32), np.array(dropped, np.int32), failed)
+        kind = np.uint16 if self.vocabulary <= UINT16_VOCABULARY else np.int32
+        ids: list[npt.NDArray[Any]] = [np.empty(0, kind)]
+        lengths: list[int] = []
+        dropped: list[int] = []
+        for block in _blocks(encoded.dictionary):
+            encodings = self._encode([self.prompt + text for text in block.to_pylist()], len(lengths), failed)
+            sizes = [0 if item is None else len(item) for item in encodings]
+            some = np.empty(sum(sizes), kind)
+            end = 0
+            for item, size in zip(encodings, sizes, strict=True):
+                if size:
+                    some[end : end + size] = item.ids
+                end += size
+            ids.append(some)
+            lengths += sizes
+            # The truncated rest is returned as further encodings, each with its own special tokens.
+            dropped += [
+                0 if item is None else sum(len(rest) - self.special_tokens for rest in item.overflowing)
+                for item in encodings
+            ]
+        rows = encoded.indices.to_numpy().astype(np.int32)
+        return Tokens(np.concatenate(ids), np.array(lengths, np.int32), rows, np.array(dropped, np.int32), failed)
 
     @cached_property
     def composes(self) -> bool:
@@ -296,6 +305,14 @@ class Tokenizer:
                 return [None]
         half = len(texts) // 2
         return self._encode(texts[:half], first, failed) + self._encode(texts[half:], first + half, failed)
+
+
+def _blocks(texts: pa.Array) -> Iterator[pa.Array]:
+    """Splits texts into blocks of about a megabyte: the library's encodings take twenty times the memory of the text."""
+    blocks = max(1, texts.nbytes // BLOCK_BYTES)
+    step = -(-len(texts) // blocks) or 1
+    for start in range(0, len(texts), step):
+        yield texts.slice(start, step)
 
 
 def _read_static(spec: ModelSpec) -> Tokenizer:
