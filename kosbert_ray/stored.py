@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from kosbert_ray.config import JobConfig
 from kosbert_ray.encoder.lengths import NO_LIMIT
+from kosbert_ray.encoder.options import PROMPT_OPTIONS
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.settings import merged, section_of
 from kosbert_ray.shards.shard import read_schema
@@ -148,7 +149,7 @@ def _job_of(stored: JobConfig, job: Mapping[str, Any], mine: Mapping[str, Any]) 
         tree[section] = value
     fingerprint = job.get("fingerprint", {})
     model = mine.get("model", {})
-    if "prompt" in fingerprint and not {"prompt", "prompt_name"} & model.keys():
+    if "prompt" in fingerprint and not model.keys() & {*PROMPT_OPTIONS}:
         tree["model"] |= {"prompt": fingerprint["prompt"], "prompt_name": None}
     if 0 < fingerprint.get("max_seq_length", 0) < NO_LIMIT:
         tree["model"]["max_seq_length"] = fingerprint["max_seq_length"]

@@ -88,13 +88,14 @@ def config_of(arguments: argparse.Namespace) -> JobConfig:
         return config
     if arguments.output:
         raise UsageError("--into: names the output already; leave out OUTPUT")
+    from kosbert_ray.encoder.options import PROMPT_OPTIONS
     from kosbert_ray.outputs.versions import successor
 
     defaults = successor(config, arguments.into)
     if {"name", "revision"} & config.model.model_fields_set:  # another model has its own prompt and length
         del defaults["model"]
-    elif {"prompt", "prompt_name"} & config.model.model_fields_set:
-        for name in ("prompt", "prompt_name"):  # either replaces the other
+    elif config.model.model_fields_set.intersection(PROMPT_OPTIONS):
+        for name in PROMPT_OPTIONS:
             defaults["model"].pop(name, None)
     return load_config(arguments.config, arguments.set, given(arguments, NAMES), defaults)
 

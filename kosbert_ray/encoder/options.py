@@ -25,6 +25,7 @@ else:  # what the options accept: the names in the tables
 LongTextPolicy = Literal["truncate", "mean", "chunk"]
 Splitter = Literal["words", "kiwi"]
 Positive = Annotated[int, Field(gt=0)]
+PROMPT_OPTIONS = ("prompt", "prompt_name")  # either replaces the other
 
 
 class _ModelName(Section):

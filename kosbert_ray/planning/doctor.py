@@ -17,6 +17,7 @@ from kosbert_ray._version import __version__
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.sample import sampled_texts
 from kosbert_ray.encoder.devices import device_memory
+from kosbert_ray.encoder.engines.choice import fitted
 from kosbert_ray.encoder.options import Device, usable_cores
 from kosbert_ray.encoder.parameters import weight_bytes
 from kosbert_ray.encoder.source import cache_folder
@@ -208,7 +209,7 @@ def _ray(config: JobConfig) -> Iterator[Finding]:
 def _encoders(config: JobConfig) -> str:
     from kosbert_ray.run.executors.ray import session
 
-    pool = session.encoder_pool(config.encoder, input_bytes=2**40)
+    pool = session.encoder_pool(fitted(model_ref(config).spec(), config.encoder), input_bytes=2**40)
     return f"{pool.minimum:,} to start with, each with {pool.cpus} CPUs and {pool.gpus} GPUs"
 
 

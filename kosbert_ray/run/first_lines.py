@@ -5,6 +5,7 @@ from __future__ import annotations
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.encoder.engines import table
+from kosbert_ray.encoder.options import PROMPT_OPTIONS
 from kosbert_ray.encoder.prompts import DOCUMENT
 from kosbert_ray.job import Job
 from kosbert_ray.run.bookkeeping import MAX_FAILED
@@ -26,7 +27,7 @@ def report_prompt(job: Job, given: JobConfig, resumes: bool, notices: Notices) -
         resumes: whether the output exists, so that it keeps its prompt.
         notices: logs the lines.
     """
-    spec, asked = job.spec, {"prompt", "prompt_name"} & given.model.model_fields_set
+    spec, asked = job.spec, given.model.model_fields_set.intersection(PROMPT_OPTIONS)
     line = f"prompt: {spec.prompts.described(spec.prompt)}"
     default = spec.prompts.own.get(DOCUMENT, "")
     if resumes and not asked and default != spec.prompt:

@@ -99,7 +99,8 @@ class Run:
         require_apart(self.job.corpus, storage)
         self.job.long_text  # noqa: B018 (raises before anything is done)
         self._notices.info(*self.job.spec.notices)
-        report_prompt(self.job, config, bool(stored), self._notices)
+        if model is None:  # else it is the job of another run, which has told it
+            report_prompt(self.job, config, bool(stored), self._notices)
         require_possible(self._given.encoder)
         require_fitting(self.job.spec, self._given.encoder)
         self.job = self.job.with_engine()
