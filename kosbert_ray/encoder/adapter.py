@@ -44,8 +44,8 @@ def merge_adapter(fetched: Fetched, source: ModelSource) -> Fetched:
         StorageError: the object store refuses access.
     """
     folder = fetched.folder
-    modules = (folder / files.MODULES).read_bytes() if (folder / files.MODULES).is_file() else None
-    inner = next((inner for inner in ("", *files.module_folders(modules)) if (folder / inner / ADAPTER).is_file()), None)
+    folders = ("", *files.module_folders(files.read_modules_list(folder)))
+    inner = next((inner for inner in folders if (folder / inner / ADAPTER).is_file()), None)
     if inner is None:
         return fetched
     adapter = folder / inner

@@ -125,9 +125,14 @@ def module_folders(modules: bytes | None) -> list[str]:
     return ["" if path == "." else path for path in paths]
 
 
+def read_modules_list(folder: Path) -> bytes | None:
+    """Returns the content of a folder's modules.json; None if it has none."""
+    return (folder / MODULES).read_bytes() if (folder / MODULES).is_file() else None
+
+
 def files_in(folder: Path, code: bool) -> list[str]:
     """Applies :func:`model_files` to a folder on this machine."""
-    modules = (folder / MODULES).read_bytes() if (folder / MODULES).is_file() else None
+    modules = read_modules_list(folder)
     names: list[str] = []
     for inner in dict.fromkeys(["", *module_folders(modules)]):
         where = folder / inner

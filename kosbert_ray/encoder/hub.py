@@ -7,7 +7,7 @@ import glob
 from collections.abc import Iterator
 from pathlib import Path
 
-from kosbert_ray.encoder.files import MODULES, files_in, model_files, module_folders
+from kosbert_ray.encoder.files import files_in, model_files, module_folders, read_modules_list
 from kosbert_ray.errors import ModelError, first_line
 
 FIRST_FILES = ["modules.json", "config.json"]  # enough to resolve a model's commit and list its other files
@@ -38,8 +38,7 @@ def fetch_snapshot(name: str, revision: str | None, code: bool) -> tuple[Path, s
             if not any(file.endswith((".safetensors", ".bin")) for file in files_in(folder, code=False)):
                 raise ModelError(f"{name}{_at(revision)}: its files cannot be listed ({first_line(error)})") from error
             return folder, commit
-        modules = (folder / MODULES).read_bytes() if (folder / MODULES).exists() else None
-        wanted = model_files(names, modules, code)
+        wanted = model_files(names, read_modules_list(folder), code)
         snapshot_download(name, revision=commit, allow_patterns=[glob.escape(name) for name in wanted])
         return folder, commit
 
@@ -62,8 +61,7 @@ def fetch_other_weights(name: str, folder: Path, commit: str) -> None:
 
     with contextlib.suppress(Exception):
         suffix = ".safetensors" if any(folder.rglob("*.safetensors")) else ".bin"
-        modules = (folder / MODULES).read_bytes() if (folder / MODULES).exists() else None
-        folders = module_folders(modules)
+        folders = module_folders(read_modules_list(folder))
         names = HfApi().list_repo_files(name, revision=commit)
         others = [file for file in names if file.endswith(suffix) and file.rpartition("/")[0] in folders]
         snapshot_download(name, revision=commit, allow_patterns=[glob.escape(file) for file in others])

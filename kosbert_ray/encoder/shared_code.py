@@ -30,7 +30,7 @@ def add_code(fetched: Fetched, source: ModelSource) -> Fetched:
     if not source.allow_remote_code:
         return fetched
     folder = fetched.folder
-    inner = files.module_folders((folder / files.MODULES).read_bytes() if (folder / files.MODULES).is_file() else None)[0]
+    inner = next(iter(files.module_folders(files.read_modules_list(folder))), "")
     transformer = folder / inner
     configs = {name: files.read_json(transformer / name) for name in CONFIGS if (transformer / name).is_file()}
     owners = sorted({owner for config in configs.values() for owner in _owners(config.get("auto_map"))})
