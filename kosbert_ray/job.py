@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.columns import Columns
+from kosbert_ray.corpus.footers import Footers
 from kosbert_ray.corpus.fragments import Fragment, Limits
 from kosbert_ray.corpus.listing import Corpus, list_corpus
 from kosbert_ray.corpus.options import SliceOptions
@@ -75,19 +76,23 @@ def _storage_options(config: JobConfig, retry: bool) -> StorageOptions:
     return config.storage if retry else config.storage.fail_fast()
 
 
-def open_corpus(config: JobConfig, retry: bool = False, settled: pa.Schema | None = None) -> tuple[Corpus, Columns]:
+def open_corpus(
+    config: JobConfig, retry: bool = False, settled: pa.Schema | None = None, footers: Footers | None = None
+) -> tuple[Corpus, Columns]:
     """Lists the input and inspects its files; those that cannot be embedded are in ``Corpus.failed``.
 
     Args:
         config: the job.
         retry: whether to retry during outages of the store.
         settled: kept columns of an existing output, to whose types files are cast.
+        footers: row groups of files that an earlier run of that output inspected.
 
     Raises:
         KosbertError: none of the files can be embedded.
     """
     corpus, options = list_input(config, retry), config.input
-    return inspect(corpus, RowText.of(options), options.keep, options.line_options(), column_types(options.types), settled)
+    text, types = RowText.of(options), column_types(options.types)
+    return inspect(corpus, text, options.keep, options.line_options(), types, settled, footers)
 
 
 def open_output(config: JobConfig, retry: bool = False) -> Storage:
@@ -207,6 +212,7 @@ class Job:
         retry: bool = False,
         settled: pa.Schema | None = None,
         model: ModelRef | PreparedModel | None = None,
+        footers: Footers | None = None,
     ) -> Job:
         """Lists and inspects the input of a config.
 
@@ -215,11 +221,12 @@ class Job:
             retry: whether to retry during outages of the store.
             settled: kept columns of an existing output, to whose types files are cast.
             model: the model, if it was found before.
+            footers: row groups of files that an earlier run of that output inspected.
 
         Raises:
             KosbertError: none of the input files can be embedded.
         """
-        corpus, columns = open_corpus(config, retry, settled)
+        corpus, columns = open_corpus(config, retry, settled, footers)
         return Job(config, corpus, columns, model or model_ref(config))
 
     @cached_property

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from kosbert_ray.corpus.columns import Columns, path_keys
 from kosbert_ray.corpus.files import InputFile
+from kosbert_ray.corpus.footers import Footers
 from kosbert_ray.corpus.formats.base import Look, Wanted
 from kosbert_ray.corpus.formats.table import format_of, info_of
 from kosbert_ray.corpus.listing import Corpus, FailedFile, forced_format
@@ -40,6 +41,7 @@ def inspect(
     options: LineOptions,
     types: Mapping[str, pa.DataType] | None = None,
     settled: pa.Schema | None = None,
+    footers: Footers | None = None,
 ) -> tuple[Corpus, Columns]:
     """Inspects the files: Parquet footers, Arrow schemas, CSV headers and the first lines of other files.
 
@@ -50,6 +52,7 @@ def inspect(
         options: how line formats are read.
         types: types of columns to keep that override those of the files (``input.types``).
         settled: the columns of an existing output. Files are cast to them without loss, or fail.
+        footers: row groups of files that an earlier run of this output inspected with success; they are not read again.
 
     Returns:
         The corpus with the row groups of Parquet files filled in and the files that failed moved to ``failed``; and the
@@ -67,7 +70,12 @@ def inspect(
             raise UsageError(f"input.types: {name!r} is not among input.keep")
     wanted = Wanted(text, keep, options)
     chosen, notices = _chosen(corpus)
-    found = _look_into(corpus, chosen, wanted)
+    # Whether a column to keep is in the files or in their paths is known from all of them only.
+    remembered = _remembered(chosen, footers) if footers and not _path_columns(corpus, keep) else {}
+    found = _look_into(corpus, [file for file in chosen if file.name not in remembered], wanted)
+    if remembered and not any(isinstance(item, Look) for item in found.values()):
+        remembered = {}
+        found |= _look_into(corpus, [file for file in chosen if file.name not in found], wanted)
     looks = [item for item in found.values() if isinstance(item, Look)]
     errors = {name: item for name, item in found.items() if isinstance(item, KosbertError)}
     if errors and not looks:
@@ -87,7 +95,7 @@ def inspect(
 
     failed = tuple(FailedFile(name, str(error)) for name, error in errors.items())
     files = tuple(
-        item.file if isinstance(item := found.get(file.name), Look) else file
+        item.file if isinstance(item := found.get(file.name), Look) else remembered.get(file.name, file)
         for file in corpus.files
         if file.name not in errors
     )
@@ -117,6 +125,11 @@ def _chosen(corpus: Corpus) -> tuple[list[InputFile], list[str]]:
         lines = [lines[place] for place in sorted(places)]
     names = {file.name for file in lines}
     return [file for file in full if not info_of(file).lines or file.name in names], notices
+
+
+def _remembered(files: Sequence[InputFile], footers: Footers) -> dict[str, InputFile]:
+    """The files whose row groups are known, but for the first: a run looks at one file at least."""
+    return {file.name: filled for file in files[1:] if (filled := footers.filled(file))}
 
 
 def _look_into(corpus: Corpus, files: Sequence[InputFile], wanted: Wanted) -> dict[str, Look | KosbertError]:
@@ -185,11 +198,15 @@ def _require_text(corpus: Corpus, wanted: Wanted, looks: Sequence[Look]) -> None
 
 def _partitions(corpus: Corpus, keep: Sequence[str], looks: Sequence[Look]) -> tuple[str, ...]:
     """The columns to keep that are keys in the paths and in no file."""
+    return tuple(name for name in _path_columns(corpus, keep) if not any(name in item.types for item in looks))
+
+
+def _path_columns(corpus: Corpus, keep: Sequence[str]) -> list[str]:
+    """The columns to keep that are keys in the paths."""
     keys: set[str] = set()
     for folder in {file.name.rpartition("/")[0] for file in corpus.files}:
         keys |= path_keys(f"{corpus.storage.url(folder)}/").keys()
-    asked = [name for name in keep if composed(name) in keys]
-    return tuple(name for name in asked if not any(name in item.types for item in looks))
+    return [name for name in keep if composed(name) in keys]
 
 
 def _settle(

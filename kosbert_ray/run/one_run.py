@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kosbert_ray.config import JobConfig
+from kosbert_ray.corpus.footers import Footers
 from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.identity import BackgroundHashing
 from kosbert_ray.corpus.listing import Corpus
@@ -95,7 +96,10 @@ class Run:
         if stored and (settings := taken(self._given, stored, storage.address)):
             self._notices.info(f"settings from {storage.url(JOB_FILE)}: {settings}")
         ref = model_ref(resolved, recorded_commits(resolved, stored))
-        self.job = Job.resolve(resolved, settled=settled, model=model or ref)
+        self._footers = Footers(storage)
+        self.job = Job.resolve(
+            resolved, settled=settled, model=model or ref, footers=self._footers if settled is not None else None
+        )
         require_apart(self.job.corpus, storage)
         self.job.long_text  # noqa: B018 (raises before anything is done)
         self._notices.info(*self.job.spec.notices)
@@ -154,6 +158,7 @@ class Run:
             return replace(self._summary(fragments), complete=True)
         if complete:
             self._stack.enter_context(lease)
+        self._footers.remember(self.job.corpus.files, self.output.ledger.run)
         return self._passes(fragments)
 
     def _is_up_to_date(self, fragments: list[Fragment]) -> bool:
@@ -218,7 +223,8 @@ class Run:
         changed = [name for name, listed in before.items() if now.get(name) != listed]
         if changed:
             columns = self.job.columns
-            self.job = Job.resolve(self.config, retry=True, settled=columns.keep, model=self.job.model)
+            job, known = self.job, self._footers
+            self.job = Job.resolve(self.config, retry=True, settled=columns.keep, model=job.model, footers=known)
             report_input(self.job.corpus, self._notices)
             if self.job.columns != columns:
                 where = self.job.corpus.storage.url(changed[0])

@@ -57,8 +57,8 @@ class Cluster:
         started = "Ray runtime started"
         wait_for(lambda: self.log.read_text().count(started) == len(self.nodes), 90, f"no node: {self.log.read_text()}")
 
-    def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([RAY, *arguments], env=self.env, capture_output=True, text=True, timeout=280)
+    def ray(self, *arguments: str, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([RAY, *arguments], env={**self.env, **env}, capture_output=True, text=True, timeout=280)
 
     def end(self) -> None:
         family = [child for node in self.nodes for child in psutil.Process(node.pid).children(recursive=True)]

@@ -7,17 +7,16 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import yaml
-from conftest import ROOT, SECRET, TINY, alive, everyday, free_port, wait_for
+from cluster import Cluster
+from conftest import ROOT, SECRET, TINY, everyday
 
 from kosbert_ray.config import JobConfig, load_config
 from kosbert_ray.deploy.ray_jobs import ClusterJob
@@ -152,50 +151,26 @@ def test_a_pickle_beside_the_weights_is_never_opened(tiny_model: Path, tmp_path:
     assert not (tmp_path / "burst").exists()
 
 
-def ray(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(Path(sys.executable).parent / "ray"), *arguments],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        cwd=ROOT,
-    )
-
-
 @pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_a_job_is_submitted_to_a_cluster_that_asks_for_a_token_and_refused_without_it(tmp_path: Path) -> None:
     """As README says: RAY_AUTH_MODE=token on both sides, and the cluster's token with the client."""
-    (tmp_path / "token").write_text("0123456789abcdef" * 4)
     (tmp_path / "wrong").write_text("fedcba9876543210" * 4)
-    dashboard, port = free_port(), free_port()
-    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
-    head = ["start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=3", "--block"]
-    cluster = subprocess.Popen(
-        [str(Path(sys.executable).parent / "ray"), *head],
-        env=env,
-        stdout=(tmp_path / "log").open("w"),
-        stderr=subprocess.STDOUT,
-    )
+    cluster = Cluster(tmp_path, {}, workers=0, options=["--num-cpus=3"])
     try:
-        wait_for(lambda: "Ray runtime started" in (tmp_path / "log").read_text(), 90, "no cluster")
-        time.sleep(5)  # its dashboard answers a little later
-        at = f"http://127.0.0.1:{dashboard}"
         program = f"{sys.executable} {ROOT}/jobs/embed.py --config {ROOT}/configs/quickstart.yaml"
         program += f" --set output.path={tmp_path}/out --set input.path={ROOT}/kosbert_ray/bundled/everyday"
-        submit = ["job", "submit", "--address", at, "--", *program.split()]
+        submit = ["job", "submit", "--address", cluster.address, "--", *program.split()]
         for denied in ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}, {"RAY_AUTH_MODE": "disabled"}):
-            done = ray(*submit, env=env | denied)
+            done = cluster.ray(*submit, env=denied)
             assert done.returncode != 0, done.stdout
             assert re.search("401|403|[Uu]nauth|[Tt]oken", done.stdout + done.stderr)
         assert not (tmp_path / "out").exists()
-        done = ray(*submit, env=env)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "done: 520 rows in 8 shards" in done.stdout
+        tried = [cluster.ray(*submit)]
+        while "No available agent" in tried[-1].stderr:  # the cluster has just started
+            time.sleep(1)
+            tried.append(cluster.ray(*submit))
+        assert tried[-1].returncode == 0, tried[-1].stdout + tried[-1].stderr
+        assert "done: 520 rows in 8 shards" in tried[-1].stdout
     finally:
-        family = psutil.Process(cluster.pid).children(recursive=True)
-        cluster.terminate()
-        cluster.wait(60)
-        for process in alive(family):
-            process.kill()
+        cluster.end()
