@@ -13,7 +13,7 @@ import pytest
 from conftest import TINY
 
 from kosbert_ray.encoder import Encoder
-from kosbert_ray.encoder.engines import table
+from kosbert_ray.encoder.engines import choice, table
 from kosbert_ray.encoder.engines.base import EngineSettings
 from kosbert_ray.encoder.engines.choice import OPENVINO_TYPES, preferred_engine
 from kosbert_ray.encoder.engines.table import ENGINES, EngineEntry, engines_for, require_supported
@@ -143,4 +143,6 @@ def test_auto_prefers_openvino_by_a_rule(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.undo()
     assert preferred_engine(read_spec(Path(TINY)), EncoderOptions(precision="int8"), "cpu") == "openvino"
     assert preferred_engine(read_spec(Path(TINY)), EncoderOptions(precision="fp16"), "cpu") == "torch"
+    monkeypatch.setattr(choice, "CONVERTED_BYTES", 1000)
+    assert preferred_engine(read_spec(Path(TINY)), EncoderOptions(), "cpu") == "torch"  # too large to convert unasked
     assert "bert" in OPENVINO_TYPES

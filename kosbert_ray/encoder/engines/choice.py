@@ -9,13 +9,15 @@ import platform
 
 from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.encoder.parameters import weight_bytes
 from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import UsageError
 
 CPUS = ("x86_64", "AMD64")  # where OpenVINO was measured to be the faster engine
 # Architectures whose OpenVINO graphs were tested to give PyTorch's vectors.
 OPENVINO_TYPES = frozenset({"bert", "roberta", "xlm-roberta", "electra", "distilbert", "modernbert"})
-
+# The conversion to OpenVINO holds a model twice in fp32: larger ones are converted only if the user asks for it.
+CONVERTED_BYTES = 4 * 10**9
 
 # The options under which a static embedding model runs, apart from "auto".
 STATIC_OPTIONS = {"engine": table.STATIC, "device": "cpu", "precision": "fp32"}
@@ -46,8 +48,8 @@ def fitted(spec: ModelSpec, options: EncoderOptions) -> EncoderOptions:
 
 
 def preferred_engine(spec: ModelSpec, options: EncoderOptions, device: str) -> str:
-    """Returns the engine to prefer: that of its kind for a static embedding model, OpenVINO for a tested architecture on an
-    x86 CPU if it is installed, else torch.
+    """Returns the engine to prefer: that of its kind for a static embedding model, OpenVINO for a tested architecture of up
+    to a billion parameters on an x86 CPU if it is installed, else torch.
 
     Args:
         spec: the model.
@@ -59,7 +61,12 @@ def preferred_engine(spec: ModelSpec, options: EncoderOptions, device: str) -> s
     if device != "cpu" or options.device not in ("cpu", "auto"):
         return table.TORCH
     fits = [name for name in table.engines_for("cpu", options.precision) if table.is_installed(name)]
-    openvino = spec.model_type in OPENVINO_TYPES and not spec.remote_code and platform.machine() in CPUS
+    openvino = (
+        spec.model_type in OPENVINO_TYPES
+        and not spec.remote_code
+        and platform.machine() in CPUS
+        and weight_bytes(spec, "fp32") <= CONVERTED_BYTES
+    )
     if "openvino" in fits and (openvino or table.TORCH not in fits):
         return "openvino"
     return table.TORCH
