@@ -212,7 +212,8 @@ class PreparedModel:
             yield
         except ModelError as error:
             text = str(error)
-            for folder in {self.folder, cache_folder("models") / self.digest[:DIGEST_LETTERS]} - {self.origin}:
+            own = set() if self.combined else {self.origin}  # the folder that the user named
+            for folder in {self.folder, cache_folder("models") / self.digest[:DIGEST_LETTERS]} - own:
                 text = text.replace(str(folder), self.source.name)
             raise type(error)(text) from error
 
