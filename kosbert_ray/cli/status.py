@@ -69,7 +69,10 @@ def _lines(found: Status) -> list[str]:
         lines.append(f"{found.run.rows:,} rows in this run, {found.tokens_per_second:,.0f} tokens/s{left}")
     if len(found.nodes) > 1:
         whole = max(1, sum(found.nodes.values()))
-        lines += [f"{tokens / whole:6.1%} of the tokens encoded on {node}" for node, tokens in sorted(found.nodes.items())]
+        lines += [
+            f"{tokens / whole:6.1%} of the tokens encoded on {node or 'a machine whose receipts were lost in a kill'}"
+            for node, tokens in sorted(found.nodes.items())
+        ]
     if found.state == "stopped":
         lines.append(_remedy(found.failed_files))
     return lines

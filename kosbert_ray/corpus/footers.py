@@ -80,6 +80,7 @@ def _read(output: Storage, name: str) -> dict[Key, tuple[RowGroup, ...]]:
         return {}
     found = {}
     for name, size, version, rows, counts in zip(*(table[column].to_pylist() for column in SCHEMA.names), strict=True):
-        if None not in (name, size, version, rows, counts) and len(rows) == len(counts):
+        whole = None not in (name, size, version, rows, counts) and len(rows) == len(counts)
+        if whole and None not in (*rows, *counts):
             found[name, size, version] = tuple(map(RowGroup, rows, counts))
     return found

@@ -128,7 +128,7 @@ def _chosen(corpus: Corpus) -> tuple[list[InputFile], list[str]]:
 
 
 def _remembered(files: Sequence[InputFile], footers: Footers) -> dict[str, InputFile]:
-    """The files whose row groups are known, but for the first: a run looks at one file at least."""
+    """The files whose row groups are known, except the first: a run inspects one file at least."""
     return {file.name: filled for file in files[1:] if (filled := footers.filled(file))}
 
 

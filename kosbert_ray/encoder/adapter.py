@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -28,6 +29,7 @@ RECORD = "merged.json"  # in a merged copy: the digest of the weights that it wa
 PLACE = ("base_model_name_or_path", "revision")
 # Up to this size of its base in fp32, a merged model is kept in fp32, which adds no rounding; else in its base's type.
 EXACT_BYTES = 4 * 2**30
+REASON_LETTERS = 200  # of peft's message, whose first line names no weights
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ def merge_adapter(fetched: Fetched, source: ModelSource) -> Fetched:
             f"{adapter / ADAPTER}: an adapter beside complete weights; delete {ADAPTER} if the adapter is merged into "
             "them, else delete the weights"
         )
-    config = files.read_json(adapter / ADAPTER)
+    config = files.read_object(adapter / ADAPTER)
     name, base = _base(adapter, config, source)
     weights = _adapter_weights(adapter)
     told = json.dumps({key: value for key, value in config.items() if key not in PLACE}, sort_keys=True)
@@ -78,7 +80,7 @@ def merge_adapter(fetched: Fetched, source: ModelSource) -> Fetched:
         folder=target,
         frozen=True,
         combined=True,
-        made_of=str(files.read_json(target / RECORD)["weights"]),
+        made_of=str(files.read_object(target / RECORD)["weights"]),
         commits={**fetched.commits, **({name: base.commit} if base.commit else {})},
         notices=(*fetched.notices, f"{source.name} is an adapter, merged into {name}"),
     )
@@ -91,9 +93,9 @@ def _base(adapter: Path, config: dict[str, Any], source: ModelSource) -> tuple[s
         raise ModelError(f"{path}: does not name its base model (base_model_name_or_path)")
     try:
         base = fetch(replace(source, name=name, revision=config.get("revision"), allow_remote_code=False))
+        settings = files.read_object(base.folder / "config.json")
     except KosbertError as error:
         raise type(error)(f"{path}: its base model cannot be found ({error}); correct base_model_name_or_path") from error
-    settings = files.read_json(base.folder / "config.json")
     if settings.get("auto_map") and settings.get("model_type") not in NATIVE_CODE:
         raise ModelError(f"{path}: its base model {name} has Python code of its own, which is not supported for adapters")
     return name, base
@@ -152,7 +154,10 @@ def _merge(adapter: Path, weights: Path, base: Path, target: Path) -> None:
     except (KosbertError, OSError):
         raise
     except Exception as error:  # peft raises many types
-        raise ModelError(f"{adapter}: cannot be merged into its base model ({first_line(error)})") from error
+        named = files.read_object(adapter / ADAPTER).get("peft_type")
+        raise ModelError(
+            f"{adapter}: an adapter of type {named} cannot be merged into its base model ({first_line(error)})"
+        ) from error
     finally:
         shutil.rmtree(target / "base", ignore_errors=True)
     raise ModelError(f"{adapter}: does not fit its base model ({problems[0]})")
@@ -171,14 +176,24 @@ def _merged(model: Any, adapter: Path, names: set[str]) -> tuple[Any, str]:
     """Returns the model with the adapter merged into it, or None and why the adapter does not fit."""
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 
-    config = PeftConfig.from_pretrained(str(adapter))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        config = PeftConfig.from_pretrained(str(adapter))
+    told = " ".join(str(item.message) for item in caught if "Unexpected keyword" in str(item.message))
+    settings = files.read_object(adapter / ADAPTER)
+    if unknown := [name for name in re.findall(r"'(\w+)'", told) if settings.get(name)]:  # off by default, if newer
+        raise ModelError(
+            f"{adapter / ADAPTER}: the installed peft does not know {', '.join(unknown)}; pip install --upgrade peft"
+        )
+    if config.is_prompt_learning:
+        raise ValueError("it adds tokens instead of weights")
     config.task_type = None  # the wrapper of a task asks for methods that only its models have
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names that do not match are looked at below
         try:
             whole: Any = PeftModel.from_pretrained(model, str(adapter), config=config)
         except (ValueError, RuntimeError, KeyError) as error:
-            return None, first_line(error)
+            return None, " ".join(str(error).split())[:REASON_LETTERS]
         own = set(get_peft_model_state_dict(whole, save_embedding_layers=False))
         there = own | {name.replace(".default", "") for name in whole.state_dict()}
     for found in (names - there, own - names):

@@ -67,7 +67,7 @@ def weight_paths(folder: Path) -> list[Path]:
     paths = [folder / name for name in names]
     if len(paths) > 1 or "-of-" in names[0]:
         index = folder / f"{names[0].partition('-')[0]}{paths[0].suffix}.index.json"
-        for name in sorted({str(shard) for shard in read_json(index).get("weight_map", {}).values()} - {*names}):
+        for name in sorted({str(shard) for shard in read_object(index).get("weight_map", {}).values()} - {*names}):
             raise ModelError(f"{folder / name}: missing, and {index.name} names it")
     return paths
 
@@ -174,3 +174,11 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"{path}: missing from the model folder") from error
     except (ValueError, OSError) as error:
         raise ModelError(f"{path}: cannot be read ({first_line(error)})") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON file of a model that holds an object. Raises ModelError as :func:`read_json`, or if it holds none."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: must hold a JSON object, and holds {json.dumps(content, ensure_ascii=False)[:40]}")
+    return content

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder.files import read_json
-from kosbert_ray.errors import ModelError
+from kosbert_ray.encoder.files import read_object
+from kosbert_ray.errors import UsageError
 
 # RoBERTa and its relatives number positions from padding_idx + 1, so that many of their embeddings are unused.
 OFFSET_POSITIONS = (
@@ -70,17 +70,17 @@ def read_length(
         notices: takes a message if no config gives a length.
 
     Raises:
-        ModelError: ``requested`` exceeds the model's positions.
+        UsageError: ``requested`` exceeds the model's positions.
     """
     positions = position_limit(config)
     if requested:
         if positions and requested > positions:
-            raise ModelError(f"{folder}: model.max_seq_length is {requested}, but the model has {positions} positions")
+            raise UsageError(f"{folder}: model.max_seq_length is {requested}, but the model has {positions} positions")
         return requested
     length = settings.get("max_seq_length")
     if not length:
         path = transformer / "tokenizer_config.json"
-        of_tokenizer = (read_json(path).get("model_max_length") if path.exists() else None) or UNLIMITED
+        of_tokenizer = (read_object(path).get("model_max_length") if path.exists() else None) or UNLIMITED
         trained = text_config(config).get("max_position_embeddings") or UNLIMITED
         length = min(of_tokenizer, trained if trained > 0 else UNLIMITED, positions or UNLIMITED)
         if length >= UNLIMITED:
@@ -98,7 +98,7 @@ def read_static_length(tokenizer: Path, requested: int | None) -> int:
         tokenizer: its tokenizer.json, whose truncation sentence-transformers applies if there is one.
         requested: the length the user asks for, if any.
     """
-    stored = read_json(tokenizer).get("truncation") or {}
+    stored = read_object(tokenizer).get("truncation") or {}
     return requested or int(stored.get("max_length", NO_LIMIT))
 
 

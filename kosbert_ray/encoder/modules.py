@@ -6,12 +6,13 @@ pooling, and model2vec's own folder as a static embedding. Loads without torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from kosbert_ray.encoder.files import MODULES, ROUTER, read_json
+from kosbert_ray.encoder.files import MODULES, ROUTER, read_json, read_object
 from kosbert_ray.encoder.lengths import text_config
 from kosbert_ray.encoder.pooling import POOLING
 from kosbert_ray.errors import ModelError
@@ -79,7 +80,7 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
     """
     if not (folder / MODULES).exists():
         return _without_list(folder)
-    typed = [(str(entry["type"]), str(entry["path"])) for entry in read_json(folder / MODULES)]
+    typed = _typed(folder / MODULES)
     typed = [
         item for kind, path in typed for item in (_routed(folder, path) if _class(kind) == "Router" else [(kind, path)])
     ]
@@ -99,27 +100,48 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
     return modules
 
 
+def _typed(path: Path) -> list[tuple[str, str]]:
+    """Returns type and subfolder of the entries of modules.json."""
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries:
+        raise ModelError(f"{path}: must hold a list of modules")
+    for entry in entries:
+        if not isinstance(entry, dict) or not {"type", "path"} <= entry.keys():
+            raise ModelError(f"{path}: {json.dumps(entry, ensure_ascii=False)[:60]} is no module with type and path")
+    return [(str(entry["type"]), str(entry["path"])) for entry in entries]
+
+
 def _class(kind: str) -> str:
     return kind.rpartition(".")[2]
 
 
 def _routed(folder: Path, path: str) -> list[tuple[str, str]]:
     """Returns type and subfolder of the modules behind a Router, all of whose routes must be the same."""
-    settings = read_json(folder / path / ROUTER)
-    routes = {name: tuple(modules) for name, modules in settings["structure"].items()}
+    settings = read_object(folder / path / ROUTER)
+    types, structure = settings.get("types"), settings.get("structure")
+    if (
+        not isinstance(types, dict)
+        or not isinstance(structure, dict)
+        or not structure
+        or not all(isinstance(modules, list) and {*modules} <= types.keys() for modules in structure.values())
+    ):
+        raise ModelError(f"{folder / path / ROUTER}: must hold the modules of each route (structure) and their types")
+    routes = {name: tuple(modules) for name, modules in structure.items()}
     if len(set(routes.values())) != 1:
         raise ModelError(
             f"{folder / path / ROUTER}: texts take other modules for {' than for '.join(routes)}, which is not supported"
         )
     (modules,) = set(routes.values())
-    return [(str(settings["types"][name]), f"{path}/{name}" if path else name) for name in modules]
+    return [(str(types[name]), f"{path}/{name}" if path else name) for name in modules]
 
 
 def _without_list(folder: Path) -> list[tuple[str, str]]:
     """Returns the modules of a folder without modules.json: of model2vec or of transformers."""
     if not (folder / "config.json").exists():
-        raise ModelError(f"{folder}: not a model folder (neither modules.json nor config.json)")
-    config = read_json(folder / "config.json")
+        inner = next(iter(sorted(folder.glob("*/adapter_config.json"))), None)
+        hint = f"; the adapter in it is {inner.parent}" if inner else ""
+        raise ModelError(f"{folder}: not a model folder (neither modules.json nor config.json){hint}")
+    config = read_object(folder / "config.json")
     if config.get("model_type") == MODEL2VEC:
         return [(STATIC, ""), *([("Normalize", "")] if config.get("normalize") else [])]
     return [(TRANSFORMER, ""), ("Pooling", "")]
@@ -143,7 +165,7 @@ def read_pooling(folder: Path, name: str, config: dict[str, Any], plain: str) ->
     text = text_config(config)
     hidden = next((int(text[key]) for key in WIDTH_KEYS if isinstance(text.get(key), int)), 0)
     path = folder / name / "config.json"
-    settings = read_json(path) if name else {"pooling_mode": plain}
+    settings = read_object(path) if name else {"pooling_mode": plain}
     mode = settings.get("pooling_mode")
     if mode is None:
         mode = [name for flag, name in POOLING_FLAGS.items() if settings.get(flag)] or ["mean"]
@@ -172,7 +194,7 @@ def read_head(folder: Path, modules: list[tuple[str, str]]) -> tuple[HeadPart, .
 
 
 def _read_part(folder: Path, kind: str) -> HeadPart:
-    settings = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    settings = read_object(folder / "config.json") if (folder / "config.json").exists() else {}
     for key in ("module_input_name", "module_output_name"):
         if settings.get(key) not in (None, "sentence_embedding"):
             raise ModelError(f"{folder}: {key} {settings[key]!r} is not supported, only sentence_embedding")

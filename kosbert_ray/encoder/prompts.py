@@ -10,7 +10,7 @@ from typing import Any
 
 from kosbert_ray.encoder.card_prompts import card_prompts
 from kosbert_ray.encoder.options import SpecOptions
-from kosbert_ray.errors import ModelError
+from kosbert_ray.errors import ModelError, UsageError
 from kosbert_ray.settings import set_argument
 
 QUERY, DOCUMENT = "query", "document"  # the names that encode_query and encode_document look up
@@ -37,13 +37,12 @@ class Prompts:
     given: bool = False
 
     def described(self, used: str) -> str:
-        """Describes a prompt that is used, in a few words; names the model's own prompts if none is."""
+        """Describes the prompt that documents get, in a few words; if none, names the model's own but those for queries."""
         if used:
             name = next((name for name, text in self.own.items() if text == used), "")
             return f"{used!r} (the model's {name!r})" if name else repr(used)
-        if not self.own:
-            return "none"
-        return f"none; the model has {', '.join(map(repr, self.own))} (model.prompt_name)"
+        others = [name for name in self.own if QUERY not in name.lower()]
+        return f"none; the model has {', '.join(map(repr, others))} (model.prompt_name)" if others else "none"
 
     def document_warning(self, model: str) -> str | None:
         """Returns a message if documents get no prompt although the model seems to want one, else None.
@@ -115,23 +114,25 @@ def read_prompts(folder: Path, settings: Mapping[str, Any], options: SpecOptions
         options: whose prompt or prompt name wins over the model's.
 
     Raises:
-        ModelError: the model does not have the prompt asked for.
+        UsageError: the model does not have the prompt that the user asks for.
+        ModelError: it does not have its own default prompt.
     """
     texts = {str(name): text or "" for name, text in (settings.get("prompts") or {}).items()}
     own = {name: text for name, text in texts.items() if text}
     chosen = options.prompt
     if chosen is None and options.prompt_name:
-        chosen = _named(folder, options.prompt_name, texts, texts)
+        if options.prompt_name not in texts:
+            raise UsageError(_unknown(folder, options.prompt_name, texts))
+        chosen = texts[options.prompt_name]
     if chosen is not None:
         return Prompts(chosen, chosen, chosen, own, given=True)
     every = {QUERY: "", DOCUMENT: "", **texts}
     default = settings.get("default_prompt_name")
-    encode = "" if default is None else _named(folder, default, every, texts)
+    if default is not None and default not in every:
+        raise ModelError(_unknown(folder, default, texts))
+    encode = "" if default is None else every[default]
     return Prompts(encode, every[QUERY], every[DOCUMENT], own)
 
 
-def _named(folder: Path, name: str, prompts: Mapping[str, str], known: Mapping[str, str]) -> str:
-    if name not in prompts:
-        names = ", ".join(map(repr, known)) or "none"
-        raise ModelError(f"{folder}: the model has no prompt {name!r}; it has {names} (set model.prompt_name)")
-    return prompts[name]
+def _unknown(folder: Path, name: str, known: Mapping[str, str]) -> str:
+    return f"{folder}: the model has no prompt {name!r}; it has {', '.join(map(repr, known)) or 'none'}"

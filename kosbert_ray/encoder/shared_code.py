@@ -32,7 +32,7 @@ def add_code(fetched: Fetched, source: ModelSource) -> Fetched:
     folder = fetched.folder
     inner = next(iter(files.module_folders(files.read_modules_list(folder))), "")
     transformer = folder / inner
-    configs = {name: files.read_json(transformer / name) for name in CONFIGS if (transformer / name).is_file()}
+    configs = {name: files.read_object(transformer / name) for name in CONFIGS if (transformer / name).is_file()}
     owners = sorted({owner for config in configs.values() for owner in _owners(config.get("auto_map"))})
     if not owners:
         return fetched

@@ -109,10 +109,13 @@ def fill_once(folder: Path, fill: Callable[[Path], None]) -> None:
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(f"{folder.name}.lock")):
+    prefix = f"partial-{folder.name}-"
+    with _locked(folder.with_name(f"{folder.name}.lock")) as locked:
         if folder.is_dir():
             return
-        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+        for killed in folder.parent.glob(f"{prefix}*") if locked else ():
+            shutil.rmtree(killed, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
         try:
             fill(partial)
             try:
@@ -125,16 +128,16 @@ def fill_once(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock among this machine's processes, where the file system has locks; it ends with its process."""
+def _locked(path: Path) -> Iterator[bool]:
+    """Holds a lock that ends with its process. Yields False where the file system has no locks."""
     lock = FileLock(path)
     try:
         lock.acquire()
-    except (NotImplementedError, OSError):  # some network file systems have none: work may be done twice
-        yield
+    except (NotImplementedError, OSError):  # as on some network file systems: work may be done twice
+        yield False
         return
     try:
-        yield
+        yield True
     finally:
         path.unlink(missing_ok=True)
         lock.release()

@@ -23,7 +23,7 @@ from kosbert_ray.encoder.numpy_head import require_layers
 from kosbert_ray.encoder.options import SpecOptions
 from kosbert_ray.encoder.prompts import Prompts, read_prompts
 from kosbert_ray.encoder.static_table import read_width
-from kosbert_ray.errors import ModelError
+from kosbert_ray.errors import ModelError, UsageError
 
 WEIGHTED = (Dense, LayerNorm)  # modules of the head that have weights
 
@@ -146,8 +146,9 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
     """Reads a sentence-transformers, a transformers or a model2vec folder.
 
     Raises:
-        ModelError: a file is missing or broken, an option does not fit, or the model needs something that is not
-            supported and would change its vectors.
+        ModelError: a file is missing or broken, or the model needs something that is not supported and would change its
+            vectors.
+        UsageError: an option does not fit the model.
     """
     notices: list[str] = []
     modules = read_modules(folder)
@@ -187,7 +188,7 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
 def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOptions, notices: list[str]) -> _Body:
     """Reads a transformer and its pooling."""
     transformer = folder / modules[0][1]
-    config = files.read_json(transformer / "config.json")
+    config = files.read_object(transformer / "config.json")
     support.refuse_architecture(transformer / "config.json", config)
     remote_code = support.runs_remote_code(transformer, config, options.allow_remote_code, notices)
     settings = support.read_transformer_settings(transformer)
@@ -212,7 +213,7 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
 def _static(folder: Path, modules: list[tuple[str, str]], options: SpecOptions, _notices: list[str]) -> _Body:
     """Reads a static embedding."""
     if options.pooling:
-        raise ModelError(f"{folder}: a static embedding is averaged, so model.pooling cannot be set")
+        raise UsageError(f"{folder}: a static embedding is averaged, so model.pooling cannot be set")
     static = folder / modules[0][1]
     weights, tokenizer = files.weight_paths(static), static / "tokenizer.json"
     files.require_content(weights)
@@ -229,10 +230,10 @@ def _static(folder: Path, modules: list[tuple[str, str]], options: SpecOptions, 
 
 
 def _plain_pooling(folder: Path, config: dict[str, Any], options: SpecOptions, notices: list[str]) -> str:
-    """Returns the pooling mode of a plain transformers folder; raises ModelError if the model names its own."""
+    """Returns the pooling mode of a plain transformers folder; raises UsageError if the model names its own."""
     if (folder / files.MODULES).exists():
         if options.pooling:
-            raise ModelError(f"{folder}: names its pooling itself (modules.json), so model.pooling cannot be set")
+            raise UsageError(f"{folder}: names its pooling itself (modules.json), so model.pooling cannot be set")
         return ""
     mode = options.pooling or support.plain_pooling(folder, config)
     if not options.pooling:
@@ -261,11 +262,11 @@ def _truncated(
     """Appends the truncation that the user or the model asks for; returns the head and the length of its output.
 
     Raises:
-        ModelError: the user asks for more dimensions than there are.
+        UsageError: the user asks for more dimensions than there are.
     """
     if options.truncate_dim:
         if options.truncate_dim > dimension:
-            raise ModelError(f"{folder}: model.truncate_dim is {options.truncate_dim}, but its vectors have {dimension}")
+            raise UsageError(f"{folder}: model.truncate_dim is {options.truncate_dim}, but its vectors have {dimension}")
         again = head[-1:] if head and isinstance(head[-1], Normalize) else ()
         return (*head, Truncate(options.truncate_dim), *again), options.truncate_dim
     if own.get("truncate_dim") and own["truncate_dim"] < dimension:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder.files import read_json
+from kosbert_ray.encoder.files import read_object
 from kosbert_ray.errors import ModelError
 
 TRANSFORMER_CONFIGS = tuple(
@@ -86,7 +86,7 @@ def plain_pooling(folder: Path, config: dict[str, Any]) -> str:
     if not causal:
         return "mean"
     path = folder / "tokenizer_config.json"
-    if (folder / CHAT_TEMPLATE).exists() or (path.exists() and read_json(path).get("chat_template")):
+    if (folder / CHAT_TEMPLATE).exists() or (path.exists() and read_object(path).get("chat_template")):
         raise ModelError(
             f"{folder}: a {architectures[0]} with a chat template and without modules.json is a chat model, whose texts "
             "would be put into that template, which is not supported; set model.pooling (lasttoken or mean) to embed them "
@@ -111,7 +111,7 @@ def runs_remote_code(transformer: Path, config: dict[str, Any], allowed: bool | 
     code = config.get("auto_map")
     if not code and allowed:
         tokenizer = transformer / "tokenizer_config.json"
-        path, code = tokenizer, read_json(tokenizer).get("auto_map") if tokenizer.exists() else None
+        path, code = tokenizer, read_object(tokenizer).get("auto_map") if tokenizer.exists() else None
     # A tokenizer with code of its own has a class of transformers to fall back on.
     if not code or (not allowed and kind in NATIVE_CODE):
         return False
@@ -135,7 +135,7 @@ def read_transformer_settings(transformer: Path) -> dict[str, Any]:
     path = next((transformer / name for name in TRANSFORMER_CONFIGS if (transformer / name).exists()), None)
     if path is None:
         return {}
-    settings: dict[str, Any] = read_json(path)
+    settings: dict[str, Any] = read_object(path)
     unsupported = [name for name in ("query_length", "document_length", "query_expansion") if settings.get(name)]
     unsupported += [name for name in ("processing_kwargs", "tokenizer_name_or_path") if settings.get(name)]
     for name in ARGUMENTS:
@@ -163,7 +163,7 @@ def read_model_settings(folder: Path) -> dict[str, Any]:
         ModelError: the folder holds another kind of model than an embedding model.
     """
     path = folder / "config_sentence_transformers.json"
-    settings: dict[str, Any] = read_json(path) if path.exists() else {}
+    settings: dict[str, Any] = read_object(path) if path.exists() else {}
     if settings.get("model_type", EMBEDDING_MODEL) not in (None, EMBEDDING_MODEL):
         raise ModelError(f"{path}: a {settings['model_type']} is not supported, only a {EMBEDDING_MODEL}")
     return settings

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kosbert_ray.encoder.files import read_json, sha256
+from kosbert_ray.encoder.files import read_object, sha256
 from kosbert_ray.encoder.packing import Tokens
 from kosbert_ray.encoder.source import cache_entry
 from kosbert_ray.encoder.spec import ModelSpec
@@ -60,7 +60,7 @@ def _append_end(spec: ModelSpec, slow: Any, fast: Any) -> None:
     (e5-mistral, SFR-Embedding, Linq) would pool a word. Only such models are changed: outputs have the vectors of others.
     """
     path = spec.transformer / "tokenizer_config.json"
-    if not _pools_last(spec) or not path.exists() or not read_json(path).get("add_eos_token"):
+    if not _pools_last(spec) or not path.exists() or not read_object(path).get("add_eos_token"):
         return
     end = slow.eos_token_id
     example = fast.encode(COMPOSED)

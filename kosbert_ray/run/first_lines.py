@@ -46,5 +46,5 @@ def report_engine(before: JobConfig, job: Job, notices: Notices) -> None:
         notices: logs the line.
     """
     engine = job.config.encoder.engine
-    if before.encoder.engine == "auto" and engine != table.TORCH:
+    if before.encoder.engine == "auto" and engine not in (table.TORCH, table.STATIC):
         notices.info(f"encoder.engine={engine} on CPUs, which suits the model (encoder.engine=torch for PyTorch)")

@@ -230,6 +230,7 @@ class Run:
                 where = self.job.corpus.storage.url(changed[0])
                 raise InputError(f"{where}: its columns changed during the run; choose another output for it")
             self._use_corpus(self.output.settle(self.job.corpus))
+            self.progress.total_bytes = self.job.corpus.size
         elif added := now.keys() - before.keys() - {file.name for file in self.job.corpus.failed}:
             log.info(f"{len(added):,} files were added since the run began; run the same command again for them")
         return changed

@@ -52,7 +52,7 @@ class Resources:
             preparing = background.submit(self.prepare_model, keep=True)
             if pickled:
                 preparing.result()
-            self._loading = background.submit(lambda: Tokenizer.load(preparing.result().spec()))
+            self._loading = background.submit(lambda: _tokenizer(preparing.result()))
             if executor:
                 self.start(executor)
             return preparing.result()
@@ -83,7 +83,7 @@ class Resources:
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         assert self._model is not None
-        return self._loading.result() if self._loading else Tokenizer.load(self._model.spec())
+        return self._loading.result() if self._loading else _tokenizer(self._model)
 
     @property
     def executor(self) -> Executor | None:
@@ -102,3 +102,8 @@ class Resources:
     def _sweep(self) -> None:
         with contextlib.suppress(StorageError, OSError):
             self._output.ledger.storage.sweep()
+
+
+def _tokenizer(model: PreparedModel) -> Tokenizer:
+    with model.naming():
+        return Tokenizer.load(model.spec())

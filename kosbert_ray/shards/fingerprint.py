@@ -14,7 +14,7 @@ from kosbert_ray.settings import set_argument
 OPTIONS = {
     "weights": "model.name",
     "tokenizer": "model.name",
-    "pooling": "model.name",
+    "pooling": "model.pooling",
     "head": "model.name",
     "do_lower_case": "model.name",
     "max_seq_length": "model.max_seq_length",
@@ -33,7 +33,18 @@ OPTIONS = {
     "on_bad_row": "on_bad_row",
 }
 # Fields whose option takes the same value, so that a message can suggest it.
-SETTABLE = ("max_seq_length", "prompt", "precision", "dtype", "list_type", "column", "text", "normalize", "on_bad_row")
+SETTABLE = (
+    "max_seq_length",
+    "prompt",
+    "pooling",
+    "precision",
+    "dtype",
+    "list_type",
+    "column",
+    "text",
+    "normalize",
+    "on_bad_row",
+)
 # Limits on slices. They may differ within a job: each file keeps the limits it was first cut with.
 CUT_FIELDS = ("max_rows", "max_bytes")
 
@@ -141,7 +152,10 @@ def mismatch(differences: list[Difference]) -> str:
     seen: dict[str, Difference] = {}
     if any(difference.field == "dimension" for difference in differences):  # explains why the head differs
         differences = [difference for difference in differences if difference.field != "head"]
-    for difference in differences:  # one line per option: a model's weights, tokenizer and pooling differ together
+    # One line per option: a model's weights, tokenizer and pooling differ together.
+    if any(difference.field == "weights" for difference in differences):
+        differences = [difference for difference in differences if difference.field != "pooling"]
+    for difference in differences:
         seen.setdefault(OPTIONS.get(difference.field, difference.field), difference)
     described = "; ".join(map(str, seen.values()))
     remedies = [difference.remedy for difference in seen.values()]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import everyday
 from models import pickle_weights
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from reference import cosines
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoModelForCausalLM
@@ -72,6 +72,9 @@ def test_vectors_are_those_of_sentence_transformers_with_the_adapter(kind: str, 
     expected = adapted(base, folder, lora(**more))
     # transformers 5.23 loads a DoRA adapter without its magnitudes.
     assert (cosines(theirs(folder), expected).min() > 0.999999) == (kind != "dora")
+    # A newer peft writes keys that this one does not know, with what it did before as their value.
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"some_future_key": None}))
     encoder = Encoder.load(str(folder), FP32)
     assert cosines(encoder.encode(TEXTS), expected).min() > 0.999999
     assert cosines(Encoder.load(str(base), FP32).encode(TEXTS), expected).min() < 0.99
@@ -137,8 +140,17 @@ def test_what_cannot_be_merged_is_named(base: Path, tmp_path: Path, monkeypatch:
     refused("base model cannot be found .*no such model folder.*; correct", base_model_name_or_path="/not/here")
     refused("does not name its base model", base_model_name_or_path=None)
     refused(r"does not fit its base model \(", target_modules=["key"])
-    refused("does not fit its base model", r=8)
-    refused("cannot be merged|does not fit", peft_type="PROMPT_TUNING", num_virtual_tokens=4)
+    refused(r"does not fit its base model \(.*size mismatch", r=8)
+    refused("an adapter of type NEWTHING cannot be merged", peft_type="NEWTHING")
+    refused("the installed peft does not know some_future_key; pip install --upgrade peft", some_future_key=1)
+    refused("its base model cannot be found .*copy/config.json: missing", base_model_name_or_path=str(tmp_path / "copy"))
+    tuned = Path(shutil.copytree(folder, tmp_path / "tuned"))
+    virtual = get_peft_model(
+        AutoModel.from_pretrained(base), PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=4)
+    )
+    virtual.save_pretrained(tuned)
+    with pytest.raises(ModelError, match="an adapter of type PROMPT_TUNING cannot be merged into its base model"):
+        locate(ModelSource(str(tuned)))
     (folder / "adapter_model.safetensors").rename(folder / "x")
     refused("no weights of the adapter in it")
     (folder / "adapter_model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
@@ -161,3 +173,18 @@ def test_a_pickled_adapter_is_read_as_tensors_only(base: Path, tmp_path: Path) -
     torch.save({"x": AutoModel}, folder / "adapter_model.bin")
     with pytest.raises(ModelError, match="holds more than tensors"):
         locate(ModelSource(str(folder)))
+
+
+def test_a_folder_of_named_adapters_points_to_one(base: Path, tmp_path: Path) -> None:
+    adapted(base, tmp_path / "adapters" / "한글", lora())
+    with pytest.raises(ModelError, match="adapters: not a model folder .*; the adapter in it is .*adapters/한글"):
+        Encoder.load(str(tmp_path / "adapters"), FP32)
+
+
+def test_what_a_killed_merge_left_is_swept(base: Path, tmp_path: Path, cache: Path) -> None:
+    adapted(base, tmp_path / "adapter", lora())
+    merged = locate(ModelSource(str(tmp_path / "adapter"))).folder
+    left = cache / f"partial-{merged.name}-x"
+    merged.rename(left)
+    assert locate(ModelSource(str(tmp_path / "adapter"))).folder == merged
+    assert [path.name for path in cache.iterdir()] == [merged.name]

@@ -81,7 +81,7 @@ def test_a_prompt_is_chosen_by_name_or_given(tmp_path: Path) -> None:
     np.testing.assert_array_equal(by_name, given)
     np.testing.assert_allclose(by_name, reference(folder, texts, prompt_name="query"), atol=2e-6)
     assert not np.allclose(by_name, Encoder.load(str(folder), FP32).encode(texts))
-    with pytest.raises(ModelError, match="no prompt 'nobody'; it has"):
+    with pytest.raises(UsageError, match="no prompt 'nobody'; it has"):
         Encoder.load(str(folder), FP32, SpecOptions(prompt_name="nobody"))
 
 
@@ -100,7 +100,7 @@ def test_max_seq_length_is_kept_and_can_be_lowered_but_not_raised_over_the_posit
     model.max_seq_length = 16
     lowered = Encoder.load(str(folder), FP32, SpecOptions(max_seq_length=16))
     np.testing.assert_allclose(lowered.encode([text]), model.encode([text]), atol=2e-6)
-    with pytest.raises(ModelError, match="64 positions"):
+    with pytest.raises(UsageError, match="64 positions"):
         Encoder.load(str(folder), FP32, SpecOptions(max_seq_length=65))
 
 
@@ -197,7 +197,7 @@ def test_truncated_vectors_are_those_of_sentence_transformers(tmp_path: Path, no
     ours = Encoder.load(str(model), FP32, SpecOptions(truncate_dim=24))
     assert ours.spec.dimension == 24 and ours.spec.normalized == normalize
     assert np.abs(ours.encode(texts) - theirs).max() < 1e-5
-    with pytest.raises(ModelError, match="truncate_dim is 65, but its vectors have 64"):
+    with pytest.raises(UsageError, match="truncate_dim is 65, but its vectors have 64"):
         Encoder.load(str(model), FP32, SpecOptions(truncate_dim=65))
 
 

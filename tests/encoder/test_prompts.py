@@ -17,7 +17,7 @@ from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
 from kosbert_ray.encoder.prompts import Prompts, read_prompts
 from kosbert_ray.encoder.spec import read_spec
-from kosbert_ray.errors import ModelError
+from kosbert_ray.errors import UsageError
 
 FP32 = EncoderOptions(precision="fp32", device="cpu", engine="torch")
 Q, D, P = {"query": "질문: "}, {"document": "글: "}, {"passage": "본문: "}
@@ -71,7 +71,7 @@ def test_a_given_prompt_wins_in_every_method(folder: Path) -> None:
     ):
         spec = read_spec(folder, options)
         assert {spec.prompt, spec.for_queries().prompt, spec.for_documents().prompt} == {expected}
-    with pytest.raises(ModelError, match="no prompt 'nobody'; it has 'query', 'document', 'passage'"):
+    with pytest.raises(UsageError, match="no prompt 'nobody'; it has 'query', 'document', 'passage'"):
         read_spec(folder, SpecOptions(prompt_name="nobody"))
 
 
@@ -122,7 +122,8 @@ def test_queries_whose_prompt_does_not_fit_are_told(
 
 def test_a_prompt_is_described_briefly() -> None:
     assert resolved({}).described("") == "none"
-    assert resolved(Q | P).described("") == "none; the model has 'query', 'passage' (model.prompt_name)"
+    assert resolved(Q | P).described("") == "none; the model has 'passage' (model.prompt_name)"
+    assert resolved(Q).described("") == "none"
     assert resolved(Q | D).described("글: ") == "'글: ' (the model's 'document')"
     assert resolved({}, prompt="x").described("x") == "'x'"
 

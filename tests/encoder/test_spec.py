@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from kosbert_ray.encoder.files import sha256
+from kosbert_ray.encoder.locate import locate_folder
 from kosbert_ray.encoder.options import SpecOptions
+from kosbert_ray.encoder.source import ModelSource
 from kosbert_ray.encoder.spec import Normalize, read_spec
-from kosbert_ray.errors import ModelError
+from kosbert_ray.errors import ModelError, UsageError
 
 ST = "sentence_transformers.models."
 
@@ -136,7 +138,7 @@ def test_a_broken_or_foreign_folder_is_named(folder: Path, tmp_path: Path) -> No
 def test_roberta_has_two_positions_fewer_than_embeddings(folder: Path) -> None:
     write(folder / "config.json", model_type="roberta", max_position_embeddings=130, pad_token_id=1)
     assert read_spec(folder).max_seq_length == 128
-    with pytest.raises(ModelError, match="128 positions"):
+    with pytest.raises(UsageError, match="128 positions"):
         read_spec(folder, SpecOptions(max_seq_length=129))
 
 
@@ -145,3 +147,49 @@ def test_the_hash_changes_with_content_and_not_with_place(folder: Path, tiny_mod
     assert sha256(here.folder, here.weight_files) == sha256(there.folder, there.weight_files)
     write(folder / "1_Pooling" / "config.json", pooling_mode_mean_tokens=False)
     assert sha256(here.folder, here.weight_files) != sha256(there.folder, there.weight_files)
+
+
+WRONG = ["[]", "null", '"x"', "5"]
+
+
+@pytest.mark.parametrize("content", WRONG)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "modules.json",
+        "1_Pooling/config.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "tokenizer_config.json",
+        "adapter_config.json",
+    ],
+)
+def test_json_of_the_wrong_type_is_named(name: str, content: str, tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / name).write_text(content)
+    if name == "adapter_config.json":
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=rf"{name}: must hold a (JSON object|list of modules)") as raised:
+        read_spec(locate_folder(ModelSource(str(folder), allow_remote_code=True)), SpecOptions(allow_remote_code=True))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', '["a"]', '[{"type": "sentence_transformers.models.Transformer"}]'])
+def test_modules_without_type_or_path_are_named(content: str, tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "modules.json").write_text(content)
+    with pytest.raises(ModelError, match=r"modules.json: (must hold a list of modules|.* is no module with type and path)"):
+        read_spec(folder)
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"types": {}, "structure": {"a": ["x"]}}', '{"types": {}, "structure": {}}']
+)
+def test_a_broken_router_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text(
+        json.dumps([{"type": "sentence_transformers.base.modules.router.Router", "path": ""}])
+    )
+    (tmp_path / "router_config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"router_config.json: must hold"):
+        read_spec(tmp_path)

@@ -82,7 +82,7 @@ def test_an_output_of_an_earlier_version_keeps_its_prompt(cli, told, model: Path
     np.testing.assert_allclose(vectors, reference.encode(texts), atol=1e-4)
     assert "verified" in cli("verify", tmp_path / "out", "--sample", "20", *FP32).stdout
     plan = cli("plan", tmp_path / "in", tmp_path / "out")
-    assert "prompt    none; the model has 'query', 'document'" in plan.stdout
+    assert "prompt    none; the model has 'document'" in plan.stdout
     found = cli("search", tmp_path / "out", TEXTS[3], "-k", "1", "--format", "jsonl", *FP32)
     assert "embedded without the model's document prompt '글: '" in found.stderr
     assert scores(found.stdout)[0] == pytest.approx(best(reference.encode_query([TEXTS[3]]), vectors), abs=1e-5)

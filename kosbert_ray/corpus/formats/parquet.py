@@ -124,13 +124,12 @@ def _schema(metadata: pq.FileMetaData) -> pa.Schema:
 
 def _footer(storage: Storage, file: InputFile, tail: bytes | None) -> pq.FileMetaData:
     """A file's footer: from its last bytes, if they have been fetched and are enough, else from the file."""
-    if tail is not None:
-        with contextlib.suppress(pa.ArrowException, OSError):
+    with contextlib.suppress(pa.ArrowException, OSError):  # read again below, where each error gets its own message
+        if tail is not None:
             return _metadata(pa.BufferReader(tail))
-    try:
         if not storage.remote:
-            with storage_errors(storage.url(file.name)):
-                return _metadata(storage.path(file.name), pa.fs.LocalFileSystem())
+            return _metadata(storage.path(file.name), pa.fs.LocalFileSystem())
+    try:
         with storage.open(file.name) as handle:
             return _metadata(handle)
     except StorageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,8 @@ from kosbert_ray.encoder.files import sha256
 from kosbert_ray.encoder.source import cache_entry, fill_once
 from kosbert_ray.encoder.spec import WEIGHTED, ModelSpec
 from kosbert_ray.errors import ModelError, first_line
+
+log = logging.getLogger(__name__)
 
 CONVERSION = "2"  # raise it when the conversion changes
 
@@ -35,8 +38,12 @@ def converted(spec: ModelSpec, precision: str) -> Path:
         return folder
     from kosbert_ray.encoder.engines.openvino_conversion import convert
 
+    def fill(partial: Path) -> None:
+        log.info("converting the model to OpenVINO (once on each machine)")
+        convert(spec, precision, partial)
+
     try:
-        fill_once(folder, lambda partial: convert(spec, precision, partial))
+        fill_once(folder, fill)
     except OSError as error:
         raise ModelError(f"{folder}: cannot store the converted model ({first_line(error)})") from error
     return folder

@@ -67,7 +67,7 @@ class EncodeSlices:
             rows = rows[[index not in encoded.failed for index in range(len(rows))]]
         row = replace(
             row.reject(encoded.failed),
-            notices=(*self.encoder.notices, *row.notices),
+            notices=(*self._notices(), *row.notices),
             reread=row.reread or bool(encoded.failed),
         )
         vectors = {VECTORS: pa.array(encoded.distinct.reshape(-1)), VECTOR_ROWS: pa.array(rows)}
@@ -83,6 +83,10 @@ class EncodeSlices:
         )
         self._free_since = time.perf_counter()
         return row
+
+    def _notices(self) -> list[str]:
+        """The encoder's notices but those on the model's folder, which the driver has told under the user's name for it."""
+        return [notice for notice in self.encoder.notices if notice not in self.encoder.spec.notices]
 
     def _known(self, row: SliceRow) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None:
         """Indices of the slice's texts whose vectors are known, and those vectors."""

@@ -179,7 +179,8 @@ def described() -> str:
     resources = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
     where = "a local Ray starts" if _local else f"Ray at {ray.get_runtime_context().gcs_address} answers"
-    return f"{where}: {nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
+    more = f" ({LOCAL_TASK_CORES} more than there are cores, for tasks beside the encoders)" if _local else ""
+    return f"{where}: {nodes} nodes, {resources.get('CPU', 0):g} CPUs{more}, {resources.get('GPU', 0):g} GPUs"
 
 
 def encoder_pool(config: EncoderOptions, input_bytes: int) -> EncoderPool:
