@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from kosbert_ray.corpus.options import InputOptions, SliceOptions
-from kosbert_ray.encoder.options import ChunkOptions, EncoderOptions, LongTextPolicy, ModelOptions
+from kosbert_ray.encoder.options import ChunkOptions, EncoderOptions, LongTextPolicy
 from kosbert_ray.logs import LogFormat
+from kosbert_ray.model.options import ModelOptions
 from kosbert_ray.planning.options import PlanOptions
 from kosbert_ray.run.options import ExecutorName, RayOptions
 from kosbert_ray.settings import InWords, Private, Section, load_settings, shown_value, unrecorded

@@ -24,15 +24,16 @@ from kosbert_ray.corpus.text import RowText
 from kosbert_ray.corpus.types import column_types
 from kosbert_ray.encoder.chunks import splitter_version
 from kosbert_ray.encoder.engines.choice import fitted, preferred_engine
-from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.locate import locate
 from kosbert_ray.encoder.long_text import LongText
-from kosbert_ray.encoder.options import SpecOptions, usable_cores
+from kosbert_ray.encoder.options import usable_cores
 from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
-from kosbert_ray.encoder.prepare import PreparedModel, prepare
-from kosbert_ray.encoder.source import BUNDLED_PREFIX, ModelSource, bundled_path
-from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.errors import UsageError
+from kosbert_ray.model.files import sha256
+from kosbert_ray.model.locate import locate
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.prepare import PreparedModel, prepare
+from kosbert_ray.model.source import BUNDLED_PREFIX, ModelSource, bundled_path
+from kosbert_ray.model.spec import ModelSpec, read_spec
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Committed

@@ -15,9 +15,9 @@ import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
 from kosbert_ray.config import JobConfig
-from kosbert_ray.encoder.lengths import NO_LIMIT
-from kosbert_ray.encoder.options import PROMPT_OPTIONS
 from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.model.lengths import NO_LIMIT
+from kosbert_ray.model.options import PROMPT_OPTIONS
 from kosbert_ray.settings import merged, section_of
 from kosbert_ray.shards.shard import read_schema
 from kosbert_ray.storage import Storage

@@ -312,8 +312,8 @@ def main() -> None:
     parts = arguments.parts.split(",")
     models = [named_model(Path(arguments.model), work)] if arguments.model else [base_model(work / "bert-base"), MINI]
     sets = text_sets(arguments.data, arguments.texts)
-    from kosbert_ray.encoder.spec import read_spec
     from kosbert_ray.encoder.tokenizer import Tokenizer
+    from kosbert_ray.model.spec import read_spec
 
     def lengths_of(sets: dict[str, list[str]], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
         found = {name: tokenizer(texts) for name, texts in sets.items()}

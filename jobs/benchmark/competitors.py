@@ -145,7 +145,7 @@ def text_sets(data: Path | None, count: int) -> dict[str, list[str]]:
     import pyarrow.parquet as pq
 
     if data is None:
-        from kosbert_ray.encoder.source import bundled_sentences
+        from kosbert_ray.model.source import bundled_sentences
 
         texts = bundled_sentences()
         return {"short": texts, "mixed": texts[::4] + [" ".join(texts[i : i + 30]) for i in range(0, len(texts) - 30, 4)]}

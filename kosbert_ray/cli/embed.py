@@ -88,7 +88,7 @@ def config_of(arguments: argparse.Namespace) -> JobConfig:
         return config
     if arguments.output:
         raise UsageError("--into: names the output already; leave out OUTPUT")
-    from kosbert_ray.encoder.options import PROMPT_OPTIONS
+    from kosbert_ray.model.options import PROMPT_OPTIONS
     from kosbert_ray.outputs.versions import successor
 
     defaults = successor(config, arguments.into)

@@ -15,7 +15,7 @@ from kosbert_ray.errors import UsageError
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
-    from kosbert_ray.encoder.spec import ModelSpec
+    from kosbert_ray.model.spec import ModelSpec
     from kosbert_ray.planning.estimate import Estimate
     from kosbert_ray.planning.options import ProfileOptions
     from kosbert_ray.run.dry_run import Preview
@@ -155,7 +155,7 @@ def _lines(
 
 def _weight_bytes(config: JobConfig, spec: ModelSpec) -> dict[str, int]:
     """The memory of the weights by precision: of each that the job may take."""
-    from kosbert_ray.encoder.parameters import weight_bytes
+    from kosbert_ray.model.parameters import weight_bytes
 
     given = config.encoder.precision
     precisions = ("fp32",) if spec.static else ("fp32", "bf16") if given == "auto" else (given,)

@@ -26,8 +26,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import kosbert_ray
 from kosbert_ray.config import JobConfig
-from kosbert_ray.encoder.source import BUNDLED_PREFIX
 from kosbert_ray.errors import JobFailed, UsageError, first_line
+from kosbert_ray.model.source import BUNDLED_PREFIX
 from kosbert_ray.settings import secrets_in
 from kosbert_ray.storage import is_url
 

@@ -1,8 +1,8 @@
 """Text to vectors, usable as a library: ``Encoder.load("jhgan/ko-sbert-sts").encode(texts)`` returns float32 ``[n, 768]``.
 
-Reading order: ``source`` (finds the model folder), ``spec`` (reads it), ``tokenizer`` (texts to token ids), ``packing``
-(token ids to batches without padding), ``engines`` (run the transformer), ``pooling`` and ``head``, and ``encoder``, which
-combines them. The modules up to ``packing`` load without torch, because a driver and tokenizing workers run without it.
+Reading order: ``kosbert_ray.model`` (finds and reads the model folder), ``tokenizer`` (texts to token ids), ``packing``
+(token ids to batches without padding), ``engines`` (run the transformer), ``head``, and ``encoder``, which combines them.
+The modules up to ``packing`` load without torch, because a driver and tokenizing workers run without it.
 """
 
 from typing import TYPE_CHECKING, Any

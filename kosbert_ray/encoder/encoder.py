@@ -19,16 +19,17 @@ from kosbert_ray.encoder.devices import device_memory, pick_device, pick_precisi
 from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.engines.base import EngineSettings, PrecisionUnfit
 from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require_fitting
-from kosbert_ray.encoder.locate import locate_folder
 from kosbert_ray.encoder.long_text import join_parts
-from kosbert_ray.encoder.options import EncoderOptions, SpecOptions, require_possible, usable_cores
+from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
-from kosbert_ray.encoder.parameters import weight_bytes
-from kosbert_ray.encoder.prepare import as_safetensors
-from kosbert_ray.encoder.source import ModelSource, bundled_sentences
-from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import ModelError, UsageError, without_remedy
+from kosbert_ray.model.locate import locate_folder
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.parameters import weight_bytes
+from kosbert_ray.model.prepare import as_safetensors
+from kosbert_ray.model.source import ModelSource, bundled_sentences
+from kosbert_ray.model.spec import ModelSpec, read_spec
 
 Vectors = npt.NDArray[np.float32]
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from kosbert_ray.encoder import modules
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model import modules
 
 
 class Head(torch.nn.Module):

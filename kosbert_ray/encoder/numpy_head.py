@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kosbert_ray.encoder import modules
-from kosbert_ray.encoder.static_table import read_tensors
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model import modules
+from kosbert_ray.model.static_table import read_tensors
 
 Matrix = npt.NDArray[np.float32]
 Layer = Callable[[Matrix], Matrix]

@@ -1,4 +1,4 @@
-"""Options of the model and of the encoders. Needs no torch, so that a driver can check them."""
+"""Options of the encoders and of long texts. Needs no torch, so that a driver can check them."""
 
 from __future__ import annotations
 
@@ -11,58 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from kosbert_ray.encoder.engines.table import ENGINES, require_supported
-from kosbert_ray.encoder.pooling import POOLING
-from kosbert_ray.settings import Address, InWords, Section
+from kosbert_ray.settings import InWords, Section
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 if TYPE_CHECKING:
     Engine: TypeAlias = str
-    Pooling: TypeAlias = str
 else:  # what the options accept: the names in the tables
     Engine = Literal[(*ENGINES, "auto")]
-    Pooling = Literal[(*POOLING,)]
 LongTextPolicy = Literal["truncate", "mean", "chunk"]
 Splitter = Literal["words", "kiwi"]
 Positive = Annotated[int, Field(gt=0)]
-PROMPT_OPTIONS = ("prompt", "prompt_name")  # either replaces the other
-
-
-class _ModelName(Section):
-    name: Address = Field(
-        default="jhgan/ko-sbert-sts", description="Hugging Face name, folder, s3:// URL or bundled:kosbert-mini"
-    )
-    revision: str | None = Field(default=None, description="branch, tag or commit of a Hugging Face model")
-    mirror: Address | None = Field(
-        default=None,
-        description="folder or s3:// URL from which the nodes of a cluster take the model; by default below the output",
-    )
-
-
-class SpecOptions(Section):
-    """Options that override what a model folder says."""
-
-    prompt: str | None = Field(
-        default=None, description="text put before every text; by default the model's own prompt for documents"
-    )
-    prompt_name: str | None = Field(default=None, description="name of one of the model's own prompts")
-    max_seq_length: Positive | None = Field(
-        default=None, description="maximum tokens per text, with the special ones; by default the model's own limit"
-    )
-    truncate_dim: Positive | None = Field(
-        default=None, description="keep only the first dimensions of each vector (for Matryoshka models)"
-    )
-    pooling: Pooling | None = Field(
-        default=None, description="how a plain transformers folder is pooled; by default as sentence-transformers does"
-    )
-    allow_remote_code: bool | None = Field(
-        default=None,
-        description="run Python code that comes with the model; false runs transformers' own class of that type instead",
-    )
-
-
-class ModelOptions(SpecOptions, _ModelName):
-    """The model and how it reads its texts."""
 
 
 class EncoderOptions(Section):

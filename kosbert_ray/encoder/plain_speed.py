@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kosbert_ray.encoder.parameters import computing_parameters
-from kosbert_ray.encoder.spec import ModelSpec
+from kosbert_ray.model.parameters import computing_parameters
+from kosbert_ray.model.spec import ModelSpec
 
 # Floating-point operations per second.
 CORE_FLOPS, GPU_FLOPS = 1e11, 1e14

@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kosbert_ray.encoder.files import read_object, sha256
 from kosbert_ray.encoder.packing import Tokens
-from kosbert_ray.encoder.source import cache_entry
-from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model.files import read_object, sha256
+from kosbert_ray.model.source import cache_entry
+from kosbert_ray.model.spec import ModelSpec
 
 COMPOSED = "한국어 문장"
 UINT16_VOCABULARY = 2**16

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kosbert_ray.encoder.encoder import Encoder
-from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
-from kosbert_ray.encoder.source import ModelSource
+from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import QualityLost, UsageError
 from kosbert_ray.evaluation.sts import MEASURES, SentencePairs, correlations
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.source import ModelSource
 from kosbert_ray.shards.vector_types import CODECS, VectorType, ranges_of
 from kosbert_ray.vector_math import truncate
 

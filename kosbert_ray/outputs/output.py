@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
     from kosbert_ray.encoder.encoder import Encoder
-    from kosbert_ray.encoder.spec import ModelSpec
+    from kosbert_ray.model.spec import ModelSpec
     from kosbert_ray.outputs.nearest import Similarity
     from kosbert_ray.outputs.search import Hit
     from kosbert_ray.outputs.verify import Verification

@@ -19,11 +19,11 @@ from kosbert_ray.corpus.sample import sampled_texts
 from kosbert_ray.encoder.devices import device_memory
 from kosbert_ray.encoder.engines.choice import fitted
 from kosbert_ray.encoder.options import Device, usable_cores
-from kosbert_ray.encoder.parameters import weight_bytes
-from kosbert_ray.encoder.source import cache_folder
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, KosbertError, described
 from kosbert_ray.job import Job, model_ref, open_corpus, open_output
+from kosbert_ray.model.parameters import weight_bytes
+from kosbert_ray.model.source import cache_folder
 from kosbert_ray.planning.compare import compare
 from kosbert_ray.run.lifecycle import preview, settings_of
 from kosbert_ray.storage import TMP_FOLDER, is_url

@@ -13,11 +13,11 @@ import pyarrow as pa
 
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.sample import sampled_texts
-from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.source import cache_folder
-from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import InputError
 from kosbert_ray.job import Job
+from kosbert_ray.model.files import sha256
+from kosbert_ray.model.source import cache_folder
+from kosbert_ray.model.spec import ModelSpec
 
 SECONDS = 10.0
 TEXTS = 512  # per slice, so that several slices are measured

@@ -12,7 +12,7 @@ from typing import Any
 from kosbert_ray._version import __version__
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.listing import Corpus
-from kosbert_ray.encoder.prepare import PreparedModel
+from kosbert_ray.model.prepare import PreparedModel
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "openvino")
 

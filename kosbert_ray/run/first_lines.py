@@ -5,9 +5,9 @@ from __future__ import annotations
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.encoder.engines import table
-from kosbert_ray.encoder.options import PROMPT_OPTIONS
-from kosbert_ray.encoder.prompts import DOCUMENT
 from kosbert_ray.job import Job
+from kosbert_ray.model.options import PROMPT_OPTIONS
+from kosbert_ray.model.prompts import DOCUMENT
 from kosbert_ray.run.bookkeeping import MAX_FAILED
 from kosbert_ray.run.notices import Notices
 

@@ -12,8 +12,8 @@ from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.errors import InputError, StorageError
+from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.executors.base import EncoderPool, Executor
 from kosbert_ray.shards.vector_types import Ranges, ranges_of
 

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 from kosbert_ray.config import JobConfig
-from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.errors import JobFailed, KosbertError
 from kosbert_ray.job import open_output
+from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.dry_run import Preview
 from kosbert_ray.run.notify import Ended, notify
 from kosbert_ray.run.one_run import Run, stored_job

@@ -19,7 +19,6 @@ from kosbert_ray.corpus.identity import BackgroundHashing
 from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.encoder.engines.choice import require_fitting
 from kosbert_ray.encoder.options import has_gpu, require_possible
-from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import end_notice, unknown_notice
 from kosbert_ray.errors import DeviceBroken, InputError, JobFailed, without_remedy
 from kosbert_ray.job import (
@@ -31,6 +30,7 @@ from kosbert_ray.job import (
     require_apart,
     require_input,
 )
+from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.account import account
 from kosbert_ray.run.dry_run import Preview
 from kosbert_ray.run.executors.choice import choose

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.identity import FileHashes
 from kosbert_ray.corpus.listing import Corpus
-from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.errors import FingerprintMismatch, StorageError
+from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.notices import Notices
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.ledger import Committed, Ledger

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.job import Job
+from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.bookkeeping import Books
 from kosbert_ray.run.monitor.progress import Progress
 from kosbert_ray.run.notices import Notices

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from kosbert_ray.config import JobConfig
-from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import StorageError
 from kosbert_ray.job import model_ref, recorded_commits
+from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.output_state import OutputState
 from kosbert_ray.storage import Storage
 

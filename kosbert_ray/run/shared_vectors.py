@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from kosbert_ray.encoder.source import fill_once
 from kosbert_ray.errors import InputError
+from kosbert_ray.model.source import fill_once
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.storage import Storage
 

@@ -12,10 +12,10 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from kosbert_ray.encoder.locate import locate_folder
-from kosbert_ray.encoder.modules import POOLING_FLAGS
-from kosbert_ray.encoder.source import ModelSource
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model.locate import locate_folder
+from kosbert_ray.model.modules import POOLING_FLAGS
+from kosbert_ray.model.source import ModelSource
 from kosbert_ray.training.config import BaseConfig, NewModelConfig
 
 MIN_FREQUENCY = 2

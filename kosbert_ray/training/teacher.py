@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kosbert_ray.encoder.encoder import Encoder
-from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.locate import locate_folder
-from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
-from kosbert_ray.encoder.source import ModelSource
-from kosbert_ray.encoder.spec import ModelSpec, read_spec
+from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import UsageError
+from kosbert_ray.model.files import sha256
+from kosbert_ray.model.locate import locate_folder
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.source import ModelSource
+from kosbert_ray.model.spec import ModelSpec, read_spec
 from kosbert_ray.training.config import TeacherConfig
 
 log = logging.getLogger(__name__)

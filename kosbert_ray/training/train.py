@@ -156,7 +156,7 @@ def _stage(config: TrainConfig, stage: StageConfig, folder: Path, start: Path, h
 
 
 def _targets(config: TrainConfig, stage: StageConfig, index: int, examples: Examples, start: Path) -> Path | None:
-    from kosbert_ray.encoder.spec import read_spec
+    from kosbert_ray.model.spec import read_spec
     from kosbert_ray.training.teacher import teacher_vectors
 
     teacher = stage.tasks[index].teacher
@@ -167,8 +167,8 @@ def _targets(config: TrainConfig, stage: StageConfig, index: int, examples: Exam
 
 
 def _finish(config: TrainConfig, folder: Path, output: Path, counts: dict[str, int]) -> Trained:
-    from kosbert_ray.encoder.source import ModelSource
     from kosbert_ray.evaluation.evaluate import evaluate
+    from kosbert_ray.model.source import ModelSource
     from kosbert_ray.training.base import open_model, write_compatible_configs
     from kosbert_ray.training.card import write_card
 

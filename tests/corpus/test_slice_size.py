@@ -15,10 +15,10 @@ from kosbert_ray.corpus.fragments import Fragment, Limits, limits_of
 from kosbert_ray.corpus.options import MAX_BYTES, TARGET_ROWS
 from kosbert_ray.corpus.row_table import TEXT
 from kosbert_ray.corpus.slice_size import target_bytes, text_bytes
-from kosbert_ray.encoder.parameters import computing_parameters
 from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
-from kosbert_ray.encoder.source import bundled_path
-from kosbert_ray.encoder.spec import read_spec
+from kosbert_ray.model.parameters import computing_parameters
+from kosbert_ray.model.source import bundled_path
+from kosbert_ray.model.spec import read_spec
 
 FRAGMENT = Fragment(InputFile("a.jsonl", 100, "v", "jsonl"), 0, 0, 100)
 

@@ -19,9 +19,9 @@ from rows import good, reasons, rows
 
 from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.corpus.text import decomposed
-from kosbert_ray.encoder.source import bundled_path
-from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
+from kosbert_ray.model.source import bundled_path
+from kosbert_ray.model.spec import read_spec
 
 WEIRD = [
     "가",  # decomposed (NFD) Hangul

@@ -26,11 +26,12 @@ from zoo import BART, GPT2, T5
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.devices import pick_precision
 from kosbert_ray.encoder.engines import table
-from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
-from kosbert_ray.encoder.prepare import prepare
-from kosbert_ray.encoder.source import ModelSource
-from kosbert_ray.encoder.spec import read_spec
+from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.prepare import prepare
+from kosbert_ray.model.source import ModelSource
+from kosbert_ray.model.spec import read_spec
 
 FP32 = EncoderOptions(precision="fp32", device="cpu", engine="torch")
 TEXTS = ["짧다", *everyday()[:30], " ".join(everyday()[:40])]
@@ -149,7 +150,7 @@ def test_the_usable_length_is_that_of_the_position_embeddings(
 
 def test_a_length_that_only_the_model_knows_to_be_too_long_is_refused_at_the_start(tmp_path: Path, monkeypatch) -> None:
     folder = save(tmp_path, "Roberta", plain=True, length=500, **SIZE, max_position_embeddings=34)
-    monkeypatch.setattr("kosbert_ray.encoder.lengths.OFFSET_POSITIONS", ())
+    monkeypatch.setattr("kosbert_ray.model.lengths.OFFSET_POSITIONS", ())
     with pytest.raises(ModelError, match="its position embeddings take 32 tokens, not 34; set model.max_seq_length=32"):
         Encoder.load(str(folder), FP32)
 

@@ -17,9 +17,10 @@ from sequences import tokens
 
 from kosbert_ray.encoder.bisection import encode_all
 from kosbert_ray.encoder.encoder import Encoder
-from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
+from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.packing import Batch, Pack, pack, pack_one_length
 from kosbert_ray.errors import DeviceBroken, ModelError
+from kosbert_ray.model.options import SpecOptions
 
 lengths = st.lists(st.integers(0, 30), max_size=40)
 some = st.sets(st.integers(0, 39))

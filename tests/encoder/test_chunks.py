@@ -17,8 +17,8 @@ from models import save_model
 
 from kosbert_ray.encoder.chunks import cut, levels_of, splitter_version
 from kosbert_ray.encoder.long_text import LongText
-from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer
+from kosbert_ray.model.spec import read_spec
 
 
 def long_text(size: int = 40, overlap: int = 0, splitter: str = "words", policy: str = "chunk") -> LongText:

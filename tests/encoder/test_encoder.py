@@ -18,8 +18,9 @@ from sentence_transformers import SentenceTransformer
 from kosbert_ray.encoder.devices import device_memory, pick_device, pick_precision
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.engines import attention
-from kosbert_ray.encoder.options import EncoderOptions, SpecOptions, require_possible
+from kosbert_ray.encoder.options import EncoderOptions, require_possible
 from kosbert_ray.errors import ModelError, UsageError
+from kosbert_ray.model.options import SpecOptions
 
 FP32 = EncoderOptions(precision="fp32", device="cpu", engine="torch")
 BF16 = EncoderOptions(precision="bf16", device="cpu", engine="torch")

@@ -18,8 +18,8 @@ from kosbert_ray.encoder.engines.base import EngineSettings
 from kosbert_ray.encoder.engines.choice import OPENVINO_TYPES, preferred_engine
 from kosbert_ray.encoder.engines.table import ENGINES, EngineEntry, engines_for, require_supported
 from kosbert_ray.encoder.options import EncoderOptions, Engine
-from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import UsageError
+from kosbert_ray.model.spec import read_spec
 
 REFUSED = [
     ("openvino", "cuda", "auto", False, "encoder.engine: openvino runs on cpu only, and the device is cuda"),

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.source import bundled_path
+from kosbert_ray.model.source import bundled_path
 
 MINI = "bundled:kosbert-mini"
 FOLDER = bundled_path(MINI)

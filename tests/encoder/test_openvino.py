@@ -12,9 +12,10 @@ from models import ARCHITECTURES, save_model
 
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.engines import table
-from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
+from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.packing import Tokens
 from kosbert_ray.errors import UsageError
+from kosbert_ray.model.options import SpecOptions
 
 MINI = "bundled:kosbert-mini"
 TEXTS = [*everyday()[:60], " ".join(everyday()[:30])]

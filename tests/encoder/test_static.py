@@ -25,13 +25,14 @@ from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.encoder import Encoder
-from kosbert_ray.encoder.files import model_files
-from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
-from kosbert_ray.encoder.parameters import computing_parameters
+from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
-from kosbert_ray.encoder.spec import read_spec
-from kosbert_ray.encoder.static_table import read_table
 from kosbert_ray.errors import ModelError, UsageError
+from kosbert_ray.model.files import model_files
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.parameters import computing_parameters
+from kosbert_ray.model.spec import read_spec
+from kosbert_ray.model.static_table import read_table
 from kosbert_ray.run.executors.choice import choose
 
 UNKNOWN = "𓀀"

@@ -18,10 +18,10 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from kosbert_ray.encoder.options import SpecOptions
-from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.spec import read_spec
 
 
 def sequences(tokens) -> list[list[int]]:

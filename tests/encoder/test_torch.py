@@ -19,8 +19,8 @@ from kosbert_ray.encoder.engines.base import EngineSettings
 from kosbert_ray.encoder.engines.torch import TorchEngine, budget_of
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.packing import filled, random_batch
-from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import UsageError
+from kosbert_ray.model.spec import read_spec
 
 LENGTHS = [1, 2, 2, 3, 5, 5, 5, 40, 60]
 

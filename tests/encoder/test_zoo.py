@@ -14,8 +14,9 @@ from zoo import LENGTH, ZOO, Row, save, tokenizer
 
 from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.engines import attention
-from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
-from kosbert_ray.encoder.spec import read_spec
+from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.spec import read_spec
 
 PROMPT = "질의: "
 PARITY = 0.999999

@@ -22,10 +22,10 @@ from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.parameters import computing_parameters
-from kosbert_ray.encoder.source import bundled_path
-from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import DeviceBroken
+from kosbert_ray.model.parameters import computing_parameters
+from kosbert_ray.model.source import bundled_path
+from kosbert_ray.model.spec import read_spec
 from kosbert_ray.run.executors.choice import choose, plain_seconds
 from kosbert_ray.run.executors.table import EXECUTORS
 from kosbert_ray.shards.ledger import Ledger

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "kosbert_ray"
 BASE = {"errors", "units", "logs", "vector_math", "_version"}
 OPTIONS = {"settings"} | BASE  # what a room's options.py may import; config.py and rooms above it may import any
-CORE = {"corpus", "encoder", "shards", "storage", "settings"} | BASE
+CORE = {"corpus", "model", "encoder", "shards", "storage", "settings"} | BASE
 JOB = {"job", "stored", "config", "options"} | CORE
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {
@@ -25,7 +25,8 @@ ROOMS = {
     "settings": BASE,
     "storage": {"settings"} | BASE,
     "corpus": {"storage", "settings"} | BASE,
-    "encoder": {"storage", "settings"} | BASE,
+    "model": {"storage", "settings"} | BASE,
+    "encoder": {"model", "storage", "settings"} | BASE,
     "shards": {"storage", "settings"} | BASE,
     "analysis": BASE,
     "config": {"options"} | CORE,
@@ -34,7 +35,7 @@ ROOMS = {
     "run": JOB,
     "outputs": JOB | {"analysis"},
     "evaluation": CORE,
-    "training": {"evaluation", "encoder", "settings", "storage"} | BASE,
+    "training": {"evaluation", "model", "encoder", "settings", "storage"} | BASE,
     "planning": {"run", "outputs"} | JOB,
     "deploy": JOB,
     "integrations": {"deploy"} | JOB,
@@ -47,8 +48,10 @@ OWNERS = {
     "plotly": {"outputs"},
     "jinja2": {"outputs"},
     "openvino": {"encoder"},
-    "torch": {"encoder", "training"},
-    "transformers": {"encoder", "training"},
+    "torch": {"model", "encoder", "training"},
+    "transformers": {"model", "encoder", "training"},
+    "peft": {"model"},
+    "huggingface_hub": {"model"},
     "sentence_transformers": {"training", "planning"},
 }
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import platform
 
 from kosbert_ray.encoder.engines import table
+from kosbert_ray.encoder.numpy_head import require_layers
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.parameters import weight_bytes
-from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import UsageError
+from kosbert_ray.model.parameters import weight_bytes
+from kosbert_ray.model.spec import ModelSpec
 
 CPUS = ("x86_64", "AMD64")  # where OpenVINO was measured to be the faster engine
 # Architectures whose OpenVINO graphs were tested to give PyTorch's vectors.
@@ -24,12 +25,14 @@ STATIC_OPTIONS = {"engine": table.STATIC, "device": "cpu", "precision": "fp32"}
 
 
 def require_fitting(spec: ModelSpec, options: EncoderOptions) -> None:
-    """Raises UsageError if the model cannot run under these options on any machine."""
+    """Raises UsageError if the model cannot run under these options on any machine, ModelError if under none."""
     if options.engine == table.STATIC and not spec.static:
         raise UsageError(
             f"encoder.engine: static is for static embedding models, and {spec.folder} is a {spec.model_type} model; "
             "use encoder.engine=auto"
         )
+    if spec.static:
+        require_layers(spec.head)
     for name, value in STATIC_OPTIONS.items() if spec.static else ():
         given = getattr(options, name)
         if given not in ("auto", value):

@@ -10,8 +10,8 @@ import torch
 
 from kosbert_ray.encoder.engines import attention
 from kosbert_ray.encoder.engines.trials import require_positions
-from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model.spec import ModelSpec
 
 # The encoder alone of these encoder-decoders is the embedding model, as in sentence-transformers.
 ENCODER_CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kosbert_ray.encoder.lengths import OFFSET_POSITIONS, PADDING_INDEX
-from kosbert_ray.encoder.spec import ModelSpec
+from kosbert_ray.model.lengths import OFFSET_POSITIONS, PADDING_INDEX
+from kosbert_ray.model.spec import ModelSpec
 
 
 def text_config(model: Any) -> Any:

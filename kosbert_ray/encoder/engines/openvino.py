@@ -18,8 +18,8 @@ from kosbert_ray.encoder.engines.base import Engine, EngineSettings
 from kosbert_ray.encoder.engines.openvino_cache import converted
 from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT, GRAPH, HEAD
 from kosbert_ray.encoder.packing import Batch, pack_one_length, random_batch
-from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model.spec import ModelSpec
 
 TOKEN_BUDGET = 1024
 # Of the first call: long enough that each stream takes one.

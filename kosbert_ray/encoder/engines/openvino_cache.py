@@ -8,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT
-from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.source import cache_entry, fill_once
-from kosbert_ray.encoder.spec import WEIGHTED, ModelSpec
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model.files import sha256
+from kosbert_ray.model.source import cache_entry, fill_once
+from kosbert_ray.model.spec import WEIGHTED, ModelSpec
 
 log = logging.getLogger(__name__)
 

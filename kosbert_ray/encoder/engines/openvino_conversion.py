@@ -20,9 +20,9 @@ from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT, GRAPH, HEAD, i
 from kosbert_ray.encoder.engines.probe import agreement_of, probe
 from kosbert_ray.encoder.engines.trials import needs_type_ids, require_width
 from kosbert_ray.encoder.head import Head
-from kosbert_ray.encoder.pooling import pool_block
-from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model.pooling import pool_block
+from kosbert_ray.model.spec import ModelSpec
 
 ATTENTION = "one_length"
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from kosbert_ray.encoder.engines.openvino_runtime import import_openvino, runner
-from kosbert_ray.encoder.source import bundled_sentences
-from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model.source import bundled_sentences
+from kosbert_ray.model.spec import ModelSpec
 from kosbert_ray.vector_math import unit
 
 MIN_AGREEMENT = 0.95  # mean cosine to float32

@@ -13,7 +13,7 @@ import torch
 from kosbert_ray.encoder.engines.base import AGREEMENT, PrecisionUnfit
 from kosbert_ray.encoder.engines.model_info import text_config, vocabulary_of
 from kosbert_ray.encoder.packing import Batch, random_batch
-from kosbert_ray.encoder.spec import ModelSpec
+from kosbert_ray.model.spec import ModelSpec
 
 PROBE_LENGTHS = (3, 3, 7, 24)
 # In half precision another order of the same sums may be this much farther from fp32 than transformers' own order.

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kosbert_ray.encoder.engines.base import Engine, EngineSettings
-from kosbert_ray.encoder.files import weight_paths
 from kosbert_ray.encoder.numpy_head import layers
 from kosbert_ray.encoder.packing import Batch, pack
-from kosbert_ray.encoder.spec import ModelSpec
-from kosbert_ray.encoder.static_table import read_table
+from kosbert_ray.model.files import weight_paths
+from kosbert_ray.model.spec import ModelSpec
+from kosbert_ray.model.static_table import read_table
 
 TOKEN_BUDGET = 65_536
 # Tokens whose vectors are gathered at a time: 1 MiB of vectors of 256 numbers, which fits a core's cache. Fixed, because

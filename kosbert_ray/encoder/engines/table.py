@@ -16,7 +16,7 @@ from kosbert_ray.units import alternatives
 
 if TYPE_CHECKING:
     from kosbert_ray.encoder.engines.base import Engine, EngineSettings
-    from kosbert_ray.encoder.spec import ModelSpec
+    from kosbert_ray.model.spec import ModelSpec
 
 
 TORCH, STATIC = "torch", "static"

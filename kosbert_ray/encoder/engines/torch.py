@@ -19,9 +19,9 @@ from kosbert_ray.encoder.engines.probe import Yardstick, agreement_of, in_float3
 from kosbert_ray.encoder.engines.trials import needs_type_ids, require_width
 from kosbert_ray.encoder.head import Head
 from kosbert_ray.encoder.packing import Batch, Pack, filled, pack, pack_one_length, random_batch
-from kosbert_ray.encoder.pooling import pool, pool_by_offsets
-from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model.pooling import pool, pool_by_offsets
+from kosbert_ray.model.spec import ModelSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Tokens per batch. Measured on 2 CPU cores with BERT-base: 1,024 to 4,096 tokens differ by less than the noise.

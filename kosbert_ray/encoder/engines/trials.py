@@ -12,8 +12,8 @@ from torch import nn
 from kosbert_ray.encoder.engines import attention
 from kosbert_ray.encoder.engines.model_info import use_default_attention, vocabulary_of
 from kosbert_ray.encoder.packing import random_batch
-from kosbert_ray.encoder.spec import Dense, ModelSpec, Truncate
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model.spec import Dense, ModelSpec, Truncate
 
 LONGEST_TRIAL = 8192  # tokens
 # Parts of torch's messages for an index or a slice beyond a table of embeddings.

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from kosbert_ray.corpus.reader import FragmentReader
-    from kosbert_ray.encoder.spec import ModelSpec
     from kosbert_ray.encoder.tokenizer import Tokenizer
+    from kosbert_ray.model.spec import ModelSpec
     from kosbert_ray.run.monitor.board import Board
     from kosbert_ray.run.monitor.throughput import Recent
     from kosbert_ray.run.shared_vectors import SharedTexts

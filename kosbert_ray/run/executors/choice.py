@@ -12,7 +12,7 @@ from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.slice_size import text_bytes
 from kosbert_ray.encoder.options import EncoderOptions, has_gpu, usable_cores, visible_gpus
 from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
-from kosbert_ray.encoder.spec import ModelSpec
+from kosbert_ray.model.spec import ModelSpec
 from kosbert_ray.units import duration
 
 # A run that a plain machine finishes in this time spends more of it on starting Ray than it gains.

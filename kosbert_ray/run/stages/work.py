@@ -15,8 +15,8 @@ from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.prepare import PreparedModel
 from kosbert_ray.errors import InputChanged, KosbertError, described
+from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.monitor.board import MAX_ATTEMPTS, Board
 from kosbert_ray.run.shared_vectors import SharedVectors
 from kosbert_ray.run.slice_row import SliceRow

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from kosbert_ray.encoder.head import Head
-from kosbert_ray.encoder.pooling import pool
-from kosbert_ray.encoder.spec import Dense
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model.pooling import pool
+from kosbert_ray.model.spec import Dense
 
 GROUPS = ((0, 2, 3), (6, 1, 5))
 

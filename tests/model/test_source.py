@@ -11,25 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.locate import locate_folder
-from kosbert_ray.encoder.source import ModelSource
-from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError, StorageError
+from kosbert_ray.model.files import sha256
+from kosbert_ray.model.locate import locate_folder
+from kosbert_ray.model.source import ModelSource
+from kosbert_ray.model.spec import read_spec
 from kosbert_ray.storage import StorageOptions
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FETCH = """
 import sys
-from kosbert_ray.encoder.locate import locate_folder
-from kosbert_ray.encoder.source import ModelSource
+from kosbert_ray.model.locate import locate_folder
+from kosbert_ray.model.source import ModelSource
 print(locate_folder(ModelSource(*sys.argv[1:])))
 """
 # Fills a folder slowly, and notes on standard output that it did.
 FILL = """
 import sys, time
 from pathlib import Path
-from kosbert_ray.encoder.source import fill_once
+from kosbert_ray.model.source import fill_once
 
 def fill(partial):
     print("filling", flush=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder.files import read_object
 from kosbert_ray.errors import UsageError
+from kosbert_ray.model.files import read_object
 
 # RoBERTa and its relatives number positions from padding_idx + 1, so that many of their embeddings are unused.
 OFFSET_POSITIONS = (

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder.files import weight_names
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model.files import weight_names
 
 UNSAFE = re.compile(r"GLOBAL (\S+)")  # in torch's error: the function that the pickle calls
 HEADS = ("cls.", "lm_head.", "predictions.", "generator_lm_head.")  # of masked or causal language models: never loaded

@@ -21,12 +21,13 @@ from models import pickle_weights
 from safetensors.torch import load_file, save_file
 
 from kosbert_ray.encoder import Encoder
-from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
-from kosbert_ray.encoder.prepare import PreparedModel, prepare
-from kosbert_ray.encoder.source import ModelSource
-from kosbert_ray.encoder.spec import read_spec
+from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model.files import sha256
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.prepare import PreparedModel, prepare
+from kosbert_ray.model.source import ModelSource
+from kosbert_ray.model.spec import read_spec
 from kosbert_ray.storage import Storage
 
 FP32 = EncoderOptions(precision="fp32", device="cpu", engine="torch")
@@ -174,8 +175,8 @@ def test_an_output_is_of_the_model_that_made_it_or_of_none(folder: Path) -> None
 
 HUB = """
 import json, sys
-from kosbert_ray.encoder.prepare import prepare
-from kosbert_ray.encoder.source import ModelSource
+from kosbert_ray.model.prepare import prepare
+from kosbert_ray.model.source import ModelSource
 model = prepare(ModelSource("team/model", "main", commits={"team/model": sys.argv[1]} if sys.argv[1] else {}))
 kept = model.kept()
 print(json.dumps(model.described() | {"weights": model.digests.weights, "same": kept.folder == model.folder,

@@ -34,9 +34,10 @@ LAYERS = "def scale(states):\n    return states.roll({shift}, -1)\n"
 RUN = """
 import json, sys
 from kosbert_ray.encoder import Encoder
-from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
-from kosbert_ray.encoder.prepare import prepare
-from kosbert_ray.encoder.source import ModelSource
+from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.prepare import prepare
+from kosbert_ray.model.source import ModelSource
 from kosbert_ray.errors import ModelError
 name, commits, *texts = json.loads(sys.argv[1])
 options = SpecOptions(allow_remote_code=True)

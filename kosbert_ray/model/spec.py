@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder import files, support
-from kosbert_ray.encoder.lengths import NO_LIMIT, read_length, read_static_length
-from kosbert_ray.encoder.modules import (
+from kosbert_ray.errors import ModelError, UsageError
+from kosbert_ray.model import files, support
+from kosbert_ray.model.lengths import NO_LIMIT, read_length, read_static_length
+from kosbert_ray.model.modules import (
     STATIC,
     Dense,
     HeadPart,
@@ -19,11 +20,9 @@ from kosbert_ray.encoder.modules import (
     read_modules,
     read_pooling,
 )
-from kosbert_ray.encoder.numpy_head import require_layers
-from kosbert_ray.encoder.options import SpecOptions
-from kosbert_ray.encoder.prompts import Prompts, read_prompts
-from kosbert_ray.encoder.static_table import read_width
-from kosbert_ray.errors import ModelError, UsageError
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.prompts import Prompts, read_prompts
+from kosbert_ray.model.static_table import read_width
 
 WEIGHTED = (Dense, LayerNorm)  # modules of the head that have weights
 
@@ -156,8 +155,6 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
     own = support.read_model_settings(folder)
     prompts = read_prompts(folder, own, options)
     parts = read_head(folder, modules[body.modules :])
-    if body.static:
-        require_layers(parts)
     head, dimension = _truncated(folder, *_sized(parts, body.width), own, options)
     folders = _weight_folders(body.folder, head)
     weights = [path for inner in folders for path in files.weight_paths(inner)]

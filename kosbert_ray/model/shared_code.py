@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder import files, hub
-from kosbert_ray.encoder.source import Fetched, ModelSource, cache_entry, fill_once, state_of
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model import files, hub
+from kosbert_ray.model.source import Fetched, ModelSource, cache_entry, fill_once, state_of
 
 VERSION = "code 1"  # part of a copy's name; raise the number when the layout of the copy changes
 CONFIGS = ("config.json", "tokenizer_config.json")

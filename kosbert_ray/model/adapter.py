@@ -16,11 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder import files
-from kosbert_ray.encoder.pickled import copy_model, read_tensors
-from kosbert_ray.encoder.source import Fetched, ModelSource, cache_entry, fetch, fill_once, state_of
-from kosbert_ray.encoder.support import NATIVE_CODE
 from kosbert_ray.errors import KosbertError, ModelError, first_line
+from kosbert_ray.model import files
+from kosbert_ray.model.pickled import copy_model, read_tensors
+from kosbert_ray.model.source import Fetched, ModelSource, cache_entry, fetch, fill_once, state_of
+from kosbert_ray.model.support import NATIVE_CODE
 
 ADAPTER = "adapter_config.json"
 MERGE = "adapter 1"  # part of a merged copy's name; raise the number when the merge changes

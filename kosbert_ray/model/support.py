@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder.files import read_object
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model.files import read_object
 
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json"

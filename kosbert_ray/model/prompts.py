@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder.card_prompts import card_prompts
-from kosbert_ray.encoder.options import SpecOptions
 from kosbert_ray.errors import ModelError, UsageError
+from kosbert_ray.model.card_prompts import card_prompts
+from kosbert_ray.model.options import SpecOptions
 from kosbert_ray.settings import set_argument
 
 QUERY, DOCUMENT = "query", "document"  # the names that encode_query and encode_document look up

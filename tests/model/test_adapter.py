@@ -18,11 +18,11 @@ from transformers import AutoModel, AutoModelForCausalLM
 from zoo import ZOO, save
 
 from kosbert_ray.encoder import Encoder
-from kosbert_ray.encoder.locate import locate
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.prepare import prepare
-from kosbert_ray.encoder.source import ModelSource
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model.locate import locate
+from kosbert_ray.model.prepare import prepare
+from kosbert_ray.model.source import ModelSource
 
 FP32 = EncoderOptions(precision="fp32", device="cpu", engine="torch")
 TEXTS = everyday()[:12]
@@ -157,7 +157,7 @@ def test_what_cannot_be_merged_is_named(base: Path, tmp_path: Path, monkeypatch:
     refused("is a Git LFS pointer")
     (folder / "adapter_model.safetensors").write_bytes(b"broken")
     refused("adapter_model.safetensors: cannot be read")
-    monkeypatch.setattr("kosbert_ray.encoder.adapter.find_spec", lambda _: None)
+    monkeypatch.setattr("kosbert_ray.model.adapter.find_spec", lambda _: None)
     refused(r"pip install 'kosbert-ray\[peft\]'")
 
 

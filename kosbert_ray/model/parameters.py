@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from kosbert_ray.encoder.spec import ModelSpec
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model.spec import ModelSpec
 
 PRECISION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 PARAMETER_BYTES = 4  # of a pickled weight, whose file has no header that can be read safely

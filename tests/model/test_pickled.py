@@ -23,11 +23,11 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from kosbert_ray.encoder import Encoder
-from kosbert_ray.encoder.files import model_files, sha256
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.prepare import as_safetensors
-from kosbert_ray.encoder.spec import read_spec
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model.files import model_files, sha256
+from kosbert_ray.model.prepare import as_safetensors
+from kosbert_ray.model.spec import read_spec
 
 FP32 = EncoderOptions(precision="fp32", device="cpu", engine="torch")
 NAME = "jhgan/ko-sbert-sts"

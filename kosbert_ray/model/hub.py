@@ -7,8 +7,8 @@ import glob
 from collections.abc import Iterator
 from pathlib import Path
 
-from kosbert_ray.encoder.files import files_in, model_files, module_folders, read_modules_list
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model.files import files_in, model_files, module_folders, read_modules_list
 
 FIRST_FILES = ["modules.json", "config.json"]  # enough to resolve a model's commit and list its other files
 

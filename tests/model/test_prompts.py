@@ -12,12 +12,13 @@ import pytest
 from conftest import everyday
 from sentence_transformers import SentenceTransformer
 
-from kosbert_ray.encoder.card_prompts import CARDS
 from kosbert_ray.encoder.encoder import Encoder
-from kosbert_ray.encoder.options import EncoderOptions, SpecOptions
-from kosbert_ray.encoder.prompts import Prompts, read_prompts
-from kosbert_ray.encoder.spec import read_spec
+from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import UsageError
+from kosbert_ray.model.card_prompts import CARDS
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.prompts import Prompts, read_prompts
+from kosbert_ray.model.spec import read_spec
 
 FP32 = EncoderOptions(precision="fp32", device="cpu", engine="torch")
 Q, D, P = {"query": "질문: "}, {"document": "글: "}, {"passage": "본문: "}

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from kosbert_ray.encoder.files import MODULES, ROUTER, read_json, read_object
-from kosbert_ray.encoder.lengths import text_config
-from kosbert_ray.encoder.pooling import POOLING
 from kosbert_ray.errors import ModelError
+from kosbert_ray.model.files import MODULES, ROUTER, read_json, read_object
+from kosbert_ray.model.lengths import text_config
+from kosbert_ray.model.pooling import POOLING
 
 # Before version 5.5 the pooling config had a flag per mode; several are concatenated in this order.
 POOLING_FLAGS = {

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from kosbert_ray.encoder import hub
-from kosbert_ray.encoder.files import MODULES, files_in, model_files
 from kosbert_ray.errors import ModelError, StorageError
+from kosbert_ray.model import hub
+from kosbert_ray.model.files import MODULES, files_in, model_files
 from kosbert_ray.storage import FAIL_FAST, Storage, StorageOptions, is_url
 
 BUNDLED = Path(__file__).parent.parent / "bundled"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from kosbert_ray.encoder.files import sha256
-from kosbert_ray.encoder.locate import locate_folder
-from kosbert_ray.encoder.options import SpecOptions
-from kosbert_ray.encoder.source import ModelSource
-from kosbert_ray.encoder.spec import Normalize, read_spec
 from kosbert_ray.errors import ModelError, UsageError
+from kosbert_ray.model.files import sha256
+from kosbert_ray.model.locate import locate_folder
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.source import ModelSource
+from kosbert_ray.model.spec import Normalize, read_spec
 
 ST = "sentence_transformers.models."
 

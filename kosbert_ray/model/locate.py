@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kosbert_ray.encoder.adapter import merge_adapter
-from kosbert_ray.encoder.shared_code import add_code
-from kosbert_ray.encoder.source import Fetched, ModelSource, fetch
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model.adapter import merge_adapter
+from kosbert_ray.model.shared_code import add_code
+from kosbert_ray.model.source import Fetched, ModelSource, fetch
 
 # Each takes a model's folder and returns a completed copy, or the folder itself if there is nothing to add.
 STEPS: tuple[Callable[[Fetched, ModelSource], Fetched], ...] = (merge_adapter, add_code)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kosbert_ray.encoder import pickled
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model import pickled
 
 TABLE, MODEL2VEC_TABLE, MAPPING, WEIGHTS = "embedding.weight", "embeddings", "mapping", "weights"
 BF16 = "BF16"  # as safetensors names the one type in use that NumPy lacks

@@ -17,14 +17,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.encoder.files import files_in, sha256
-from kosbert_ray.encoder.hub import fetch_other_weights, is_public
-from kosbert_ray.encoder.locate import locate
-from kosbert_ray.encoder.options import SpecOptions
-from kosbert_ray.encoder.pickled import copy_model
-from kosbert_ray.encoder.source import ModelSource, cache_folder, copy_from_store, fill_once
-from kosbert_ray.encoder.spec import ModelSpec, read_spec
 from kosbert_ray.errors import ModelError, first_line
+from kosbert_ray.model.files import files_in, sha256
+from kosbert_ray.model.hub import fetch_other_weights, is_public
+from kosbert_ray.model.locate import locate
+from kosbert_ray.model.options import SpecOptions
+from kosbert_ray.model.pickled import copy_model
+from kosbert_ray.model.source import ModelSource, cache_folder, copy_from_store, fill_once
+from kosbert_ray.model.spec import ModelSpec, read_spec
 from kosbert_ray.storage import Storage
 
 CONVERSION = "safetensors 1"  # part of a converted copy's name; raise the number when the conversion changes
