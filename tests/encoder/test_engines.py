@@ -63,7 +63,7 @@ def test_options_accept_the_names_in_the_table() -> None:
     assert get_args(Engine) == (*ENGINES, "auto")
 
 
-LIGHT = ("encoder", "encoder.options", "encoder.engines.table", "encoder.engines.base", "encoder.spec", "encoder.prepare")
+LIGHT = ("encoder", "encoder.options", "encoder.engines.table", "encoder.engines.base", "model.spec", "model.prepare")
 
 
 @pytest.mark.parametrize("module", [*LIGHT, "encoder.tokenizer", "encoder.long_text", "run.stages"])

@@ -33,7 +33,8 @@ def test_a_job_is_followed_from_elsewhere(cli, tmp_path: Path) -> None:
     running = json.loads(cli("status", out, "--json").stdout)
     assert (running["state"], running["holders"][0]["pid"]) == ("running", job.pid)
     assert 0 < running["share"] < 1
-    assert running["totals"]["rows"] == running["run"]["rows"] == 40 * running["totals"]["slices"] > 0
+    # Slices without a receipt yet are known from their shards only, and so of no run.
+    assert 0 < running["run"]["rows"] <= running["totals"]["rows"] == 40 * running["totals"]["slices"]
     assert running["tokens_per_second"] > 0
     assert running["seconds_left"] > 0
     assert f"(process {job.pid})" in cli("status", out).stdout
