@@ -32,7 +32,7 @@ test: $(VENV)/.installed
 # Lines and branches that the tests reach, also in the processes they start and in Ray's workers.
 coverage: $(VENV)/.installed
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not slow and $(APART)"
+	$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadfile -m "not slow and $(APART)"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
