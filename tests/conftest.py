@@ -142,6 +142,13 @@ def cli() -> Run:
 
 
 @pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of models in a cache of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "kosbert-ray" / "models"
+
+
+@pytest.fixture
 def own_signals() -> Iterator[None]:
     """Keeps pytest's signal handlers, which a command in this process would replace."""
     with undisturbed():

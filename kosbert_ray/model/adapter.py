@@ -75,14 +75,11 @@ def merge_adapter(fetched: Fetched, source: ModelSource) -> Fetched:
         (partial / RECORD).write_text(json.dumps({"weights": made_of}), "utf-8")
 
     fill_once(target, fill)
-    return replace(
-        fetched,
-        folder=target,
-        frozen=True,
-        combined=True,
+    return fetched.into(
+        target,
+        {name: base.commit} if base.commit else {},
+        f"{source.name} is an adapter, merged into {name}",
         made_of=str(files.read_object(target / RECORD)["weights"]),
-        commits={**fetched.commits, **({name: base.commit} if base.commit else {})},
-        notices=(*fetched.notices, f"{source.name} is an adapter, merged into {name}"),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +51,8 @@ def add_code(fetched: Fetched, source: ModelSource) -> Fetched:
             (partial / inner / name).write_text(json.dumps(here, ensure_ascii=False, indent=2), "utf-8")
 
     fill_once(target, fill)
-    return replace(
-        fetched,
-        folder=target,
-        frozen=True,
-        combined=True,
-        commits={**fetched.commits, **commits},
-        notices=(
-            *fetched.notices,
-            *(f"{source.name}: its Python code is from {name} at {commits[name]}" for name in commits),
-        ),
-    )
+    notices = (f"{source.name}: its Python code is from {name} at {commit}" for name, commit in commits.items())
+    return fetched.into(target, commits, *notices)
 
 
 def _owners(tree: Any) -> list[str]:

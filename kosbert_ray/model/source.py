@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -69,6 +69,25 @@ class Fetched:
     made_of: str | None = None
     commits: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+
+    def into(self, folder: Path, commits: Mapping[str, str], *notices: str, made_of: str | None = None) -> Fetched:
+        """Returns the model in a folder of the cache that combines it with other repositories.
+
+        Args:
+            folder: the folder.
+            commits: commits of these repositories, by name.
+            notices: messages for the user.
+            made_of: digest of the weights that those in the folder were computed from, if they were.
+        """
+        return replace(
+            self,
+            folder=folder,
+            frozen=True,
+            combined=True,
+            made_of=made_of or self.made_of,
+            commits={**self.commits, **commits},
+            notices=(*self.notices, *notices),
+        )
 
 
 def bundled_path(name: str) -> Path:

@@ -27,11 +27,7 @@ from kosbert_ray.model.source import ModelSource
 FP32 = EncoderOptions(precision="fp32", device="cpu", engine="torch")
 TEXTS = everyday()[:12]
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "kosbert-ray" / "models"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -104,12 +100,12 @@ def _language_model(folder: Path) -> Path:
     return folder / "plain"
 
 
-def test_it_is_merged_once_and_known_by_what_it_was_made_of(base: Path, tmp_path: Path, cache: Path) -> None:
+def test_it_is_merged_once_and_known_by_what_it_was_made_of(base: Path, tmp_path: Path, own_cache: Path) -> None:
     folder = tmp_path / "adapter"
     adapted(base, folder, lora())
     first = prepare(ModelSource(str(folder)))
     assert first.frozen and first.travels and first.kept().folder == first.folder == locate(ModelSource(str(folder))).folder
-    assert [path.name for path in cache.iterdir()] == [first.folder.name]
+    assert [path.name for path in own_cache.iterdir()] == [first.folder.name]
     assert f"{folder} is an adapter, merged into {base}" in locate(ModelSource(str(folder))).notices
     # Another place of the base is the same model; other weights of the base or the adapter are not.
     moved = base.rename(tmp_path / "moved")
@@ -181,10 +177,10 @@ def test_a_folder_of_named_adapters_points_to_one(base: Path, tmp_path: Path) ->
         Encoder.load(str(tmp_path / "adapters"), FP32)
 
 
-def test_what_a_killed_merge_left_is_swept(base: Path, tmp_path: Path, cache: Path) -> None:
+def test_what_a_killed_merge_left_is_swept(base: Path, tmp_path: Path, own_cache: Path) -> None:
     adapted(base, tmp_path / "adapter", lora())
     merged = locate(ModelSource(str(tmp_path / "adapter"))).folder
-    left = cache / f"partial-{merged.name}-x"
+    left = own_cache / f"partial-{merged.name}-x"
     merged.rename(left)
     assert locate(ModelSource(str(tmp_path / "adapter"))).folder == merged
-    assert [path.name for path in cache.iterdir()] == [merged.name]
+    assert [path.name for path in own_cache.iterdir()] == [merged.name]

@@ -37,11 +37,7 @@ MINI = (
     "f81a15213f877c0574b385efea1efb6b1dd108a832b28bff11ad338656a9575b",
 )
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "kosbert-ray" / "models"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -66,10 +62,10 @@ def spoil(folder: Path) -> None:
     save_file({name: tensor * 2 for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
 
 
-def test_a_folder_that_is_replaced_does_not_change_the_run(folder: Path, cache: Path) -> None:
+def test_a_folder_that_is_replaced_does_not_change_the_run(folder: Path, own_cache: Path) -> None:
     expected = Encoder.load(str(folder), FP32).encode(everyday()[:9])
     model = of(folder).kept()
-    (copy,) = cache.iterdir()
+    (copy,) = own_cache.iterdir()
     assert model.folder == copy and model.digest == model.digests.all
     assert model.digests.weights == sha256(folder, read_spec(folder).weight_files)
     made = (copy / "model.safetensors").stat().st_mtime_ns
@@ -77,22 +73,22 @@ def test_a_folder_that_is_replaced_does_not_change_the_run(folder: Path, cache: 
     spoil(folder)
     np.testing.assert_array_equal(Encoder(model.spec(), FP32).encode(everyday()[:9]), expected)
     assert of(folder).kept().folder != copy
-    assert not list(cache.glob("partial-*"))
+    assert not list(own_cache.glob("partial-*"))
 
 
-def test_a_folder_that_changes_before_it_is_copied_is_told(folder: Path, cache: Path) -> None:
+def test_a_folder_that_changes_before_it_is_copied_is_told(folder: Path, own_cache: Path) -> None:
     model = of(folder)
     spoil(folder)
     with pytest.raises(ModelError, match="changed while it was copied; run the same command again"):
         model.kept()
-    assert not list(cache.iterdir())
+    assert not list(own_cache.iterdir())
 
 
-def test_what_never_changes_is_used_as_it_is(cache: Path) -> None:
+def test_what_never_changes_is_used_as_it_is(own_cache: Path) -> None:
     model = prepare(ModelSource("bundled:kosbert-mini"))
     assert model.kept() is model and not model.travels
     assert (model.digests.weights, model.digests.tokenizer) == MINI
-    assert not cache.exists()
+    assert not own_cache.exists()
 
 
 def test_a_converted_model_has_the_hash_of_its_pickles(folder: Path) -> None:
