@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rows import good, reasons
 
+from kosbert_ray.corpus.formats import parquet
 from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.corpus.listing import Corpus, list_corpus
 from kosbert_ray.corpus.options import LineOptions
@@ -306,6 +307,13 @@ def test_a_file_that_cannot_be_opened_fails_alone(tmp_path: Path, monkeypatch) -
             raise PermissionError(13, "Permission denied")
         return opened(path, *args, **more)
 
+    def by_path(file: Any, files: Any = None) -> Any:
+        if isinstance(file, str):
+            raise PermissionError(13, "Permission denied")
+        return read(file, files)
+
+    read = parquet._metadata
+    monkeypatch.setattr(parquet, "_metadata", by_path)
     monkeypatch.setattr(type(corpus.storage.fs), "open", lambda _self, *args, **more: refuse(*args, **more))
     found, _ = inspect(corpus, "text", ["x"], LineOptions())
     assert failed(found) == {

@@ -62,8 +62,6 @@ def test_prompts_and_unknown_tokens_are_shown(tiny_model: Path, tmp_path: Path) 
     (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts), "utf-8")
     config = load_config(None, [f"input.path={tmp_path / 'in.jsonl'}", f"model.name={model}"])
     found = {finding.name: finding for finding in islice(examine(config), 6)}
-    assert (
-        found["model"].ok and "prompt none; the model has 'query', 'passage' (model.prompt_name)" in found["model"].message
-    )
+    assert found["model"].ok and "prompt none; the model has 'passage' (model.prompt_name)" in found["model"].message
     assert "add --set model.prompt_name=passage to use it" in found["model"].message
     assert found["input"].ok and "of the tokens are unknown to the model" in found["input"].message

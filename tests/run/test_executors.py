@@ -185,7 +185,7 @@ def test_a_broken_gpu_moves_the_run_to_ray(cli, tmp_path: Path, monkeypatch: pyt
     [
         (("on_bad_row=fail",), 1, "bad.jsonl: byte 0: "),
         (("max_rejected=0",), 3, "1 of 3 rows"),
-        (("model.max_seq_length=9999",), 1, "9999, but the model has"),
+        (("model.max_seq_length=9999",), 2, "9999, but the model has"),
     ],
 )
 def test_an_error_is_the_same_line(
