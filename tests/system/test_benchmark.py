@@ -13,6 +13,7 @@ from conftest import ROOT
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_the_results_are_consistent_with_the_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     command = [
@@ -25,7 +26,7 @@ def test_the_results_are_consistent_with_the_measurements(tmp_path: Path, monkey
         "--work",
         tmp_path,
     ]
-    done = subprocess.run([*command, "--only", "kosbert"], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([*command, "--only", "kosbert"], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "run-kosbert-mini" / "result.json").read_text("utf-8"))
     rows = {row["name"]: row for row in found["competitors"]}
