@@ -177,9 +177,11 @@ def estimate(config: JobConfig) -> Estimate:
     if lost > config.rejected_allowed(rows + lost):
         limit = f"about {lost:,.0f} rows would be rejected, more than max_rejected={config.max_rejected:g} allows"
     formats = job.formats()
-    vectors = typical_vectors(spec)
     output_rows = whole.values["output_rows"]
-    row_bytes, shard_overhead = output_bytes(formats, vectors, kept, round(output_rows / max(1.0, slices)))
+    row_bytes = shard_overhead = 0.0
+    if any(map(len, texts)):
+        slice_rows = round(output_rows / max(1.0, slices))
+        row_bytes, shard_overhead = output_bytes(formats, typical_vectors(spec), kept, slice_rows)
     written = output_rows + (sum(whole.rejected.values()) if formats[0].nullable else 0)
     puts = slices * PUTS_OF_A_SLICE + math.ceil(slices / RECEIPTS_OF_A_PUT) + 4
     return Estimate(

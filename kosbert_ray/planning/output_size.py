@@ -63,8 +63,6 @@ def output_bytes(
         kept: the kept columns of the sampled slices.
         slice_rows: rows of a typical slice.
     """
-    if not len(vectors):
-        return 0.0, 0.0
     ranges = ranges_of(vectors)
     formats = [format.with_ranges(ranges) for format in formats]
     count = max(1, min(slice_rows, len(vectors)))

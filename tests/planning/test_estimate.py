@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import unicodedata
@@ -12,6 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, everyday
 from models import save_model
+
+from kosbert_ray.config import load_config
+from kosbert_ray.planning.estimate import estimate
 
 
 def truth(out: Path) -> dict[str, float]:
@@ -140,3 +144,12 @@ def test_a_plan_from_some_slices_is_within_three_percent(cli, data: Path, tmp_pa
     for name in ("rows", "tokens", "encoded_tokens", "output_bytes"):
         print(corpus, name, round(planned[name]), did["bytes" if name == "output_bytes" else name])
     compare(planned, did, 0.03)
+
+
+def test_a_corpus_of_which_no_slice_can_be_read_has_no_size(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"text": f"{text} {number}"}) + "\n" for number, text in enumerate(everyday()))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(rows.encode())[:-2000])
+    found = estimate(load_config(None, [f"input.path={tmp_path}", f"model.name={TINY}"]))
+    (reason,) = {*found.unread}
+    assert "a.jsonl.gz" in reason
+    assert (found.rows, found.output_bytes) == (0, 0)
