@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,9 +42,14 @@ class Footers:
 
     def __init__(self, output: Storage) -> None:
         self._output = output
-        self._known: dict[Key, tuple[RowGroup, ...]] = {}
-        for entry in output.list(FOOTERS_FOLDER):
-            self._known |= _read(output, entry.name)
+
+    @cached_property
+    def _known(self) -> dict[Key, tuple[RowGroup, ...]]:
+        """What is remembered; listed on first use, which most runs never make."""
+        known: dict[Key, tuple[RowGroup, ...]] = {}
+        for entry in self._output.list(FOOTERS_FOLDER):
+            known |= _read(self._output, entry.name)
+        return known
 
     def filled(self, file: InputFile) -> InputFile | None:
         """Returns a file with its row groups; None if they are unknown."""
@@ -57,7 +63,10 @@ class Footers:
             files: the files; those without row groups are ignored.
             run: name of the run, which names the file.
         """
-        new = {_key(file): file.row_groups for file in files if file.row_groups and _key(file) not in self._known}
+        inspected = {_key(file): file.row_groups for file in files if file.row_groups}
+        if len(inspected) < MIN_FILES:
+            return
+        new = {key: groups for key, groups in inspected.items() if key not in self._known}
         if len(new) < MIN_FILES:
             return
         names, sizes, versions = zip(*new, strict=True)
@@ -65,7 +74,7 @@ class Footers:
         counts = [[group.bytes for group in groups] for groups in new.values()]
         content = to_parquet(pa.table([names, sizes, versions, rows, counts], SCHEMA))
         self._output.write_atomic(f"{FOOTERS_FOLDER}/{run}.parquet", content)
-        self._known |= new
+        self._known.update(new)
 
 
 def _key(file: InputFile) -> Key:

@@ -129,7 +129,8 @@ def _chosen(corpus: Corpus) -> tuple[list[InputFile], list[str]]:
 
 def _remembered(files: Sequence[InputFile], footers: Footers) -> dict[str, InputFile]:
     """The files whose row groups are known, except the first: a run inspects one file at least."""
-    return {file.name: filled for file in files[1:] if (filled := footers.filled(file))}
+    candidates = (file for file in files[1:] if not info_of(file).lines)
+    return {file.name: filled for file in candidates if (filled := footers.filled(file))}
 
 
 def _look_into(corpus: Corpus, files: Sequence[InputFile], wanted: Wanted) -> dict[str, Look | KosbertError]:

@@ -5,6 +5,7 @@ Source: ``peft`` (https://github.com/huggingface/peft), which does the merging.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -71,7 +72,7 @@ def merge_adapter(fetched: Fetched, source: ModelSource) -> Fetched:
         files.require_content(base_weights)
         made_of = hashlib.sha256(f"{content} {files.sha256(base.folder, base_weights)}".encode()).hexdigest()
         _copy(folder, inner, base.folder, partial)
-        _merge(adapter, weights, base.folder, partial / inner)
+        _merge(adapter, config, weights, base.folder, partial / inner)
         (partial / RECORD).write_text(json.dumps({"weights": made_of}), "utf-8")
 
     fill_once(target, fill)
@@ -100,11 +101,11 @@ def _base(adapter: Path, config: dict[str, Any], source: ModelSource) -> tuple[s
 
 def _adapter_weights(adapter: Path) -> Path:
     """Returns the file of an adapter's weights."""
-    path = next((adapter / name for name in files.ADAPTER_WEIGHTS if (adapter / name).is_file()), None)
-    if path is None:
+    names = files.adapter_weight_names(path.name for path in adapter.iterdir())
+    if not names:
         raise ModelError(f"{adapter}: no weights of the adapter in it ({' or '.join(files.ADAPTER_WEIGHTS)})")
-    files.require_content([path])
-    return path
+    files.require_content([adapter / names[0]])
+    return adapter / names[0]
 
 
 def _require_peft(adapter: Path) -> None:
@@ -125,8 +126,16 @@ def _copy(folder: Path, inner: str, base: Path, target: Path) -> None:
             shutil.copyfile(path, merged / path.name)
 
 
-def _merge(adapter: Path, weights: Path, base: Path, target: Path) -> None:
-    """Writes the merged weights and the base's config."""
+def _merge(adapter: Path, settings: dict[str, Any], weights: Path, base: Path, target: Path) -> None:
+    """Writes the merged weights and the base's config.
+
+    Args:
+        adapter: the adapter's folder.
+        settings: the content of its config.
+        weights: the file of its weights.
+        base: the base model's folder.
+        target: the folder to write to.
+    """
     import torch
     import transformers
     from transformers.utils import logging as library_logging
@@ -136,13 +145,14 @@ def _merge(adapter: Path, weights: Path, base: Path, target: Path) -> None:
     names = _tensor_names(weights)
     problems = []
     try:
+        config = _read_config(adapter, settings)
         base = _without_pickles(base, target)
         # An adapter of a language model has the names of its weights, not those of its body.
         for kind in (transformers.AutoModel, transformers.AutoModelForCausalLM):
             model: Any = kind.from_pretrained(base, dtype="auto", local_files_only=True, use_safetensors=True)
             if 4 * sum(weight.numel() for weight in model.parameters()) <= EXACT_BYTES:
                 model = model.to(torch.float32)
-            merged, problem = _merged(model, adapter, names)
+            merged, problem = _merged(model, adapter, copy.deepcopy(config), names)
             problems.append(problem)
             if merged is not None:
                 merged.save_pretrained(target)
@@ -151,9 +161,9 @@ def _merge(adapter: Path, weights: Path, base: Path, target: Path) -> None:
     except (KosbertError, OSError):
         raise
     except Exception as error:  # peft raises many types
-        named = files.read_object(adapter / ADAPTER).get("peft_type")
         raise ModelError(
-            f"{adapter}: an adapter of type {named} cannot be merged into its base model ({first_line(error)})"
+            f"{adapter}: an adapter of type {settings.get('peft_type')} cannot be merged into its base model "
+            f"({first_line(error)})"
         ) from error
     finally:
         shutil.rmtree(target / "base", ignore_errors=True)
@@ -169,15 +179,14 @@ def _without_pickles(base: Path, target: Path) -> Path:
     return target / "base"
 
 
-def _merged(model: Any, adapter: Path, names: set[str]) -> tuple[Any, str]:
-    """Returns the model with the adapter merged into it, or None and why the adapter does not fit."""
-    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+def _read_config(adapter: Path, settings: dict[str, Any]) -> Any:
+    """Returns peft's config of an adapter that can be merged."""
+    from peft import PeftConfig
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         config = PeftConfig.from_pretrained(str(adapter))
     told = " ".join(str(item.message) for item in caught if "Unexpected keyword" in str(item.message))
-    settings = files.read_object(adapter / ADAPTER)
     if unknown := [name for name in re.findall(r"'(\w+)'", told) if settings.get(name)]:  # off by default, if newer
         raise ModelError(
             f"{adapter / ADAPTER}: the installed peft does not know {', '.join(unknown)}; pip install --upgrade peft"
@@ -185,6 +194,13 @@ def _merged(model: Any, adapter: Path, names: set[str]) -> tuple[Any, str]:
     if config.is_prompt_learning:
         raise ValueError("it adds tokens instead of weights")
     config.task_type = None  # the wrapper of a task asks for methods that only its models have
+    return config
+
+
+def _merged(model: Any, adapter: Path, config: Any, names: set[str]) -> tuple[Any, str]:
+    """Returns the model with the adapter merged into it, or None and why the adapter does not fit."""
+    from peft import PeftModel, get_peft_model_state_dict
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names that do not match are looked at below
         try:

@@ -48,7 +48,8 @@ def weight_names(names: Iterable[str]) -> list[str]:
     return []
 
 
-def _adapter_weights(names: Iterable[str]) -> list[str]:
+def adapter_weight_names(names: Iterable[str]) -> list[str]:
+    """Picks the weights of a PEFT adapter among the file names of one folder: one file, or none."""
     there = set(names)
     return [name for name in ADAPTER_WEIGHTS if name in there][:1]
 
@@ -108,7 +109,7 @@ def model_files(names: Iterable[str], modules: bytes | None, code: bool) -> list
     chosen = []
     for folder in dict.fromkeys(["", *of_modules]):
         bases = folders.get(folder, [])
-        weights = weight_names(bases) or _adapter_weights(bases) if folder in of_modules else []
+        weights = weight_names(bases) or adapter_weight_names(bases) if folder in of_modules else []
         kept = [base for base in bases if base in weights or base.endswith(SETTINGS)]
         chosen += [f"{folder}/{base}" if folder else base for base in kept]
     return chosen + ([name for name in everything if name.endswith(".py")] if code else [])

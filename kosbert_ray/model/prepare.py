@@ -270,11 +270,10 @@ def _copied(spec: ModelSpec, digests: Digests) -> ModelSpec:
         if Digests.of(spec).all != digests.all:
             raise ModelError(f"{spec.folder}: changed while it was copied; run the same command again")
 
-    if not folder.is_dir():
-        try:
-            fill_once(folder, fill)
-        except OSError as error:
-            raise ModelError(f"{spec.folder}: cannot be copied to {folder.parent} ({first_line(error)})") from error
+    try:
+        fill_once(folder, fill)
+    except OSError as error:
+        raise ModelError(f"{spec.folder}: cannot be copied to {folder.parent} ({first_line(error)})") from error
     return spec.moved(folder)
 
 

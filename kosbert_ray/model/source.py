@@ -190,15 +190,9 @@ def fetch(source: ModelSource) -> Fetched:
     return Fetched(snapshot, commit, frozen=True)
 
 
-def state_of(folder: Path, paths: Iterable[Path] | None = None) -> str:
-    """Describes files by name, size and time of change, to recognize a folder that changes.
-
-    Args:
-        folder: the folder.
-        paths: files below it; by default those of the model in it.
-    """
-    chosen = [folder / name for name in files_in(folder, code=True)] if paths is None else paths
-    stats = ((path.relative_to(folder), path.stat()) for path in sorted(chosen))
+def state_of(folder: Path) -> str:
+    """Describes a model's files by name, size and time of change, to recognize a folder that changes."""
+    stats = ((name, (folder / name).stat()) for name in sorted(files_in(folder, code=True)))
     return "\n".join([str(folder), *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)])
 
 
@@ -213,8 +207,7 @@ def _fetch_store(source: ModelSource) -> Path:
     content = "\n".join(f"{entry.name} {entry.size} {entry.version}" for entry in wanted)
     cache = cache_folder("models")
     folder = cache / hashlib.sha256(f"{store.address}\n{content}".encode()).hexdigest()[:16]
-    if not folder.is_dir():
-        copy_from_store(store, [entry.name for entry in wanted], folder)
+    copy_from_store(store, [entry.name for entry in wanted], folder)
     return folder
 
 

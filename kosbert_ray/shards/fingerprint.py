@@ -45,6 +45,8 @@ SETTABLE = (
     "normalize",
     "on_bad_row",
 )
+# A difference in the first field explains one in the second.
+EXPLAINS = {"dimension": "head", "weights": "pooling"}
 # Limits on slices. They may differ within a job: each file keeps the limits it was first cut with.
 CUT_FIELDS = ("max_rows", "max_bytes")
 
@@ -150,12 +152,9 @@ def digest_of(described: Mapping[str, Any]) -> str:
 def mismatch(differences: list[Difference]) -> str:
     """Describes the differences between two jobs and how to join the other one, for an error message."""
     seen: dict[str, Difference] = {}
-    if any(difference.field == "dimension" for difference in differences):  # explains why the head differs
-        differences = [difference for difference in differences if difference.field != "head"]
-    # One line per option: a model's weights, tokenizer and pooling differ together.
-    if any(difference.field == "weights" for difference in differences):
-        differences = [difference for difference in differences if difference.field != "pooling"]
-    for difference in differences:
+    explained = {EXPLAINS.get(difference.field) for difference in differences}
+    differences = [difference for difference in differences if difference.field not in explained]
+    for difference in differences:  # one line per option: a model's weights and tokenizer differ together
         seen.setdefault(OPTIONS.get(difference.field, difference.field), difference)
     described = "; ".join(map(str, seen.values()))
     remedies = [difference.remedy for difference in seen.values()]
