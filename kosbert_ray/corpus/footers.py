@@ -45,7 +45,7 @@ class Footers:
 
     @cached_property
     def _known(self) -> dict[Key, tuple[RowGroup, ...]]:
-        """What is remembered; listed on first use, which most runs never make."""
+        """Row groups by file; listed on first use, which most runs never make."""
         known: dict[Key, tuple[RowGroup, ...]] = {}
         for entry in self._output.list(FOOTERS_FOLDER):
             known |= _read(self._output, entry.name)
