@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -53,6 +54,7 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
 
 
+@functools.cache
 def everyday() -> list[str]:
     """The bundled sentences."""
     lines = [line for path in sorted(EVERYDAY.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]

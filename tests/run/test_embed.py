@@ -275,10 +275,9 @@ def test_an_output_keeps_the_size_of_slices_that_its_first_run_chose(cli, tmp_pa
     assert embed("said", "--set", "slice.max_rows=3000") == (None, [2000, *[3000] * 6])
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_a_corpus_of_a_few_bytes_is_embedded(cli, tmp_path: Path, executor: str) -> None:
     (tmp_path / "in.txt").write_text("a\nb", "utf-8")
-    done = cli(
-        "embed", tmp_path / "in.txt", tmp_path / "out", "--model", TINY, "--set", f"executor={executor}", timeout=120
-    )
+    done = cli("embed", tmp_path / "in.txt", tmp_path / "out", "--model", TINY, "--set", f"executor={executor}")
     assert "done: 2 rows in 1 shards" in done.stdout
