@@ -26,7 +26,7 @@ from kosbert_ray.errors import DeviceBroken
 from kosbert_ray.model.parameters import computing_parameters
 from kosbert_ray.model.source import bundled_path
 from kosbert_ray.model.spec import read_spec
-from kosbert_ray.run.executors.choice import choose, plain_seconds
+from kosbert_ray.run.executors.choice import FRAGMENT_SECONDS, choose, plain_seconds
 from kosbert_ray.run.executors.table import EXECUTORS
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.receipt import Receipt
@@ -217,13 +217,16 @@ def test_little_work_runs_locally_and_much_on_ray(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(f"kosbert_ray.{module}.visible_gpus", lambda: gpus)
     spec = read_spec(bundled_path("bundled:kosbert-mini"))
     assert plain_seconds(spec, EncoderOptions(), fragments(10**6)) == pytest.approx(
-        10**6 / 5 * 2 * computing_parameters(spec) / 2e11
+        FRAGMENT_SECONDS + 10**6 / 5 * 2 * computing_parameters(spec) / 2e11
     )
     assert choose(config(), spec, fragments(10**5), crashed=False).name == "local"
     assert choose(config(), spec, fragments(10**9), crashed=False).name == "ray"
     assert choose(config(), spec, fragments(10**5), crashed=True).name == "ray"
     gzip = fragments(100, "a.jsonl.gz", compression="gzip")
-    assert plain_seconds(spec, EncoderOptions(), gzip) == 3 * plain_seconds(spec, EncoderOptions(), fragments(100))
+    by_text = [plain_seconds(spec, EncoderOptions(), files) - FRAGMENT_SECONDS for files in (gzip, fragments(100))]
+    assert by_text[0] == pytest.approx(3 * by_text[1])
+    assert choose(config(), spec, fragments(10) * 1000, crashed=False).name == "local"
+    assert choose(config(), spec, fragments(10) * 10_000, crashed=False).name == "ray"
     gpus = 1
     assert choose(config(), spec, fragments(10**8), crashed=False).name == "local"
     assert choose(config("encoder.device=cpu"), spec, fragments(10**8), crashed=False).name == "ray"

@@ -37,6 +37,7 @@ MAGIC = b"PAR1"
 FOOTER_BYTES = 64 * 2**10  # most footers are smaller
 INT96_UNIT = "us"  # for Spark's legacy timestamps; as nanoseconds, those after 2262 would overflow
 PREFETCH_BYTES = 64 * 2**20
+WHOLE_BYTES = 2**20
 BUFFER_BYTES = 2**20
 
 
@@ -94,15 +95,16 @@ class Parquet(Format):
         file_rows = fragment.file.rows
         assert fragment.row_groups is not None
         groups = list(range(*fragment.row_groups))
-        with storage_errors(where), storage.open(fragment.file.name) as handle, _broken_parquet(where):
+        whole = fragment.file.size <= WHOLE_BYTES
+        with storage_errors(where), _opened(storage, fragment.file.name, whole) as handle, _broken_parquet(where):
             metadata = pq.read_metadata(handle)
             find = Finder.of(columns, _schema(metadata))
             # Prefetching holds everything requested at once. Of large row groups, pages are read as they are needed.
-            small = _stored_bytes(metadata, groups, find.paths) <= PREFETCH_BYTES
+            small = whole or _stored_bytes(metadata, groups, find.paths) <= PREFETCH_BYTES
             file = pq.ParquetFile(
                 handle,
                 metadata=metadata,
-                pre_buffer=small,
+                pre_buffer=small and not whole,
                 buffer_size=0 if small else BUFFER_BYTES,
                 coerce_int96_timestamp_unit=INT96_UNIT,
             )
@@ -111,6 +113,11 @@ class Parquet(Format):
                 table = row_table(piece, position, find, columns)
                 position += len(piece)
                 yield table, fragment.file.size * len(piece) // file_rows
+
+
+def _opened(storage: Storage, name: str, whole: bool) -> IO[bytes] | pa.NativeFile:
+    """A file to read: one that is small is read in one request."""
+    return pa.BufferReader(storage.read(name)) if whole else storage.open(name)
 
 
 def _schema(metadata: pq.FileMetaData) -> pa.Schema:

@@ -20,6 +20,7 @@ LITTLE_SECONDS = 30.0
 # Of a static embedding model: to move its texts and vectors between processes costs half as much as to compute them, and
 # this process tokenizes on several cores anyway.
 STATIC_LITTLE_SECONDS = 120.0
+FRAGMENT_SECONDS = 0.005  # of reading and writing a file of a few rows, which one process does one at a time
 STATIC_CORES = 8  # with more, the part of the work that takes one core at a time decides
 
 
@@ -54,15 +55,16 @@ def choose(config: JobConfig, spec: ModelSpec, fragments: Iterable[Fragment], cr
         return Choice("ray")
     if crashed:
         return Choice("ray", "an earlier run in one process was killed, so this one isolates its workers with Ray")
-    return Choice("local", f"runs in this process, because there is little to do (about {duration(seconds)} of encoding)")
+    return Choice("local", f"runs in this process, because there is little to do (about {duration(seconds)})")
 
 
 def plain_seconds(spec: ModelSpec, options: EncoderOptions, fragments: Iterable[Fragment]) -> float:
-    """Estimates the seconds of encoding on a plain machine with this machine's cores."""
-    total = sum(text_bytes(item.file) * item.input_bytes / max(1, item.file.size) for item in fragments)
+    """Estimates the seconds that a plain machine with this machine's cores takes in one process."""
+    sizes = [text_bytes(item.file) * item.input_bytes / max(1, item.file.size) for item in fragments]
     gpu = has_gpu(options)
     cores = min(usable_cores(), STATIC_CORES) if spec.static else usable_cores()
-    return total / plain_bytes_per_second(spec, gpu) / (1 if gpu else cores)
+    encoding = sum(sizes) / plain_bytes_per_second(spec, gpu) / (1 if gpu else cores)
+    return encoding + FRAGMENT_SECONDS * len(sizes)
 
 
 def _wants_ray(config: JobConfig) -> bool:

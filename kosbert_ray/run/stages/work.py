@@ -7,6 +7,7 @@ Only what would fail every slice (the output refuses, the model is not the job's
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.storage import Storage
 
-MAX_BUNDLED = 64  # slices in a row; the writer waits for the store's answer to each in turn
+MAX_BUNDLED = 64  # slices in a row
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ Done = TypeVar("Done")
 Do = Callable[[SliceRow], Done]
 
 
-def run_stage(name: str, slices: Sequence[SliceRow], work: Work, do: Do[Done]) -> list[Done | SliceRow]:
+def run_stage(name: str, slices: Sequence[SliceRow], work: Work, do: Do[Done], threads: int = 1) -> list[Done | SliceRow]:
     """Runs a stage on slices that travel together. Slices that fail, or were dropped before, are passed on as they are.
 
     Args:
@@ -97,14 +98,19 @@ def run_stage(name: str, slices: Sequence[SliceRow], work: Work, do: Do[Done]) -
         slices: the slices.
         work: the job.
         do: processes one slice.
+        threads: how many slices to process at once.
     """
     if len(slices) == 1:
         return [_counted(name, slices[0], work, do)]
     first = next((item.address for item in slices if not item.dropped), "")
     with work.board.working_on(name, f"{first} and {len(slices) - 1} more") as attempt:
         # After a bundle has killed a worker, its slices are counted one by one to find the culprit.
-        one = _guarded if attempt == 1 else _counted
-        return [one(name, item, work, do) for item in slices]
+        if attempt > 1:
+            return [_counted(name, item, work, do) for item in slices]
+        if threads == 1:
+            return [_guarded(name, item, work, do) for item in slices]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(lambda item: _guarded(name, item, work, do), slices))
 
 
 def _guarded(name: str, row: SliceRow, _work: Work, do: Do[Done]) -> Done | SliceRow:

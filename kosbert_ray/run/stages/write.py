@@ -22,10 +22,13 @@ from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, write_shard
 from kosbert_ray.storage import Storage
 
+WRITERS = 8  # slices that are written at once to an object store, whose answer each waits for
+
 
 def write(slices: Sequence[SliceRow], work: Work) -> list[Outcome]:
     """Commits slices and returns their outcomes."""
-    done = run_stage("write", slices, work, lambda item: write_slice(item, work))
+    threads = WRITERS if work.output.remote else 1
+    done = run_stage("write", slices, work, lambda item: write_slice(item, work), threads)
     return [item if isinstance(item, Outcome) else _dropped(item) for item in done]
 
 
