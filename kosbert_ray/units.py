@@ -29,9 +29,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
-def plural(count: int, noun: str) -> str:
-    """``1 file``, ``2 files``, ``12,000 files``."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does"}
+
+
+def plural(count: float, noun: str, verb: str = "") -> str:
+    """``1 file``, ``12,000 files``; with the plural of a verb, ``1 file was`` and ``2 files were``."""
+    one = round(count) == 1
+    words = [f"{count:,.0f}", noun if one else f"{noun}s"]
+    if verb:
+        words.append(SINGULAR.get(verb, f"{verb}s") if one else verb)
+    return " ".join(words)
 
 
 def alternatives(names: Iterable[str]) -> str:

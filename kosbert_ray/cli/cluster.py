@@ -6,6 +6,7 @@ import argparse
 
 from kosbert_ray.cli.common import Commands, add_config, job_config
 from kosbert_ray.cli.examples import add_examples
+from kosbert_ray.units import plural
 
 SHOWN = 20
 
@@ -49,5 +50,8 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"{'':16}{text}")
     if len(found.clusters) > SHOWN:
         print(f"… and {len(found.clusters) - SHOWN:,} smaller ones")
-    print(f"done: {found.rows:,} rows in {len(found.clusters):,} clusters, in {found.seconds:.1f} s; see {found.folder}")
+    print(
+        f"done: {plural(found.rows, 'row')} in {plural(len(found.clusters), 'cluster')}, in "
+        f"{found.seconds:.1f} s; see {found.folder}"
+    )
     return 0

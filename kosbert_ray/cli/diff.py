@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from kosbert_ray.cli.common import Commands, add_config, job_config, print_table
 from kosbert_ray.cli.examples import add_examples
+from kosbert_ray.units import plural
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +63,12 @@ def _run(arguments: argparse.Namespace) -> int:
     for file in found.unlike[:SHOWN_FILES]:
         log.info(f"{file}: its versions or its rejected rows differ, so its rows are not compared")
     if len(found.unlike) > SHOWN_FILES:
-        log.info(f"… and {len(found.unlike) - SHOWN_FILES:,} files more")
+        log.info(f"… and {plural(len(found.unlike) - SHOWN_FILES, 'file')} more")
     near = found.agreement
     if near:
         print(
-            f"of {near.rows:,} rows in common: {near.overlap:.1%} of the {near.k} nearest are the same, the nearest of "
+            f"of {plural(near.rows, 'row')} in common: {near.overlap:.1%} of the {near.k} nearest are "
+            "the same, the nearest of "
             f"{near.same_nearest:.1%}; the cosines of neighbours correlate by {near.correlation:.4f}"
             + (f"; a row's two vectors have a cosine of {near.cosine:.4f}" if near.cosine is not None else "")
         )

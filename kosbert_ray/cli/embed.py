@@ -12,6 +12,7 @@ from kosbert_ray.cli.common import INTERRUPTED, Commands, add_config, given, job
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
 from kosbert_ray.logs import LogFormat, set_format
+from kosbert_ray.units import plural
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
@@ -118,9 +119,9 @@ def _run(arguments: argparse.Namespace) -> int:
         rate = new.tokens / summary.seconds
         long_texts = f", {new.long_texts()}" if new.long_texts() else ""
         log.info(
-            f"{new.rows:,} rows in {duration(summary.seconds)}: {new.rows / summary.seconds:,.0f} rows/s, "
+            f"{plural(new.rows, 'row')} in {duration(summary.seconds)}: {new.rows / summary.seconds:,.0f} rows/s, "
             f"{rate:,.0f} tokens/s; first slice after {summary.first_slice_seconds or 0:.1f} s; "
-            f"{new.distinct:,} distinct texts encoded{long_texts}"
+            f"{plural(new.distinct, 'distinct text')} encoded{long_texts}"
         )
     if new.truncated > WARN_TRUNCATED * new.rows:
         lost = new.dropped_tokens / max(1, new.tokens + new.dropped_tokens)
@@ -129,12 +130,15 @@ def _run(arguments: argparse.Namespace) -> int:
             "tokens were cut off. Set long_text=chunk or long_text=mean to embed whole texts"
         )
     if summary.removed:
-        log.info(f"{summary.removed:,} shards of changed or removed inputs were deleted")
-    rejected = f", {totals.rejected:,} rows rejected (see _kosbert/rejected)" if totals.rejected else ""
-    of = f" ({totals.input_rows - totals.rejected:,} texts)" if summary.chunked else ""
+        log.info(f"deleted {plural(summary.removed, 'shard')} of changed or removed inputs")
+    rejected = f", {plural(totals.rejected, 'row')} rejected (see _kosbert/rejected)" if totals.rejected else ""
+    of = f" ({plural(totals.input_rows - totals.rejected, 'text')})" if summary.chunked else ""
     word = "done" if summary.complete else "not complete"
     with contextlib.suppress(BrokenPipeError):
-        print(f"{word}: {totals.rows:,} rows{of} in {totals.slices:,} shards in {summary.output}{rejected}", flush=True)
+        print(
+            f"{word}: {plural(totals.rows, 'row')}{of} in {plural(totals.slices, 'shard')} in {summary.output}{rejected}",
+            flush=True,
+        )
     if not summary.within_limit:
         limit = f"more than max_rejected={config.max_rejected:g} allows"
         remedy = (
@@ -142,6 +146,6 @@ def _run(arguments: argparse.Namespace) -> int:
             if summary.complete
             else "so _SUCCESS was not written; fix the input or raise max_rejected, and run the same command again"
         )
-        log.error(f"{totals.rejected:,} of {totals.input_rows:,} rows were rejected, {limit}; {remedy}")
+        log.error(f"{totals.rejected:,} of {plural(totals.input_rows, 'row', 'were')} rejected, {limit}; {remedy}")
         return EXIT_REJECTED
     return 0

@@ -7,6 +7,7 @@ import argparse
 from kosbert_ray.cli.common import Commands, add_config, job_config
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.outputs.export.table import EXPORTERS
+from kosbert_ray.units import plural
 
 EXAMPLES = (
     ("export for clip-retrieval, autofaiss and FAISS", "kosbert-ray export vectors/ npy/"),
@@ -39,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     done = export(Output(config), arguments.folder, EXPORTERS[arguments.format](), arguments.column)
     print(
-        f"exported: {done.rows:,} rows to {done.address}"
-        + (f", {done.kept:,} files were already there" if done.kept else "")
+        f"exported: {plural(done.rows, 'row')} to {done.address}"
+        + (f", {plural(done.kept, 'file', 'were')} already there" if done.kept else "")
     )
     return 0

@@ -12,6 +12,7 @@ from kosbert_ray.cli import embed
 from kosbert_ray.cli.common import Commands
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
+from kosbert_ray.units import plural
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
@@ -119,8 +120,8 @@ def _lines(
     whole = found.looked_at >= all_rows - 0.5
     about = "" if whole else "about "
     lines = [
-        f"input     {config.input.path}: {found.files:,} files, {_bytes(found.file_bytes)}; {about}{all_rows:,.0f} rows"
-        + ("" if whole else f" ({found.looked_at:,} sampled)"),
+        f"input     {config.input.path}: {plural(found.files, 'file')}, {_bytes(found.file_bytes)}; "
+        f"{about}{plural(all_rows, 'row')}" + ("" if whole else f" ({found.looked_at:,} sampled)"),
         f"texts     {about}{_bytes(found.text_bytes)}; {found.repeated:.1%} duplicates within a slice, "
         f"{'' if whole else 'at least '}{found.shared:.1%} across slices",
         f"tokens    {about}{found.tokens:,.0f}, {found.tokens / rows:.1f} per row; {found.encoded_tokens:,.0f} to encode",
@@ -136,12 +137,13 @@ def _lines(
         before = upper
     lines += [_capped(found, rows, cap, profiles) for cap in found.caps]
     rejected = sorted(found.rejected.items(), key=lambda item: -item[1])
-    lines += [f"rejected  {about}{count:,.0f} rows: {reason}" for reason, count in rejected[:SHOWN_REASONS]]
-    lines.append(f"output    {about}{found.slices:,.0f} shards, {_bytes(found.output_bytes)}{_price(config, found)}")
+    lines += [f"rejected  {about}{plural(count, 'row')}: {reason}" for reason, count in rejected[:SHOWN_REASONS]]
+    lines.append(f"output    {about}{plural(found.slices, 'shard')}, {_bytes(found.output_bytes)}{_price(config, found)}")
     lines.append(f"requests  {about}{found.puts:,.0f} to write, {found.gets:,.0f} to read")
     if done:
         lines.append(
-            f"done      {done.committed:,} slices are committed; {done.new[0]:,} new files, {len(done.changed):,} changed"
+            f"done      {plural(done.committed, 'slice', 'are')} committed; "
+            f"{plural(done.new[0], 'new file')}, {len(done.changed):,} changed"
         )
     for name, profile in profiles.items():
         seconds, devices, price = seconds_on(profile, found.encoded_tokens), profile.devices, profile.price_per_hour

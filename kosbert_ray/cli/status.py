@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kosbert_ray.cli.common import Commands, add_config, job_config
 from kosbert_ray.cli.examples import add_examples
+from kosbert_ray.units import plural
 
 if TYPE_CHECKING:
     from kosbert_ray.outputs.status import Status
@@ -53,20 +54,21 @@ def _lines(found: Status) -> list[str]:
     lines = [
         f"{found.output}: {found.state}{share}",
         f"{found.model} on {found.input}",
-        f"{totals.slices:,} shards, {totals.rows:,} rows, {totals.tokens:,} tokens ({totals.encoded_tokens:,} encoded), "
+        f"{plural(totals.slices, 'shard')}, {plural(totals.rows, 'row')}, "
+        f"{plural(totals.tokens, 'token')} ({totals.encoded_tokens:,} encoded), "
         f"{totals.output_bytes / 1e6:,.1f} MB",
         ", ".join(part for part in (totals.long_texts(), f"{totals.rejected:,} rejected") if part),
     ]
     lines += [f"warning: {notice}" for notice in found.notices]
     if found.skipped_files:
-        lines.append(f"{found.skipped_files:,} files of the input were skipped: their extension is not supported")
+        lines.append(f"skipped {plural(found.skipped_files, 'file')} of the input with an unsupported extension")
     for holder in found.holders:
         lines.append(
             f"written by run {holder.run} on {holder.host} (process {holder.pid}), started {duration(holder.age)} ago"
         )
     if found.tokens_per_second:
         left = "" if found.seconds_left is None else f", {duration(found.seconds_left)} left"
-        lines.append(f"{found.run.rows:,} rows in this run, {found.tokens_per_second:,.0f} tokens/s{left}")
+        lines.append(f"{plural(found.run.rows, 'row')} in this run, {found.tokens_per_second:,.0f} tokens/s{left}")
     if len(found.nodes) > 1:
         whole = max(1, sum(found.nodes.values()))
         lines += [
@@ -81,7 +83,8 @@ def _lines(found: Status) -> list[str]:
 def _remedy(failed_files: int) -> str:
     if failed_files:
         return (
-            f"the last run failed on {failed_files:,} input files and committed all others; fix or remove these files and "
+            f"the last run failed on {plural(failed_files, 'input file')} and committed all others; "
+            "fix or remove these files and "
             "run the same command again"
         )
     return "no run is writing to it; run the same command again to resume"

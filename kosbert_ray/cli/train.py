@@ -6,6 +6,7 @@ import argparse
 
 from kosbert_ray.cli.common import Commands, add_config, given
 from kosbert_ray.cli.examples import add_examples
+from kosbert_ray.units import plural
 
 EXAMPLES = (("train by a recipe", "kosbert-ray train my-model --config configs/train_ko_sbert_sts.yaml --data-root data/"),)
 
@@ -39,5 +40,5 @@ def _run(arguments: argparse.Namespace) -> int:
         shown = ", ".join(f"{measure} {pearson:.2f}/{spearman:.2f}" for measure, (pearson, spearman) in figures.items())
         print(f"{data}: {shown} (Pearson/Spearman x 100)")
     stages, examples = len(trained.examples), sum(trained.examples.values())
-    print(f"done: {stages} stages, {examples:,} examples; the model is in {trained.folder}")
+    print(f"done: {stages} stages, {plural(examples, 'example')}; the model is in {trained.folder}")
     return 0

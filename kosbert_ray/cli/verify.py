@@ -9,6 +9,7 @@ import logging
 from kosbert_ray.cli.common import Commands, add_config, job_config
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import VerifyFailed
+from kosbert_ray.units import plural
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if len(found.problems) > SHOWN_PROBLEMS:
         log.info(f"… and {len(found.problems) - SHOWN_PROBLEMS:,} more")
     if found.problems:
-        raise VerifyFailed(f"{found.output}: {len(found.problems):,} problems; {found.advice}")
-    parts = [f"{found.rows:,} rows in {found.shards:,} shards, {found.rejected:,} rejected"]
+        raise VerifyFailed(f"{found.output}: {plural(len(found.problems), 'problem')}; {found.advice}")
+    parts = [f"{plural(found.rows, 'row')} in {plural(found.shards, 'shard')}, {found.rejected:,} rejected"]
     if found.input_rows is not None:
-        parts.append(f"all {found.input_rows:,} rows of the input accounted for")
+        parts.append(f"all {plural(found.input_rows, 'row')} of the input accounted for")
     if found.sampled:
-        parts.append(f"{found.sampled:,} rows embedded again, cosine at least {found.agreement:.6f}")
+        parts.append(f"{plural(found.sampled, 'row')} embedded again, cosine at least {found.agreement:.6f}")
     print(f"verified: {found.output}: {', '.join(parts)}; {found.bytes / 1e6:,.1f} MB in {found.seconds:,.1f} s")
     return 0

@@ -120,7 +120,7 @@ def _chosen(corpus: Corpus) -> tuple[list[InputFile], list[str]]:
     if len(lines) > SAMPLE_FILES:
         places = {number * (len(lines) - 1) // (SAMPLE_FILES - 1) for number in range(SAMPLE_FILES)}
         notices.append(
-            f"columns and types come from {len(places):,} of {len(lines):,} line files; input.types overrides them"
+            f"columns and types come from {len(places):,} of {plural(len(lines), 'line file')}; input.types overrides them"
         )
         lines = [lines[place] for place in sorted(places)]
     names = {file.name for file in lines}

@@ -30,6 +30,7 @@ from kosbert_ray.model.parameters import weight_bytes
 from kosbert_ray.model.prepare import as_safetensors
 from kosbert_ray.model.source import ModelSource, bundled_sentences
 from kosbert_ray.model.spec import ModelSpec, read_spec
+from kosbert_ray.units import plural
 
 Vectors = npt.NDArray[np.float32]
 
@@ -272,7 +273,7 @@ class Encoder:
         if len(tokens.part_of):
             join_parts(vectors, tokens, failed, self.spec.normalized)
         if budget < self.token_budget:
-            self.notices.append(f"out of memory: batches of {budget:,} tokens instead of {self.token_budget:,}")
+            self.notices.append(f"out of memory: batches of {plural(budget, 'token')} instead of {self.token_budget:,}")
             self.token_budget = budget
         hit = np.flatnonzero(np.isin(tokens.rows, list(failed))).tolist() if failed else []
         rows = {row: failed[int(tokens.rows[row])] for row in hit}

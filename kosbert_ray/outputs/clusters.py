@@ -26,6 +26,7 @@ from kosbert_ray.outputs.cluster_files import (
 from kosbert_ray.outputs.kept import text_column
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.ledger import CLUSTERS_FOLDER
+from kosbert_ray.units import plural
 from kosbert_ray.vector_math import unit
 
 CENTRAL_TEXTS = 200  # texts nearest to a centre from which a cluster's words are taken
@@ -108,7 +109,7 @@ def _by_kmeans(output: Output, clusters: int | None, seed: int) -> Label:
     if clusters < 2:
         raise UsageError("--clusters: ask for two or more")
     shards = output.shards()
-    log.info(f"k-means: {clusters:,} clusters, {PASSES} passes over {len(shards):,} shards")
+    log.info(f"k-means: {plural(clusters, 'cluster')}, {PASSES} passes over {plural(len(shards), 'shard')}")
 
     def blocks(number: int) -> Iterator[Vectors]:
         """Yields all vectors, the shards in another order in each pass."""
@@ -127,7 +128,7 @@ def _by_threshold(output: Output, threshold: float) -> Label:
         raise UsageError(
             f"--threshold compares all pairs, of at most {MAX_COMPARED:,} rows; there are {total:,}: use --clusters"
         )
-    log.info(f"comparing all pairs of {total:,} rows")
+    log.info(f"comparing all pairs of {plural(total, 'row')}")
     parts = [_read(output, shard)[0] for shard in output.shards()]
     vectors = unit(np.concatenate(parts))
     groups = communities(vectors, threshold)

@@ -16,6 +16,7 @@ from kosbert_ray.outputs.problems import Problem
 from kosbert_ray.shards.ledger import Committed
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
+from kosbert_ray.units import plural
 
 if TYPE_CHECKING:
     from kosbert_ray.outputs.output import Output
@@ -84,7 +85,9 @@ def check_input(plan: InputPlan, held: Committed, digest: str, mapper: Mapper) -
     files = set(held.versions())
     if files and not files & plan.files:
         where = plan.reader.storage.address
-        return [Problem("input", f"{where}: none of the {len(files):,} files of this output is in it ({min(files)}, …)")], 0
+        return [
+            Problem("input", f"{where}: none of the {plural(len(files), 'file')} of this output is in it ({min(files)}, …)")
+        ], 0
     problems = [Problem("unreadable", reason) for reason in plan.failed] + _stale(plan, held)
     older: list[Fragment] = []
     current: list[Fragment] = []
@@ -93,7 +96,8 @@ def check_input(plan: InputPlan, held: Committed, digest: str, mapper: Mapper) -
     if older:
         names = sorted({item.file.name for item in older})
         log.info(
-            f"{len(names):,} files were read by an earlier version (the first: {names[0]}); their slices are complete and "
+            f"{plural(len(names), 'file', 'were')} read by an earlier version (the first: "
+            f"{names[0]}); their slices are complete and "
             "are not counted again"
         )
     rows = Totals.of(held.receipts(item.id for item in older)).input_rows
@@ -121,7 +125,10 @@ def _stale(plan: InputPlan, held: Committed) -> list[Problem]:
         else:
             removed.add(receipt.file)
     if removed:
-        log.info(f"{len(removed):,} files are no longer in the input (the first: {min(removed)}); skipped their shards")
+        log.info(
+            f"{plural(len(removed), 'file', 'are')} no longer in the input (the first: "
+            f"{min(removed)}); skipped their shards"
+        )
     return problems
 
 
@@ -135,12 +142,12 @@ def _compare(fragment: Fragment, counts: Counts, slices: dict[int, Receipt]) -> 
         if receipt is None:
             missing += 1
         elif receipt.input_rows != expected:
-            text = f"{where}: of {receipt.input_rows:,} rows instead of the input's {expected:,}"
+            text = f"{where}: of {plural(receipt.input_rows, 'row')} instead of the input's {expected:,}"
             problems.append(Problem("broken", text))
         elif receipt.shard != shard:
             problems.append(Problem("broken", f"{receipt.shard}: should be called {shard}"))
     if missing:
-        text = f"{fragment.file.name}, fragment {fragment.index}: {missing:,} of {len(counts):,} slices missing"
+        text = f"{fragment.file.name}, fragment {fragment.index}: {missing:,} of {plural(len(counts), 'slice')} missing"
         problems.append(Problem("incomplete", text))
     return problems
 

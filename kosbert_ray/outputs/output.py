@@ -23,6 +23,7 @@ from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vectors import Block, read_rows, read_vectors
+from kosbert_ray.units import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,7 +176,7 @@ class Output:
         for notice in self.ledger.notices:
             log.warning(notice)
         if not self.complete:
-            log.warning(f"{self.storage.url()} is not complete: only the {rows:,} rows committed so far are {done}")
+            log.warning(f"{self.storage.url()} is not complete: only the {plural(rows, 'row')} committed so far are {done}")
 
     def vector_format(self, column: str | None = None) -> EmbeddingFormat:
         """Returns how a column of vectors is stored.

@@ -19,6 +19,7 @@ from kosbert_ray.outputs.sample import Rows, draw
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
 from kosbert_ray.shards.vectors import open_shard
+from kosbert_ray.units import plural
 
 if TYPE_CHECKING:
     from kosbert_ray.encoder.encoder import Encoder
@@ -55,7 +56,7 @@ def reembed(
     drawn = draw([receipt.rows for receipt in receipts], sample, seed)
     sampled = sum(map(len, drawn.values()))
     encoder = output.encoder()
-    log.info(f"embedding {sampled:,} rows again ({encoder.precision} on {encoder.device})")
+    log.info(f"embedding {plural(sampled, 'row')} again ({encoder.precision} on {encoder.device})")
     problems: list[str] = []
     least = 1.0
     for place, rows in drawn.items():
@@ -71,7 +72,7 @@ def reembed(
         off = int((cosines < min(limits)).sum())
         if off:
             problems.append(
-                f"{receipt.shard}: {off:,} of {len(rows):,} sampled vectors are not the model's "
+                f"{receipt.shard}: {off:,} of {plural(len(rows), 'sampled vector', 'are')} not the model's "
                 f"(cosine {cosines.min():.4f})"
             )
     return problems, least, sampled
@@ -83,7 +84,7 @@ def _with_input(output: Output, receipts: list[Receipt], plan: InputPlan | None)
         raise InputError(f"{output.storage.url()}: the texts are not among its columns; give the input with --input")
     found = [receipt for receipt in receipts if receipt.file in plan.files]
     if len(found) < len(receipts):
-        log.info(f"{len(receipts) - len(found):,} shards of files that are no longer in the input are not sampled")
+        log.info(f"not sampling {plural(len(receipts) - len(found), 'shard')} of files that are no longer in the input")
     return found
 
 

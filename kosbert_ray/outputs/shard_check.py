@@ -15,6 +15,7 @@ from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import REJECTED_FOLDER, VECTORS_KEY, checksum, described, footer_of
 from kosbert_ray.storage import Storage
+from kosbert_ray.units import plural
 
 BATCH_ROWS = 4096
 PARQUET_TYPES = {"<element: ": "<item: ", "timestamp[s": "timestamp[ms", "date64[ms]": "timestamp[ms]"}
@@ -126,7 +127,7 @@ def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Ite
     first = promise.formats[0]
     rows = receipt.shard_rows(first.nullable)
     if file.metadata.num_rows != rows:
-        problems.append(f"has {file.metadata.num_rows:,} rows instead of {rows:,}")
+        problems.append(f"has {plural(file.metadata.num_rows, 'row')} instead of {rows:,}")
     vectors: dict[str, list[pa.Array]] = {item.column: [] for item in promise.formats}
     for batch in file.iter_batches(BATCH_ROWS):
         for name, arrays in vectors.items():
@@ -134,7 +135,7 @@ def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Ite
     for name, arrays in vectors.items():
         nulls = sum(array.null_count for array in arrays)
         if nulls != rows - receipt.rows:
-            problems.append(f"{nulls:,} vectors of {name} are null")
+            problems.append(f"{name} has {plural(nulls, 'null vector')}")
     if checksum(*(array for arrays in vectors.values() for array in arrays)) != receipt.embedding_xxh128:
         problems.append("its vectors are not those that were written (XXH128)")
     for array in vectors[first.column]:
@@ -144,12 +145,12 @@ def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Ite
             return [*problems, first_line(error)]
         broken = int((~np.isfinite(matrix)).any(axis=1).sum())
         if broken:
-            return [*problems, f"{broken:,} vectors hold NaN or Inf"]
+            return [*problems, f"{plural(broken, 'vector', 'hold')} NaN or Inf"]
         tolerance = first.codec.norm_tolerance
         if promise.normalized and tolerance is not None:
             off = int((np.abs(np.linalg.norm(matrix, axis=1) - 1) > tolerance).sum())
             if off:
-                return [*problems, f"{off:,} vectors do not have length 1, as the model promises"]
+                return [*problems, f"{plural(off, 'vector', 'do')} not have length 1, as the model promises"]
     return problems
 
 
@@ -159,10 +160,10 @@ def check_rejected(storage: Storage, receipt: Receipt) -> str | None:
     try:
         rows = pq.read_metadata(pa.BufferReader(storage.read(name))).num_rows
     except FileNotFoundError:
-        return f"{name}: missing, with the {receipt.rejected:,} rejected rows of {receipt.shard}"
+        return f"{name}: missing, with the {plural(receipt.rejected, 'rejected row')} of {receipt.shard}"
     except (pa.ArrowException, OSError) as error:
         return f"{name}: damaged ({first_line(error)})"
-    return None if rows == receipt.rejected else f"{name}: has {rows:,} rows instead of {receipt.rejected:,}"
+    return None if rows == receipt.rejected else f"{name}: has {plural(rows, 'row')} instead of {receipt.rejected:,}"
 
 
 def check_cover(receipts: Iterable[Receipt]) -> list[str]:

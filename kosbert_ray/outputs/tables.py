@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.shards.shard import reading
 from kosbert_ray.shards.vectors import open_shard
+from kosbert_ray.units import plural
 
 if TYPE_CHECKING:
     from kosbert_ray.outputs.output import Output
@@ -58,7 +59,8 @@ def to_arrow(output: Output, columns: Sequence[str] | None, limit: int | None) -
     needed, free = rows * _row_bytes(output, names), _free_memory()
     if free is not None and needed > MEMORY_SHARE * free:
         raise UsageError(
-            f"{output.storage.url()}: {rows:,} rows take about {needed / GIB:,.1f} GiB, and {free / GIB:,.1f} GiB are "
+            f"{output.storage.url()}: {plural(rows, 'row', 'take')} about {needed / GIB:,.1f} GiB, "
+            f"and {free / GIB:,.1f} GiB are "
             "free; choose columns or a limit, or scan the rows with Output.dataset()"
         )
     with reading(output.storage, output.shards()[0]):

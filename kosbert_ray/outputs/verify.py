@@ -22,6 +22,7 @@ from kosbert_ray.outputs.reembed import reembed
 from kosbert_ray.outputs.shard_check import Promise, ShardCheck, check_cover, check_rejected, check_shard
 from kosbert_ray.shards.ledger import Committed
 from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.units import plural
 
 if TYPE_CHECKING:
     from kosbert_ray.outputs.output import Output
@@ -164,7 +165,8 @@ def _find_shards(output: Output, listed: Mapping[str, Receipt]) -> tuple[list[st
     unlisted = [name for name in listed if name not in output.files]
     missing = dict.fromkeys(output.storage.missing(unlisted))
     problems = [
-        Problem("broken", f"{name}: missing, with {listed[name].rows:,} rows of {listed[name].file}") for name in missing
+        Problem("broken", f"{name}: missing, with {plural(listed[name].rows, 'row')} of {listed[name].file}")
+        for name in missing
     ]
     return [*output.files, *(name for name in unlisted if name not in missing)], problems
 

@@ -12,6 +12,7 @@ from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.sample import sampled_texts
 from kosbert_ray.errors import InputError, ModelError, UsageError, first_line
 from kosbert_ray.job import Job, model_ref
+from kosbert_ray.units import plural
 from kosbert_ray.vector_math import unit
 
 SLICES = 4  # of each kind of file
@@ -52,7 +53,7 @@ def compare(config: JobConfig, count: int) -> str:
     cosines = np.where((ours == theirs).all(1), 1.0, (unit(ours) * unit(theirs)).sum(1))
     least = int(cosines.argmin())
     found = (
-        f"least cosine to sentence-transformers over {len(texts):,} texts: {cosines[least]:.6f} ({encoder.engine} "
+        f"least cosine to sentence-transformers over {plural(len(texts), 'text')}: {cosines[least]:.6f} ({encoder.engine} "
         f"{encoder.precision} on {encoder.device}, theirs in fp32 on the CPU)"
     )
     if cosines[least] < AGREEMENT[encoder.precision]:

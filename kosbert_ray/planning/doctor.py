@@ -27,6 +27,7 @@ from kosbert_ray.model.source import cache_folder
 from kosbert_ray.planning.compare import compare
 from kosbert_ray.run.lifecycle import preview, settings_of
 from kosbert_ray.storage import TMP_FOLDER, is_url
+from kosbert_ray.units import plural
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "s3fs")
 OPTIONAL = ("openvino", "nncf", "peft", "sentence-transformers", "apache-airflow")
@@ -138,7 +139,10 @@ def _input(config: JobConfig) -> str:
     kept = ", ".join(f"{field.name}: {field.type}" for field in columns.keep) or "no column"
     unknown = _unknown(Job(config, corpus, columns, model_ref(config)))
     notices = f"; {unknown}" if unknown else ""
-    return f"{corpus.storage.address}: {len(corpus.files):,} files, {corpus.size:,} bytes; keeps {kept}{notices}"
+    return (
+        f"{corpus.storage.address}: {plural(len(corpus.files), 'file')}, "
+        f"{plural(corpus.size, 'byte')}; keeps {kept}{notices}"
+    )
 
 
 def _unknown(job: Job) -> str | None:
@@ -158,7 +162,7 @@ def _job(config: JobConfig) -> str:
     """Summarizes a dry run, which also finds an output of another job or one inside the input."""
     found = preview(config)
     if found.failed:
-        raise InputError(f"{found.failed[0]} ({len(found.failed):,} files would fail)")
+        raise InputError(f"{found.failed[0]} ({plural(len(found.failed), 'file')} would fail)")
     return "; ".join(found.lines()[1:3])
 
 

@@ -14,6 +14,7 @@ from kosbert_ray.errors import JobFailed, StorageError, TooManyRejected
 from kosbert_ray.run.monitor.progress import Progress
 from kosbert_ray.run.notices import Notices
 from kosbert_ray.shards.ledger import Committed, Ledger
+from kosbert_ray.units import plural
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,9 @@ class Books:
         self.ledger.flush()
         if failed:
             others = "the run was stopped" if len(failed) >= MAX_FAILED else "all others are committed"
-            raise JobFailed(f"{failed[0]} ({len(failed):,} slices failed, {others}); run the same command again to retry")
+            raise JobFailed(
+                f"{failed[0]} ({plural(len(failed), 'slice')} failed, {others}); run the same command again to retry"
+            )
 
     def require_few_rejected(self, first: str = "") -> None:
         """Stops a run that has rejected too many rows already, even if no other row is rejected.
@@ -104,7 +107,7 @@ class Books:
         if rejected > math.ceil(self.config.rejected_allowed(rows * self.input_bytes / seen)):
             example = f"; the first of this run: {first}" if first else ""
             raise TooManyRejected(
-                f"{rejected:,} of {rows:,} rows so far were rejected, more than max_rejected="
+                f"{rejected:,} of {plural(rows, 'row')} so far were rejected, more than max_rejected="
                 f"{self.config.max_rejected:g} allows even if no other is{example}. Committed slices stay (reasons are in "
                 "_kosbert/rejected); fix the input or raise max_rejected, and run the same command again"
             )

@@ -32,6 +32,7 @@ from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.options import OutputOptions
 from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
+from kosbert_ray.units import plural
 
 if TYPE_CHECKING:
     from kosbert_ray.run.executors.base import Executor, Pending
@@ -163,7 +164,8 @@ def _find(reader: FragmentReader, pending: Pending, output: Storage, executor: E
     found = executor.write_shared_texts(reader, partitions, pending, output)
     sums = {name: pc.sum(found[name]).as_py() or 0 for name in ("shared", "times", "spared", "bytes")}
     log.info(
-        f"dedup: {sums['shared']:,} texts occur in several slices, {sums['times']:,} times in total; embedding each once "
+        f"dedup: {plural(sums['shared'], 'text', 'occur')} in several slices, {sums['times']:,} times "
+        "in total; embedding each once "
         f"saves {sums['spared'] / max(1, sums['bytes']):.1%} of the text"
     )
     output.write_atomic(FRAGMENTS_FILE, to_parquet(pa.table({"fragment": [fragment.id for fragment, _ in pending]})))

@@ -9,6 +9,7 @@ from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.run.finalize import Leftover
 from kosbert_ray.shards.ledger import Committed
+from kosbert_ray.units import plural
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class Preview:
         """The summary as text, with one line for each shard that would be deleted."""
         count, size = self.new
         lines = [
-            f"{self.output}: {self.files:,} files in the input, {self.committed:,} slices are committed already",
-            f"to embed: {count:,} new files ({size:,} bytes), {len(self.changed):,} changed, "
+            f"{self.output}: {plural(self.files, 'file')} in the input, "
+            f"{plural(self.committed, 'slice', 'are')} committed already",
+            f"to embed: {plural(count, 'new file')} ({plural(size, 'byte')}), {len(self.changed):,} changed, "
             f"{len(self.partial):,} partly committed",
-            f"to delete: {len(self.removed):,} shards; {self.kept:,} shards of removed files would be kept",
+            f"to delete: {plural(len(self.removed), 'shard')}; {plural(self.kept, 'shard')} of removed files would be kept",
         ]
         lines += [f"changed {name}: {reason}" for name, reason in sorted(self.changed.items())]
         lines += [f"failed: {reason}" for reason in self.failed]

@@ -11,6 +11,7 @@ from kosbert_ray.errors import JobFailed
 from kosbert_ray.shards.ledger import Committed, Ledger
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
+from kosbert_ray.units import plural
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ def finish(
     lost = ledger.storage.missing([item.shard for item in receipts if item.shard and item.shard not in there])
     if lost:
         raise JobFailed(
-            f"{ledger.storage.url(lost[0])}: gone since it was committed ({len(lost):,} shards); run the same command again"
+            f"{ledger.storage.url(lost[0])}: gone since it was committed "
+            f"({plural(len(lost), 'shard')}); run the same command again"
         )
     if not within_limit:
         return
@@ -110,8 +112,9 @@ def finish(
     if keep:
         files = {receipt.file for receipt in keep}
         log.info(
-            f"{len(files):,} files were removed from the input (the first: {min(files)}); their {len(keep):,} shards "
-            "are kept (output.removed_inputs=delete deletes them)"
+            f"{plural(len(files), 'file', 'were')} removed from the input (the first: {min(files)}); "
+            f"keeping {plural(len(keep), 'shard')} of "
+            "them (output.removed_inputs=delete deletes these)"
         )
     named = {receipt.shard for receipt in (*receipts, *keep, *others)}
     ledger.remove(receipt for receipt in leftover.delete if receipt.shard not in named)

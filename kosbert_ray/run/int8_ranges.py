@@ -16,6 +16,7 @@ from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.executors.base import EncoderPool, Executor
 from kosbert_ray.shards.vector_types import Ranges, ranges_of
+from kosbert_ray.units import plural
 
 FRAGMENTS = 16
 TEXTS = 1024
@@ -41,7 +42,7 @@ def sample_texts(reader: FragmentReader, fragments: Sequence[Fragment]) -> list[
     if not texts:
         raise InputError(
             f"{reader.storage.url()}: output.dtype=int8 needs a sample of the texts for its ranges, and the first slices "
-            f"of {len(chosen):,} files contain none"
+            f"of {plural(len(chosen), 'file')} contain none"
         )
     return [text[:MAX_CHARS] for text in texts]
 
@@ -79,5 +80,5 @@ def _ranges(reader: FragmentReader, fragments: list[Fragment], model: PreparedMo
     encoded = encoder.encode_tokens(encoder.tokenizer(pa.array(texts, pa.large_string())))
     good = [row for row in range(len(texts)) if row not in encoded.failed]
     if not good:
-        raise InputError(f"{reader.storage.url()}: none of {len(texts):,} sampled texts could be embedded")
+        raise InputError(f"{reader.storage.url()}: none of {plural(len(texts), 'sampled text')} could be embedded")
     return ranges_of(encoded.vectors[good])

@@ -47,7 +47,7 @@ from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
 from kosbert_ray.shards.vector_types import Ranges, needs_ranges
 from kosbert_ray.stored import resumed, schema_entry, settled_types, taken
-from kosbert_ray.units import duration
+from kosbert_ray.units import duration, plural
 
 if TYPE_CHECKING:
     from kosbert_ray.run.corpus_dedup import Shared
@@ -148,8 +148,8 @@ class Run:
         )
         corpus = self.job.corpus
         log.info(
-            f"{corpus.storage.url()}: {len(corpus.files):,} files, {corpus.size:,} bytes; "
-            f"{self.progress.done.slices:,} slices are committed already"
+            f"{corpus.storage.url()}: {plural(len(corpus.files), 'file')}, {plural(corpus.size, 'byte')}; "
+            f"{plural(self.progress.done.slices, 'slice', 'are')} committed already"
         )
         if complete and self._is_up_to_date(fragments):
             # Whether the rejected rows were few enough was decided by the run that completed the output.
@@ -177,7 +177,7 @@ class Run:
             if not changed:
                 self._require_all_files()
                 return self._finish(fragments)
-            log.info(f"{changed[0]}: changed or removed during the run ({len(changed):,} files); planning again")
+            log.info(f"{changed[0]}: changed or removed during the run ({plural(len(changed), 'file')}); planning again")
             fragments = self._fragments()
         raise JobFailed(
             f"{self.job.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
@@ -206,7 +206,8 @@ class Run:
         if failed:
             self._start_account()  # what an earlier run completed is no longer all of the input
             raise JobFailed(
-                f"{failed[0].reason} ({len(failed):,} files failed, all others are committed); fix or remove them and run "
+                f"{failed[0].reason} ({plural(len(failed), 'file')} failed, all others are "
+                "committed); fix or remove them and run "
                 "the same command again"
             )
 
@@ -232,7 +233,7 @@ class Run:
             self._use_corpus(self.output.settle(self.job.corpus))
             self.progress.total_bytes = self.job.corpus.size
         elif added := now.keys() - before.keys() - {file.name for file in self.job.corpus.failed}:
-            log.info(f"{len(added):,} files were added since the run began; run the same command again for them")
+            log.info(f"{plural(len(added), 'file', 'were')} added since the run began; run the same command again for them")
         return changed
 
     # -- output --------------------------------------------------------------------------------------------------------

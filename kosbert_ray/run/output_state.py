@@ -15,6 +15,7 @@ from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.ledger import Committed, Ledger
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vector_types import Ranges
+from kosbert_ray.units import plural
 
 if TYPE_CHECKING:
     from kosbert_ray.run.executors.base import Pending
@@ -105,7 +106,9 @@ class OutputState:
         settled = self.hashes.settle(corpus, self.committed.versions())
         self.changes = settled.changed
         if settled.same:
-            self._notices.info(f"{len(settled.same):,} files have a new modification time but the same content: unchanged")
+            self._notices.info(
+                f"{plural(len(settled.same), 'file', 'have')} a new modification time but the same content: unchanged"
+            )
         return settled.corpus
 
     def pending(self, fragments: Iterable[Fragment]) -> Pending:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.units import plural
 
 
 @dataclass
@@ -54,5 +55,8 @@ class Totals:
         parts = [f"{self.split:,} long texts split into chunks"] if self.split else []
         if self.truncated:
             share = self.truncated / max(1, self.rows)
-            parts.append(f"{self.truncated:,} rows truncated by {self.dropped_tokens:,} tokens ({share:.1%} of the rows)")
+            parts.append(
+                f"{plural(self.truncated, 'row')} truncated by {plural(self.dropped_tokens, 'token')} "
+                f"({share:.1%} of the rows)"
+            )
         return ", ".join(parts)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.shard import reading
 from kosbert_ray.storage import Storage
+from kosbert_ray.units import plural
 
 BLOCK_ROWS = 16_384  # 48 MiB for float32 vectors of 768 dimensions
 
@@ -77,6 +78,6 @@ def read_rows(storage: Storage, name: str, rows: Sequence[int] | npt.NDArray[np.
                 parts.append(shard.read_row_group(group, columns=list(columns)).take(pa.array(inside - start)))
             start += count
         if len(wanted) and wanted[-1] >= start:
-            raise ValueError(f"no row {wanted[-1]}: it has {start:,} rows")
+            raise ValueError(f"no row {wanted[-1]}: it has {plural(start, 'row')}")
         found = pa.concat_tables(parts) if parts else shard.schema_arrow.empty_table().select(list(columns))
     return found.take(pa.array(places))

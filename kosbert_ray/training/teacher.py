@@ -19,6 +19,7 @@ from kosbert_ray.model.options import SpecOptions
 from kosbert_ray.model.source import ModelSource
 from kosbert_ray.model.spec import ModelSpec, read_spec
 from kosbert_ray.training.config import TeacherConfig
+from kosbert_ray.units import plural
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def _encode(spec: ModelSpec, texts: list[str], folder: Path, threads: int | None
             partial = path.with_suffix(".partial.npy")
             np.save(partial, encoder.encode(texts[start : start + PART]).astype(np.float16))
             partial.rename(path)
-            log.info(f"teacher: {min(start + PART, len(texts)):,} of {len(texts):,} texts")
+            log.info(f"teacher: {min(start + PART, len(texts)):,} of {plural(len(texts), 'text')}")
         parts.append(np.load(path))
     return np.concatenate(parts).astype(np.float32)
 

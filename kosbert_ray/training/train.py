@@ -16,6 +16,7 @@ from kosbert_ray.errors import UsageError
 from kosbert_ray.evaluation.sts import read_sts
 from kosbert_ray.training.config import StageConfig, TrainConfig
 from kosbert_ray.training.data import Examples, files, read_examples, read_texts
+from kosbert_ray.units import plural
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def _base(config: TrainConfig, work: Path, held_out: set[str]) -> Path:
         raw = work / "new"
         shutil.rmtree(raw, ignore_errors=True)
         texts = [read_texts(data, config.data_root, held_out, config.seed) for data in base.new.data]
-        log.info(f"base: training a vocabulary of {base.new.vocabulary:,} on {sum(map(len, texts)):,} texts")
+        log.info(f"base: training a vocabulary of {base.new.vocabulary:,} on {plural(sum(map(len, texts)), 'text')}")
         make_base(base, base.new, chain.from_iterable(texts), raw, config.seed)
         base = base.model_copy(update={"base": str(raw)})
     # Train in float32, whatever precision the base was saved in.
@@ -139,7 +140,7 @@ def _stage(config: TrainConfig, stage: StageConfig, folder: Path, start: Path, h
         return folder / "model", json.loads(count.read_text("utf-8"))
     examples = [read_examples(task, config.data_root, held_out, config.seed) for task in stage.tasks]
     total = sum(len(part.rows) for part in examples)
-    log.info(f"{stage.name}: {total:,} examples, {stage.epochs:g} epochs")
+    log.info(f"{stage.name}: {plural(total, 'example')}, {stage.epochs:g} epochs")
     folder.mkdir(parents=True, exist_ok=True)
     count.write_text(json.dumps(total), "utf-8")
     targets = [_targets(config, stage, index, part, start) for index, part in enumerate(examples)]

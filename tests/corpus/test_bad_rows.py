@@ -130,7 +130,7 @@ def test_a_slice_that_kills_its_encoder_fails_the_job_with_its_address_and_all_o
     settings = [*SETTINGS, "--model", model, "--set", "executor=ray"]
     done = cli("embed", tmp_path / "in", tmp_path / "out", *settings, code=1)
     assert (
-        "in/c.jsonl, slice 0-0: killed 4 workers in stage encode (1 slices failed, all others are committed)"
+        "in/c.jsonl, slice 0-0: killed 4 workers in stage encode (1 slice failed, all others are committed)"
         in (done.stderr.splitlines()[-1])
     )
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 19

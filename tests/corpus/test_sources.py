@@ -163,7 +163,7 @@ def test_a_dataset_of_the_hub_is_embedded_by_its_name(cli, tmp_path: Path) -> No
             "input.normalize=nfc,whitespace",
         ]
         done = cli("embed", "hub://team/everyday", tmp_path / "out", *args, env=hub.env)
-        assert "done: 20 rows in 1 shards" in done.stdout
+        assert "done: 20 rows in 1 shard" in done.stdout
         checked = cli("verify", tmp_path / "out", "--input", "hub://team/everyday", env=hub.env)
         assert "20 rows" in checked.stdout
         missing = cli("embed", "hub://team/nothing", tmp_path / "out2", *args, env=hub.env, code=1)

@@ -59,7 +59,7 @@ def test_a_row_for_each_chunk_has_the_vector_of_its_text(cli, tmp_path: Path, ar
     checked = cli("verify", out, "--input", source, "--sample", "50")
     assert "1 rejected" in checked.stdout
     again = cli("embed", source, out, "--model", TINY, "--keep", "id", *more, *SETTINGS)
-    assert f"done: {len(found):,} rows (7 texts) in 1 shards" in again.stdout
+    assert f"done: {len(found):,} rows (7 texts) in 1 shard" in again.stdout
     hit = cli("search", out, found["chunk_text"][3], "-k", "1", "--format", "jsonl").stdout
     assert json.loads(hit)["chunk"] == found["chunk"][3]
 

@@ -80,7 +80,7 @@ def test_it_opens_from_the_disk_without_a_complaint(browser: Browser, written: P
     expected = ["Summary", "Throughput", "Stages", "Fill", "Lengths", "Map", "Norms", "Spread", "Similarity"]
     assert headings == [*expected, "Nodes", "Rejected rows", "Cost", "Evaluation"]
     body = page.locator("body").inner_text()
-    for said in ("222 in 5 shards", "2 rows (0.89%)", "null text", "empty text", "80.00 / 79.50", "1 rows truncated"):
+    for said in ("222 in 5 shards", "2 rows (0.89%)", "null text", "empty text", "80.00 / 79.50", "1 row truncated"):
         assert said in body, said
     paper, ink = page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
     bright = [sum(map(int, color[4:-1].split(","))) for color in (paper, ink)]

@@ -120,7 +120,7 @@ def other_vectors(out: Path, name: str) -> str:
 
 def not_a_number(out: Path, name: str) -> str:
     rewrite(out / name, lambda vectors: vectors.__setitem__((5, 7), np.nan))
-    return f"{name}: 1 vectors hold NaN or Inf"
+    return f"{name}: 1 vector holds NaN or Inf"
 
 
 def lost_rows(out: Path, name: str) -> str:
@@ -177,7 +177,7 @@ def test_an_output_that_is_not_complete_is_not_verified(cli, planted: Path) -> N
     expected = unfinished(planted / "out")
     done = cli("verify", planted / "out", code=1)
     assert expected in done.stderr
-    assert done.stderr.rstrip().endswith("1 problems; run the same embed command again to complete it")
+    assert done.stderr.rstrip().endswith("1 problem; run the same embed command again to complete it")
 
 
 def test_a_lost_manifest_is_told_again_and_made_again(cli, planted: Path) -> None:
@@ -191,11 +191,11 @@ def test_a_lost_manifest_is_told_again_and_made_again(cli, planted: Path) -> Non
 def test_a_wrong_input_is_told_from_a_broken_output(cli, planted: Path) -> None:
     put(planted / "elsewhere", "z.jsonl", everyday()[:5])
     done = cli("verify", planted / "out", "--input", planted / "elsewhere", code=1)
-    assert done.stderr.rstrip().endswith("1 problems; check that --input is what this output was made of")
+    assert done.stderr.rstrip().endswith("1 problem; check that --input is what this output was made of")
     (planted / "columns").mkdir()
     (planted / "columns" / "a.jsonl").write_text('{"title": "no text"}\n')
     done = cli("verify", planted / "out", "--input", planted / "columns", code=1)
-    assert done.stderr.rstrip().endswith("1 problems; check that --input is what this output was made of")
+    assert done.stderr.rstrip().endswith("1 problem; check that --input is what this output was made of")
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_a_stale_shard_of_a_changed_input_and_what_is_missing_of_the_new_one_are
     stale = [name for name in names(planted / "out") if name.startswith("b.")]
     assert all(f"{name}: stale, of b.jsonl as it was before it changed" in done.stderr for name in stale)
     assert "b.jsonl, fragment 0: 5 of 5 slices missing" in done.stderr
-    assert "c.jsonl, fragment 0: 1 of 1 slices missing" in done.stderr
+    assert "c.jsonl, fragment 0: 1 of 1 slice missing" in done.stderr
     cli("embed", planted / "in", planted / "out", *SETTINGS, "--set", "slice.max_rows=10")
     assert "all 151 rows" in cli("verify", planted / "out", "--input", planted / "in").stdout
 

@@ -34,7 +34,7 @@ def home(cli, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cli("embed", corpus, folder / "v1", "--model", TINY, *settings)
     assert "is now v1" in cli("promote", folder / "v1").stdout
     done = cli("embed", "--into", folder / "v2", "--model", "bundled:kosbert-mini", *FP32)
-    assert f"done: 199 rows in 8 shards in {folder / 'v2'}, 1 rows rejected" in done.stdout
+    assert f"done: 199 rows in 8 shards in {folder / 'v2'}, 1 row rejected" in done.stdout
     return folder
 
 

@@ -71,7 +71,7 @@ def test_a_small_corpus_is_planned_to_the_token(cli, tmp_path: Path) -> None:
     assert any(
         line.startswith("time      8 x h100: 0 s at 2,000,000 tokens/s each, 0.00 at 3 per hour each") for line in lines
     )
-    assert [line for line in lines if line.startswith("rejected  1 rows: ")]
+    assert [line for line in lines if line.startswith("rejected  1 row: ")]
 
 
 def write_texts(folder: Path, texts: list[str]) -> Path:

@@ -69,10 +69,10 @@ def test_shards_of_a_removed_file_stay_unless_they_are_to_go(cli, tmp_path: Path
     (source / "b.jsonl").unlink()
     put(source / "c.jsonl", SENTENCES[40:50])
     done = cli("embed", source, target, *SETTINGS)
-    assert "1 files were removed from the input (the first: b.jsonl); their 1 shards are kept" in done.stderr
+    assert "1 file was removed from the input (the first: b.jsonl); keeping 1 shard of them" in done.stderr
     assert ds.dataset(target, format="parquet").count_rows() == 50
     assert "verified" in cli("verify", target, "--input", source).stdout
     done = cli("embed", source, target, *SETTINGS, "--set", "output.removed_inputs=delete")
-    assert "1 shards of changed or removed inputs were deleted" in done.stderr
+    assert "deleted 1 shard of changed or removed inputs" in done.stderr
     assert ds.dataset(target, format="parquet").count_rows() == 30
     assert "verified" in cli("verify", target, "--input", source).stdout

@@ -84,7 +84,7 @@ def test_a_killed_run_goes_on_without_looking_and_embedding_again(cli, tmp_path:
     assert list((out / TEXTS).glob("*.parquet"))
     done = cli(*arguments)
     assert "dedup: looking" not in done.stderr
-    assert "dedup/texts: 1 files" in done.stderr
+    assert "dedup/texts: 1 file" in done.stderr
     texts, vectors = read(out)
     assert sorted(texts) == sorted(everything)
     by_text = dict(zip(texts, vectors, strict=True))

@@ -156,7 +156,7 @@ def test_new_files_are_added_and_a_changed_file_replaces_its_shards(cli, tmp_pat
     put("b.jsonl", SENTENCES[100:130])
     put("c.jsonl", SENTENCES[40:50])
     done = cli("embed", source, target, *arguments)
-    assert "1 shards of changed or removed inputs were deleted" in done.stderr
+    assert "deleted 1 shard of changed or removed inputs" in done.stderr
     assert "40 rows in" in done.stderr, "only what is new was encoded"
     assert texts() == sorted([*SENTENCES[:20], *SENTENCES[100:130], *SENTENCES[40:50]])
     assert len(set(first) & set(shards(target))) == 1
@@ -280,4 +280,4 @@ def test_an_output_keeps_the_size_of_slices_that_its_first_run_chose(cli, tmp_pa
 def test_a_corpus_of_a_few_bytes_is_embedded(cli, tmp_path: Path, executor: str) -> None:
     (tmp_path / "in.txt").write_text("a\nb", "utf-8")
     done = cli("embed", tmp_path / "in.txt", tmp_path / "out", "--model", TINY, "--set", f"executor={executor}")
-    assert "done: 2 rows in 1 shards" in done.stdout
+    assert "done: 2 rows in 1 shard" in done.stdout

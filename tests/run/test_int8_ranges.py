@@ -85,7 +85,7 @@ def test_an_input_without_a_text_cannot_be_measured(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["", None]}), tmp_path / "in.parquet")
     config = JobConfig(input=InputOptions(path=str(tmp_path / "in.parquet")), output=OutputOptions(dtype=("int8",)))
     job = Job.resolve(config)
-    with pytest.raises(InputError, match="needs a sample of the texts for its ranges, and the first slices of 1 files"):
+    with pytest.raises(InputError, match="needs a sample of the texts for its ranges, and the first slices of 1 file"):
         sample_texts(job.reader(), job.fragments())
 
 

@@ -25,7 +25,7 @@ from kosbert_ray.units import duration
 def test_the_line_counts_what_is_done_and_tells_the_time_left_from_the_bytes_read() -> None:
     now = 100.0
     progress = Progress(400, Totals(slices=1, input_bytes=100, tokens=700), Console(file=io.StringIO()), clock=lambda: now)
-    assert "1 slices · 25.0%" in progress.line()
+    assert "1 slice · 25.0%" in progress.line()
     assert "starting" in progress.line()
     now = 110.0
     progress.add(replace(RECEIPT, input_bytes=100, rows=50, tokens=700, rejected=0, encode_seconds=99))
@@ -74,7 +74,7 @@ def test_on_a_terminal_each_stage_and_the_bottleneck_are_live() -> None:
         drawn = Console(file=io.StringIO(), width=120)
         drawn.print(progress.panel())
     shown = drawn.file.getvalue()
-    assert "40.0%" in shown and "1 slices" in shown
+    assert "40.0%" in shown and "1 slice" in shown
     assert re.search(r"read +1 busy", shown) and re.search(r"tokenize +0 busy", shown)
     assert re.search(r"encode +2 of 2 busy +9.70 s per slice, batches 98.0% full", shown)
     assert "encoders 97% busy: the hardware's limit" in shown

@@ -218,7 +218,7 @@ def test_dags_test_runs_the_whole_dag(airflow: Airflow, s3: S3) -> None:
     put(s3.filesystem(), "2026-10-31", 50)
     log = airflow.run("dags", "test", DAILY, "2026-10-31")
     assert "state=success" in log or "successful" in log
-    assert "verified: s3://vectors/2026-10-31: 50 rows in 1 shards" in log
+    assert "verified: s3://vectors/2026-10-31: 50 rows in 1 shard" in log
     assert s3.filesystem().exists("vectors/2026-10-31/_SUCCESS")
 
 

@@ -60,7 +60,7 @@ def test_the_job_runs_on_cpu_nodes_under_a_head_without_cpus(pods, documents, s3
     fill(s3, "pods-cpu")
     done = run(pods, documents, tmp_path, "pods-cpu", device="cpu", actors=1)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "done: 60 rows in 1 shards" in done.stdout
+    assert "done: 60 rows in 1 shard" in done.stdout
     # Nodes took the model from the mirror.
     (copy,) = s3.filesystem().ls("pods-cpu/models", detail=False)
     assert s3.filesystem().exists(f"{copy}/complete") and not s3.filesystem().exists("pods-cpu/vectors/_kosbert/model")

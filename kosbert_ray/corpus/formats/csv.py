@@ -23,6 +23,7 @@ from kosbert_ray.corpus.row_table import Row
 from kosbert_ray.corpus.types import Seen
 from kosbert_ray.errors import InputError
 from kosbert_ray.storage import Storage
+from kosbert_ray.units import plural
 
 HEADER_LINES = 100  # a header with quoted newlines may take a few
 HEADER_AHEAD = 2**18  # bytes to fetch for it
@@ -220,7 +221,8 @@ class Tsv(Delimited):
         if options.quoting is not None or not quoted:
             return []
         return [
-            f"{quoted:,} of its first {len(lines):,} lines have values in doubled quotes, which TSV takes literally; "
+            f"{quoted:,} of its first {plural(len(lines), 'line', 'have')} values in doubled quotes, "
+            "which TSV takes literally; "
             "set input.quoting=minimal to read them as CSV does"
         ]
 

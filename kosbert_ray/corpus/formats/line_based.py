@@ -21,6 +21,7 @@ from kosbert_ray.corpus.options import LineOptions
 from kosbert_ray.corpus.row_table import Row, rows_from_values
 from kosbert_ray.corpus.sniff import check_text
 from kosbert_ray.storage import Storage
+from kosbert_ray.units import plural
 
 SAMPLE_LINES = 1000  # lines to inspect
 SAMPLE_AHEAD = 2**18  # bytes to fetch at a time for them
@@ -115,6 +116,6 @@ def encoding_notices(lines: Sequence[bytes], options: LineOptions) -> tuple[str,
     if not other:
         return ()
     return (
-        f"{len(bad):,} of its first {len(lines):,} lines are not {options.encoding}, but all are valid {other}; "
+        f"{len(bad):,} of its first {plural(len(lines), 'line', 'are')} not {options.encoding}, but all are valid {other}; "
         f"set input.encoding={other} if that is their encoding",
     )

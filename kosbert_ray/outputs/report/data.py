@@ -32,6 +32,7 @@ from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vectors import read_rows
+from kosbert_ray.units import plural
 from kosbert_ray.vector_math import unit
 
 MAX_REJECTED = 50  # slices whose rejected rows are read
@@ -148,7 +149,7 @@ def report(
         notes.append(
             f"The output has no texts (keep {column} to get them), so the map shows none and there are no lengths."
         )
-    log.info(f"sampling {min(sample, output.totals.rows):,} of {output.totals.rows:,} rows")
+    log.info(f"sampling {min(sample, output.totals.rows):,} of {plural(output.totals.rows, 'row')}")
     drawn = output.sample(sample, columns=[name for name in dict.fromkeys((text, color)) if name])
     texts = [str(value) for value in drawn.table[text].to_pylist()] if text else []
     lengths, max_seq_length = _lengths(output.job, texts, notes)

@@ -14,6 +14,7 @@ from plotly.colors import qualitative
 
 from kosbert_ray.outputs.report.data import Mapped, Report
 from kosbert_ray.shards.receipt import STAGES, Receipt
+from kosbert_ray.units import plural
 
 COLORS = [*qualitative.Safe, *qualitative.Vivid]  # the first eleven are safe for colour-blind readers
 BINS = 60
@@ -37,7 +38,7 @@ def figures(report: Report) -> Iterator[tuple[str, str, go.Figure]]:
         yield "Lengths", "Tokens of the sampled rows, uncut.", _lengths(report)
     if report.sample:
         one = report.sample
-        yield "Map", f"{one.rows:,} rows, neighbours near each other (t-SNE), by {one.color}.", _map(one)
+        yield "Map", f"{plural(one.rows, 'row')}, neighbours near each other (t-SNE), by {one.color}.", _map(one)
         yield "Norms", "Lengths of the sampled vectors.", _histogram(one.health.norms, "length", "vectors")
         yield "Spread", "Standard deviation of each dimension, largest first.", _spread(one)
         yield "Similarity", "Cosines of pairs picked at random.", _histogram(one.health.cosines, "cosine", "pairs")

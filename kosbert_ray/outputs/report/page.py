@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from kosbert_ray._version import __version__
 from kosbert_ray.outputs.report.data import Report
 from kosbert_ray.outputs.report.figures import FONT, figures
-from kosbert_ray.units import duration
+from kosbert_ray.units import duration, plural
 
 TEXT_CHARS = 300
 
@@ -43,9 +43,9 @@ def _summary(report: Report) -> Iterator[tuple[str, str]]:
     totals, receipts = report.totals, report.receipts
     yield "Model", report.config.model.name
     yield "Input", report.config.input.path
-    yield "Rows", f"{totals.rows:,} in {totals.slices:,} shards, {totals.output_bytes / 1e6:,.1f} MB"
+    yield "Rows", f"{totals.rows:,} in {plural(totals.slices, 'shard')}, {totals.output_bytes / 1e6:,.1f} MB"
     share = totals.rejected / max(1, totals.rows + totals.rejected)
-    yield "Rejected", f"{totals.rejected:,} rows ({share:.2%})"
+    yield "Rejected", f"{plural(totals.rejected, 'row')} ({share:.2%})"
     yield "Tokens", f"{totals.tokens:,}; {totals.encoded_tokens:,} through the model"
     # Rows that were not encoded share the vector of an equal text in their slice, or in the whole corpus.
     yield "Duplicates", f"{max(0, 1 - totals.distinct / max(1, totals.rows)):.1%} of the rows share another row's vector"

@@ -19,7 +19,7 @@ from rich.text import Text
 from kosbert_ray.run.monitor.throughput import Recent, bottleneck
 from kosbert_ray.shards.receipt import STAGES, Receipt
 from kosbert_ray.shards.totals import Totals
-from kosbert_ray.units import duration
+from kosbert_ray.units import duration, plural
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Progress:
 
     def _parts(self) -> list[str]:
         parts = [
-            f"{self.totals.slices:,} slices",
+            f"{plural(self.totals.slices, 'slice')}",
             f"{self.share:.1%}",
             f"{self.recent.rate('rows'):,.0f} rows/s",
             f"{self.recent.rate('tokens'):,.0f} tokens/s",
