@@ -267,7 +267,7 @@ class Job:
         """The plan: the parts of files that are read in one pass each."""
         limits = Limits.of(self.config.slice)
         files = plan(self.corpus.files, limits, self.config.input.newlines_in_values)
-        return [replace(item, cut=limits.cut) for item in files]
+        return [item.with_cut(limits.cut) for item in files]
 
     def fragments_left(self, committed: Committed, fingerprint: Mapping[str, Any]) -> list[Fragment]:
         """The plan for an output that has committed slices: each file keeps the cut it was started with.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -187,7 +187,7 @@ def schema_entry(keep: pa.Schema) -> Tree:
     return {"schema": base64.b64encode(keep.serialize().to_pybytes()).decode("ascii")}
 
 
-def settled_types(job: Mapping[str, Any], output: Storage, shards: Mapping[str, int]) -> pa.Schema | None:
+def settled_types(job: Mapping[str, Any], output: Storage, shards: Iterable[str]) -> pa.Schema | None:
     """The types of the kept columns that the first run of an output chose; None if they are unknown.
 
     Version 0.1.0 stored only their names, so its types are read from a shard.

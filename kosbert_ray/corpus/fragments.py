@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.options import MAX_BYTES, MAX_ROWS, SliceOptions
@@ -73,6 +73,10 @@ class Fragment:
     row_groups: tuple[int, int] | None = None
     cut: str = ""
 
+    def with_cut(self, cut: str) -> Fragment:
+        """The fragment with another cut."""
+        return Fragment(self.file, self.index, self.start, self.stop, self.row_groups, cut)
+
     @property
     def limits(self) -> Limits | None:
         """Limits of its cut; None for a cut of 0.1.0, which does not name them."""
@@ -121,6 +125,7 @@ class Slice:
         return shard_name(self.fragment, self.index, self.key(fingerprint))
 
 
+@lru_cache(maxsize=64)
 def limits_of(cut: str) -> Limits | None:
     """The limits that a cut names; None for a cut of 0.1.0, which names none."""
     if not cut:

@@ -141,13 +141,12 @@ def list_corpus(address: str, options: StorageOptions | None = None, format: str
             failed.append(FailedFile(entry.name, f"{storage.url(entry.name)}: {problem}"))
     broken = {file.name for file in failed}
     entries = [entry for entry in entries if entry.name not in broken]
-    shards = [entry for entry in entries if classify(entry.name, format)]
-    if not shards and not failed:
-        shards = [entry for entry in entries if _is_json(entry.name)]
-    names = {entry.name for entry in shards}
-    ignored = tuple(entry.name for entry in entries if entry.name not in names)
-    shards, duplicates = _without_duplicates(shards)
-    files = [file for entry in shards if (file := _input_file(entry, format))]
+    kinds = {entry.name: kind for entry in entries if (kind := classify(entry.name, format))}
+    if not kinds and not failed:  # a .json file may hold JSON lines
+        kinds = {entry.name: (format or "jsonl", _suffixes(entry.name)[1]) for entry in entries if _is_json(entry.name)}
+    ignored = tuple(entry.name for entry in entries if entry.name not in kinds)
+    shards, duplicates = _without_duplicates([entry for entry in entries if entry.name in kinds])
+    files = [InputFile(entry.name, entry.size, entry.version, *kinds[entry.name]) for entry in shards]
     if not files and failed:
         raise InputError(failed[0].reason)
     if not files:
@@ -231,11 +230,6 @@ def _shortened(lines: Sequence[str]) -> list[str]:
 def _below(storage: Storage, trouble: StorageError) -> str:
     address = str(trouble).partition(": ")[0]
     return address.removeprefix(f"{storage.address}/")
-
-
-def _input_file(entry: FileEntry, format: str | None) -> InputFile | None:
-    kind = classify(entry.name, format or ("jsonl" if _is_json(entry.name) else None))
-    return InputFile(entry.name, entry.size, entry.version, kind[0], kind[1]) if kind else None
 
 
 def _split_glob(address: str) -> tuple[str, str]:

@@ -7,7 +7,6 @@ it is complete under any cut; one that is incomplete under an older cut is redon
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from kosbert_ray.corpus.files import InputFile
 from kosbert_ray.corpus.formats.table import format_of
@@ -47,7 +46,7 @@ def replan(
     for file in files:
         cuts = started.get((file.name, file.version), ())
         if not cuts:
-            yield from (replace(item, cut=limits.cut) for item in plan([file], limits, newlines_in_values))
+            yield from (item.with_cut(limits.cut) for item in plan([file], limits, newlines_in_values))
             continue
         choices = []
         for held in dict.fromkeys(limits_of(cut) or first_limits for cut in sorted(cuts)):
@@ -63,7 +62,7 @@ def _settled(
 ) -> tuple[Fragment, bool]:
     """The fragment with its cut, and whether it is complete."""
     for cut in cuts:
-        candidate = replace(fragment, cut=cut)
+        candidate = fragment.with_cut(cut)
         if is_complete(candidate.id):
             return candidate, True
-    return replace(fragment, cut=limits.cut), False
+    return fragment.with_cut(limits.cut), False

@@ -33,7 +33,7 @@ from kosbert_ray.job import (
 from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.account import account
 from kosbert_ray.run.dry_run import Preview
-from kosbert_ray.run.executors.choice import choose
+from kosbert_ray.run.executors.choice import choose, fixed
 from kosbert_ray.run.finalize import Leftover, finish, leftover
 from kosbert_ray.run.first_lines import report_engine, report_input, report_prompt
 from kosbert_ray.run.monitor.progress import Progress
@@ -92,7 +92,7 @@ class Run:
         stored = stored_job(ledger)
         self._notices.info(*ledger.notices)
         resolved = resumed(config, stored, storage.address) if stored else config
-        settled = settled_types(stored, storage, ledger.shards()) if stored else None
+        settled = settled_types(stored, storage, ledger.each_shard()) if stored else None
         if stored and (settings := taken(self._given, stored, storage.address)):
             self._notices.info(f"settings from {storage.url(JOB_FILE)}: {settings}")
         ref = model_ref(resolved, recorded_commits(resolved, stored))
@@ -135,8 +135,7 @@ class Run:
             model = self._resources.prepare_model(keep=False)
         else:
             self._stack.enter_context(lease)
-            # What is left of an output that has committed slices is known later.
-            executor = None if self.output.stored else self._choose(self._whole_files())
+            executor = self._early_choice()
             model = self._resources.prepare(self.job.spec.pickled, executor)
         self._use_model(model)  # its folder may have been replaced since it was first read
         self._size_slices()
@@ -322,6 +321,12 @@ class Run:
     def _executor(self, fragments: list[Fragment]) -> Executor:
         """The executor in use, or the one that suits these fragments."""
         return self._resources.executor or self._resources.start(self._choose(fragments))
+
+    def _early_choice(self) -> str | None:
+        """The executor that can start while the run is planned; None if the choice depends on the plan."""
+        if not self.output.stored:
+            return self._choose(self._whole_files())
+        return fixed(self.config)  # what is left of an output that has committed slices is known later
 
     def _choose(self, fragments: list[Fragment]) -> str:
         """The executor for these fragments."""

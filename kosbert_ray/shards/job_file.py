@@ -101,7 +101,7 @@ def is_abandoned(files: LedgerFiles, run: str, job: Mapping[str, Any]) -> bool:
     """True if nothing was committed under this job.json and no run other than ``run`` is active."""
     if read_success(files) is not None or any(holder.run != run for holder in holders(files.storage)):
         return False
-    return all(_shard_digest(files.storage, name) != job.get("sha256") for name in files.shards())
+    return all(_shard_digest(files.storage, name) != job.get("sha256") for name in files.each_shard())
 
 
 def _differences(fingerprint: Fingerprint, job: Mapping[str, Any], same_weights: Collection[str]) -> list[Difference]:

@@ -7,7 +7,7 @@ reading a footer, and a receipt without its shard is ignored.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -160,6 +160,10 @@ class Ledger:
     def receipts_of(self, run: str) -> list[Receipt]:
         """Reads the receipts of one run."""
         return receipt_files.read_receipts(self._files, run)
+
+    def each_shard(self) -> Iterator[str]:
+        """Yields the names of Parquet files in the output without waiting for the whole listing of a disk."""
+        return self._files.each_shard()
 
     def shards(self) -> dict[str, int]:
         """Lists every Parquet file in the output; returns its size in bytes by name."""

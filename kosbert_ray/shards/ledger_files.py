@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,10 @@ class LedgerFiles:
     def shards(self) -> dict[str, int]:
         """Lists every Parquet file in the output; returns its size in bytes by name."""
         return {entry.name: entry.size for entry in self.storage.list() if entry.name.endswith(".parquet")}
+
+    def each_shard(self) -> Iterator[str]:
+        """Yields the names of Parquet files in the output without waiting for the whole listing of a disk."""
+        return (name for name in self.storage.scan() if name.endswith(".parquet"))
 
     def tables(self, folder: str) -> list[str]:
         """Lists the Parquet files in ``folder``, sorted by name."""

@@ -151,4 +151,6 @@ def from_table(table: pa.Table) -> list[Receipt]:
         raise ValueError(f"not a table of receipts: column {min(missing)} is missing")
     names = [name for name in SCHEMA.names if name in table.column_names]
     table = table.select(names).cast(pa.schema([SCHEMA.field(name).with_nullable(True) for name in names]))
+    if names == SCHEMA.names and not any(column.null_count for column in table.columns):
+        return [Receipt(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
     return [Receipt(**{name: value for name, value in row.items() if value is not None}) for row in table.to_pylist()]

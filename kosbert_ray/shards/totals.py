@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.units import plural
@@ -30,9 +31,11 @@ class Totals:
     @staticmethod
     def of(receipts: Iterable[Receipt]) -> Totals:
         """Sums over ``receipts``."""
-        totals = Totals()
-        for receipt in receipts:
-            totals.add(receipt)
+        receipts = list(receipts)
+        names = [field.name for field in fields(Totals)][1:]
+        sums = map(sum, zip(*map(attrgetter(*names), receipts), strict=True))
+        totals = Totals(sum(bool(receipt.shard) for receipt in receipts), *sums)
+        totals.input_rows += sum(_uncounted_rows(receipt) for receipt in receipts if not receipt.input_rows)
         return totals
 
     def add(self, receipt: Receipt) -> None:
@@ -40,8 +43,8 @@ class Totals:
         self.slices += bool(receipt.shard)
         for name in list(vars(self))[1:]:
             setattr(self, name, getattr(self, name) + getattr(receipt, name))
-        if not receipt.input_rows:  # not counted before; each input row made one row
-            self.input_rows += receipt.rows + receipt.rejected
+        if not receipt.input_rows:
+            self.input_rows += _uncounted_rows(receipt)
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(**{name: value + getattr(other, name) for name, value in vars(self).items()})
@@ -60,3 +63,8 @@ class Totals:
                 f"({share:.1%} of the rows)"
             )
         return ", ".join(parts)
+
+
+def _uncounted_rows(receipt: Receipt) -> int:
+    """Input rows of a receipt that does not count them, as in early versions: each made one row."""
+    return receipt.rows + receipt.rejected

@@ -6,7 +6,7 @@ import contextlib
 import io
 import mmap
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from kosbert_ray.storage import disk, remote
 from kosbert_ray.storage.failures import ShortRead, is_bucket_missing, storage_errors
 from kosbert_ray.storage.options import FAIL_FAST, StorageOptions, is_url
 from kosbert_ray.storage.retry import retry
-from kosbert_ray.storage.walk import FileEntry, Survey, unescape_name, walk
+from kosbert_ray.storage.walk import FileEntry, Survey, escape_name, unescape_name, walk
 
 TMP_FOLDER = "_kosbert/tmp"
 READ_BUFFER_BYTES = 2**20
@@ -189,6 +189,14 @@ class Storage:
         for error in survey.unreadable:
             raise error
         return survey.entries
+
+    def scan(self) -> Iterator[str]:
+        """Yields the names of the files in the folder itself: on a disk as they are found, in no order."""
+        if self.remote:
+            yield from (entry.name for entry in self.list())
+            return
+        with storage_errors(self.url()), contextlib.suppress(FileNotFoundError), os.scandir(self.root) as entries:
+            yield from (escape_name(entry.name) for entry in entries if entry.is_file())
 
     def survey(self, folder: str = "", recursive: bool = True) -> Survey:
         """Lists the files in ``folder`` like :meth:`list`, but returns errors of single folders instead of raising."""

@@ -56,6 +56,8 @@ class Survey:
 
 def escape_name(name: str) -> str:
     """Escapes a file name so that it is valid UTF-8."""
+    if name.isascii():  # most are, and a listing may have 100,000
+        return name
     return SURROGATE.sub(lambda match: f"\ufffd{ord(match[0]) - 0xDC00:02X}", name)
 
 

@@ -46,16 +46,21 @@ def choose(config: JobConfig, spec: ModelSpec, fragments: Iterable[Fragment], cr
         fragments: the fragments with open slices.
         crashed: whether an earlier run of this output was killed on the local executor.
     """
-    if config.executor != "auto":
-        return Choice(config.executor)
-    if _wants_ray(config):
-        return Choice("ray")
+    if name := fixed(config):
+        return Choice(name)
     seconds = plain_seconds(spec, config.encoder, fragments)
     if seconds > (STATIC_LITTLE_SECONDS if spec.static else LITTLE_SECONDS):
         return Choice("ray")
     if crashed:
         return Choice("ray", "an earlier run in one process was killed, so this one isolates its workers with Ray")
     return Choice("local", f"runs in this process, because there is little to do (about {duration(seconds)})")
+
+
+def fixed(config: JobConfig) -> str | None:
+    """The executor, if it does not depend on how much there is to do."""
+    if config.executor != "auto":
+        return config.executor
+    return "ray" if _wants_ray(config) else None
 
 
 def plain_seconds(spec: ModelSpec, options: EncoderOptions, fragments: Iterable[Fragment]) -> float:
