@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.common import Commands, add_config, add_json, job_config, print_json
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.units import plural
 
@@ -33,6 +33,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--text", metavar="COLUMN", help="the kept column to take words from (default: the job's text)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of k-means (default: 0)")
+    add_json(parser)
     add_config(parser)
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
@@ -44,6 +45,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from kosbert_ray.outputs.output import Output
 
     found = cluster(Output(config), arguments.clusters, arguments.threshold, arguments.text, arguments.seed)
+    if arguments.json:
+        print_json(found)
+        return 0
     for one in found.clusters[:SHOWN]:
         print(f"{one.rows:9,} rows  {', '.join(one.terms)}")
         for text in one.texts:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kosbert_ray.cli.option_help import OPTION_HELP
+from kosbert_ray.errors import UsageError
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
@@ -98,13 +103,62 @@ def given(arguments: argparse.Namespace, names: dict[str, str]) -> dict[str, Any
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows of cells in aligned columns, a header first: columns of numbers to the right, others to the left."""
+    """Prints rows of cells in aligned columns, as :func:`table_lines` does."""
+    for line in table_lines(rows):
+        print(line)
+
+
+def table_lines(rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
+    """Aligns rows of cells, a header first: columns of numbers to the right, others to the left.
+
+    Args:
+        rows: the cells. Korean letters take two places of a terminal.
+        width: where lines are cut; None for nowhere.
+    """
+    from rich.cells import cell_len, set_cell_size
+
     columns = list(zip(*rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(map(cell_len, column)) for column in columns]
     numeric = [all(NUMBER.fullmatch(cell) for cell in column[1:] if cell) for column in columns]
+    lines = []
     for row in rows:
         cells = [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
+            " " * (most - cell_len(cell)) + cell if right else cell + " " * (most - cell_len(cell))
+            for cell, most, right in zip(row, widths, numeric, strict=True)
         ]
-        print("  ".join(cells).rstrip())
+        line = "  ".join(cells).rstrip()
+        lines.append(line if width is None or cell_len(line) <= width else set_cell_size(line, width - 1) + "…")
+    return lines
+
+
+def terminal_width() -> int | None:
+    """Width of the terminal that standard output is; None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def one_line(text: str) -> str:
+    """A text on one line, with visible line ends and tabs."""
+    return text.replace("\r\n", "\n").translate({10: "⏎", 13: "⏎", 9: "→"})
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Gives a command ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
+
+
+def print_json(found: Any) -> None:
+    """Prints a dataclass as one line of JSON."""
+    print(json.dumps(asdict(found), ensure_ascii=False, default=str))
+
+
+def add_output_file(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """Gives a command ``-o FILE``; ``--to`` is its name in version 0.1.0."""
+    parser.add_argument("-o", "--output-file", "--to", metavar="FILE", dest="to", **options)
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Writes a command's result to a file; raises UsageError."""
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"-o {path}: {error.strerror or error}") from error

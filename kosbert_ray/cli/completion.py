@@ -41,6 +41,7 @@ def _complete_files(parser: argparse.ArgumentParser) -> None:
     describe_options(parser)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
+            action.help = None  # shtab leaves out what --help does not show
             for command in action.choices.values():
                 _complete_files(command)
         elif action.metavar in ("FILE", "FOLDER", "FOLDER/NAME", "INPUT", "OUTPUT", "MODEL", "DATA", "A", "B"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from kosbert_ray.cli import embed, submit
-from kosbert_ray.cli.common import Commands
+from kosbert_ray.cli.common import Commands, add_json, print_json
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
 
@@ -36,6 +36,7 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="embed N texts of the input with sentence-transformers, too, and show the least cosine",
     )
+    add_json(parser)
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
@@ -46,11 +47,15 @@ def _run(arguments: argparse.Namespace) -> int:
     config = embed.config_of(arguments)
     if arguments.address:
         compare = ("--compare", str(arguments.compare)) if arguments.compare else ()
-        return submit.follow(arguments.address, config, ("doctor", *compare))
+        options = (*compare, *(("--json",) if arguments.json else ()))
+        return submit.follow(arguments.address, config, ("doctor", *options))
     from kosbert_ray.planning.doctor import examine
 
     ok = True
     for finding in examine(config, arguments.compare):
         ok &= finding.ok
+        if arguments.json:
+            print_json(finding)
+            continue
         print(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:9} {finding.message}", flush=True)
     return 0 if ok else 1

@@ -131,7 +131,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     if summary.removed:
         log.info(f"deleted {plural(summary.removed, 'shard')} of changed or removed inputs")
-    rejected = f", {plural(totals.rejected, 'row')} rejected (see _kosbert/rejected)" if totals.rejected else ""
+    rejected = f", {plural(totals.rejected, 'row')} rejected (kosbert-ray rejected shows them)" if totals.rejected else ""
     of = f" ({plural(totals.input_rows - totals.rejected, 'text')})" if summary.chunked else ""
     word = "done" if summary.complete else "not complete"
     with contextlib.suppress(BrokenPipeError):

@@ -26,6 +26,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--runs", action="store_true", help="list the runs instead")
     parser.add_argument("--format", choices=("names", "table", "jsonl"), default="names", help="default: names")
+    parser.add_argument("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
     add_config(parser)
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)

@@ -8,16 +8,18 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import difflib
 import errno
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from kosbert_ray._version import __version__
@@ -33,6 +35,7 @@ from kosbert_ray.cli import (
     ls,
     plan,
     promote,
+    rejected,
     report,
     search,
     status,
@@ -42,17 +45,19 @@ from kosbert_ray.cli import (
 )
 from kosbert_ray.cli.common import EXIT_INTERRUPTED, INTERRUPTED, describe_options
 from kosbert_ray.cli.examples import add_examples
-from kosbert_ray.errors import KosbertError, described
+from kosbert_ray.errors import KosbertError, UsageError, described
 from kosbert_ray.logs import shown
 
 log = logging.getLogger(__name__)
 
 _interrupted = INTERRUPTED  # the last line of the command that runs, if it is interrupted
 
-COMMANDS = (
-    *(embed, plan, submit, status, report, ls, search, cluster, verify, diff, promote, export),
-    *(evaluate, train, init, doctor),
-)
+COMMANDS = {
+    "run a job": (embed, plan, submit, status, init, doctor),
+    "use an output": (search, cluster, report, export, ls),
+    "check and replace an output": (verify, rejected, diff, promote),
+    "models": (evaluate, train),
+}
 EXAMPLES = (
     ("try it on bundled data", "kosbert-ray embed bundled:everyday demo --model bundled:kosbert-mini --keep id,text"),
     ("estimate a job", "kosbert-ray plan s3://bucket/corpus/"),
@@ -170,32 +175,70 @@ def _open_closed_streams() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Explains surplus arguments, and prints the job file's descriptions of options."""
+    """Suggests names for those that are unknown, and prints the job file's descriptions of options."""
+
+    def __init__(self, **options: Any) -> None:
+        # An abbreviation that is unique today may be ambiguous in the next version.
+        super().__init__(**options | {"allow_abbrev": False})
 
     def format_help(self) -> str:
         """Formats the help text."""
         describe_options(self)
         return super().format_help()
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses arguments; what a command does not know is its error, not that of the parser above it."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown and self._subparsers is None:
+            self.error(self._unknown(unknown))
+        return found, unknown
+
+    def _unknown(self, arguments: Sequence[str]) -> str:
+        message = f"unrecognized arguments: {' '.join(arguments)}"
+        if all(os.path.exists(name) for name in arguments):
+            return f"{message} (INPUT is one path; if the shell expanded a pattern, quote it: 'in/*.jsonl')"
+        flag = next((name.partition("=")[0] for name in arguments if name.startswith("-")), "")
+        return f"{message}{_suggestion(flag, self._option_string_actions)}"
+
     def error(self, message: str) -> NoReturn:
         """Ends the command with a message about its arguments."""
-        _, found, names = message.partition("unrecognized arguments: ")
-        if found and all(os.path.exists(name) for name in names.split()):
-            message += " (INPUT is one path; if the shell expanded a pattern, quote it: 'in/*.jsonl')"
-        super().error(message)
+        wrong = re.match(r"argument (?:COMMAND|==SUPPRESS==): invalid choice: '(.*?)'", message)
+        if wrong:
+            commands = [name for action in self._actions for name in action.choices or ()]
+            hint = _suggestion(wrong[1], commands) or ""
+            message = f"there is no command {wrong[1]!r}{hint}"
+        self.exit(UsageError.exit_code, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def whole_parser() -> argparse.ArgumentParser:
     """Builds the parser of all commands."""
     parser: argparse.ArgumentParser = _Parser(
-        prog="kosbert-ray", description="Turns a large text corpus into embeddings, on a laptop or a Ray cluster."
+        prog="kosbert-ray",
+        usage="kosbert-ray COMMAND [OPTIONS]",
+        description="Turns a large text corpus into embeddings, on a laptop or a Ray cluster. "
+        "kosbert-ray COMMAND --help describes a command.",
     )
-    parser.add_argument("--version", action="version", version=f"kosbert-ray {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
+    parser.add_argument("-V", "--version", action="version", version=f"kosbert-ray {__version__}")
+    # The groups below list the commands; argparse would list them all as one.
+    commands = parser.add_subparsers(prog="kosbert-ray", metavar="COMMAND", help=argparse.SUPPRESS)
+    for title, members in COMMANDS.items():
+        listed = len(commands._choices_actions)
+        for command in members:
+            command.add(commands)
+        parser.add_argument_group(title)._group_actions += commands._choices_actions[listed:]
     completion.add(commands, whole_parser)
+    parser.set_defaults(run=lambda _: _print_help(parser), debug=False)
     add_examples(parser, EXAMPLES)
     for command_parser in commands.choices.values():
         command_parser.add_argument("--debug", action="store_true", help="print the traceback of an unexpected error")
     return parser
+
+
+def _print_help(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return 0

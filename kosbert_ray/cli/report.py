@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.common import Commands, add_config, add_output_file, job_config
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
 
 SAMPLE = 2000
 
 EXAMPLES = (
-    ("write one HTML file", "kosbert-ray report vectors/ --to report.html"),
+    ("write one HTML file", "kosbert-ray report vectors/ -o report.html"),
     ("colour the map by a column", "kosbert-ray report vectors/ --color category --sample 5000"),
 )
 
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         "opens anywhere. With prices in the job file (plan), the cost.",
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
-    parser.add_argument("--to", metavar="FILE", default="report.html", help="default: report.html")
+    add_output_file(parser, default="report.html", help="default: report.html")
     parser.add_argument("--sample", type=int, metavar="N", default=SAMPLE, help=f"rows on the map (default: {SAMPLE})")
     parser.add_argument("--color", metavar="COLUMN", help="colour the map by a kept column (default: by cluster)")
     parser.add_argument("--text", metavar="COLUMN", help="the kept column to show (default: the job's text)")
@@ -46,6 +46,6 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         write(found, arguments.to)
     except OSError as error:
-        raise UsageError(f"--to {arguments.to}: {error.strerror or error}") from error
+        raise UsageError(f"-o {arguments.to}: {error.strerror or error}") from error
     print(f"written: {arguments.to}")
     return 0

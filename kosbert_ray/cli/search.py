@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import sys
+from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.common import (
+    Commands,
+    add_config,
+    add_output_file,
+    job_config,
+    one_line,
+    table_lines,
+    terminal_width,
+    write_file,
+)
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import InputError, UsageError
 
@@ -29,7 +42,7 @@ def add(commands: Commands) -> None:
         description="Encodes QUERY with the output's own model, compares it with every row and shows the nearest.",
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
-    parser.add_argument("query", nargs="*", metavar="QUERY", help="any text")
+    parser.add_argument("query", nargs="*", metavar="QUERY", help="any text; without one, a terminal asks for queries")
     parser.add_argument("--queries", metavar="FILE", help="a text file with one query per line")
     parser.add_argument("-k", "--top-k", type=int, default=10, metavar="N", help="rows per query (default: 10)")
     parser.add_argument("--similarity", choices=["cosine", "dot"], default="cosine", help="default: cosine")
@@ -39,7 +52,8 @@ def add(commands: Commands) -> None:
     )
     prompts.add_argument("--prompt-name", metavar="NAME", help="one of the model's own prompts instead")
     parser.add_argument("--format", choices=["table", "jsonl", "parquet"], default="table", help="default: table")
-    parser.add_argument("--to", metavar="FILE", help="write to this file; required for parquet")
+    parser.add_argument("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
+    add_output_file(parser, help="write to this file; required for parquet")
     add_config(parser)
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
@@ -48,35 +62,63 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path", "prompt": "model.prompt", "prompt_name": "model.prompt_name"})
     queries = [*map(_utf8, arguments.query), *(_lines(arguments.queries) if arguments.queries else [])]
-    if not queries:
+    asking = not arguments.query and not arguments.queries and sys.stdin.isatty() and sys.stdout.isatty()
+    if not queries and not asking:
         raise UsageError("QUERY: give a text to look for, or --queries FILE")
     if arguments.format == "parquet" and not arguments.to:
-        raise UsageError("--to: name the file to write the Parquet to")
+        raise UsageError("-o: name the file to write the Parquet to")
     from kosbert_ray.outputs.output import Output
-    from kosbert_ray.outputs.search import search
+    from kosbert_ray.outputs.search import Searcher
 
     model = config.model  # only the prompt options are used
     prompt = None if arguments.prompt_name else model.prompt  # a job file may set one
-    output = Output(config)
-    hits = search(output, queries, arguments.top_k, arguments.similarity, prompt, model.prompt_name)
+    searcher = Searcher(Output(config), prompt, model.prompt_name)
+
+    def find(queries: list[str]) -> list[Hit]:
+        return searcher.search(queries, arguments.top_k, arguments.similarity)
+
+    if asking:
+        _ask(find)
+        return 0
+    hits = find(queries)
     if arguments.format == "parquet":
         _write_parquet(hits, arguments.to)
         return 0
-    lines = [_json(hit) for hit in hits] if arguments.format == "jsonl" else _table(hits, len(queries) > 1)
+    width = None if arguments.to else terminal_width()
+    lines = [_json(hit) for hit in hits] if arguments.format == "jsonl" else _tables(hits, width)
     if arguments.to:
-        _write(arguments.to, "".join(f"{line}\n" for line in lines).encode())
+        write_file(arguments.to, "".join(f"{line}\n" for line in lines).encode())
     else:
         for line in lines:
             print(line)
     return 0
 
 
+def _ask(find: Callable[[list[str]], list[Hit]]) -> None:
+    """Answers queries that are typed at a terminal until it ends."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 (gives input() a history)
+    find([" "])  # loads the model before the first query
+    while True:
+        try:
+            query = input("query> ")
+        except EOFError:
+            print()
+            return
+        if query.strip():
+            for line in _tables(find([query]), terminal_width()):
+                print(line)
+
+
 def _utf8(query: str) -> str:
     """Decodes an argument as UTF-8, whatever the encoding of the locale."""
     try:
-        return os.fsencode(query).decode()
+        text = os.fsencode(query).decode()
     except UnicodeError as error:
         raise UsageError(f"QUERY: {query!r} is not UTF-8 text") from error
+    if not text.strip():
+        raise UsageError("QUERY: is empty; give a text to look for")
+    return text
 
 
 def _lines(path: str) -> list[str]:
@@ -88,14 +130,30 @@ def _lines(path: str) -> list[str]:
         raise InputError(f"{path}: not UTF-8 text") from error
 
 
-def _table(hits: list[Hit], several: bool) -> list[str]:
+def _tables(hits: list[Hit], width: int | None) -> list[str]:
+    """A table for each query, under the query if there are several."""
+    groups = [(query, list(found)) for query, found in groupby(hits, key=lambda hit: hit.query)]
     lines: list[str] = []
-    for hit in hits:
-        if several and hit.rank == 1:
-            lines.append(f"{'' if not lines else chr(10)}{hit.query}")
-        kept = "  ".join(str(value) for value in hit.columns.values())
-        lines.append(f"{hit.score:7.4f}  {kept or f'{hit.shard} row {hit.row}'}")
+    for query, found in groups:
+        if len(groups) > 1:
+            lines += [*([""] if lines else []), one_line(query)]
+        lines += table_lines(_rows(found), width)
     return lines
+
+
+def _rows(hits: list[Hit]) -> list[list[str]]:
+    """Cells of a query's hits, a header first. Texts come last; rows that differ in nothing but their place are one."""
+    names = sorted(hits[0].columns, key=lambda name: name in ("text", "chunk_text"))
+    rows: dict[tuple[str, ...], int] = {}
+    for hit in hits:
+        values = [one_line(str(hit.columns[name])) for name in names] or [hit.shard, str(hit.row)]
+        row = (f"{hit.score:.4f}", *values)
+        rows[row] = rows.get(row, 0) + 1
+    header = ["score", *(names or ["shard", "row"])]
+    times = any(count > 1 for count in rows.values())
+    if times:
+        header.insert(1, "rows")
+    return [header, *([row[0], *([str(count)] if times else []), *row[1:]] for row, count in rows.items())]
 
 
 def _record(hit: Hit) -> dict[str, object]:
@@ -112,11 +170,4 @@ def _write_parquet(hits: list[Hit], path: str) -> None:
 
     from kosbert_ray.storage.parquet import to_parquet
 
-    _write(path, to_parquet(pa.Table.from_pylist([_record(hit) for hit in hits])).to_pybytes())
-
-
-def _write(path: str, content: bytes) -> None:
-    try:
-        Path(path).write_bytes(content)
-    except OSError as error:
-        raise UsageError(f"--to {path}: {error.strerror or error}") from error
+    write_file(path, to_parquet(pa.Table.from_pylist([_record(hit) for hit in hits])).to_pybytes())

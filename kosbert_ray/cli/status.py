@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.common import Commands, add_config, add_json, job_config, print_json
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.units import plural
 
@@ -26,7 +24,7 @@ def add(commands: Commands) -> None:
         "and how much time is left.",
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
+    add_json(parser)
     add_config(parser)
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
@@ -39,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     found = status(Output(config))
     if arguments.json:
-        print(json.dumps(asdict(found), ensure_ascii=False))
+        print_json(found)
     else:
         for line in _lines(found):
             print(line)

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import logging
 
-from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.common import Commands, add_config, add_json, job_config, print_json
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import VerifyFailed
 from kosbert_ray.units import plural
@@ -32,6 +32,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--input", metavar="INPUT", help="what it was made of; its rows are counted again, slice by slice")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="embed N rows again and compare")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample (default: 0)")
+    add_json(parser)
     add_config(parser)
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
@@ -52,6 +53,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
             mapper = stack.enter_context(ray_mapper(config.ray))
         found = verify(output, mapper, input=config.input.path, sample=arguments.sample, seed=arguments.seed)
+    if arguments.json:
+        print_json(found)
+        return VerifyFailed.exit_code if found.problems else 0
     for problem in found.problems[:SHOWN_PROBLEMS]:
         log.error(problem.text, extra={"label": "problem"})
     if len(found.problems) > SHOWN_PROBLEMS:

@@ -359,10 +359,10 @@ class Output:
         >>> hit.rank, hit.columns["text"]
         (1, '라면을 끓일 때 달걀을 마지막에 넣으면 부드럽다.')
         """
-        from kosbert_ray.outputs.search import search
+        from kosbert_ray.outputs.search import Searcher
 
         asked = [queries] if isinstance(queries, str) else queries
-        return search(self, asked, top_k, similarity, prompt, prompt_name)
+        return Searcher(self, prompt, prompt_name).search(asked, top_k, similarity)
 
     def verify(self, input: str | PathLike[str] | None = None, sample: int = 0, seed: int = 0) -> Verification:
         """Checks every shard against its checksum, its receipt and the job, with threads of this process.

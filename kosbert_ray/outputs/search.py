@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kosbert_ray.errors import InputError, UsageError
@@ -39,63 +40,71 @@ class Hit:
     columns: dict[str, Any]
 
 
-def search(
-    output: Output,
-    queries: Sequence[str],
-    top_k: int,
-    similarity: Similarity,
-    prompt: str | None = None,
-    prompt_name: str | None = None,
-) -> list[Hit]:
-    """Finds the rows nearest to each query.
+class Searcher:
+    """Searches one output for query after query; the model is loaded once.
 
     Queries get the model's own prompt for queries, whatever prompt the documents got: like sentence-transformers'
     ``encode_query``, which does not know either how documents were embedded. Prompts that do not seem to fit are reported.
 
     Args:
         output: the output.
-        queries: the texts to look for.
-        top_k: rows per query.
-        similarity: "cosine" or "dot".
         prompt: text put before each query instead.
         prompt_name: one of the model's prompts, by name, instead.
-
-    Returns:
-        The hits of each query, best first, query by query.
-
-    Raises:
-        InputError: there are no shards yet.
-        ModelError: the model cannot be loaded, or has changed since.
     """
-    if top_k < 1:
-        raise UsageError("--top-k: ask for at least one row")
-    shards = output.shards()
-    if not shards:
-        raise InputError(f"{output.storage.url()}: no shards in it yet")
-    output.warn_if_partial("searched")
-    vectors = _encoder(output, prompt, prompt_name).encode(list(queries))
-    threads = reader_threads(output.storage)
-    found = nearest(output.storage, shards, output.formats[0], vectors, top_k, similarity, threads)
-    columns: dict[tuple[int, int], dict[str, Any]] = {}
-    if output.columns:
-        for shard in sorted({*found.shard.ravel().tolist()}):
-            rows = sorted({*found.row[found.shard == shard].tolist()})
-            kept = output.rows(shards[shard], rows).to_pylist()
-            columns |= {(shard, row): values for row, values in zip(rows, kept, strict=True)}
-    return [
-        Hit(query, rank, score, shards[shard], row, columns.get((shard, row), {}))
-        for query, *ranked in zip(queries, found.score.tolist(), found.shard.tolist(), found.row.tolist(), strict=True)
-        for rank, (score, shard, row) in enumerate(zip(*ranked, strict=True), 1)
-    ]
 
+    def __init__(self, output: Output, prompt: str | None = None, prompt_name: str | None = None) -> None:
+        self._output, self._prompt, self._prompt_name = output, prompt, prompt_name
 
-def _encoder(output: Output, prompt: str | None, prompt_name: str | None) -> Encoder:
-    """Loads the output's model for queries, and reports their prompt."""
-    from kosbert_ray.encoder.encoder import Encoder
+    @cached_property
+    def _shards(self) -> list[str]:
+        shards = self._output.shards()
+        if not shards:
+            raise InputError(f"{self._output.storage.url()}: no shards in it yet")
+        self._output.warn_if_partial("searched")
+        return shards
 
-    spec = output.model(prompt, prompt_name).for_queries()
-    if spec.prompt:
-        log.info(f"prompt of the queries: {spec.prompts.described(spec.prompt)}")
-    if warning := spec.prompts.query_warning(output.job.model.name, output.job.model.prompt or ""):
-        log.warning(warning)
-    return Encoder(spec, output.job.encoder)
+    @cached_property
+    def _encoder(self) -> Encoder:
+        """The output's model for queries; its prompt is reported."""
+        from kosbert_ray.encoder.encoder import Encoder
+
+        output = self._output
+        spec = output.model(self._prompt, self._prompt_name).for_queries()
+        if spec.prompt:
+            log.info(f"prompt of the queries: {spec.prompts.described(spec.prompt)}")
+        if warning := spec.prompts.query_warning(output.job.model.name, output.job.model.prompt or ""):
+            log.warning(warning)
+        return Encoder(spec, output.job.encoder)
+
+    def search(self, queries: Sequence[str], top_k: int, similarity: Similarity) -> list[Hit]:
+        """Finds the rows nearest to each query, comparing it with every row.
+
+        Args:
+            queries: the texts to look for.
+            top_k: rows per query.
+            similarity: "cosine" or "dot".
+
+        Returns:
+            The hits of each query, best first, query by query.
+
+        Raises:
+            InputError: there are no shards yet.
+            ModelError: the model cannot be loaded, or has changed since.
+        """
+        if top_k < 1:
+            raise UsageError("--top-k: ask for at least one row")
+        output, shards = self._output, self._shards
+        vectors = self._encoder.encode(list(queries))
+        threads = reader_threads(output.storage)
+        found = nearest(output.storage, shards, output.formats[0], vectors, top_k, similarity, threads)
+        columns: dict[tuple[int, int], dict[str, Any]] = {}
+        if output.columns:
+            for shard in sorted({*found.shard.ravel().tolist()}):
+                rows = sorted({*found.row[found.shard == shard].tolist()})
+                kept = output.rows(shards[shard], rows).to_pylist()
+                columns |= {(shard, row): values for row, values in zip(rows, kept, strict=True)}
+        return [
+            Hit(query, rank, score, shards[shard], row, columns.get((shard, row), {}))
+            for query, *ranked in zip(queries, found.score.tolist(), found.shard.tolist(), found.row.tolist(), strict=True)
+            for rank, (score, shard, row) in enumerate(zip(*ranked, strict=True), 1)
+        ]

@@ -40,9 +40,29 @@ def test_a_gpu_where_there_is_none_is_told_at_once(cli, corpus: Path, tmp_path: 
     assert "no node of the Ray cluster has a GPU; use encoder.device=cpu" in one_error(done)
 
 
-def test_unknown_commands_are_usage_errors(cli) -> None:
-    cli(code=2)
-    cli("fly", code=2)
+def test_without_a_command_help_shows_all_of_them(cli) -> None:
+    shown = cli().stdout
+    assert all(f"  {name} " in shown for name in ("embed", "search", "verify", "train"))
+    assert "use an output:" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serch", "out"], "kosbert-ray: error: there is no command 'serch'; did you mean search?; see kosbert-ray --help"),
+        (["fly"], "kosbert-ray: error: there is no command 'fly'; see kosbert-ray --help"),
+        (
+            ["search", "out", "--promt=x"],
+            "unrecognized arguments: --promt=x; did you mean --prompt?; see kosbert-ray search",
+        ),
+        (["embed", "in", "out", "--mod", "x"], "unrecognized arguments: --mod x; did you mean --model?"),  # no abbreviation
+        (["embed", "in", "out", "/"], "unrecognized arguments: / (INPUT is one path"),
+        (["search"], "kosbert-ray search: error: the following arguments are required: OUTPUT"),
+    ],
+)
+def test_unknown_names_are_one_line_with_a_suggestion(cli, arguments: list[str], message: str) -> None:
+    (line,) = cli(*arguments, code=2).stderr.splitlines()
+    assert message in line
 
 
 @pytest.mark.parametrize(

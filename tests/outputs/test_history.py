@@ -38,7 +38,7 @@ def test_days_of_a_growing_corpus(cli, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     said = cli(*embed, "--prune", "--dry-run").stdout.splitlines()
     assert "3 files in the input, 1 slice is committed already" in said[0]
-    assert "1 new files" in said[1] and "1 changed, 0 partly committed" in said[1]
+    assert "1 new file (" in said[1] and "1 changed, 0 partly committed" in said[1]
     assert said[2] == "to delete: 2 shards; 0 shards of removed files would be kept"
     assert said[3].startswith("changed day-1.jsonl: its size changed from ")
     assert sorted(line.rpartition("(of ")[2] for line in said[4:]) == ["day-0.jsonl)", "day-1.jsonl)"]

@@ -136,7 +136,7 @@ def lost_column(out: Path, name: str) -> str:
 def lost_rejected(out: Path, name: str) -> str:
     (found,) = (out / "_kosbert" / "rejected").iterdir()
     found.unlink()
-    return f"rejected/{found.name}: missing, with the 1 rejected rows"
+    return f"rejected/{found.name}: missing, with the 1 rejected row"
 
 
 def stranger(out: Path, name: str) -> str:

@@ -107,7 +107,7 @@ def test_a_killed_run_is_resumed_with_every_row_once(pinned: Path, capsys: pytes
     capsys.readouterr()
     os.utime(pinned / "in" / "a.jsonl", ns=(MTIME + 1, MTIME + 1))
     assert embed("half") == 0
-    assert "1 files have a new modification time but the same content: unchanged" in capsys.readouterr().err
+    assert "1 file has a new modification time but the same content: unchanged" in capsys.readouterr().err
     assert shards(pinned / "half") == redone
 
 
