@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import time
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from kosbert_ray.cli.common import Commands, add_config, add_json, job_config, print_json
@@ -12,7 +15,18 @@ from kosbert_ray.units import plural
 if TYPE_CHECKING:
     from kosbert_ray.outputs.status import Status
 
-EXAMPLES = (("show progress from any machine", "kosbert-ray status s3://bucket/vectors/"),)
+log = logging.getLogger(__name__)
+
+EXAMPLES = (
+    ("show progress from any machine", "kosbert-ray status s3://bucket/vectors/"),
+    (
+        "wait for the end of a run",
+        "kosbert-ray status s3://bucket/vectors/ --wait && kosbert-ray verify s3://bucket/vectors/",
+    ),
+)
+# Exit codes by state; 1 and 2 are errors of the command itself.
+EXIT_CODES = {"done": 0, "running": 4, "stopped": 5}
+POLL_SECONDS = 10.0
 
 
 def add(commands: Commands) -> None:
@@ -21,9 +35,10 @@ def add(commands: Commands) -> None:
         "status",
         help="show the progress of a job, from any machine",
         description="Reads the ledger of OUTPUT and shows what is committed, which runs are writing, how fast they are, "
-        "and how much time is left.",
+        "and how much time is left. Exits with 0 if the job is done, 4 if it is running and 5 if it was stopped.",
     )
     parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    parser.add_argument("--wait", action="store_true", help="wait until no run is writing to it")
     add_json(parser)
     add_config(parser)
     add_examples(parser, EXAMPLES)
@@ -36,12 +51,25 @@ def _run(arguments: argparse.Namespace) -> int:
     from kosbert_ray.outputs.status import status
 
     found = status(Output(config))
+    while arguments.wait and found.state == "running":
+        log.info(_progress(found))
+        time.sleep(POLL_SECONDS)
+        found = status(Output(config))
     if arguments.json:
         print_json(found)
     else:
         for line in _lines(found):
             print(line)
-    return 0
+    return EXIT_CODES[found.state]
+
+
+def _progress(found: Status) -> str:
+    from kosbert_ray.units import duration, plural
+
+    share = "" if found.share is None else f", {found.share:.1%} of the input"
+    rate = f", {found.tokens_per_second:,.0f} tokens/s" if found.tokens_per_second else ""
+    left = "" if found.seconds_left is None else f", {duration(found.seconds_left)} left"
+    return f"running: {plural(found.totals.rows, 'row')}{share}{rate}{left}{f'; {found.doing}' if found.doing else ''}"
 
 
 def _lines(found: Status) -> list[str]:
@@ -64,9 +92,18 @@ def _lines(found: Status) -> list[str]:
         lines.append(
             f"written by run {holder.run} on {holder.host} (process {holder.pid}), started {duration(holder.age)} ago"
         )
+    if found.doing:
+        lines.append(found.doing)
     if found.tokens_per_second:
         left = "" if found.seconds_left is None else f", {duration(found.seconds_left)} left"
         lines.append(f"{plural(found.run.rows, 'row')} in this run, {found.tokens_per_second:,.0f} tokens/s{left}")
+    if found.finished_at and found.finished_seconds:
+        when = datetime.fromtimestamp(found.finished_at).astimezone()
+        rate = f", {found.finished_rows_per_second:,.0f} rows/s" if found.finished_rows_per_second else ""
+        lines.append(
+            f"finished {when:%Y-%m-%d %H:%M %Z} after {duration(found.finished_seconds)}: "
+            f"{plural(found.finished_rows, 'row')}{rate}"
+        )
     if len(found.nodes) > 1:
         whole = max(1, sum(found.nodes.values()))
         lines += [

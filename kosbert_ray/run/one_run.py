@@ -145,6 +145,7 @@ class Run:
         self.progress = Progress(
             self.job.corpus.size, self.output.totals(fragments), logged=self.config.log_format == "json"
         )
+        lease.report = self.progress.report
         corpus = self.job.corpus
         log.info(
             f"{corpus.storage.url()}: {plural(len(corpus.files), 'file')}, {plural(corpus.size, 'byte')}; "

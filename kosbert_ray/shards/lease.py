@@ -11,8 +11,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from kosbert_ray.errors import StorageError
 from kosbert_ray.storage import Storage, process_alive
@@ -20,6 +21,26 @@ from kosbert_ray.storage import Storage, process_alive
 LEASES_FOLDER = "_kosbert/leases"
 HEARTBEAT_SECONDS = 10.0
 EXPIRY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class LiveReport:
+    """What a run shows of its progress, as of its last heartbeat.
+
+    Attributes:
+        share: share of the input's bytes that is committed.
+        rows: rows committed by this run.
+        rows_per_second, tokens_per_second: of the last minute.
+        seconds_left: by that rate; None before the first slice.
+        doing: what the run waits for.
+    """
+
+    share: float
+    rows: int
+    rows_per_second: float
+    tokens_per_second: float
+    seconds_left: float | None
+    doing: str
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,7 @@ class Holder:
         started: Unix time in seconds, by the clock of its host.
         heartbeat: Unix time of its last heartbeat in seconds, by the clock of the store.
         executor: the executor of its pass, once that is chosen.
+        live: its progress; None before it knows what there is to do, and for runs of earlier versions.
     """
 
     run: str
@@ -41,6 +63,7 @@ class Holder:
     started: float
     heartbeat: float
     executor: str = ""
+    live: LiveReport | None = None
 
     @property
     def age(self) -> float:
@@ -76,9 +99,22 @@ def _read(storage: Storage) -> Iterator[tuple[str, Holder]]:
                 float(lease["started"]),
                 float(lease["heartbeat"]),
                 str(lease.get("executor", "")),
+                _live(lease.get("live")),
             )
             written = storage.modified(entry.name)
             yield entry.name, holder if written is None else replace(holder, heartbeat=written)
+
+
+def _live(found: Any) -> LiveReport | None:
+    """The progress in a lease; None if there is none or a later version wrote other fields."""
+    try:
+        report = LiveReport(**found)
+        numbers = (report.share, report.rows, report.rows_per_second, report.tokens_per_second, report.seconds_left or 0)
+        return (
+            report if all(isinstance(number, int | float) for number in numbers) and isinstance(report.doing, str) else None
+        )
+    except TypeError:
+        return None
 
 
 class Lease:
@@ -90,6 +126,7 @@ class Lease:
 
     Attributes:
         dead: runs that ended without releasing their lease; set by :meth:`others`.
+        report: gives the progress to write with each heartbeat.
     """
 
     def __init__(self, storage: Storage, run: str) -> None:
@@ -98,6 +135,7 @@ class Lease:
         now = time.time()
         self._holder = Holder(run, socket.gethostname(), os.getpid(), now, now)
         self.dead: list[Holder] = []
+        self.report: Callable[[], LiveReport | None] = lambda: None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
 
@@ -127,7 +165,8 @@ class Lease:
             self.storage.delete([self.name])
 
     def _write(self) -> None:
-        self.storage.write_atomic(self.name, json.dumps(asdict(self._holder) | {"heartbeat": time.time()}).encode())
+        holder = replace(self._holder, heartbeat=time.time(), live=self.report())
+        self.storage.write_atomic(self.name, json.dumps(asdict(holder)).encode())
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):

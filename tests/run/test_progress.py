@@ -5,19 +5,20 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, wait_for
 from nbclient import NotebookClient
 from receipts import RECEIPT
 from rich.console import Console
 
 from kosbert_ray.run.monitor.board import Doing, View
 from kosbert_ray.run.monitor.progress import LOG_SECONDS, Progress
-from kosbert_ray.run.monitor.throughput import Recent
+from kosbert_ray.run.monitor.throughput import STEADY_LOOKS, Recent
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.units import duration
 
@@ -71,13 +72,15 @@ def test_on_a_terminal_each_stage_and_the_bottleneck_are_live() -> None:
     progress.watch(lambda: VIEW)
     with progress:
         progress.add(BUSY)
+        for _ in range(STEADY_LOOKS):
+            progress.look()
         drawn = Console(file=io.StringIO(), width=120)
         drawn.print(progress.panel())
     shown = drawn.file.getvalue()
     assert "40.0%" in shown and "1 slice" in shown
     assert re.search(r"read +1 busy", shown) and re.search(r"tokenize +0 busy", shown)
     assert re.search(r"encode +2 of 2 busy +9.70 s per slice, batches 98.0% full", shown)
-    assert "encoders 97% busy: the hardware's limit" in shown
+    assert "encoders 100% busy: the hardware's limit" in shown
     assert "40.0%" in out.getvalue() and "━" in out.getvalue()
 
 
@@ -85,13 +88,45 @@ def test_in_a_log_the_line_says_what_the_run_waits_for() -> None:
     out = io.StringIO()
     now = 0.0
     progress = Progress(100, Totals(), Console(file=out), clock=lambda: now)
-    progress.watch(lambda: replace(VIEW, doing=(Doing("tokenize", "a", "h", 1),)))
+    progress.watch(lambda: replace(VIEW, doing=(Doing("tokenize", "a", "h", 1), *VIEW.doing[:2])))
     with progress:
+        for _ in range(STEADY_LOOKS):
+            progress.look()
         now = LOG_SECONDS
-        progress.add(replace(BUSY, wait_seconds=9.7))
+        progress.add(BUSY)
     first, last = out.getvalue().splitlines()
-    assert first.endswith("encoders 50% busy, waiting for tokenizing: more CPUs would help")
+    assert first.endswith("encoders 50% busy, waiting for input: the store is slow, or too few CPUs read")
     assert "waiting" not in last
+
+
+def test_before_the_first_commit_it_says_how_far_the_start_is_and_diagnoses_nothing() -> None:
+    out = io.StringIO()
+    now = 0.0
+    views = [None, View(), View((), 1, 0), VIEW]
+    progress = Progress(100, Totals(), Console(file=out), clock=lambda: now)
+    progress.watch(lambda: views.pop(0))
+    with progress:
+        while views:
+            now += LOG_SECONDS
+            progress.look()
+    start = "0 slices · 0.0% · 0 rows/s · 0 tokens/s · starting"
+    assert out.getvalue().splitlines() == [
+        start,
+        f"{start} · waiting: no encoder has been placed in the cluster yet",
+        f"{start} · waiting: encoders are loading the model",
+        f"{start} · first slices: 1 in read, 2 in encode",
+    ]
+
+
+def test_it_looks_once_a_second_by_itself() -> None:
+    looks = []
+    progress = Progress(100, Totals(), Console(file=io.StringIO()))
+    progress.watch(lambda: looks.append(1))
+    with progress:
+        wait_for(lambda: looks, 20, "it never looked")
+    seen = len(looks)
+    assert not any(thread.name == "progress" for thread in threading.enumerate())
+    assert len(looks) == seen
 
 
 @pytest.mark.parametrize("widgets", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kosbert_ray.run.monitor.throughput import Recent, bottleneck
+from kosbert_ray.run.monitor.throughput import Occupancy, Recent, bottleneck
+from kosbert_ray.shards.lease import LiveReport
 from kosbert_ray.shards.receipt import STAGES, Receipt
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.units import duration, plural
@@ -70,7 +72,10 @@ class Progress:
         self._live: Live | None = None
         self._look: Callable[[], View | None] = lambda: None
         self._view: View | None = None
-        self._looked = -LOOK_SECONDS
+        self._occupancy = Occupancy()
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        self._watching: threading.Thread | None = None
 
     def watch(self, look: Callable[[], View | None]) -> None:
         """Also shows the workers.
@@ -86,15 +91,37 @@ class Progress:
         if not self.logged and can_change:
             self._live = Live(get_renderable=self.panel, console=self.console, refresh_per_second=REFRESH_PER_SECOND)
             self._live.start()
+        self._ended.clear()
+        self._watching = threading.Thread(target=self._watch, daemon=True, name="progress")
+        self._watching.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        if self._watching:
+            self._watching.join(2 * LOOK_SECONDS)
         self._look, self._view = (lambda: None), None
         if self._live:
             self._live.refresh()
             self._live.stop()
         elif self.new.slices:
             self._print()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            self.look()
+
+    def look(self) -> None:
+        """Takes a snapshot of the workers, and prints a line if it is time; called once a second."""
+        try:
+            view = self._look()
+        except Exception:  # workers that are about to end; the run itself reports what matters
+            view = None
+        with self._lock:
+            self._view = view
+            if view:
+                self._occupancy.add(view)
+            self._print_if_due()
 
     @property
     def seconds(self) -> float:
@@ -103,10 +130,14 @@ class Progress:
 
     def add(self, receipt: Receipt) -> None:
         """Records a committed slice."""
-        self.new.add(receipt)
-        self.recent.add(receipt)
-        if self.first_at is None:
-            self.first_at = self.seconds
+        with self._lock:
+            self.new.add(receipt)
+            self.recent.add(receipt)
+            if self.first_at is None:
+                self.first_at = self.seconds
+            self._print_if_due()
+
+    def _print_if_due(self) -> None:
         if self._live is None and self.clock() - self._logged >= LOG_SECONDS:
             self._print()
 
@@ -135,6 +166,18 @@ class Progress:
         rate = self.recent.rate("tokens")
         return self.totals.tokens_left(self.total_bytes) / rate if self.new.input_bytes and rate else None
 
+    def report(self) -> LiveReport:
+        """The figures that other machines see in the run's lease."""
+        with self._lock:
+            return LiveReport(
+                share=self.share,
+                rows=self.new.rows,
+                rows_per_second=self.recent.rate("rows"),
+                tokens_per_second=self.recent.rate("tokens"),
+                seconds_left=self.seconds_left,
+                doing=" · ".join(self._bottleneck()),
+            )
+
     def line(self) -> str:
         """Committed slices, share, rates of the last minute, time left, rejected rows."""
         return " · ".join(self._parts())
@@ -153,12 +196,14 @@ class Progress:
 
     def _bottleneck(self) -> list[str]:
         """The bottleneck, if it is known."""
-        if self.clock() - self._looked >= LOOK_SECONDS:
-            self._view, self._looked = self._look(), self.clock()
-        return [bottleneck(self._view, self.recent.busy)] if self._view else []
+        return [bottleneck(self._view, self._occupancy.busy)] if self._view else []
 
     def panel(self) -> RenderableType:
         """The live view: progress, rates, stages, bottleneck."""
+        with self._lock:
+            return self._panel()
+
+    def _panel(self) -> RenderableType:
         held_up = self._bottleneck()
         bar = Table.grid(padding=(0, 1))
         bar.add_row(ProgressBar(total=1.0, completed=self.share, width=BAR_WIDTH), Text(self.line()))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kosbert_ray.run.monitor.board import View
 
 WINDOW_SECONDS = 60.0
+STEADY_LOOKS = 10  # snapshots, of one second each
 MIN_RECEIPTS = 8  # large slices may finish less than once a minute
 BUSY = 0.9  # encoders with work this much of the time are the bottleneck
 WAITING_FOR = {"read": "input", "tokenize": "tokenizing", "encode": "an encoder", "write": "output"}  # by stage
@@ -68,6 +69,26 @@ class Recent:
         return self.total("encoded_tokens") / computed if computed else 0.0
 
 
+class Occupancy:
+    """Share of encoders that had work in the last minute, from snapshots of the workers."""
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[int, int]] = deque(maxlen=int(WINDOW_SECONDS))
+
+    def add(self, view: View) -> None:
+        """Records a snapshot; call it once a second. Those before an encoder is ready do not count."""
+        if view.encoders_ready:
+            at = sum(doing.stage == "encode" for doing in view.doing)
+            self._looks.append((min(at, view.encoders_ready), view.encoders_ready))
+
+    @property
+    def busy(self) -> float | None:
+        """The share; None in the first seconds, when encoders wait for their first slices."""
+        if len(self._looks) < STEADY_LOOKS:
+            return None
+        return sum(at for at, _ in self._looks) / sum(ready for _, ready in self._looks)
+
+
 def waiting_for(view: View, busy: float) -> str:
     """Finds what encoders wait for: a key of ``REASONS``.
 
@@ -83,9 +104,19 @@ def waiting_for(view: View, busy: float) -> str:
     return max(("input", "tokenizing", "output"), key=lambda reason: at[reason])
 
 
-def bottleneck(view: View, busy: float) -> str:
-    """Describes the bottleneck: ``encoders 97% busy``, or what encoders wait for and what would help."""
-    reason = waiting_for(view, busy)
+def bottleneck(view: View, busy: float | None) -> str:
+    """Describes the bottleneck: ``encoders 97% busy``, or what encoders wait for and what would help.
+
+    Args:
+        view: a snapshot of the workers.
+        busy: share of time in which encoders had work; None before the run is in a steady state.
+    """
+    if busy is None and view.encoders_ready:
+        stages = Counter(doing.stage for doing in view.doing)
+        return (
+            f"first slices: {', '.join(f'{stages[stage]} in {stage}' for stage in STAGES if stages[stage]) or 'none yet'}"
+        )
+    reason = waiting_for(view, busy or 0.0)
     if reason == "nothing":
         return f"encoders {busy:.0%} busy: {REASONS[reason]}"
     if reason in ("resources", "model"):

@@ -32,6 +32,8 @@ LOG_LEVELS = {"ray": logging.ERROR, "ray.data": logging.CRITICAL}
 ENCODERS_PER_NODE = 8
 BYTES_PER_ENCODER = 64 * 2**10
 
+log = logging.getLogger(__name__)
+
 _local = False  # whether this process started the Ray in use
 
 
@@ -76,6 +78,7 @@ def _start(address: str, config: RayOptions) -> None:
             if _local:
                 _start_local(options)
             else:
+                log.info(f"connecting to Ray at {address}")
                 ray.init(address, **options)
     except SystemExit:  # Ray installs its SIGTERM handler early, and it exits silently
         if callable(on_sigterm):
@@ -90,6 +93,7 @@ def _start(address: str, config: RayOptions) -> None:
 
 def _start_local(options: dict[str, Any]) -> None:
     """Starts a local Ray; on a busy machine the first attempt may time out."""
+    log.info("starting Ray on this machine")
     for left in reversed(range(LOCAL_STARTS)):
         try:
             ray.init("local", num_cpus=usable_cores() + LOCAL_TASK_CORES, include_dashboard=False, **options)
