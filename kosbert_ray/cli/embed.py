@@ -105,7 +105,6 @@ def _run(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
     set_format(config.log_format)
     from kosbert_ray.run.lifecycle import embed, preview
-    from kosbert_ray.units import duration
 
     if arguments.dry_run:
         for line in preview(config).lines():
@@ -116,11 +115,9 @@ def _run(arguments: argparse.Namespace) -> int:
         summary = embed(config)
     totals, new = summary.totals, summary.new
     if new.slices:
-        rate = new.tokens / summary.seconds
         long_texts = f", {new.long_texts()}" if new.long_texts() else ""
         log.info(
-            f"{plural(new.rows, 'row')} in {duration(summary.seconds)}: {new.rows / summary.seconds:,.0f} rows/s, "
-            f"{rate:,.0f} tokens/s; first slice after {summary.first_slice_seconds or 0:.1f} s; "
+            f"{summary.speed()}; first slice after {summary.first_slice_seconds or 0:.1f} s; "
             f"{plural(new.distinct, 'distinct text')} encoded{long_texts}"
         )
     if new.truncated > WARN_TRUNCATED * new.rows:

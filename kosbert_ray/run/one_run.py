@@ -299,6 +299,7 @@ class Run:
             new=self.progress.new,
             seconds=self.progress.seconds,
             first_slice_seconds=self.progress.first_at,
+            start_seconds=self.progress.start_seconds,
             removed=0,
             within_limit=totals.rejected <= self.config.rejected_allowed(totals.input_rows),
             chunked=self.config.long_text == "chunk",

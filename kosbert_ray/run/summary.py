@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kosbert_ray.shards.totals import Totals
+from kosbert_ray.units import duration, plural
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Summary:
         new: sums over the slices that this run committed.
         seconds: wall time of the pipeline.
         first_slice_seconds: seconds until the first commit; None if there was nothing to do.
+        start_seconds: those of them before work on the first slice began: starting Ray and loading the model.
         removed: number of shards deleted because their input changed or was removed.
         within_limit: whether ``max_rejected`` allows the rejected rows; if not, the output is not complete.
         chunked: whether long texts became one row per chunk.
@@ -28,7 +30,16 @@ class Summary:
     new: Totals
     seconds: float
     first_slice_seconds: float | None
+    start_seconds: float
     removed: int
     within_limit: bool
     chunked: bool = False
     complete: bool = False
+
+    def speed(self) -> str:
+        """Describes how fast the run was without its start, which is told apart."""
+        new, working = self.new, max(1e-9, self.seconds - self.start_seconds)
+        return (
+            f"{plural(new.rows, 'row')} in {duration(self.seconds)}, of which {duration(self.start_seconds)} to start: "
+            f"{new.rows / working:,.0f} rows/s, {new.tokens / working:,.0f} tokens/s"
+        )

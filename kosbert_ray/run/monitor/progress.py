@@ -68,6 +68,7 @@ class Progress:
         self.new = Totals()
         self.recent = Recent(self.clock)
         self.first_at: float | None = None  # seconds until the first slice was committed
+        self.start_seconds = 0.0  # until work on it began
         self._started = self._logged = self.clock()
         self._live: Live | None = None
         self._look: Callable[[], View | None] = lambda: None
@@ -135,6 +136,8 @@ class Progress:
             self.recent.add(receipt)
             if self.first_at is None:
                 self.first_at = self.seconds
+                worked = sum(getattr(receipt, f"{stage}_seconds") for stage in STAGES)
+                self.start_seconds = max(0.0, self.first_at - worked)
             self._print_if_due()
 
     def _print_if_due(self) -> None:
