@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from kosbert_ray.logs import LogFormat
 from kosbert_ray.model.options import ModelOptions
 from kosbert_ray.planning.options import PlanOptions
 from kosbert_ray.run.options import ExecutorName, RayOptions
-from kosbert_ray.settings import InWords, Private, Section, load_settings, shown_value, unrecorded
+from kosbert_ray.settings import InWords, Private, Seconds, Section, load_settings, shown_value, unrecorded
 from kosbert_ray.shards.options import OutputOptions
 from kosbert_ray.storage.options import StorageOptions
 
@@ -22,11 +23,14 @@ OnBadRow = Literal["reject", "fail", "null_vector"]
 CHUNK_COLUMNS = {"chunk": "int32", "chunk_start": "int64", "chunk_end": "int64"}
 CHUNK_TEXT = "chunk_text"
 # Options of earlier versions, which job files and stored jobs may still have.
+SHORT = {"model": "name", "input": "path", "output": "path"}  # model: NAME is short for model: {name: NAME}
 RETIRED = {"model.allow_pickle": "is no longer needed"}
 
 
 def _share_or_number(value: Any) -> Any:
-    """``0.01`` is a share of the rows, ``100`` a number of rows."""
+    """``0.01`` and ``1%`` are shares of the rows, ``100`` is a number of rows."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*%\s*", value):
+        value = float(value.strip().removesuffix("%")) / 100
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
@@ -60,13 +64,13 @@ class JobConfig(Section):
         default="reject", description="rows that cannot be embedded: reject them, fail, or keep them with a null vector"
     )
     max_rejected: Annotated[int | float, BeforeValidator(_share_or_number), InWords("share or number of rows")] = Field(
-        default=0.01, description="rejected rows that the run tolerates: a share (0.01) or a number (100)"
+        default=0.01, description="rejected rows that the run tolerates: a share (0.01 or 1%) or a number (100)"
     )
     executor: ExecutorName = Field(
         default="auto", description="run on Ray or in this process (local); by default local if there is little to do"
     )
-    stall_timeout: float = Field(
-        default=300.0, gt=0, description="seconds without a commit before the run reports what it is waiting for"
+    stall_timeout: Seconds = Field(
+        default=300.0, gt=0, description="time without a commit before the run reports what it is waiting for"
     )
     log_format: LogFormat = Field(default="text", description="format of the lines on standard error")
     on_finish: Annotated[str, Private()] = Field(
@@ -120,4 +124,4 @@ def load_config(
     Raises:
         UsageError: the file cannot be read, or an option is unknown or invalid.
     """
-    return load_settings(JobConfig, source, settings, overrides, defaults, RETIRED)
+    return load_settings(JobConfig, source, settings, overrides, defaults, RETIRED, SHORT)

@@ -29,9 +29,12 @@ class KosbertError(Exception):
 
 
 class UsageError(KosbertError):
-    """A command-line option or a config value is wrong."""
+    """A command-line option or a config value is wrong. Several wrong options have a line each."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class InputError(KosbertError):

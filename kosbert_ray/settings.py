@@ -24,9 +24,10 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from kosbert_ray.errors import UsageError
-from kosbert_ray.units import alternatives, parse_bytes
+from kosbert_ray.units import alternatives, parse_bytes, parse_seconds
 
 HIDDEN = "the given value"  # in place of a value that is not shown
 SCALARS = {bool: "true or false", int: "integer", float: "number", str: "text", SecretStr: "secret", dict: "mapping"}
@@ -191,6 +192,7 @@ def split_names(value: Any) -> Any:
 
 
 Size = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0), InWords("bytes, such as 32MiB")]
+Seconds = Annotated[float, BeforeValidator(parse_seconds), InWords("seconds, or a time such as 5m")]
 Address = Annotated[str, BeforeValidator(_expand_path), InWords("path or URL")]
 Names = Annotated[tuple[str, ...], BeforeValidator(split_names), InWords("list of names")]
 
@@ -202,6 +204,7 @@ def load_settings(
     overrides: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
     retired: Mapping[str, str] | None = None,
+    short: Mapping[str, str] | None = None,
 ) -> Settings:
     """Loads options from a YAML file or its tree, then ``--set``, then the command line; later sources win.
 
@@ -212,11 +215,19 @@ def load_settings(
         overrides: values by dotted name, from the command line.
         defaults: a tree of values that replace the model's defaults.
         retired: options of earlier versions by dotted name, each with a notice: they are accepted and ignored.
+        short: sections for which a text may stand, each with the option that the text sets.
 
     Raises:
-        UsageError: the file cannot be read, or an option is unknown or invalid.
+        UsageError: the file cannot be read, or options are unknown or invalid: a line for each of them.
     """
-    tree = _read(model, source) if isinstance(source, str) and source else copy.deepcopy(dict(source or {}))
+    lines: dict[str, int] = {}
+    if isinstance(source, str) and source:
+        tree, lines = _read(model, source)
+    else:
+        tree = copy.deepcopy(dict(source or {}))
+    for section, key in (short or {}).items():
+        if isinstance(value := tree.get(section), str):
+            tree[section] = {key: value}
     tree = merged(without(defaults or {}, retired or ()), tree)
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -237,7 +248,11 @@ def load_settings(
         return model.model_validate(known)
     except ValidationError as error:
         where = source if isinstance(source, str) and source else "config"
-        raise UsageError(f"{where}: {_explain(model, error)}") from error
+        mistakes = []
+        for name, text in _mistakes(model, error).items():
+            at = next((lines[part] for part in _upward(name) if part in lines), None)
+            mistakes.append((at or 0, f"{where}{f':{at}' if at else ''}: {text}"))
+        raise UsageError(*(text for _, text in sorted(mistakes))) from error
 
 
 def without(tree: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -262,9 +277,12 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return both
 
 
-def _read(model: type[BaseModel], path: str) -> dict[str, Any]:
+def _read(model: type[BaseModel], path: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """A file's options, and the line of each by dotted name."""
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        text = Path(path).read_text(encoding="utf-8")
+        tree = yaml.safe_load(text) or {}
+        lines = dict(_lines(yaml.compose(text, yaml.SafeLoader)))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -273,7 +291,24 @@ def _read(model: type[BaseModel], path: str) -> dict[str, Any]:
         raise UsageError(f"{path}: not YAML ({_where(error)})") from None  # its text quotes the lines around it
     if not isinstance(tree, dict):
         raise UsageError(f"{path}: a job file is a mapping of sections such as {', '.join(list(model.model_fields)[:3])}")
-    return tree
+    return tree, lines
+
+
+def _lines(node: yaml.Node | None, before: str = "") -> Iterator[tuple[str, int]]:
+    """Dotted name and line of each key of a YAML mapping."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        name = f"{before}{key.value}"
+        yield name, key.start_mark.line + 1
+        yield from _lines(value, f"{name}.")
+
+
+def _upward(name: str) -> Iterator[str]:
+    """A dotted name, and those of the sections around it."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
 
 
 def _where(error: yaml.YAMLError) -> str:
@@ -292,23 +327,29 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     tree[key] = value
 
 
-def _explain(model: type[BaseModel], error: ValidationError) -> str:
-    """Turns pydantic's first error into one line with the option's dotted name."""
-    problem = error.errors()[0]
-    path = [str(part) for part in problem["loc"] if not str(part).startswith(("int", "tuple", "constrained"))]
+def _mistakes(model: type[BaseModel], error: ValidationError) -> dict[str, str]:
+    """One line for each wrong option, by its dotted name; several types of one option fail together."""
+    found: dict[str, str] = {}
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"] if not str(part).startswith(("int", "tuple", "constrained"))]
+        found.setdefault(".".join(path) or "job", _explain(model, problem, path))
+    return found
+
+
+def _explain(model: type[BaseModel], problem: ErrorDetails, path: list[str]) -> str:
+    """Turns one of pydantic's errors into a line with the option's dotted name."""
     name = ".".join(path) or "job"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         known = _names_of(model, path[:-1])
         close = difflib.get_close_matches(path[-1], known, 1, 0.5)
         hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else f"known are {', '.join(known)}"
-        return f"unknown option {name}; {hint}{more}"
+        return f"unknown option {name}; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":  # raised by a section; for a whole section it starts with the option's name
         section = isinstance(problem["input"], dict)
-        return f"{message if not path else f'{name}.{message}' if section else f'{name}: {message}'}{more}"
+        return message if not path else f"{name}.{message}" if section else f"{name}: {message}"
     shown = HIDDEN if _may_contain_secret(model, name) else shown_value(problem["input"])
-    return f"{name}: {message[0].lower() + message[1:]}, not {shown}{more}"
+    return f"{name}: {message[0].lower() + message[1:]}, not {shown}"
 
 
 def _may_contain_secret(model: type[BaseModel], name: str) -> bool:

@@ -29,6 +29,33 @@ def test_later_settings_overrule_earlier_ones(tmp_path: Path) -> None:
     assert config.slice.max_bytes == 2**20
 
 
+def test_all_mistakes_of_a_file_are_told_with_their_lines(told, tmp_path: Path, cli) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "model: {nam: a}\ninput:\n  path: in\n  keep: [id, id]\nencoder:\n  precision: int3\n  actors: 0\nmax_reject: 1\n"
+    )
+    path = tmp_path / "job.yaml"
+    said = cli("plan", "--config", path, "--set", "stall_timeout=soon", code=2).stderr.splitlines()
+    assert [line.partition(": error: ")[2] for line in said] == [
+        f"{path}: stall_timeout: 'soon' is no time; write it like 300 or 5m",
+        f"{path}:1: unknown option model.nam; did you mean model.name?",
+        f"{path}:2: input.keep: a column is named twice",
+        f"{path}:6: encoder.precision: input should be 'auto', 'fp32', 'bf16', 'fp16' or 'int8', not 'int3'",
+        f"{path}:7: encoder.actors: input should be greater than 0, not 0",
+        f"{path}:8: unknown option max_reject; did you mean max_rejected?",
+    ]
+
+
+def test_short_forms_times_and_percents(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("model: a\ninput: in\noutput: out\nmax_rejected: 5%\nstall_timeout: 5m\n")
+    config = load_config(
+        str(tmp_path / "job.yaml"), ["model.prompt=q", "storage.timeout=90s", "storage.retry_seconds=0.5h"]
+    )
+    assert (config.model.name, config.model.prompt, config.input.path, config.output.path) == ("a", "q", "in", "out")
+    assert (config.max_rejected, config.stall_timeout) == (0.05, 300.0)
+    assert (config.storage.timeout, config.storage.retry_seconds) == (90.0, 1800.0)
+    assert load_config({"model": "a"}).model.name == "a"
+
+
 def test_an_option_of_an_earlier_version_is_accepted_and_told_once(tmp_path: Path, logged) -> None:
     messages = logged("kosbert_ray.settings")
     (tmp_path / "job.yaml").write_text("model: {name: a, allow_pickle: true}")

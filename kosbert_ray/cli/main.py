@@ -92,7 +92,8 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         return code
     except KosbertError as error:
-        log.error(error)
+        for line in error.args if isinstance(error, UsageError) else [error]:
+            log.error(line)
         return error.exit_code
     except KeyboardInterrupt:
         log.info(_interrupted)

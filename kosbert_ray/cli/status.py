@@ -21,7 +21,7 @@ EXAMPLES = (
     ("show progress from any machine", "kosbert-ray status s3://bucket/vectors/"),
     (
         "wait for the end of a run",
-        "kosbert-ray status s3://bucket/vectors/ --wait && kosbert-ray verify s3://bucket/vectors/",
+        "kosbert-ray status s3://bucket/vectors/ --wait",
     ),
 )
 # Exit codes by state; 1 and 2 are errors of the command itself.

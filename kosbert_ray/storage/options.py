@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from kosbert_ray.settings import Private, Section
+from kosbert_ray.settings import Private, Seconds, Section
 
 
 class StorageOptions(Section):
@@ -24,8 +24,8 @@ class StorageOptions(Section):
     secret_access_key: SecretStr | None = Field(default=None, description="secret key; prefer AWS_SECRET_ACCESS_KEY")
     session_token: SecretStr | None = Field(default=None, description="session token; prefer AWS_SESSION_TOKEN")
     retries: int = Field(default=8, ge=0, description="retries of a failed request, with exponential backoff")
-    timeout: float = Field(default=60.0, gt=0, description="seconds to wait for a response")
-    retry_seconds: float = Field(
+    timeout: Seconds = Field(default=60.0, gt=0, description="seconds to wait for a response")
+    retry_seconds: Seconds = Field(
         default=600.0,
         ge=0,
         description="seconds that a run keeps retrying while the store is down or credentials have expired",
