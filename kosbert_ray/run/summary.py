@@ -37,7 +37,7 @@ class Summary:
     complete: bool = False
 
     def speed(self) -> str:
-        """Describes how fast the run was without its start, which is told apart."""
+        """Describes how long the run took, and how fast it was after its start."""
         new, working = self.new, max(1e-9, self.seconds - self.start_seconds)
         return (
             f"{plural(new.rows, 'row')} in {duration(self.seconds)}, of which {duration(self.start_seconds)} to start: "

@@ -25,7 +25,7 @@ EXPIRY_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class LiveReport:
-    """What a run shows of its progress, as of its last heartbeat.
+    """The progress of a run, as of its last heartbeat.
 
     Attributes:
         share: share of the input's bytes that is committed.
