@@ -31,8 +31,8 @@ OPTIONS_INTRO = """\
 
 Set options in a job file (`--config job.yaml`), with `--set section.key=value`, or as keyword arguments of
 `kosbert_ray.embed`. Values given with `--set` are YAML. Later sources win: the job file, then `--set`, then a command's own
-flags. `kosbert-ray init` writes a job file with all of them. In a job file, `model: NAME` is short for `model: {name: NAME}`,
-and `input` and `output` may be their paths.
+flags. `kosbert-ray init` writes a job file with all of them. There, `model: NAME` is short for `model: {name: NAME}`, and
+`input` and `output` may be their paths.
 
 A default of *none* means that the value depends on the model, the files or the hardware.
 """
