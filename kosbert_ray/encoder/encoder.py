@@ -7,8 +7,9 @@ tokenized elsewhere.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require
 from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
+from kosbert_ray.encoder.texts import Texts, as_array
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import ModelError, UsageError, without_remedy
 from kosbert_ray.model.locate import locate_folder
@@ -31,28 +33,12 @@ from kosbert_ray.model.prepare import as_safetensors
 from kosbert_ray.model.source import ModelSource, bundled_sentences
 from kosbert_ray.model.spec import ModelSpec, read_spec
 from kosbert_ray.units import plural
+from kosbert_ray.vector_math import unit
 
 Vectors = npt.NDArray[np.float32]
 
 
-def _as_array(texts: object) -> pa.Array:
-    """Texts as an Arrow array; raises UsageError if they are not strings."""
-    if isinstance(texts, pa.Array | pa.ChunkedArray):
-        kind, wrong = texts.type, "a null" if texts.null_count else ""
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            wrong = f"an array of {kind}"
-    elif isinstance(texts, str) or not isinstance(texts, Sequence):
-        wrong = type(texts).__name__
-    else:
-        odd = next(((index, text) for index, text in enumerate(texts) if not isinstance(text, str)), None)
-        wrong = f"{type(odd[1]).__name__} at index {odd[0]}" if odd else ""
-    if wrong:
-        raise UsageError(f"texts: a list of strings is needed, not {wrong}")
-    if isinstance(texts, pa.ChunkedArray):
-        return texts.cast(pa.large_string()).combine_chunks()
-    return texts.cast(pa.large_string()) if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
-
-
+SHOWN_TEXTS = 1024  # that are encoded between two steps of a progress bar
 OVERFLOW_TEXTS, OVERFLOW_TOKENS = 64, 4096  # sentences, and tokens of a batch, by which half precision is tried
 
 
@@ -191,25 +177,73 @@ class Encoder:
             self._tokenizer = Tokenizer.load(self.spec)
         return self._tokenizer
 
-    def encode(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    def encode(
+        self,
+        texts: Texts,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize_embeddings: bool = False,
+        show_progress_bar: bool = False,
+    ) -> npt.NDArray[np.float32]:
         """Encodes ``n`` texts with the spec's prompt: the model's default prompt, unless options set another.
 
+        Args:
+            texts: one text, or several: a list, a pandas or polars Series, a NumPy array or an Arrow array of strings.
+            prompt: put before each text instead.
+            prompt_name: the name of one of the model's prompts instead.
+            normalize_embeddings: whether to scale vectors to length 1, whatever the model does.
+            show_progress_bar: whether to show a progress bar on standard error.
+
         Returns:
-            Vectors, float32 ``[n, dimension]``, L2-normalized only if the model normalizes.
+            Vectors, float32 ``[n, dimension]``, or ``[dimension]`` for a single text; L2-normalized if the model normalizes
+            or ``normalize_embeddings`` is set.
 
         A static embedding model gives a text without tokens, such as an empty one, the vector of sentence-transformers,
         which is usually 0. A job rejects such texts.
 
         Raises:
-            UsageError: ``texts`` is not a list or an Arrow array of strings.
+            UsageError: ``texts`` are not strings, or the model has no prompt of that name.
             ModelError: a text cannot be encoded; the message gives its index and the reason.
+
+        >>> from kosbert_ray import Encoder
+        >>> encoder = Encoder.load("bundled:kosbert-mini")
+        >>> encoder.encode("비가 온다.", normalize_embeddings=True).shape
+        (256,)
         """
-        encoded = self.encode_tokens(self.tokenizer(_as_array(texts)), encode_empty=self.spec.static)
+        if prompt is not None or prompt_name is not None:
+            chosen = prompt if prompt is not None else self._own_prompt(str(prompt_name))
+            return self._with_prompt(chosen).encode(
+                texts, normalize_embeddings=normalize_embeddings, show_progress_bar=show_progress_bar
+            )
+        single = isinstance(texts, str)
+        array = as_array([texts] if single else texts)
+        step = SHOWN_TEXTS if show_progress_bar else max(1, len(array))
+        starts: Iterable[int] = range(0, max(1, len(array)), step)
+        if show_progress_bar:
+            from rich.console import Console
+            from rich.progress import track
+
+            starts = track(starts, "Encoding", console=Console(stderr=True))
+        vectors = np.concatenate([self._vectors(array.slice(start, step), start) for start in starts])
+        if normalize_embeddings:
+            vectors = unit(vectors)
+        return vectors[0] if single else vectors
+
+    def _own_prompt(self, name: str) -> str:
+        own = self.spec.prompts.own
+        if name not in own:
+            raise UsageError(f"prompt_name: the model has no prompt {name!r}; it has {', '.join(own) or 'none'}")
+        return own[name]
+
+    def _vectors(self, texts: pa.Array, first: int) -> Vectors:
+        """Vectors of texts, of which the first has this index."""
+        encoded = self.encode_tokens(self.tokenizer(texts), encode_empty=self.spec.static)
         for row, reason in encoded.failed.items():
-            raise ModelError(f"text {row}: {reason}")
+            raise ModelError(f"text {first + row}: {reason}")
         return encoded.vectors
 
-    def encode_query(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    def encode_query(self, texts: Texts, **options: Any) -> npt.NDArray[np.float32]:
         """Encodes queries, as sentence-transformers' ``encode_query`` does; otherwise the same as :meth:`encode`.
 
         >>> from kosbert_ray import Encoder
@@ -217,13 +251,13 @@ class Encoder:
         >>> encoder.encode_query(["비가 오면 무엇을 먹을까?"]).shape
         (1, 256)
         """
-        return self._with_prompt(self.spec.prompts.query).encode(texts)
+        return self._with_prompt(self.spec.prompts.query).encode(texts, **options)
 
-    def encode_document(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    def encode_document(self, texts: Texts, **options: Any) -> npt.NDArray[np.float32]:
         """Encodes documents, as sentence-transformers' ``encode_document`` and jobs do; otherwise the same as
         :meth:`encode`.
         """
-        return self._with_prompt(self.spec.prompts.document).encode(texts)
+        return self._with_prompt(self.spec.prompts.document).encode(texts, **options)
 
     def _with_prompt(self, prompt: str) -> Encoder:
         """Returns an encoder that puts another prompt before texts and shares this one's engine if it can."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -205,7 +209,8 @@ def test_truncated_vectors_are_those_of_sentence_transformers(tmp_path: Path, no
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("비가 온다.", "not str"),
+        (b"text", "not bytes"),
+        (np.array([1.5]), "not float at index 0"),
         (["비가 온다.", None], "not NoneType at index 1"),
         (3, "not int"),
         (pa.array(["가", None]), "not a null"),
@@ -213,8 +218,45 @@ def test_truncated_vectors_are_those_of_sentence_transformers(tmp_path: Path, no
     ],
 )
 def test_what_is_no_list_of_texts_is_a_usage_error(tiny_model: Path, texts: Any, message: str) -> None:
-    with pytest.raises(UsageError, match=f"texts: a list of strings is needed, {message}"):
+    with pytest.raises(UsageError, match=f"texts: a string or a list of strings is needed, {message}"):
         Encoder.load(str(tiny_model), FP32).encode(texts)
+
+
+def test_a_single_text_has_a_single_vector_and_every_library_a_list(tiny_model: Path) -> None:
+    encoder = Encoder.load(str(tiny_model), FP32)
+    texts = ["비가 온다.", "눈이 온다.", "바람이 분다."]
+    vectors = encoder.encode(texts)
+    np.testing.assert_allclose(encoder.encode(texts[1]), vectors[1], atol=1e-6)
+    for same in (pd.Series(texts, index=[7, 8, 9]), np.array(texts), np.array(texts, object), pl.Series(texts)):
+        np.testing.assert_array_equal(encoder.encode(same), vectors)
+    assert encoder.encode([]).shape == (0, vectors.shape[1])
+
+
+def test_options_of_sentence_transformers_encode(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    prompts = {"query": "질문: ", "passage": "글: "}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    texts = everyday()[:3]
+    theirs = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": "float32"})
+    encoder = Encoder.load(str(folder), FP32)
+    for options in (
+        {"prompt_name": "passage"},
+        {"prompt": "무엇: "},
+        {"normalize_embeddings": True},
+        {"prompt_name": "query"},
+    ):
+        np.testing.assert_allclose(encoder.encode(texts, **options), theirs.encode(texts, **options), atol=1e-5)
+    found = encoder.encode_query(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(found, theirs.encode_query(texts, normalize_embeddings=True), atol=1e-5)
+    with pytest.raises(UsageError, match="prompt_name: the model has no prompt 'nobody'; it has query, passage"):
+        encoder.encode(texts, prompt_name="nobody")
+    many = [f"{text} {number}" for number in range(5) for text in everyday()]
+    np.testing.assert_allclose(encoder.encode(many, show_progress_bar=True), encoder.encode(many), atol=1e-5)
+    assert "100%" in capsys.readouterr().err
+    with pytest.raises(UsageError):
+        encoder.encode(["가", 1])  # type: ignore[list-item]
 
 
 def test_texts_may_be_a_tuple_or_an_arrow_array(tiny_model: Path) -> None:
