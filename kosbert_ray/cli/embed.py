@@ -115,11 +115,7 @@ def _run(arguments: argparse.Namespace) -> int:
         summary = embed(config)
     totals, new = summary.totals, summary.new
     if new.slices:
-        long_texts = f", {new.long_texts()}" if new.long_texts() else ""
-        log.info(
-            f"{summary.speed()}; first slice after {summary.first_slice_seconds or 0:.1f} s; "
-            f"{plural(new.distinct, 'distinct text')} encoded{long_texts}"
-        )
+        log.info(summary.speed())
     if new.truncated > WARN_TRUNCATED * new.rows:
         lost = new.dropped_tokens / max(1, new.tokens + new.dropped_tokens)
         log.warning(
@@ -128,14 +124,8 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     if summary.removed:
         log.info(f"deleted {plural(summary.removed, 'shard')} of changed or removed inputs")
-    rejected = f", {plural(totals.rejected, 'row')} rejected (kosbert-ray rejected shows them)" if totals.rejected else ""
-    of = f" ({plural(totals.input_rows - totals.rejected, 'text')})" if summary.chunked else ""
-    word = "done" if summary.complete else "not complete"
     with contextlib.suppress(BrokenPipeError):
-        print(
-            f"{word}: {plural(totals.rows, 'row')}{of} in {plural(totals.slices, 'shard')} in {summary.output}{rejected}",
-            flush=True,
-        )
+        print(summary.result(), flush=True)
     if not summary.within_limit:
         limit = f"more than max_rejected={config.max_rejected:g} allows"
         remedy = (

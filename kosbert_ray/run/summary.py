@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.units import duration, plural
@@ -36,10 +37,28 @@ class Summary:
     chunked: bool = False
     complete: bool = False
 
+    def __str__(self) -> str:
+        lines = [self.result(), *([self.speed()] if self.new.slices else [])]
+        return "\n".join([*lines, f"open it with kosbert_ray.Output.open({self.output!r})"])
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """Shows the same at the end of a notebook's cell."""
+        printer.text(str(self))
+
+    def result(self) -> str:
+        """Describes the output in one line."""
+        totals = self.totals
+        word = "done" if self.complete else "not complete"
+        texts = f" ({plural(totals.input_rows - totals.rejected, 'text')})" if self.chunked else ""
+        shown = f", {plural(totals.rejected, 'row')} rejected (kosbert-ray rejected shows them)" if totals.rejected else ""
+        return f"{word}: {plural(totals.rows, 'row')}{texts} in {plural(totals.slices, 'shard')} in {self.output}{shown}"
+
     def speed(self) -> str:
-        """Describes how long the run took, and how fast it was after its start."""
+        """Describes in one line how long the run took, and how fast it was after its start."""
         new, working = self.new, max(1e-9, self.seconds - self.start_seconds)
+        long_texts = f", {new.long_texts()}" if new.long_texts() else ""
         return (
             f"{plural(new.rows, 'row')} in {duration(self.seconds)}, of which {duration(self.start_seconds)} to start: "
-            f"{new.rows / working:,.0f} rows/s, {new.tokens / working:,.0f} tokens/s"
+            f"{new.rows / working:,.0f} rows/s, {new.tokens / working:,.0f} tokens/s; first slice after "
+            f"{self.first_slice_seconds or 0:.1f} s; {plural(new.distinct, 'distinct text')} encoded{long_texts}"
         )

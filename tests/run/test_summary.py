@@ -1,0 +1,25 @@
+"""A run's summary in a few lines, as the command and a notebook show it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kosbert_ray.run.summary import Summary
+from kosbert_ray.shards.totals import Totals
+
+NEW = Totals(slices=4, rows=300, tokens=6000, distinct=290, input_rows=301, rejected=1)
+SUMMARY = Summary("벡터", replace(NEW, rows=500), NEW, 40.0, 12.5, 10.0, removed=0, within_limit=True, complete=True)
+
+
+def test_it_prints_as_result_speed_and_how_to_open_it() -> None:
+    assert str(SUMMARY).splitlines() == [
+        "done: 500 rows in 4 shards in 벡터, 1 row rejected (kosbert-ray rejected shows them)",
+        "300 rows in 40 s, of which 10 s to start: 10 rows/s, 200 tokens/s; first slice after 12.5 s; 290 distinct texts encoded",
+        "open it with kosbert_ray.Output.open('벡터')",
+    ]
+
+
+def test_without_new_slices_there_is_no_speed() -> None:
+    unchanged = replace(SUMMARY, new=Totals(), complete=False, first_slice_seconds=None)
+    assert str(unchanged).splitlines()[0].startswith("not complete: 500 rows")
+    assert len(str(unchanged).splitlines()) == 2
