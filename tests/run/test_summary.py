@@ -14,7 +14,8 @@ SUMMARY = Summary("벡터", replace(NEW, rows=500), NEW, 40.0, 12.5, 10.0, remov
 def test_it_prints_as_result_speed_and_how_to_open_it() -> None:
     assert str(SUMMARY).splitlines() == [
         "done: 500 rows in 4 shards in 벡터, 1 row rejected (kosbert-ray rejected shows them)",
-        "300 rows in 40 s, of which 10 s to start: 10 rows/s, 200 tokens/s; first slice after 12.5 s; 290 distinct texts encoded",
+        "300 rows in 40 s, of which 10 s to start: 10 rows/s, 200 tokens/s; first slice after 12.5 s; 290 distinct texts "
+        "encoded",
         "open it with kosbert_ray.Output.open('벡터')",
     ]
 
