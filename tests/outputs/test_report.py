@@ -141,7 +141,7 @@ def test_an_output_that_is_not_complete_or_not_ours(cli, told, output: Path, tmp
     assert "not what kosbert-ray evaluate --json writes" in told(
         "report", copy, "--evaluation", tmp_path / "e.json", code=1
     )
-    assert "--to /nowhere/x.html: No such file" in told("report", copy, "--sample", "9", "--to", "/nowhere/x.html", code=2)
+    assert "-o /nowhere/x.html: No such file" in told("report", copy, "--sample", "9", "-o", "/nowhere/x.html", code=2)
 
 
 def test_health_tells_a_cone_from_a_ball() -> None:

@@ -131,7 +131,7 @@ def test_another_model_is_refused_with_the_setting_to_add_and_another_cut_is_for
 
 def test_searching_finds_the_sentence_itself_first(cli, output: Path) -> None:
     done = cli("search", output, SENTENCES[7], "-k", "3", "--set", "encoder.precision=fp32")
-    first, *others = done.stdout.splitlines()
+    _, first, *others = done.stdout.splitlines()
     assert first.split("  ")[0].strip() == "1.0000"
     assert SENTENCES[7] in first
     assert len(others) == 2

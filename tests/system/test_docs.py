@@ -157,13 +157,13 @@ def check_command(command: str, expected: list[str], page: Page, reader: Reader,
         return f"exit code {code}\n{output}"
     words = command.split()
     pattern = PRINTS.get(words[1]) if words[0] == "kosbert-ray" and len(words) > 1 else None
-    if pattern and not re.search(pattern, output, re.MULTILINE) and not {"--to", "--json", "--status", "--stop"} & {*words}:
+    if pattern and not re.search(pattern, output, re.MULTILINE) and not {"-o", "--json", "--status", "--stop"} & {*words}:
         return f"printed nothing like {pattern}\n{output}"
     if "-k" in words and words[1] == "search":
         hits = len(re.findall(PRINTS["search"], output, re.MULTILINE))
         if hits != int(words[words.index("-k") + 1]):
             return f"{hits} hits\n{output}"
-    if "--to" in words and not (desk / words[words.index("--to") + 1]).stat().st_size:
+    if "-o" in words and not (desk / words[words.index("-o") + 1]).stat().st_size:
         return "wrote an empty file"
     if command == "make demo" and ("done: 520 rows in 8 shards" not in output or len(demo_hits(output)) != 5):
         return output
