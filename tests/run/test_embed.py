@@ -131,10 +131,11 @@ def test_another_model_is_refused_with_the_setting_to_add_and_another_cut_is_for
 
 def test_searching_finds_the_sentence_itself_first(cli, output: Path) -> None:
     done = cli("search", output, SENTENCES[7], "-k", "3", "--set", "encoder.precision=fp32")
-    _, first, *others = done.stdout.splitlines()
+    header, first, *others = done.stdout.splitlines()
+    assert header.split()[:2] == ["score", "rows"]
     assert first.split("  ")[0].strip() == "1.0000"
     assert SENTENCES[7] in first
-    assert len(others) == 2
+    assert sum(int(line.split()[1]) for line in (first, *others)) == 3  # one sentence is there twice
 
 
 @pytest.mark.slow
