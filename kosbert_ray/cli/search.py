@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -23,10 +24,12 @@ from kosbert_ray.cli.common import (
     write_file,
 )
 from kosbert_ray.cli.examples import add_examples
-from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.errors import InputError, KosbertError, UsageError
 
 if TYPE_CHECKING:
     from kosbert_ray.outputs.search import Hit
+
+log = logging.getLogger(__name__)
 
 EXAMPLES = (
     ("run one query", "kosbert-ray search vectors/ '환불은 어떻게 하나요?' -k 5"),
@@ -98,16 +101,22 @@ def _ask(find: Callable[[list[str]], list[Hit]]) -> None:
     """Answers queries that are typed at a terminal until it ends."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (gives input() a history)
-    find([" "])  # loads the model before the first query
+    find(["가"])  # loads the model before the first query
     while True:
         try:
             query = input("query> ")
         except EOFError:
             print()
             return
-        if query.strip():
-            for line in _tables(find([query]), terminal_width()):
-                print(line)
+        if not query.strip():
+            continue
+        try:
+            lines = _tables(find([query]), terminal_width())
+        except KosbertError as error:  # of this query; the next may be better
+            log.error(error)
+            continue
+        for line in lines:
+            print(line)
 
 
 def _utf8(query: str) -> str:

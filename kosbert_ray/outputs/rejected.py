@@ -15,6 +15,7 @@ from kosbert_ray.shards.shard import read_rejected
 from kosbert_ray.storage import Storage
 
 BLOCK_BYTES = 2**20  # of the input, to count lines in
+MAX_COUNTED_BYTES = 2**30  # further into a file, the byte has to do
 # What helps against a reason, by its beginning.
 HINTS = {
     "null text": "on_bad_row=null_vector keeps these rows, with a null vector",
@@ -32,7 +33,8 @@ class RejectedRow:
         file: the input file.
         row: its number in the file, from 0; None in files of lines that are not compressed.
         byte_offset: where its line begins in such a file; None in others.
-        line: the number of that line, from 1; None if the file is no longer there as it was embedded.
+        line: the number of that line, from 1; None if the file is no longer there as it was embedded, and beyond its first
+            GiB.
         reason: why it was rejected.
         text: its text, as far as it could be read.
     """
@@ -106,7 +108,7 @@ def _lines(output: Output, found: Sequence[tuple[Receipt, dict[str, object]]]) -
         corpus = list_input(output.job)
         for file in corpus.files:
             with contextlib.suppress(KosbertError):
-                at = sorted(offsets.get((file.name, file.version), ()))
+                at = sorted(at for at in offsets.get((file.name, file.version), ()) if at <= MAX_COUNTED_BYTES)
                 numbers = _line_numbers(corpus.storage, file.name, at)
                 lines |= {(file.name, offset): number for offset, number in zip(at, numbers, strict=False)}
     return lines
