@@ -50,7 +50,7 @@ PRINTS = {
     "calibrate": r"^[\d,]+ tokens/s",
     "status": r": (done|running|stopped)",
     "verify": r"^verified: .* [\d,]+ rows",
-    "search": r"^ ?-?\d\.\d{4}  \S+",
+    "search": r"^ ?-?\d\.\d{4}  +\S+",
     "cluster": r"^done: [\d,]+ rows",
     "diff": r"^rows +\d+ +\d+",
     "promote": r"^promoted: ",
@@ -185,7 +185,7 @@ def run(command: str, reader: Reader, desk: Path) -> tuple[int, str]:
 
 
 def demo_hits(output: str) -> list[str]:
-    return re.findall(r"^ *\d\.\d{4}  \S+", output, re.MULTILINE)
+    return re.findall(r"^ *\d\.\d{4}  +\S+", output, re.MULTILINE)
 
 
 def comparable(line: str) -> str:
