@@ -102,9 +102,9 @@ def given(arguments: argparse.Namespace, names: dict[str, str]) -> dict[str, Any
     return {name: value for option, name in names.items() if (value := getattr(arguments, option)) is not None}
 
 
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows of cells in aligned columns, as :func:`table_lines` does."""
-    for line in table_lines(rows):
+def print_table(rows: Sequence[Sequence[str]], width: int | None = None) -> None:
+    """Prints rows of cells in aligned columns; see :func:`table_lines`."""
+    for line in table_lines(rows, width):
         print(line)
 
 

@@ -206,8 +206,7 @@ class _Parser(argparse.ArgumentParser):
         wrong = re.match(r"argument (?:COMMAND|==SUPPRESS==): invalid choice: '(.*?)'", message)
         if wrong:
             commands = [name for action in self._actions for name in action.choices or ()]
-            hint = _suggestion(wrong[1], commands) or ""
-            message = f"there is no command {wrong[1]!r}{hint}"
+            message = f"there is no command {wrong[1]!r}{_suggestion(wrong[1], commands)}"
         self.exit(UsageError.exit_code, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 

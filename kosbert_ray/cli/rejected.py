@@ -11,7 +11,7 @@ from kosbert_ray.cli.common import (
     job_config,
     one_line,
     print_json,
-    table_lines,
+    print_table,
     terminal_width,
 )
 from kosbert_ray.cli.examples import add_examples
@@ -58,8 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
             (row.file, _place(row.line, row.row, row.byte_offset), row.reason, one_line(row.text or ""))
             for row in found.shown
         ]
-        for line in table_lines([("file", "line", "reason", "text"), *rows], terminal_width()):
-            print(line)
+        print_table([("file", "line", "reason", "text"), *rows], terminal_width())
     first = f"the first {len(found.shown):,} of " if len(found.shown) < found.rows else ""
     print(f"rejected: {first}{plural(found.rows, 'row')} of {found.output}")
     for reason, hint in found.hints.items():

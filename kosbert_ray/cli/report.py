@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import Commands, add_config, add_output_file, job_config
+from kosbert_ray.cli.common import Commands, add_config, add_output_file, job_config, write_file
 from kosbert_ray.cli.examples import add_examples
-from kosbert_ray.errors import UsageError
 
 SAMPLE = 2000
 
@@ -39,13 +38,10 @@ def _run(arguments: argparse.Namespace) -> int:
     config = job_config(arguments, {"output": "output.path"})
     from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.report.data import report
-    from kosbert_ray.outputs.report.page import write
+    from kosbert_ray.outputs.report.page import page
 
     output = Output(config)
     found = report(output, config.plan, arguments.sample, arguments.color, arguments.text, arguments.evaluation)
-    try:
-        write(found, arguments.to)
-    except OSError as error:
-        raise UsageError(f"-o {arguments.to}: {error.strerror or error}") from error
+    write_file(arguments.to, page(found).encode())
     print(f"written: {arguments.to}")
     return 0

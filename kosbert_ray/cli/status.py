@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kosbert_ray.cli.common import Commands, add_config, add_json, job_config, print_json
 from kosbert_ray.cli.examples import add_examples
-from kosbert_ray.units import plural
+from kosbert_ray.units import duration, plural
 
 if TYPE_CHECKING:
     from kosbert_ray.outputs.status import Status
@@ -19,10 +19,7 @@ log = logging.getLogger(__name__)
 
 EXAMPLES = (
     ("show progress from any machine", "kosbert-ray status s3://bucket/vectors/"),
-    (
-        "wait for the end of a run",
-        "kosbert-ray status s3://bucket/vectors/ --wait",
-    ),
+    ("wait for the end of a run", "kosbert-ray status s3://bucket/vectors/ --wait"),
 )
 # Exit codes by state; 1 and 2 are errors of the command itself.
 EXIT_CODES = {"done": 0, "running": 4, "stopped": 5}
@@ -64,21 +61,24 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _progress(found: Status) -> str:
-    from kosbert_ray.units import duration, plural
+    doing = f"; {found.doing}" if found.doing else ""
+    return f"running: {plural(found.totals.rows, 'row')}{_share(found)}{_speed(found)}{doing}"
 
-    share = "" if found.share is None else f", {found.share:.1%} of the input"
+
+def _share(found: Status) -> str:
+    return "" if found.share is None else f", {found.share:.1%} of the input"
+
+
+def _speed(found: Status) -> str:
     rate = f", {found.tokens_per_second:,.0f} tokens/s" if found.tokens_per_second else ""
     left = "" if found.seconds_left is None else f", {duration(found.seconds_left)} left"
-    return f"running: {plural(found.totals.rows, 'row')}{share}{rate}{left}{f'; {found.doing}' if found.doing else ''}"
+    return f"{rate}{left}"
 
 
 def _lines(found: Status) -> list[str]:
-    from kosbert_ray.units import duration
-
     totals = found.totals
-    share = "" if found.share is None else f", {found.share:.1%} of the input"
     lines = [
-        f"{found.output}: {found.state}{share}",
+        f"{found.output}: {found.state}{_share(found)}",
         f"{found.model} on {found.input}",
         f"{plural(totals.slices, 'shard')}, {plural(totals.rows, 'row')}, "
         f"{plural(totals.tokens, 'token')} ({totals.encoded_tokens:,} encoded), "
@@ -95,8 +95,7 @@ def _lines(found: Status) -> list[str]:
     if found.doing:
         lines.append(found.doing)
     if found.tokens_per_second:
-        left = "" if found.seconds_left is None else f", {duration(found.seconds_left)} left"
-        lines.append(f"{plural(found.run.rows, 'row')} in this run, {found.tokens_per_second:,.0f} tokens/s{left}")
+        lines.append(f"{plural(found.run.rows, 'row')} in this run{_speed(found)}")
     if found.finished_at and found.finished_seconds:
         when = datetime.fromtimestamp(found.finished_at).astimezone()
         rate = f", {found.finished_rows_per_second:,.0f} rows/s" if found.finished_rows_per_second else ""
@@ -119,7 +118,6 @@ def _remedy(failed_files: int) -> str:
     if failed_files:
         return (
             f"the last run failed on {plural(failed_files, 'input file')} and committed all others; "
-            "fix or remove these files and "
-            "run the same command again"
+            "fix or remove these files and run the same command again"
         )
     return "no run is writing to it; run the same command again to resume"

@@ -164,8 +164,8 @@ def _find(reader: FragmentReader, pending: Pending, output: Storage, executor: E
     found = executor.write_shared_texts(reader, partitions, pending, output)
     sums = {name: pc.sum(found[name]).as_py() or 0 for name in ("shared", "times", "spared", "bytes")}
     log.info(
-        f"dedup: {plural(sums['shared'], 'text', 'occur')} in several slices, {sums['times']:,} times "
-        "in total; embedding each once "
+        f"dedup: {plural(sums['shared'], 'text', 'occur')} in several slices, {sums['times']:,} times in "
+        "total; embedding each once "
         f"saves {sums['spared'] / max(1, sums['bytes']):.1%} of the text"
     )
     output.write_atomic(FRAGMENTS_FILE, to_parquet(pa.table({"fragment": [fragment.id for fragment, _ in pending]})))

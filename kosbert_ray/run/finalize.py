@@ -113,8 +113,7 @@ def finish(
         files = {receipt.file for receipt in keep}
         log.info(
             f"{plural(len(files), 'file', 'were')} removed from the input (the first: {min(files)}); "
-            f"keeping {plural(len(keep), 'shard')} of "
-            "them (output.removed_inputs=delete deletes these)"
+            f"keeping {plural(len(keep), 'shard')} of them (output.removed_inputs=delete deletes these)"
         )
     named = {receipt.shard for receipt in (*receipts, *keep, *others)}
     ledger.remove(receipt for receipt in leftover.delete if receipt.shard not in named)

@@ -95,9 +95,3 @@ def _costs(report: Report) -> Iterator[tuple[str, str]]:
             yield name, f"{cost:,.4g}: {hours:,.3f} encoder hours at {profile.price_per_hour:g}"
     if plan.storage_price is not None:
         yield "storage", f"{report.totals.output_bytes / 1e9 * plan.storage_price:,.4g} a month"
-
-
-def write(report: Report, path: str) -> None:
-    """Writes the page to a file; raises OSError if it cannot be written."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(page(report))
