@@ -30,6 +30,7 @@ from kosbert_ray.units import plural
 FOOTER_THREADS = 16
 LOCAL_FOOTER_THREADS = 2  # more threads only contend: 100,000 footers took 10 s with 2, 15 s with 16
 FOOTERS_AT_ONCE = 256
+MANY_FOOTERS = 512  # from here on, connecting another client to the store pays
 SAMPLE_FILES = 256  # line files to inspect
 LATE_FILES = 8  # files to search further for a column that no sample has
 
@@ -138,14 +139,22 @@ def _look_into(corpus: Corpus, files: Sequence[InputFile], wanted: Wanted) -> di
     threads = FOOTER_THREADS if corpus.storage.remote else LOCAL_FOOTER_THREADS
     each = min(FOOTERS_AT_ONCE, -(-len(files) // (4 * threads)) or 1)
     runs = [files[start : start + each] for start in range(0, len(files), each)]
+    tails_first = corpus.storage.remote and (len(files) < MANY_FOOTERS or corpus.storage.arrow is None)
     with ThreadPoolExecutor(threads) as pool:
-        found = chain.from_iterable(pool.map(lambda run: _look_at(corpus, run, wanted), runs))
+        found = chain.from_iterable(pool.map(lambda run: _look_at(corpus, run, wanted, tails_first), runs))
         return {file.name: item for file, item in zip(files, found, strict=True)}
 
 
-def _look_at(corpus: Corpus, files: Sequence[InputFile], wanted: Wanted) -> list[Look | KosbertError]:
-    """Inspects files. From an object store, the ends of files with a footer are fetched together, as sizes are known."""
-    tails = _tails(corpus, files) if corpus.storage.remote else {}
+def _look_at(corpus: Corpus, files: Sequence[InputFile], wanted: Wanted, tails_first: bool) -> list[Look | KosbertError]:
+    """Inspects files.
+
+    Args:
+        corpus: the listing.
+        files: the files.
+        wanted: what the job asks of each.
+        tails_first: fetch the ends of files with a footer together, in one request each, as sizes are known.
+    """
+    tails = _tails(corpus, files) if tails_first else {}
     looks: list[Look | KosbertError] = []
     for file in files:
         where = corpus.storage.url(file.name)

@@ -6,21 +6,27 @@ Nothing here retries; :class:`kosbert_ray.storage.Storage` does. ``fs`` is alway
 from __future__ import annotations
 
 import logging
+import urllib.request
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
+from fsspec.asyn import sync
 
 from kosbert_ray.errors import StorageError, first_line
 from kosbert_ray.storage.failures import is_bucket_missing, is_transient, is_unsupported
 from kosbert_ray.storage.options import StorageOptions
 from kosbert_ray.storage.walk import FileEntry
 
+if TYPE_CHECKING:
+    import pyarrow.fs
+
 S3_SCHEMES = ("s3", "s3a")
 EXTRAS = {"az": "az", "abfs": "az", "gs": "gs", "gcs": "gs"}  # scheme: extra of kosbert-ray that installs its client
 VERSION_KEYS = ("ETag", "etag", "blob_id", "LastModified", "last_modified", "mtime")
 TIME_KEYS = ("LastModified", "last_modified", "mtime")
+PROBE_SECONDS = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +51,45 @@ def connect(address: str, options: StorageOptions, **more: Any) -> Any:
         raise StorageError(f"{address}: cannot open {scheme}:// addresses ({first_line(error)}){hint}") from error
     except Exception as error:  # botocore: the profile is not configured
         raise StorageError(f"{address}: {first_line(error)}") from error
+
+
+def arrow_filesystem(fs: Any, address: str, options: StorageOptions) -> pyarrow.fs.FileSystem | None:
+    """Returns Arrow's own client for a bucket of S3, which needs a fifth of the CPU time that s3fs takes for a request.
+
+    It knows fewer settings than s3fs, so it is for what can be done again with s3fs.
+
+    Args:
+        fs: a file system of s3fs, connected, for its endpoint, region and credentials.
+        address: an address in the bucket.
+        options: options of the object store.
+
+    Returns:
+        The client; None if the store is another, the client cannot serve these settings, or the bucket cannot be reached
+        with it.
+    """
+    scheme, _, path = address.partition("://")
+    if scheme not in S3_SCHEMES or options.requester_pays or urllib.request.getproxies():
+        return None
+    try:
+        from pyarrow.fs import FileType, S3FileSystem
+
+        client = sync(fs.loop, fs.set_session)
+        keys = None if options.anonymous else sync(fs.loop, client._request_signer._credentials.get_frozen_credentials)
+        found = S3FileSystem(
+            anonymous=options.anonymous,
+            access_key=keys and keys.access_key,
+            secret_key=keys and keys.secret_key,
+            session_token=keys and keys.token,
+            region=client.meta.region_name,
+            endpoint_override=client.meta.endpoint_url,
+            connect_timeout=PROBE_SECONDS,
+            request_timeout=options.timeout,
+        )
+        usable = found.get_file_info(path.partition("/")[0]).type is FileType.Directory
+    except Exception as error:  # whatever is missing or refused, s3fs serves it
+        log.debug("%s: not read by Arrow (%s)", address, first_line(error))
+        return None
+    return found if usable else None
 
 
 def list_files(fs: Any, path: str, root: str, recursive: bool) -> list[FileEntry]:

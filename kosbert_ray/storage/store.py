@@ -8,9 +8,9 @@ import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import fsspec
 
@@ -20,6 +20,9 @@ from kosbert_ray.storage.failures import ShortRead, is_bucket_missing, storage_e
 from kosbert_ray.storage.options import FAIL_FAST, StorageOptions, is_url
 from kosbert_ray.storage.retry import retry
 from kosbert_ray.storage.walk import FileEntry, Survey, escape_name, unescape_name, walk
+
+if TYPE_CHECKING:
+    import pyarrow.fs
 
 TMP_FOLDER = "_kosbert/tmp"
 READ_BUFFER_BYTES = 2**20
@@ -144,6 +147,18 @@ class Storage:
         starts = [max(0, size - most) for size in sizes.values()]
         found = self.fs.cat_ranges(paths, starts, list(sizes.values()), on_error="return")
         return [bytes(content) if isinstance(content, bytes) else None for content in found]
+
+    @cached_property
+    def arrow(self) -> pyarrow.fs.FileSystem | None:
+        """A file system of Arrow for :meth:`path`: of this machine, or of S3 if Arrow can reach the bucket.
+
+        It does not connect again and soon gives up; read again with this class what it fails to read.
+        """
+        if self.remote:
+            return remote.arrow_filesystem(self.fs, self.address, self.options)
+        from pyarrow.fs import LocalFileSystem
+
+        return LocalFileSystem()
 
     def read_head(self, name: str, most: int) -> bytes:
         """Reads the first ``most`` bytes of a file in one request."""

@@ -7,7 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.fs import LocalFileSystem
 
+from kosbert_ray.corpus import schema
 from kosbert_ray.corpus.formats.parquet import FOOTER_BYTES
 from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.corpus.listing import list_corpus
@@ -17,6 +19,7 @@ from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.row_table import POSITION, TEXT
 from kosbert_ray.corpus.schema import inspect
 from kosbert_ray.errors import InputError
+from kosbert_ray.storage import Storage, StorageOptions
 
 
 def look(folder: Path, text: str = "text", keep=()):
@@ -97,6 +100,39 @@ def test_footers_in_an_object_store_are_read_from_the_files_ends(s3, tmp_path: P
     with pytest.raises(InputError, match=r"s3://footers/in/\[1\] 글\.jsonl: a JSON document"):
         inspect(list_corpus("s3://footers/in/[1] 글.jsonl"), "text", [], LineOptions())
     assert len(inspect(list_corpus("s3://footers/in"), "text", [], LineOptions())[0].failed) == 2
+
+
+def test_many_footers_in_an_object_store_are_read_by_arrow(s3, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(schema, "MANY_FOOTERS", 1)
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    store = s3.filesystem()
+    store.mkdir("many")
+    for number, name in enumerate(("a", "[1] 글 #2%20+?", "날짜=2026-01-01/b")):
+        pq.write_table(pa.table({"text": ["글"] * (number + 1)}), tmp_path / "a.parquet")
+        store.put(str(tmp_path / "a.parquet"), f"many/in/{name}.parquet")
+
+    def rows(**options: object) -> list[int]:
+        corpus = list_corpus("s3://many/in", StorageOptions(**options))
+        return [file.rows for file in inspect(corpus, "text", [], LineOptions())[0].files]
+
+    expected = rows()
+    assert sorted(expected) == [1, 2, 3]
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "open", None)
+        patched.setattr(Storage, "read_ends", None)
+        assert rows() == expected  # neither was used
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "arrow", LocalFileSystem())  # a client that finds nothing
+        assert rows() == expected
+    with monkeypatch.context() as patched:
+        patched.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+        patched.setattr(Storage, "open", None)
+        assert Storage("s3://many/in").arrow is None
+        assert rows() == expected
+    assert Storage("s3://many/in", StorageOptions(requester_pays=True)).arrow is None
+    assert Storage("s3://many/in", StorageOptions(access_key_id="nobody", secret_access_key="x")).arrow is None
+    assert rows(requester_pays=True) == expected
 
 
 def test_a_file_whose_kept_columns_are_of_another_type_fails_by_name(tmp_path: Path) -> None:
