@@ -106,8 +106,7 @@ class Receipt:
         Args:
             facts: the fields known so far.
         """
-        unknown: dict[str, Any] = {"str": "", "int": 0, "float": 0.0, "bool": False}
-        return Receipt(**({item.name: unknown[str(item.type)] for item in fields(Receipt)} | facts))
+        return Receipt(**UNKNOWN | facts)
 
     def shard_rows(self, nullable: bool) -> int:
         """Returns the number of rows in the shard.
@@ -133,6 +132,7 @@ class Receipt:
 
 STABLE = [field.name for field in fields(Receipt) if field.name not in UNSTABLE]
 SCHEMA = pa.schema([pa.field(field.name, ARROW_TYPES[str(field.type)], nullable=False) for field in fields(Receipt)])
+UNKNOWN = {field.name: {"str": "", "int": 0, "float": 0.0, "bool": False}[str(field.type)] for field in fields(Receipt)}
 REQUIRED = {field.name for field in fields(Receipt) if field.default is MISSING}
 
 

@@ -115,7 +115,7 @@ def undisturbed(cli, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda sent: sent.name)
-def test_a_killed_local_run_is_resumed_on_ray(
+def test_a_killed_local_run_is_resumed(
     cli, corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path, sent: signal.Signals
 ) -> None:
     target = tmp_path / "out"
@@ -136,9 +136,10 @@ def test_a_killed_local_run_is_resumed_on_ray(
     committed = {path.name: path.stat().st_mtime_ns for path in target.glob("*.parquet")}
     assert 8 <= len(committed) < len(undisturbed)
     # The first run in one process after one that was killed takes Ray, which isolates its workers.
-    done = cli("embed", corpus, target, *SETTINGS, *([] if sent == signal.SIGKILL else ["--set", "executor=ray"]))
+    done = cli("embed", corpus, target, *SETTINGS)
     assert f"{len(committed):,} slices are committed already" in done.stderr
     assert ("an earlier run in one process was killed" in done.stderr) == (sent == signal.SIGKILL)
+    assert ("executor=local" in done.stderr) == (sent != signal.SIGKILL)
     assert shards(target) == undisturbed
     assert {name: (target / name).stat().st_mtime_ns for name in committed} == committed, "none was written again"
 

@@ -22,6 +22,7 @@ from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, write_shard
 from kosbert_ray.storage import Storage
 
+NONE_REJECTED = REJECTED_SCHEMA.empty_table()
 WRITERS = 8  # slices that are written at once to an object store, whose answer each waits for
 
 
@@ -87,7 +88,7 @@ def _columns(row: SliceRow, work: Work) -> tuple[dict[str, pa.Array], list[pa.Ar
 def _rejected(row: SliceRow, work: Work) -> pa.Table:
     """The slice's rejected rows, as ``REJECTED_SCHEMA``."""
     if row.reasons.null_count == len(row.reasons):
-        return REJECTED_SCHEMA.empty_table()
+        return NONE_REJECTED
     bad = pc.invert(row.good)
     positions = row.positions.filter(bad)
     fragment, receipt = row.fragment, row.receipt
