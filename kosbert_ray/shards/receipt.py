@@ -132,7 +132,9 @@ class Receipt:
 
 STABLE = [field.name for field in fields(Receipt) if field.name not in UNSTABLE]
 SCHEMA = pa.schema([pa.field(field.name, ARROW_TYPES[str(field.type)], nullable=False) for field in fields(Receipt)])
-UNKNOWN = {field.name: {"str": "", "int": 0, "float": 0.0, "bool": False}[str(field.type)] for field in fields(Receipt)}
+UNKNOWN: dict[str, Any] = {
+    field.name: {"str": "", "int": 0, "float": 0.0, "bool": False}[str(field.type)] for field in fields(Receipt)
+}
 REQUIRED = {field.name for field in fields(Receipt) if field.default is MISSING}
 
 
