@@ -307,10 +307,10 @@ def test_a_file_that_cannot_be_opened_fails_alone(tmp_path: Path, monkeypatch) -
             raise PermissionError(13, "Permission denied")
         return opened(path, *args, **more)
 
-    def by_path(file: Any, files: Any = None) -> Any:
+    def by_path(file: Any, *more: Any) -> Any:
         if isinstance(file, str):
             raise PermissionError(13, "Permission denied")
-        return read(file, files)
+        return read(file, *more)
 
     read = parquet._metadata
     monkeypatch.setattr(parquet, "_metadata", by_path)
