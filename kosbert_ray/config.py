@@ -22,6 +22,7 @@ OnBadRow = Literal["reject", "fail", "null_vector"]
 # The columns of a chunk: its number within the text, and its place there in Unicode code points.
 CHUNK_COLUMNS = {"chunk": "int32", "chunk_start": "int64", "chunk_end": "int64"}
 CHUNK_TEXT = "chunk_text"
+TEXT_COLUMN = "text"
 # Options of earlier versions, which job files and stored jobs may still have.
 SHORT = {"model": "name", "input": "path", "output": "path"}  # model: NAME is short for model: {name: NAME}
 RETIRED = {"model.allow_pickle": "is no longer needed"}
@@ -85,6 +86,10 @@ class JobConfig(Section):
             raise ValueError("chunk: long texts are cut off unless long_text is mean or chunk")
         if self.long_text != "chunk" and self.chunk.text:
             raise ValueError("chunk.text: there is a text for each chunk only where long_text is chunk")
+        if self.copied_text() in self.output.columns():
+            raise ValueError(
+                f"output.column: {TEXT_COLUMN!r} is the column of the texts; choose another name, or set output.text=false"
+            )
         taken = {*self.input.keep, *self.output.columns()} & {*self.chunk_columns()}
         if taken:
             raise ValueError(f"long_text: chunk writes a column {min(taken)!r} of its own; keep it under another name")
@@ -94,11 +99,25 @@ class JobConfig(Section):
         """Names and Arrow types of the columns that locate a chunk in its text."""
         if self.long_text != "chunk":
             return {}
-        return CHUNK_COLUMNS | ({CHUNK_TEXT: "string"} if self.chunk.text else {})
+        text = CHUNK_TEXT if self.chunk.text else self.copied_text()
+        return CHUNK_COLUMNS | ({text: "string"} if text else {})
+
+    def copied_text(self) -> str | None:
+        """Name of the column to which texts are copied; None if they are not, or if ``input.keep`` does it already."""
+        kept = {TEXT_COLUMN, self.input.text} & {*self.input.keep}
+        return TEXT_COLUMN if self.output.text and not kept and not self.chunk.text else None
+
+    def row_text(self) -> str | None:
+        """Name of the column to which whole texts are copied; None if there is none."""
+        return None if self.long_text == "chunk" else self.copied_text()
+
+    def chunk_text(self) -> str | None:
+        """Name of the column with the text of each chunk; None if there is none."""
+        return next((name for name in self.chunk_columns() if name not in CHUNK_COLUMNS), None)
 
     def columns(self) -> tuple[str, ...]:
         """Names of an output's columns other than its vectors."""
-        return (*self.input.keep, *self.chunk_columns())
+        return (*self.input.keep, *filter(None, [self.row_text()]), *self.chunk_columns())
 
     def rejected_allowed(self, rows: float) -> float:
         """Number of rows that may be rejected, out of ``rows``."""

@@ -92,7 +92,7 @@ def open_corpus(
         KosbertError: none of the files can be embedded.
     """
     corpus, options = list_input(config, retry), config.input
-    text, types = RowText.of(options), column_types(options.types)
+    text, types = RowText.of(options, config.row_text()), column_types(options.types)
     return inspect(corpus, text, options.keep, options.line_options(), types, settled, footers)
 
 

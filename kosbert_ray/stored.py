@@ -56,8 +56,14 @@ def _forget_denied_code(tree: Tree) -> None:
         del model["allow_remote_code"]
 
 
+def _copy_no_text(tree: Tree) -> None:
+    """Texts were copied only where ``input.keep`` named them."""
+    if isinstance(output := tree.get("output"), dict):
+        output.setdefault("text", False)
+
+
 # Changes to the options since 0.1.0, oldest first; each migrates a stored tree to the next version.
-MIGRATIONS: tuple[Callable[[Tree], None], ...] = (_drop_allow_pickle, _forget_denied_code)
+MIGRATIONS: tuple[Callable[[Tree], None], ...] = (_drop_allow_pickle, _forget_denied_code, _copy_no_text)
 
 
 def stored_config(job: Mapping[str, Any], where: str) -> JobConfig:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import Commands, add_config, add_json, job_config, print_json
+from kosbert_ray.cli.common import (
+    Commands,
+    add_config,
+    add_json,
+    job_config,
+    one_line,
+    print_json,
+    print_table,
+    terminal_width,
+)
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.units import plural
 
 SHOWN = 20
+SHOWN_TERMS = 4
 
 EXAMPLES = (
     ("find a hundred topics", "kosbert-ray cluster vectors/ -n 100"),
@@ -48,12 +58,16 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(found)
         return 0
-    for one in found.clusters[:SHOWN]:
-        print(f"{one.rows:9,} rows  {', '.join(one.terms)}")
-        for text in one.texts:
-            print(f"{'':16}{text}")
+    rows = [
+        (str(one.number), f"{one.rows:,}", ", ".join(one.terms[:SHOWN_TERMS]), one_line(one.texts[0]) if one.texts else "")
+        for one in found.clusters[:SHOWN]
+    ]
+    if any(one.texts for one in found.clusters):
+        print_table([("cluster", "rows", "words", "nearest to its centre"), *rows], terminal_width())
+    else:
+        print_table([("cluster", "rows"), *(row[:2] for row in rows)], terminal_width())
     if len(found.clusters) > SHOWN:
-        print(f"… and {len(found.clusters) - SHOWN:,} smaller ones")
+        print(f"… and {plural(len(found.clusters) - SHOWN, 'smaller cluster')}")
     print(
         f"done: {plural(found.rows, 'row')} in {plural(len(found.clusters), 'cluster')}, in "
         f"{found.seconds:.1f} s; see {found.folder}"

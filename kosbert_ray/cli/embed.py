@@ -27,6 +27,7 @@ NAMES = {
     "model": "model.name",
     "text": "input.text",
     "keep": "input.keep",
+    "no_text": "output.text",
     "prune": "output.removed_inputs",
     "log_format": "log_format",
 }
@@ -70,6 +71,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="{model.name}")
     parser.add_argument("--text", metavar="COLUMN", help="{input.text}")
     parser.add_argument("--keep", metavar="COLUMNS", help="{input.keep}")
+    parser.add_argument(
+        "--no-text",
+        action="store_const",
+        const=False,
+        help="do not copy the texts to the output (output.text=false)",
+    )
     parser.add_argument(
         "--prune",
         action="store_const",

@@ -19,7 +19,7 @@ class Columns:
 
     Attributes:
         source: how the text is made.
-        keep: the columns carried through, with their types; a text column may be among them.
+        keep: the columns carried through, with their types; a text column may be among them, and ``source.copy`` is.
         partitions: those of ``keep`` that no file contains: they are keys in the files' paths (``year=2026/``) and strings.
     """
 
@@ -30,7 +30,7 @@ class Columns:
     @property
     def stored(self) -> pa.Schema:
         """The columns carried through that the files contain."""
-        return pa.schema([field for field in self.keep if field.name not in self.partitions])
+        return pa.schema([field for field in self.keep if field.name not in (*self.partitions, self.source.copy)])
 
     @property
     def read(self) -> list[str]:

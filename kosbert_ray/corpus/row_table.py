@@ -8,7 +8,7 @@ columns to keep. ``input.keep`` refuses names that start with two underscores.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from kosbert_ray.corpus.cast import encodable, fit
 from kosbert_ray.corpus.names import MISSING, pick
-from kosbert_ray.corpus.text import RowText
+from kosbert_ray.corpus.text import RowText, spelled
 
 TEXT = "__text"
 POSITION = "__position"
@@ -33,6 +33,7 @@ def rows_from_values(rows: Iterable[Row], source: RowText, keep: pa.Schema) -> p
     positions: list[int] = []
     reasons: list[str | None] = []
     texts: list[str | None] = []
+    originals: list[str | None] = []
     kept: dict[str, list[Any]] = {name: [] for name in keep.names}
     for position, values, reason in rows:
         parts: dict[str, Any] = {}
@@ -60,19 +61,44 @@ def rows_from_values(rows: Iterable[Row], source: RowText, keep: pa.Schema) -> p
         positions.append(position)
         reasons.append(reason)
         texts.append(value if isinstance(value, str) else None)
+        originals.append(_original(source, parts, texts[-1]))
     return rows_from_arrays(
         source,
         pa.array(texts, pa.large_string()),
         pa.array(positions, pa.int64()),
         pa.array(reasons, pa.string()),
         {field.name: pa.array(kept[field.name], field.type) for field in keep},
+        pa.array(originals, pa.string()),
     )
 
 
+def _original(source: RowText, parts: Mapping[str, Any], text: str | None) -> str | None:
+    """The text of a row as it is in the input, if it could be read."""
+    if text is None or len(source.columns) > 1:
+        return text
+    part = parts[source.columns[0]]
+    return part if isinstance(part, str) else spelled(part)
+
+
 def rows_from_arrays(
-    source: RowText, text: pa.Array, position: pa.Array, reason: pa.Array, keep: dict[str, pa.Array | pa.ChunkedArray]
+    source: RowText,
+    text: pa.Array,
+    position: pa.Array,
+    reason: pa.Array,
+    keep: dict[str, pa.Array | pa.ChunkedArray],
+    original: pa.Array,
 ) -> pa.Table:
-    """Makes a row table of columns; rejects rows with a null or empty text."""
+    """Makes a row table of columns; rejects rows with a null or empty text.
+
+    Args:
+        source: how the text was made.
+        text: large_string ``[n]``, before it is normalized.
+        position, reason: see above.
+        keep: the columns to keep.
+        original: string ``[n]``, the text as it is in the input.
+    """
+    if source.copy:
+        keep = {**keep, source.copy: original}
     text = source.normalized(text)
     empty = pc.match_substring_regex(text, INVISIBLE)
     reason = pc.coalesce(

@@ -104,7 +104,10 @@ def inspect(
     corpus = replace(
         corpus, files=files, failed=(*corpus.failed, *failed), notices=(*corpus.notices, *dict.fromkeys(notices))
     )
-    return corpus, Columns(text, pa.schema([fields[name] for name in keep]), partitions)
+    kept = [fields[name] for name in keep]
+    if text.copy:
+        kept.append(pa.field(text.copy, pa.string()))
+    return corpus, Columns(text, pa.schema(kept), partitions)
 
 
 # -- inspecting ----------------------------------------------------------------------------------------------------

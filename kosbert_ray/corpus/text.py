@@ -41,15 +41,17 @@ class RowText:
             characters ``\\n`` and ``\\t``, as a quoted shell argument has them, are a newline and a tab.
         normalize: steps, always in this order: "html" replaces character references such as ``&amp;``, "nfc" composes
             (Unicode Standard Annex 15), "whitespace" replaces each run of white space with one space.
+        copy: name of the kept column that holds the text as it is in the input; None for none.
     """
 
     template: str
     normalize: tuple[Normalization, ...] = ()
+    copy: str | None = None
 
     @staticmethod
-    def of(options: InputOptions) -> RowText:
+    def of(options: InputOptions, copy: str | None = None) -> RowText:
         """The texts of a job."""
-        return RowText(options.text, tuple(sorted(set(options.normalize))))
+        return RowText(options.text, tuple(sorted(set(options.normalize))), copy)
 
     @cached_property
     def _parts(self) -> tuple[tuple[str, str | None], ...]:
@@ -85,7 +87,7 @@ class RowText:
         if all(values.get(name) is None for name in self.columns):
             return None
         return "".join(
-            literal + ("" if name is None or (value := values.get(name)) is None else _spelled(value))
+            literal + ("" if name is None or (value := values.get(name)) is None else spelled(value))
             for literal, name in self._parts
         )
 
@@ -105,6 +107,20 @@ class RowText:
             present = pc.or_(present, pc.is_valid(strings[name]))
         return pc.if_else(present, text, pa.scalar(None, pa.large_string()))
 
+    def original(self, columns: Mapping[str, pa.Array], joined: pa.Array) -> pa.Array:
+        """The texts as they are in the input: string ``[n]``. Of a template with several columns, those that it makes.
+
+        Args:
+            columns: its columns.
+            joined: the texts that :meth:`join` makes of them.
+        """
+        return (joined if len(self.columns) > 1 else _strings(columns[self.columns[0]])).cast(pa.string())
+
+    def remade(self, original: pa.Array) -> pa.Array:
+        """The texts that were embedded, from those that :meth:`original` returned: large_string ``[n]``."""
+        joined = original.cast(pa.large_string()) if len(self.columns) > 1 else self.join({self.columns[0]: original})
+        return self.normalized(joined)
+
     def normalized(self, texts: pa.Array) -> pa.Array:
         """Normalizes texts: large_string ``[n]``."""
         if "html" in self.normalize:
@@ -119,7 +135,7 @@ class RowText:
         return texts
 
 
-def _spelled(value: Any) -> str:
+def spelled(value: Any) -> str:
     """Spells a value in a template as Arrow does, so that all formats give the same text: 2026.0 is ``2026``."""
     return str(pa.scalar(value, pa.float64()).cast(pa.string())) if isinstance(value, float) else str(value)
 

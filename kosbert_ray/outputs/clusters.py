@@ -14,7 +14,6 @@ import numpy.typing as npt
 from kosbert_ray.analysis.duplicates import communities
 from kosbert_ray.analysis.kmeans import assign, fit
 from kosbert_ray.analysis.terms import top_terms
-from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.outputs.cluster_files import (
     Cluster,
@@ -78,7 +77,9 @@ def cluster(output: Output, clusters: int | None, threshold: float | None, text:
         raise InputError(f"{output.storage.url()}: no vectors in it yet")
     output.warn_if_partial("clustered")
     if column is None:
-        log.info(f"the output has no texts; keep {RowText.of(output.job.input).columns[0]} to get words and examples")
+        log.info(
+            "the output has no texts to take words and examples from: it was made with --no-text or by an older version"
+        )
     label = _by_threshold(output, threshold) if threshold is not None else _by_kmeans(output, clusters, seed)
     central = _CentralRows()
     delete_clustering(output.storage)
@@ -184,7 +185,7 @@ def _describe(output: Output, central: _CentralRows, column: str | None) -> list
             texts |= {(shard, row): str(value) for row, value in zip(rows.tolist(), found, strict=True)}
         for number, shard, row in zip(central.label.tolist(), central.shard.tolist(), central.row.tolist(), strict=True):
             nearest[number].append(texts[shard, row])
-    words = top_terms(["\n".join(texts) for texts in nearest.values()], TERMS) if column else [[]] * len(nearest)
+    words = top_terms([*nearest.values()], TERMS) if column else [[]] * len(nearest)
     clusters = [
         Cluster(
             number,

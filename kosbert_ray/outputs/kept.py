@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kosbert_ray.config import CHUNK_TEXT
+from kosbert_ray.config import TEXT_COLUMN
 from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputError
 from kosbert_ray.outputs.output import Output
@@ -22,5 +22,6 @@ def text_column(output: Output, given: str | None) -> str | None:
         InputError: the column that ``--text`` names is not kept.
     """
     require_kept(output, "--text", given)
-    usual = (CHUNK_TEXT, *RowText.of(output.job.input).columns)
+    job = output.job
+    usual = (job.chunk_text(), job.row_text(), *RowText.of(job.input).columns, TEXT_COLUMN)
     return given or next((name for name in usual if name in output.columns), None)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kosbert_ray.config import CHUNK_TEXT, JobConfig
+from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
 from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputError, StorageError
@@ -50,7 +50,8 @@ def reembed(
         ModelError: the model cannot be loaded, or has changed since.
     """
     job = output.job
-    kept = CHUNK_TEXT in output.columns or {*RowText.of(job.input).columns} <= {*job.input.keep}
+    copied = job.chunk_text() or job.row_text()
+    kept = copied is not None or {*RowText.of(job.input).columns} <= {*job.input.keep}
     if not kept:
         receipts = _with_input(output, receipts, plan)
     drawn = draw([receipt.rows for receipt in receipts], sample, seed)
@@ -109,16 +110,18 @@ def _texts_and_vectors(
         if chunked:  # a text's first chunk is in the shard if any of its chunks is
             texts = texts.take(pa.array(np.cumsum(table["chunk"].to_numpy() == 0) - 1))
     chosen = texts.take(pa.array(rows)).to_pylist()
-    if chunked and CHUNK_TEXT not in table.column_names:
+    if chunked and (plan is not None or not output.job.chunk_text()):
         places = table.select(["chunk_start", "chunk_end"]).take(pa.array(rows)).to_pylist()
         chosen = [text[place["chunk_start"] : place["chunk_end"]] for text, place in zip(chosen, places, strict=True)]
     return chosen, output.formats[0].matrix(table[column].take(pa.array(rows)).combine_chunks())[0]
 
 
 def _kept_texts(table: pa.Table, job: JobConfig) -> pa.Array | pa.ChunkedArray:
-    if CHUNK_TEXT in table.column_names:
-        return table[CHUNK_TEXT]
+    if chunk_text := job.chunk_text():
+        return table[chunk_text]
     source = RowText.of(job.input)
+    if row_text := job.row_text():
+        return source.remade(table[row_text].combine_chunks())
     return source.normalized(source.join({name: table[name].combine_chunks() for name in source.columns}))
 
 

@@ -265,7 +265,8 @@ def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequ
     if found.chunks:
         first = np.unique(encoded.indices.to_numpy(), return_index=True)[1][chosen]
         carried = {name: good_rows[name].take(pa.array(first[source])) for name in kept.column_names}
-        kept = pa.table({**carried, **chunk_columns(found.chunks, distinct.take(pa.array(chosen)), columns)})
+        about_chunks = [name for name in columns if name not in table.column_names]
+        kept = pa.table({**carried, **chunk_columns(found.chunks, distinct.take(pa.array(chosen)), about_chunks)})
     return sums, kept
 
 

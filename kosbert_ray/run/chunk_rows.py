@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kosbert_ray.config import CHUNK_TEXT
+from kosbert_ray.config import CHUNK_COLUMNS
 from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
 from kosbert_ray.encoder.long_text import Chunks
 from kosbert_ray.run.slice_row import CHUNK, KEEP, VECTOR_ROWS, SliceRow
@@ -60,17 +60,17 @@ def chunk_columns(chunks: Chunks, texts: pa.Array, columns: Sequence[str]) -> di
     Args:
         chunks: the chunks.
         texts: the texts they were cut from.
-        columns: names of the output's columns; those that do not describe chunks are ignored.
+        columns: their names; one that is not in ``CHUNK_COLUMNS`` is that of the chunk's text.
     """
     found = {name: pa.array(getattr(chunks, attribute)) for name, attribute in ATTRIBUTES.items() if name in columns}
-    if CHUNK_TEXT in columns:
+    if text_name := next((name for name in columns if name not in CHUNK_COLUMNS), None):
         parts: list[str] = []
         before, text = -1, ""
         for source, start, end in zip(chunks.source.tolist(), chunks.start.tolist(), chunks.end.tolist(), strict=True):
             if source != before:
                 before, text = source, texts[source].as_py()
             parts.append(text[start:end])
-        found[CHUNK_TEXT] = pa.array(parts, pa.string())
+        found[text_name] = pa.array(parts, pa.string())
     return found
 
 

@@ -78,6 +78,7 @@ class Pass:
             encoders_per_node=pool.per_node,
             output=output.ledger.storage,
             formats=job.formats(self.ranges),
+            rejected_text=job.config.output.rejected_text,
             on_bad_row=job.config.on_bad_row,
             fingerprint=output.digest,
             board=board,

@@ -14,6 +14,10 @@ class OutputOptions(Section):
     """The folder that is written, and how vectors are stored in it."""
 
     path: Address = Field(default="", description="folder or s3:// URL")
+    text: bool = Field(
+        default=True, description="copy the texts as they are in the input, of chunks the chunk, to a column text"
+    )
+    rejected_text: bool = Field(default=True, description="keep the texts of rejected rows in rejected/")
     column: str = Field(default="embedding", description="name of the vector column")
     dtype: Annotated[tuple[VectorType, ...], BeforeValidator(split_names), Field(min_length=1)] = Field(
         default=("float32",), description="vector types: the first is stored in column, each other in <column>_<type>"

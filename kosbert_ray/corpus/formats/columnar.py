@@ -97,7 +97,8 @@ def row_table(batch: pa.RecordBatch, position: int, find: Finder, columns: Colum
     reasons = broken_bytes(texts, pa.nulls(len(batch), pa.string()))
     kept = {field.name: cast_column(find.values(batch, field.name), field, position) for field in columns.stored}
     positions = pa.array(np.arange(position, position + len(batch)))
-    return rows_from_arrays(columns.source, columns.source.join(texts), positions, reasons, kept)
+    joined = columns.source.join(texts)
+    return rows_from_arrays(columns.source, joined, positions, reasons, kept, columns.source.original(texts, joined))
 
 
 def regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

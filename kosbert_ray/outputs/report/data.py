@@ -208,7 +208,7 @@ def _clusters(output: Output, drawn: Sample, texts: list[str]) -> list[str]:
     for label, content in zip(found, texts or [""] * len(found), strict=True):
         of[label].append(content)
     labels = sorted(of)
-    terms = top_terms(["\n".join(of[label]) for label in labels], NAMED) if texts else [[] for _ in labels]
+    terms = top_terms([of[label] for label in labels], NAMED) if texts else [[] for _ in labels]
     names = {
         label: f"{number + 1}: {', '.join(words)}" if words else f"cluster {number + 1}"
         for number, (label, words) in enumerate(zip(labels, terms, strict=True))

@@ -43,6 +43,7 @@ class Work:
         output: the output directory.
         formats: how vectors are stored, one for each column.
         on_bad_row: what to do with rows that cannot be embedded.
+        rejected_text: whether the texts of rejected rows are kept.
         fingerprint: digest of the job.
         board: tracks what workers are doing.
         shared: vectors of texts that occur in several slices.
@@ -60,6 +61,7 @@ class Work:
     output: Storage
     formats: tuple[EmbeddingFormat, ...]
     on_bad_row: OnBadRow
+    rejected_text: bool
     fingerprint: str
     board: Board
     shared: SharedVectors | None

@@ -93,8 +93,8 @@ def _rejected(row: SliceRow, work: Work) -> pa.Table:
     positions = row.positions.filter(bad)
     fragment, receipt = row.fragment, row.receipt
     assert fragment is not None and receipt is not None
-    texts = row.texts.filter(bad)
-    if row.reread:
+    texts = row.texts.filter(bad) if work.rejected_text else pa.nulls(len(positions), row.texts.type)
+    if row.reread and work.rejected_text:
         _, table = next(work.reader.slices(fragment, range(receipt.slice_index)))
         texts = table[TEXT].combine_chunks().take(pa.array(sources(row)).filter(bad))
     by_byte = not info_of(fragment.file).row_numbers(fragment.file)
