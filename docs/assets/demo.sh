@@ -30,7 +30,7 @@ show() {
 }
 
 show 'kosbert-ray plan corpus/ --model bundled:kosbert-mini'
-show 'kosbert-ray embed corpus/ vectors/ --model bundled:kosbert-mini --keep id,text --set slice.max_rows=1000'
+show 'kosbert-ray embed corpus/ vectors/ --model bundled:kosbert-mini --keep id --set slice.max_rows=1000'
 show 'kosbert-ray search vectors/ "비가 오는 날에는 무엇을 먹을까?" -k 3'
 show 'kosbert-ray verify vectors/ --input corpus/'
 sleep 3

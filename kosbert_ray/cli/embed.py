@@ -36,7 +36,8 @@ EXAMPLES = (
     ("embed a folder", "kosbert-ray embed corpus/ vectors/ --keep id"),
     ("embed a dataset of the Hugging Face hub", "kosbert-ray embed hub://klue/ynat@main vectors/ --text title --keep guid"),
     ("join two columns into one text", "kosbert-ray embed corpus/ vectors/ --text '{title}\\n{body}' --keep id"),
-    ("split long texts into chunks", "kosbert-ray embed corpus/ vectors/ --set long_text=chunk --set chunk.text=true"),
+    ("split long texts into chunks", "kosbert-ray embed corpus/ vectors/ --set long_text=chunk"),
+    ("leave the texts out of the output", "kosbert-ray embed corpus/ vectors/ --keep id --no-text"),
     ("write bits next to floats", "kosbert-ray embed corpus/ vectors/ --set output.dtype=float32,ubinary"),
     ("use a job file", "kosbert-ray embed --config job.yaml --set encoder.precision=bf16"),
     (

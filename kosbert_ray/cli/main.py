@@ -59,7 +59,7 @@ COMMANDS = {
     "models": (evaluate, train),
 }
 EXAMPLES = (
-    ("try it on bundled data", "kosbert-ray embed bundled:everyday demo --model bundled:kosbert-mini --keep id,text"),
+    ("try it on bundled data", "kosbert-ray embed bundled:everyday demo --model bundled:kosbert-mini --keep id"),
     ("estimate a job", "kosbert-ray plan s3://bucket/corpus/"),
     (
         "embed a corpus; after a crash, run the same command again",

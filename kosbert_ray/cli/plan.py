@@ -139,6 +139,8 @@ def _lines(
     rejected = sorted(found.rejected.items(), key=lambda item: -item[1])
     lines += [f"rejected  {about}{plural(count, 'row')}: {reason}" for reason, count in rejected[:SHOWN_REASONS]]
     lines.append(f"output    {about}{plural(found.slices, 'shard')}, {_bytes(found.output_bytes)}{_price(config, found)}")
+    if found.copied_bytes:
+        lines.append(f"          of which {_bytes(found.copied_bytes)} for the texts, which --no-text leaves out")
     lines.append(f"requests  {about}{found.puts:,.0f} to write, {found.gets:,.0f} to read")
     if done:
         lines.append(

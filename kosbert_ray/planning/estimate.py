@@ -28,7 +28,7 @@ from kosbert_ray.encoder.options import has_gpu
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import Job
-from kosbert_ray.planning.output_size import output_bytes, typical_vectors
+from kosbert_ray.planning.output_size import kept_bytes, output_bytes, typical_vectors
 from kosbert_ray.run.chunk_rows import chunk_columns
 
 MAX_TEXT_BYTES = 2 * 2**20  # of a slice; of a larger one, every n-th text is tokenized
@@ -75,6 +75,7 @@ class Estimate:
         max_seq_length: the model's maximum length in tokens; None if it takes texts of any length.
         slices: number of slices.
         output_bytes: bytes of all shards.
+        copied_bytes: those of the column with the texts.
         puts, gets: requests to the stores.
         looked_at: sampled rows.
         unread: why files or slices could not be read.
@@ -100,6 +101,7 @@ class Estimate:
     max_seq_length: int | None
     slices: float
     output_bytes: float
+    copied_bytes: float
     puts: float
     gets: float
     looked_at: int
@@ -178,10 +180,12 @@ def estimate(config: JobConfig) -> Estimate:
         limit = f"about {lost:,.0f} rows would be rejected, more than max_rejected={config.max_rejected:g} allows"
     formats = job.formats()
     output_rows = whole.values["output_rows"]
-    row_bytes = shard_overhead = 0.0
+    row_bytes = copied = shard_overhead = 0.0
     if any(map(len, texts)):
         slice_rows = round(output_rows / max(1.0, slices))
         row_bytes, shard_overhead = output_bytes(formats, typical_vectors(spec), kept, slice_rows)
+        if column := config.chunk_text() or config.row_text():
+            copied = kept_bytes(formats, [table.select([column]) for table in kept])
     written = output_rows + (sum(whole.rejected.values()) if formats[0].nullable else 0)
     puts = slices * PUTS_OF_A_SLICE + math.ceil(slices / RECEIPTS_OF_A_PUT) + 4
     return Estimate(
@@ -202,6 +206,7 @@ def estimate(config: JobConfig) -> Estimate:
         max_seq_length=spec.length_limit,
         slices=slices,
         output_bytes=written * row_bytes + slices * shard_overhead,
+        copied_bytes=written * copied,
         puts=puts,
         gets=len(corpus.files) + len(fragments) * GETS_OF_A_FRAGMENT + slices * GETS_OF_A_SLICE,
         looked_at=looked_at,

@@ -72,15 +72,24 @@ def output_bytes(
         pa.table([format.array(vectors[start : start + count]) for format in formats], schema=schema) for start in starts
     ]
     vector_bytes = sum(_column_bytes(parquet_bytes(chunk, formats)) for chunk in chunks) / (count * len(chunks))
-    kept_bytes = 0.0
-    if kept[0].num_columns:
-        sizes = [_column_bytes(parquet_bytes(table, formats)) for table in kept]
-        kept_bytes = sum(sizes) / max(1, sum(int(table.num_rows) for table in kept))
     few = kept[0].slice(0, 1)
     columns = {name: few[name].combine_chunks() for name in few.column_names}
     said = TYPICAL_RECEIPT.footer() | {"fingerprint": 64 * "0"}
     shard = shard_bytes(columns, [format.array(vectors[: few.num_rows]) for format in formats], formats, said)
-    return vector_bytes + kept_bytes, float(shard.size - _column_bytes(shard))
+    return vector_bytes + kept_bytes(formats, kept), float(shard.size - _column_bytes(shard))
+
+
+def kept_bytes(formats: Sequence[EmbeddingFormat], kept: list[pa.Table]) -> float:
+    """Measures the bytes that a row's kept columns take in a shard.
+
+    Args:
+        formats: how vectors are stored.
+        kept: the columns of the sampled slices.
+    """
+    if not kept or not kept[0].num_columns:
+        return 0.0
+    sizes = [_column_bytes(parquet_bytes(table, formats)) for table in kept]
+    return sum(sizes) / max(1, sum(int(table.num_rows) for table in kept))
 
 
 def _column_bytes(content: pa.Buffer) -> int:
