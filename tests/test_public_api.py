@@ -32,7 +32,7 @@ def examples(name: str) -> list[doctest.DocTest]:
     return [case for case in found if case.examples]
 
 
-CASES = [case for name in ("Output", "Encoder") for case in examples(name)]
+CASES = [case for name in ("Output", "Encoder", "plan", "search", "status", "verify") for case in examples(name)]
 
 
 @pytest.fixture
@@ -70,7 +70,8 @@ def test_every_public_docstring_has_an_example() -> None:
 
 
 def test_the_package_exports_what_it_names() -> None:
-    assert kosbert_ray.__all__ == ["Encoder", "KosbertError", "Output", "__version__", "embed"]
+    functions = ["embed", "plan", "search", "status", "verify"]
+    assert kosbert_ray.__all__ == ["Encoder", "KosbertError", "Output", "__version__", *functions]
     assert all(getattr(kosbert_ray, name) for name in kosbert_ray.__all__)
     assert {*kosbert_ray.__all__} <= {*dir(kosbert_ray)}
     with pytest.raises(AttributeError, match="no attribute 'Shard'"):

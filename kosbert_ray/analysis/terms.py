@@ -14,13 +14,17 @@ HANGUL = re.compile(r"[가-힣]")
 # Kiwi's tags of words with a meaning of their own: common and proper nouns, roots, foreign words.
 NOUNS = ("NNG", "NNP", "XR", "SL")
 # Frequent words that say nothing about a topic, as they are written where no analyzer splits off particles.
-KOREAN_STOP_WORDS = """
-    가장 같은 같이 거의 것은 것을 것이 것이다 결국 경우 그가 그것 그녀 그는 그때 그래서 그러나 그런 그런데 그럼 그렇게 그리고 그의
-    나는 나의 내가 너무 다른 다시 대한 대해 더욱 때문에 또는 또한 많은 많이 매우 모두 모든 무슨 바로 바랍니다 싶은 아니라 아닌
-    아주 안녕하세요 않고 않는 않은 어떤 어떻게 없는 없다 없이 여기 여러 오늘 왜냐하면 우리 위한 위해 이것 이것은 이다 이런 이렇게
-    있고 있는 있다 있습니다 있어서 있을 있음 저는 저의 전혀 정도 정말 제가 조금 좋은 지금 진짜 통해 특히 하고 하는 하는데 하다 하며
-    하면 하지만 한다 한번 할까요 함께 합니다 해서 해요 했다 했습니다
-""".split()
+KOREAN_STOP_WORDS = frozenset(
+    """
+    가장 같은 같이 거의 것은 것을 것이 것이다 결국 경우 그가 그것 그녀 그는 그때 그래서 그러나 그런
+    그런데 그럼 그렇게 그리고 그의 나는 나의 내가 너무 다른 다시 대한 대해 더욱 때문에 또는 또한
+    많은 많이 매우 모두 모든 무슨 바로 바랍니다 싶은 아니라 아닌 아주 안녕하세요 않고 않는 않은
+    어떤 어떻게 없는 없다 없이 여기 여러 오늘 왜냐하면 우리 위한 위해 이것 이것은 이다 이런 이렇게
+    있고 있는 있다 있습니다 있어서 있을 있음 저는 저의 전혀 정도 정말 제가 조금 좋은 지금 진짜 통해
+    특히 하고 하는 하는데 하다 하며 하면 하지만 한다 한번 할까요 함께 합니다 해서 해요 했다
+    했습니다
+    """.split()  # noqa: SIM905 (a list of so many words is read more easily as a text)
+)
 
 
 def top_terms(clusters: Sequence[Sequence[str]], count: int) -> list[list[str]]:

@@ -127,7 +127,7 @@ def prepare(
     inner = config.model_copy(
         update={
             "input": InputOptions(path=output.url(TEXTS), text=TEXT, keep=(HASH,)),
-            "output": OutputOptions(path=output.url(VECTORS), removed_inputs="delete"),
+            "output": OutputOptions(path=output.url(VECTORS), removed_inputs="delete", text=False, rejected_text=False),
             "dedup": "slice",
             "executor": executor.name,
             # Chunks are looked up among texts that are embedded as a whole elsewhere.

@@ -11,7 +11,7 @@ from kosbert_ray.units import duration, plural
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of a run.
+    """The result of a run. It is a path, that of the output: ``Output.open(summary)`` opens what was written.
 
     Attributes:
         output: the output directory.
@@ -36,6 +36,9 @@ class Summary:
     within_limit: bool
     chunked: bool = False
     complete: bool = False
+
+    def __fspath__(self) -> str:
+        return self.output
 
     def __str__(self) -> str:
         lines = [self.result(), *([self.speed()] if self.new.slices else [])]
