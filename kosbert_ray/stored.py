@@ -58,7 +58,7 @@ def _forget_denied_code(tree: Tree) -> None:
 
 def _copy_no_text(tree: Tree) -> None:
     """Texts were copied only where ``input.keep`` named them."""
-    if isinstance(output := tree.get("output"), dict):
+    if isinstance(output := tree.get("output"), dict) and "text" not in (tree.get("input") or {}).get("keep", ()):
         output.setdefault("text", False)
 
 

@@ -68,7 +68,7 @@ def rows_from_values(rows: Iterable[Row], source: RowText, keep: pa.Schema) -> p
         pa.array(positions, pa.int64()),
         pa.array(reasons, pa.string()),
         {field.name: pa.array(kept[field.name], field.type) for field in keep},
-        pa.array(originals, pa.string()),
+        None if source.copy is None else pa.array(originals, pa.string()),
     )
 
 
@@ -86,7 +86,7 @@ def rows_from_arrays(
     position: pa.Array,
     reason: pa.Array,
     keep: dict[str, pa.Array | pa.ChunkedArray],
-    original: pa.Array,
+    original: pa.Array | None,
 ) -> pa.Table:
     """Makes a row table of columns; rejects rows with a null or empty text.
 
@@ -95,9 +95,9 @@ def rows_from_arrays(
         text: large_string ``[n]``, before it is normalized.
         position, reason: see above.
         keep: the columns to keep.
-        original: string ``[n]``, the text as it is in the input.
+        original: string ``[n]``, the texts to copy; None if they are not copied.
     """
-    if source.copy:
+    if source.copy is not None:
         keep = {**keep, source.copy: original}
     text = source.normalized(text)
     empty = pc.match_substring_regex(text, INVISIBLE)

@@ -107,13 +107,16 @@ class RowText:
             present = pc.or_(present, pc.is_valid(strings[name]))
         return pc.if_else(present, text, pa.scalar(None, pa.large_string()))
 
-    def original(self, columns: Mapping[str, pa.Array], joined: pa.Array) -> pa.Array:
-        """The texts as they are in the input: string ``[n]``. Of a template with several columns, those that it makes.
+    def original(self, columns: Mapping[str, pa.Array], joined: pa.Array) -> pa.Array | None:
+        """The texts to copy: string ``[n]``, as they are in the input; of a template with several columns, those that it
+        makes. None if they are not copied.
 
         Args:
             columns: its columns.
             joined: the texts that :meth:`join` makes of them.
         """
+        if self.copy is None:
+            return None
         return (joined if len(self.columns) > 1 else _strings(columns[self.columns[0]])).cast(pa.string())
 
     def remade(self, original: pa.Array) -> pa.Array:

@@ -18,7 +18,7 @@ from receipts import RECEIPT
 from kosbert_ray.outputs.shard_check import check_cover
 from kosbert_ray.shards.receipt import Receipt
 
-SETTINGS = ["--model", TINY, "--keep", "id", "--set", "encoder.actors=1"]
+SETTINGS = ["--model", TINY, "--keep", "id", "--no-text", "--set", "encoder.actors=1"]
 
 
 def put(folder: Path, name: str, texts: list[str]) -> None:
@@ -223,7 +223,7 @@ def test_vectors_of_other_texts_are_found_by_a_sample(cli, planted: Path) -> Non
     from kosbert_ray.shards.shard import checksum
 
     footer["embedding_xxh128"] = checksum(*rolled.chunks)
-    lied = table.set_column(1, table.schema.field("embedding"), rolled)
+    lied = table.set_column(table.column_names.index("embedding"), table.schema.field("embedding"), rolled)
     pq.write_table(lied.replace_schema_metadata(table.schema.metadata | {b"kosbert_ray": json.dumps(footer)}), path)
     shutil.rmtree(out / "_kosbert" / "receipts")
     (manifest,) = (out / "_kosbert" / "manifests").glob("*.parquet")

@@ -64,5 +64,5 @@ def test_a_job_from_python_gives_its_summary_and_errors_and_leaves_the_process_a
     assert "did you mean encoder.precision?" in lines[2]
     assert "no column 'nothing'" in lines[3]
     assert lines[4].startswith("config: dedup: input should be 'slice' or 'corpus', not 'all'")
-    assert ds.dataset(tmp_path / "결과", format="parquet").schema.names == ["id", "embedding"]
+    assert ds.dataset(tmp_path / "결과", format="parquet").schema.names == ["id", "text", "embedding"]
     assert "4 slices · 100.0%" in done.stderr

@@ -23,7 +23,7 @@ EXPECTED = GOLDEN / "expected.json"
 OLD_INPUTS = ROOT / "tests" / "outputs_0_1_0"
 MTIME = 1764000000123456789  # part of shard names
 COMMON = ["--model", "bundled:kosbert-mini", "--set", "slice.max_rows=8", "--set", "encoder.engine=torch"]
-COMMON += ["--set", "encoder.precision=fp32", "--set", "max_rejected=5"]
+COMMON += ["--set", "encoder.precision=fp32", "--set", "max_rejected=5", "--no-text"]
 JOBS = {
     "parquet and jsonl": ("in", ("input.keep=id,text",)),
     "txt.gz": ("lines", ()),
