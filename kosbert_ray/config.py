@@ -70,6 +70,14 @@ class JobConfig(Section):
     executor: ExecutorName = Field(
         default="auto", description="run on Ray or in this process (local); by default local if there is little to do"
     )
+    limit: int | None = Field(
+        default=None,
+        gt=0,
+        description="end after whole slices with this many rows in all: a trial, which a run without it continues",
+    )
+    max_minutes: float | None = Field(
+        default=None, gt=0, description="end after this time, with exit code 6; the next run continues"
+    )
     stall_timeout: Seconds = Field(
         default=300.0, gt=0, description="time without a commit before the run reports what it is waiting for"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import re
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 INTERRUPTED = "interrupted"
 CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
+KILLED = "killed by `ray.kill`"
 NOISE_SECONDS = 0.5
 OPTION_MARK = re.compile(r"\{[a-z_.]+\}")  # help text of an argument that sets an option
 NUMBER = re.compile(r"-?[\d,]+(\.\d+)?")
@@ -68,6 +70,24 @@ def without_core_noise() -> Iterator[None]:
         own, sys.stderr = sys.stderr, before
         with contextlib.suppress(OSError, ValueError):
             own.close()
+
+
+class ProblemsOfRay(io.TextIOBase):
+    """Takes what Ray prints to standard output, which is for results, to standard error.
+
+    That a worker was killed is left out: Ray Data ends its workers so where a run ends early.
+    """
+
+    def __init__(self) -> None:
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        """Passes whole lines on."""
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if KILLED not in line:
+                print(line, file=sys.stderr)
+        return len(text)
 
 
 def add_config(parser: argparse.ArgumentParser, what: str = "a job file in YAML") -> None:

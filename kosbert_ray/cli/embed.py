@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import sys
 from typing import TYPE_CHECKING, get_args
 
-from kosbert_ray.cli.common import INTERRUPTED, Commands, add_config, given, job_config, without_core_noise
+from kosbert_ray.cli.common import INTERRUPTED, Commands, ProblemsOfRay, add_config, given, job_config, without_core_noise
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
 from kosbert_ray.logs import LogFormat, set_format
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXIT_REJECTED = 3
+EXIT_TIME_IS_UP = 6
 WARN_TRUNCATED = 0.01  # of the rows
 NAMES = {
     "input": "input.path",
@@ -29,6 +29,8 @@ NAMES = {
     "keep": "input.keep",
     "no_text": "output.text",
     "prune": "output.removed_inputs",
+    "limit": "limit",
+    "max_minutes": "max_minutes",
     "log_format": "log_format",
 }
 
@@ -39,6 +41,7 @@ EXAMPLES = (
     ("split long texts into chunks", "kosbert-ray embed corpus/ vectors/ --set long_text=chunk"),
     ("leave the texts out of the output", "kosbert-ray embed corpus/ vectors/ --keep id --no-text"),
     ("write bits next to floats", "kosbert-ray embed corpus/ vectors/ --set output.dtype=float32,ubinary"),
+    ("try a job on its first 1,000 rows", "kosbert-ray embed corpus/ vectors/ --keep id --limit 1000"),
     ("use a job file", "kosbert-ray embed --config job.yaml --set encoder.precision=bf16"),
     (
         "embed with another model, next to the current output",
@@ -84,6 +87,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         const="delete",
         help="delete the shards of input files that were removed (output.removed_inputs=delete)",
     )
+    parser.add_argument("--limit", metavar="N", help="{limit}")
+    parser.add_argument("--max-minutes", metavar="M", help="{max_minutes}")
     parser.add_argument("--log-format", choices=get_args(LogFormat), help="{log_format}")
     add_config(parser)
 
@@ -118,8 +123,7 @@ def _run(arguments: argparse.Namespace) -> int:
         for line in preview(config).lines():
             print(line)
         return 0
-    # Ray prints some problems to standard output, which is for the result.
-    with without_core_noise(), contextlib.redirect_stdout(sys.stderr):
+    with without_core_noise(), contextlib.redirect_stdout(ProblemsOfRay()):
         summary = embed(config)
     totals, new = summary.totals, summary.new
     if new.slices:
@@ -134,6 +138,12 @@ def _run(arguments: argparse.Namespace) -> int:
         log.info(f"deleted {plural(summary.removed, 'shard')} of changed or removed inputs")
     with contextlib.suppress(BrokenPipeError):
         print(summary.result(), flush=True)
+    if summary.bound == "limit":
+        log.info("run the same command without --limit to embed the rest")
+        return 0
+    if summary.bound:
+        log.info("run the same command again to embed the rest")
+        return EXIT_TIME_IS_UP
     if not summary.within_limit:
         limit = f"more than max_rejected={config.max_rejected:g} allows"
         remedy = (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kosbert_ray.config import JobConfig
 from kosbert_ray.errors import JobFailed, StorageError, TooManyRejected
+from kosbert_ray.run.bounds import Bound, Bounds
 from kosbert_ray.run.monitor.progress import Progress
 from kosbert_ray.run.notices import Notices
 from kosbert_ray.shards.ledger import Committed, Ledger
@@ -36,6 +37,7 @@ class Books:
         ledger: the output's ledger.
         progress: the live view.
         notices: logs remarks of the encoders once.
+        bounds: when the run ends although slices are open.
     """
 
     config: JobConfig
@@ -44,9 +46,10 @@ class Books:
     ledger: Ledger
     progress: Progress
     notices: Notices
+    bounds: Bounds
 
-    def record_all(self, outcomes: Iterable[Outcome], metrics: SliceMetrics, slice_finished: Callable[[], None]) -> None:
-        """Records outcomes until there are no more.
+    def record_all(self, outcomes: Iterable[Outcome], metrics: SliceMetrics, slice_finished: Callable[[], None]) -> Bound:
+        """Records outcomes until there are no more, or a bound is reached; returns that bound.
 
         Args:
             outcomes: results of slices, as they arrive.
@@ -59,6 +62,7 @@ class Books:
         """
         failed: list[str] = []
         rejected = ""
+        bound: Bound = ""
         try:
             for outcome in outcomes:
                 slice_finished()
@@ -79,6 +83,8 @@ class Books:
                     log.error(outcome.failed, extra={"label": "failed"})
                     if len(failed) >= MAX_FAILED:
                         break
+                if bound := self.bounds.reached(self.progress.totals.rows):
+                    break
         except BaseException:
             with contextlib.suppress(StorageError):  # report the first error
                 self.ledger.flush()
@@ -89,6 +95,7 @@ class Books:
             raise JobFailed(
                 f"{failed[0]} ({plural(len(failed), 'slice')} failed, {others}); run the same command again to retry"
             )
+        return bound
 
     def require_few_rejected(self, first: str = "") -> None:
         """Stops a run that has rejected too many rows already, even if no other row is rejected.

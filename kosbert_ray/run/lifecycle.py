@@ -38,7 +38,7 @@ def embed(config: JobConfig, model: PreparedModel | None = None) -> Summary:
     ended = Ended("failed", config.output.path)
     try:
         summary = _run(config, model)
-        status = "done" if summary.within_limit else "rejected"
+        status = summary.bound or ("done" if summary.within_limit else "rejected")
         ended = Ended(status, summary.output, totals=asdict(summary.totals), new=asdict(summary.new))
         return summary
     except KosbertError as error:

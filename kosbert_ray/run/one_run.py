@@ -32,6 +32,7 @@ from kosbert_ray.job import (
 )
 from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.account import account
+from kosbert_ray.run.bounds import Bound, Bounds
 from kosbert_ray.run.dry_run import Preview
 from kosbert_ray.run.executors.choice import choose, fixed
 from kosbert_ray.run.finalize import Leftover, finish, leftover
@@ -85,6 +86,7 @@ class Run:
     def __init__(self, config: JobConfig, stack: ExitStack, embed: Embed, model: PreparedModel | None = None) -> None:
         self._stack, self._notices, self._embed = stack, Notices(), embed
         self._ranges: Ranges = ()
+        self._bounds = Bounds.of(config)
         self._given = config
         require_input(config)
         storage = open_output(config)
@@ -143,7 +145,10 @@ class Run:
         self._use_corpus(self.output.look(self.job.corpus))
         fragments = self._fragments()
         self.progress = Progress(
-            self.job.corpus.size, self.output.totals(fragments), logged=self.config.log_format == "json"
+            self.job.corpus.size,
+            self.output.totals(fragments),
+            logged=self.config.log_format == "json",
+            limit=self.config.limit,
         )
         lease.report = self.progress.report
         corpus = self.job.corpus
@@ -167,10 +172,15 @@ class Run:
 
     def _passes(self, fragments: list[Fragment]) -> Summary:
         for _ in range(MAX_PASSES):
+            done = self.output.is_done(fragments)
+            if not done and (bound := self._bounds.reached(self.progress.totals.rows)):
+                return self._ended(fragments, bound)
             self._start_account()
-            if not self.output.is_done(fragments):
+            if not done:
                 with BackgroundHashing(self.output.hashes, self.job.corpus):
-                    self._pass(fragments)
+                    bound = self._pass(fragments)
+                if bound:
+                    return self._ended(fragments, bound)
                 if notice := unknown_notice(self.progress.new.unknown_tokens, self.progress.new.encoded_tokens):
                     log.warning(notice)
             changed = self._list_again()
@@ -291,6 +301,12 @@ class Run:
         removed = sum(bool(receipt.shard) for receipt in left.delete)
         return replace(summary, complete=summary.within_limit, removed=removed)
 
+    def _ended(self, fragments: list[Fragment], bound: Bound) -> Summary:
+        """The result of a run that a bound has ended; if nothing is left to do, that of any other run."""
+        if self.output.is_done(fragments):
+            return self._finish(fragments)
+        return replace(self._summary(fragments), bound=bound)
+
     def _summary(self, fragments: list[Fragment]) -> Summary:
         totals = self.output.totals(fragments)
         return Summary(
@@ -332,7 +348,8 @@ class Run:
 
     def _choose(self, fragments: list[Fragment]) -> str:
         """The executor for these fragments."""
-        choice = choose(self.config, self.job.spec, fragments, any(run.executor == "local" for run in self._lease.dead))
+        killed = any(run.executor == "local" for run in self._lease.dead)
+        choice = choose(self.config, self.job.spec, fragments, killed, self._bounds.share(fragments))
         if choice.reason:
             self._notices.info(f"executor={choice.name}: {choice.reason}")
         return choice.name
@@ -354,39 +371,61 @@ class Run:
         pool, model = self._encoders(executor)
         return calibrate(reader, fragments, model, self.config.encoder, executor, pool)
 
-    def _pass(self, fragments: list[Fragment]) -> None:
+    def _pass(self, fragments: list[Fragment]) -> Bound:
         """Encodes the open slices; a failure also counts the files that planning gave up."""
         try:
             try:
-                self._run_pass(fragments)
+                return self._run_pass(fragments)
             except DeviceBroken as error:
                 executor = self._resources.executor
                 if executor is None or executor.name != "local" or self.config.executor != "auto":
                     raise
                 log.warning(f"{without_remedy(error)}: continuing on Ray, whose workers can be replaced")
                 self._resources.start("ray")
-                self._run_pass(fragments)
+                return self._run_pass(fragments)
         except JobFailed as error:
             failed = len(self.job.corpus.failed)
             if not failed:
                 raise
             raise JobFailed(f"{error}; {failed:,} more files cannot be read at all") from error
 
-    def _run_pass(self, fragments: list[Fragment]) -> None:
+    def _run_pass(self, fragments: list[Fragment]) -> Bound:
+        """Encodes open slices; with a limit, those of as many fragments as it takes."""
+        bound: Bound = ""
         pending = self.output.pending(fragments)
+        while pending and not bound:
+            first = self._bounds.first(pending, self.progress.totals.rows)
+            bound = self._encode(first)
+            pending = pending[len(first) :]
+        return bound
+
+    def _encode(self, pending: Pending) -> Bound:
         executor = self._executor([item for item, _ in pending])
         pool, model = self._encoders(executor)
         tokenizer = self._resources.tokenizer()
         self._notices.info(*filter(None, [end_notice(self.job.spec, tokenizer)]))
         strict = self._given.encoder.engine != "auto"
         this = Pass(
-            self.job, model, tokenizer, self._ranges, self.output, self.progress, self._notices, executor, pool, strict
+            job=self.job,
+            model=model,
+            tokenizer=tokenizer,
+            ranges=self._ranges,
+            output=self.output,
+            progress=self.progress,
+            notices=self._notices,
+            executor=executor,
+            pool=pool,
+            strict_engine=strict,
+            bounds=self._bounds,
         )
-        this.run(pending, self._shared(this, pending))
+        return this.run(pending, self._shared(this, pending))
 
     def _shared(self, this: Pass, pending: Pending) -> Shared | None:
         """Texts that occur in several open slices, embedded, if the job asks for it."""
         if self.config.dedup != "corpus":
+            return None
+        if self.config.limit is not None:
+            self._notices.info("dedup=corpus: a trial (limit) does not look for texts that occur in several slices")
             return None
         from kosbert_ray.run import corpus_dedup
 

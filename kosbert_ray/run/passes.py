@@ -11,6 +11,7 @@ from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.job import Job
 from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.bookkeeping import Books
+from kosbert_ray.run.bounds import Bound, Bounds
 from kosbert_ray.run.monitor.progress import Progress
 from kosbert_ray.run.notices import Notices
 from kosbert_ray.run.output_state import OutputState
@@ -38,6 +39,7 @@ class Pass:
         executor: runs the stages.
         pool: the encoders.
         strict_engine: whether the user named the engine.
+        bounds: when it ends although slices are open.
     """
 
     job: Job
@@ -50,9 +52,10 @@ class Pass:
     executor: Executor
     pool: EncoderPool
     strict_engine: bool
+    bounds: Bounds
 
-    def run(self, pending: Pending, shared: Shared | None) -> None:
-        """Encodes open slices.
+    def run(self, pending: Pending, shared: Shared | None) -> Bound:
+        """Encodes open slices; returns the bound that ended it, if one did.
 
         Args:
             pending: the open slices.
@@ -89,7 +92,9 @@ class Pass:
         job.long_text.check(self.tokenizer)
         metrics = executor.slice_metrics(board, pool, output.ledger.storage.address, self.progress.recent)
         self.progress.watch(lambda: board.snapshot(BOARD_SECONDS))
-        books = Books(job.config, job.corpus.size, output.committed, output.ledger, self.progress, self.notices)
+        books = Books(
+            job.config, job.corpus.size, output.committed, output.ledger, self.progress, self.notices, self.bounds
+        )
         books.require_few_rejected()
         texts = shared.texts if shared else None
         with (
@@ -97,4 +102,4 @@ class Pass:
             Watchdog(board, partial(executor.describe_resources, pool), job.config.stall_timeout) as watchdog,
             contextlib.closing(executor.outcomes(work, self.tokenizer, texts, pending, pool)) as outcomes,
         ):
-            books.record_all(outcomes, metrics, watchdog.slice_finished)
+            return books.record_all(outcomes, metrics, watchdog.slice_finished)

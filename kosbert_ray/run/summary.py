@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kosbert_ray.run.bounds import Bound
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.units import duration, plural
+
+UNFINISHED = {"": "not complete", "limit": "trial", "max_minutes": "time is up"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Summary:
         within_limit: whether ``max_rejected`` allows the rejected rows; if not, the output is not complete.
         chunked: whether long texts became one row per chunk.
         complete: whether the output has its ``_SUCCESS``.
+        bound: "limit" or "max_minutes" if that option ended the run with slices left to do, otherwise empty.
     """
 
     output: str
@@ -36,6 +40,7 @@ class Summary:
     within_limit: bool
     chunked: bool = False
     complete: bool = False
+    bound: Bound = ""
 
     def __fspath__(self) -> str:
         return self.output
@@ -51,7 +56,7 @@ class Summary:
     def result(self) -> str:
         """Describes the output in one line."""
         totals = self.totals
-        word = "done" if self.complete else "not complete"
+        word = "done" if self.complete else UNFINISHED[self.bound]
         texts = f" ({plural(totals.input_rows - totals.rejected, 'text')})" if self.chunked else ""
         shown = f", {plural(totals.rejected, 'row')} rejected (kosbert-ray rejected shows them)" if totals.rejected else ""
         return f"{word}: {plural(totals.rows, 'row')}{texts} in {plural(totals.slices, 'shard')} in {self.output}{shown}"

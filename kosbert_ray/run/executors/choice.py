@@ -37,7 +37,7 @@ class Choice:
     reason: str = ""
 
 
-def choose(config: JobConfig, spec: ModelSpec, fragments: Iterable[Fragment], crashed: bool) -> Choice:
+def choose(config: JobConfig, spec: ModelSpec, fragments: Iterable[Fragment], crashed: bool, share: float = 1.0) -> Choice:
     """Chooses the executor for the open fragments.
 
     Args:
@@ -45,10 +45,11 @@ def choose(config: JobConfig, spec: ModelSpec, fragments: Iterable[Fragment], cr
         spec: its model.
         fragments: the fragments with open slices.
         crashed: whether an earlier run of this output was killed on the local executor.
+        share: the part of these fragments that the run does.
     """
     if name := fixed(config):
         return Choice(name)
-    seconds = plain_seconds(spec, config.encoder, fragments)
+    seconds = share * plain_seconds(spec, config.encoder, fragments)
     if seconds > (STATIC_LITTLE_SECONDS if spec.static else LITTLE_SECONDS):
         return Choice("ray")
     if crashed:

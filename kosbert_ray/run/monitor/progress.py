@@ -56,6 +56,7 @@ class Progress:
         total_bytes: bytes of the whole corpus, the measure of progress and of the time left.
         done: sums over the slices committed by earlier runs.
         logged: whether lines go to the log, with their figures, instead of the console.
+        limit: rows at which the run ends; None if all of the corpus is done.
     """
 
     total_bytes: int
@@ -63,6 +64,7 @@ class Progress:
     console: Console = field(default_factory=_console)
     clock: Callable[[], float] = time.monotonic
     logged: bool = False
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         self.new = Totals()
@@ -164,8 +166,16 @@ class Progress:
         return min(1.0, self.totals.input_bytes / self.total_bytes) if self.total_bytes else 1.0
 
     @property
+    def run_share(self) -> float:
+        """The same of what the run is to do: with a limit, share of the rows that it asks for."""
+        return self.share if self.limit is None else min(1.0, self.totals.rows / self.limit)
+
+    @property
     def seconds_left(self) -> float | None:
         """Seconds left, by the remaining tokens and the rate of the last minute; None before the first slice."""
+        if self.limit is not None:
+            rate = self.recent.rate("rows")
+            return max(0, self.limit - self.totals.rows) / rate if self.new.input_bytes and rate else None
         rate = self.recent.rate("tokens")
         return self.totals.tokens_left(self.total_bytes) / rate if self.new.input_bytes and rate else None
 
@@ -188,7 +198,7 @@ class Progress:
     def _parts(self) -> list[str]:
         parts = [
             f"{plural(self.totals.slices, 'slice')}",
-            f"{self.share:.1%}",
+            f"{self.run_share:.1%}",
             f"{self.recent.rate('rows'):,.0f} rows/s",
             f"{self.recent.rate('tokens'):,.0f} tokens/s",
             "starting" if self.seconds_left is None else f"{duration(self.seconds_left)} left",
@@ -209,7 +219,7 @@ class Progress:
     def _panel(self) -> RenderableType:
         held_up = self._bottleneck()
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(ProgressBar(total=1.0, completed=self.share, width=BAR_WIDTH), Text(self.line()))
+        bar.add_row(ProgressBar(total=1.0, completed=self.run_share, width=BAR_WIDTH), Text(self.line()))
         if not self._view:
             return bar
         stages = Table.grid(padding=(0, 2))
