@@ -42,6 +42,7 @@ EXAMPLES = (
     ("leave the texts out of the output", "kosbert-ray embed corpus/ vectors/ --keep id --no-text"),
     ("write bits next to floats", "kosbert-ray embed corpus/ vectors/ --set output.dtype=float32,ubinary"),
     ("try a job on its first 1,000 rows", "kosbert-ray embed corpus/ vectors/ --keep id --limit 1000"),
+    ("resume from any folder", "kosbert-ray embed --resume vectors/"),
     ("use a job file", "kosbert-ray embed --config job.yaml --set encoder.precision=bf16"),
     (
         "embed with another model, next to the current output",
@@ -72,6 +73,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER/NAME",
         help="create NAME next to FOLDER's current output, reusing its settings except those given here",
     )
+    parser.add_argument(
+        "--resume", metavar="OUTPUT", help="repeat the last run's command from any folder: same input, model and options"
+    )
     parser.add_argument("--model", metavar="NAME", help="{model.name}")
     parser.add_argument("--text", metavar="COLUMN", help="{input.text}")
     parser.add_argument("--keep", metavar="COLUMNS", help="{input.keep}")
@@ -98,6 +102,8 @@ def config_of(arguments: argparse.Namespace) -> JobConfig:
     from kosbert_ray.config import load_config
 
     config = job_config(arguments, NAMES)
+    if arguments.resume:
+        return _resumed(arguments, config)
     if not arguments.into:
         return config
     if arguments.output:
@@ -112,6 +118,20 @@ def config_of(arguments: argparse.Namespace) -> JobConfig:
         for name in PROMPT_OPTIONS:
             defaults["model"].pop(name, None)
     return load_config(arguments.config, arguments.set, given(arguments, NAMES), defaults)
+
+
+def _resumed(arguments: argparse.Namespace, config: JobConfig) -> JobConfig:
+    """The last run's job, with the options given now."""
+    from kosbert_ray.config import load_config
+    from kosbert_ray.outputs.resumption import last_command
+
+    if arguments.input or arguments.output or arguments.into:
+        raise UsageError("--resume: takes the input from the last run; leave out INPUT, OUTPUT and --into")
+    place = {"output.path": arguments.resume}
+    there = config.model_copy(update={"output": config.output.model_copy(update={"path": arguments.resume})})
+    tree = last_command(there)
+    log.info(f"resuming {arguments.resume}: input {tree['input']['path']}")
+    return load_config(arguments.config, arguments.set, {**given(arguments, NAMES), **place}, tree)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -13,8 +13,15 @@ from kosbert_ray._version import __version__
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.model.prepare import PreparedModel
+from kosbert_ray.model.source import BUNDLED_PREFIX
+from kosbert_ray.storage import is_url
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "openvino")
+
+
+def absolute(path: str) -> str:
+    """A path from anywhere; an address of another kind as it is."""
+    return path if is_url(path) or path.startswith(BUNDLED_PREFIX) else os.path.abspath(path)
 
 
 def account(run: str, given: JobConfig, corpus: Corpus, model: PreparedModel | None) -> dict[str, Any]:
@@ -37,6 +44,8 @@ def account(run: str, given: JobConfig, corpus: Corpus, model: PreparedModel | N
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "input": corpus.storage.address,
+        "input_path": absolute(given.input.path),
+        "model_path": os.path.abspath(given.model.name) if os.path.isdir(given.model.name) else None,
         "files": len(corpus.files),
         "failed_files": len(corpus.failed),
         "model": model.described() if model else None,

@@ -1,6 +1,6 @@
 """The bounds of a run that does not do all of its job: a trial of some rows, or a window of time.
 
-Slices are cut as they are for the whole corpus, and only whole ones are committed, so a later run goes on from there.
+Slices are cut as they are for the whole corpus, and only whole ones are committed, so a later run continues from there.
 """
 
 from __future__ import annotations

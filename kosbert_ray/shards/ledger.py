@@ -236,6 +236,11 @@ class Ledger:
         self._files.write_json(f"{RUNS_FOLDER}/{self.run}.json", account)
         self.storage.delete([SUCCESS_FILE])
 
+    def last_run(self) -> dict[str, Any] | None:
+        """The record of the latest run that changed the output; None if there is none that can be read."""
+        names = sorted((entry.name for entry in self.storage.list(RUNS_FOLDER)), reverse=True)
+        return next(filter(None, map(self._files.read_json, names)), None)
+
     def add(self, receipt: Receipt) -> None:
         """Adds the receipt of a committed slice. Receipts are written in batches, at most ``FLUSH_SECONDS`` apart."""
         self._receipts.add(receipt)
