@@ -45,7 +45,7 @@ LONG_TARGETS = ("test", "lint", "bench", "docs", "audit")  # of make: resolved, 
 SHELL = re.compile(r"[|><;&]|\$\(|^eval |^(?!kosbert-ray )")
 # A line that each command prints, whatever page it is on.
 PRINTS = {
-    "embed": r"^(done: [\d,]+ rows|to embed: )",
+    "embed": r"^((done|trial): [\d,]+ rows|to embed: )",
     "plan": r"^tokens +[\d,]+",
     "calibrate": r"^[\d,]+ tokens/s",
     "status": r": (done|running|stopped)",
