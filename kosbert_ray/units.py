@@ -30,6 +30,15 @@ def parse_seconds(value: Any) -> Any:
     return value
 
 
+def data_size(count: float) -> str:
+    """``532 bytes``, ``56.4 kB``, ``45.5 MB``, ``1.20 GB``: a kB is 1,000 bytes."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= 0.9995 * size:
+            number = count / size
+            return f"{number:,.{2 if number < 9.995 else 1 if number < 99.95 else 0}f} {unit}"
+    return plural(count, "byte")
+
+
 def duration(seconds: float) -> str:
     """``3 s``, ``2 min 5 s``, ``4 h 7 min``."""
     whole = round(seconds)

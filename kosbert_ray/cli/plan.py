@@ -12,7 +12,7 @@ from kosbert_ray.cli import embed
 from kosbert_ray.cli.common import Commands
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
-from kosbert_ray.units import plural
+from kosbert_ray.units import data_size, plural
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BAR = 40
+MAX_SPREAD = 0.2
 SHOWN_REASONS = 5
 THIS_MACHINE = "this machine"
+RUNS_SO_FAR = "an encoder of the runs so far"
 
 EXAMPLES = (
     ("estimate tokens, bytes and time", "kosbert-ray plan corpus/ vectors/ --keep id"),
@@ -53,7 +55,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "calibrate",
         help="measure how fast this machine embeds a corpus",
-        description="Embeds texts of INPUT for about ten seconds and remembers the speed for plan.",
+        description="Embeds texts of INPUT for about ten seconds as a run does, and remembers the speed for plan.",
     )
     embed.add_options(parser)
     add_examples(parser, CALIBRATE_EXAMPLES)
@@ -65,7 +67,10 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from kosbert_ray.planning.speed import measure
 
     speed = measure(config)
-    print(f"{speed.tokens_per_second:,.0f} tokens/s ({speed.engine} {speed.precision} on {speed.device})")
+    spread = f", within {speed.spread:.0%} of each other in {speed.rounds} rounds" if speed.rounds > 1 else ""
+    print(f"{speed.tokens_per_second:,.0f} tokens/s{spread} ({speed.engine} {speed.precision} on {speed.device})")
+    if speed.spread > MAX_SPREAD:
+        log.warning("the rounds differ: another program may be using this machine; calibrate again when it is idle")
     return 0
 
 
@@ -86,13 +91,17 @@ def _plan(arguments: argparse.Namespace) -> int:
     spec = model_ref(config).spec()
     speed = remembered(spec, config)
     profiles = dict(config.plan.profiles)
+    if done and done.tokens_per_second:
+        profiles = {RUNS_SO_FAR: ProfileOptions(tokens_per_second=done.tokens_per_second), **profiles}
     if speed:
         profiles = {THIS_MACHINE: ProfileOptions(tokens_per_second=speed.tokens_per_second), **profiles}
     if arguments.json:
+        left = (done.left if done else 1.0) * found.encoded_tokens
         seconds = {name: seconds_on(profile, found.encoded_tokens) for name, profile in profiles.items()}
+        seconds_left = {name: seconds_on(profile, left) for name, profile in profiles.items()}
         committed = done.committed if done else 0
         more = {"prompt": spec.prompt, "weight_bytes": _weight_bytes(config, spec), "committed": committed}
-        tree = {**asdict(found), **more, "seconds": seconds}
+        tree = {**asdict(found), **more, "tokens_left": left, "seconds": seconds, "seconds_left": seconds_left}
         print(json.dumps(tree, ensure_ascii=False))
         return 0
     for line in _lines(config, found, done, profiles, spec):
@@ -120,9 +129,9 @@ def _lines(
     whole = found.looked_at >= all_rows - 0.5
     about = "" if whole else "about "
     lines = [
-        f"input     {config.input.path}: {plural(found.files, 'file')}, {_bytes(found.file_bytes)}; "
+        f"input     {config.input.path}: {plural(found.files, 'file')}, {data_size(found.file_bytes)}; "
         f"{about}{plural(all_rows, 'row')}" + ("" if whole else f" ({found.looked_at:,} sampled)"),
-        f"texts     {about}{_bytes(found.text_bytes)}; {found.repeated:.1%} duplicates within a slice, "
+        f"texts     {about}{data_size(found.text_bytes)}; {found.repeated:.1%} duplicates within a slice, "
         f"{'' if whole else 'at least '}{found.shared:.1%} across slices",
         f"tokens    {about}{found.tokens:,.0f}, {found.tokens / rows:.1f} per row; {found.encoded_tokens:,.0f} to encode",
         f"prompt    {spec.prompts.described(spec.prompt)}",
@@ -138,20 +147,31 @@ def _lines(
     lines += [_capped(found, rows, cap, profiles) for cap in found.caps]
     rejected = sorted(found.rejected.items(), key=lambda item: -item[1])
     lines += [f"rejected  {about}{plural(count, 'row')}: {reason}" for reason, count in rejected[:SHOWN_REASONS]]
-    lines.append(f"output    {about}{plural(found.slices, 'shard')}, {_bytes(found.output_bytes)}{_price(config, found)}")
+    lines.append(
+        f"output    {about}{plural(found.slices, 'shard')}, {data_size(found.output_bytes)}{_price(config, found)}"
+    )
     if found.copied_bytes:
-        lines.append(f"          of which {_bytes(found.copied_bytes)} for the texts, which --no-text leaves out")
+        lines.append(f"          of which {data_size(found.copied_bytes)} for the texts, which --no-text leaves out")
     lines.append(f"requests  {about}{found.puts:,.0f} to write, {found.gets:,.0f} to read")
     if done:
         lines.append(
             f"done      {plural(done.committed, 'slice', 'are')} committed; "
             f"{plural(done.new[0], 'new file')}, {len(done.changed):,} changed"
         )
+    part = done.left if done and done.committed else None
+    if part is not None:
+        lines.append(f"left      {part:.1%} of the input, about {part * found.encoded_tokens:,.0f} tokens to encode")
+    currency = config.plan.currency
     for name, profile in profiles.items():
         seconds, devices, price = seconds_on(profile, found.encoded_tokens), profile.devices, profile.price_per_hour
-        cost = "" if price is None else f", {seconds / 3600 * devices * price:,.2f} at {price:g} per hour each"
+        cost = ""
+        if price is not None:
+            cost = f", {seconds / 3600 * devices * price:,.2f} {currency} at {price:g} {currency} per hour each"
         many = f"{devices} x " if devices > 1 else ""
-        lines.append(f"time      {many}{name}: {duration(seconds)} at {profile.tokens_per_second:,.0f} tokens/s each{cost}")
+        rest = "" if part is None else f", {duration(part * seconds)} of it left"
+        lines.append(
+            f"time      {many}{name}: {duration(seconds)} at {profile.tokens_per_second:,.0f} tokens/s each{cost}{rest}"
+        )
     if not profiles:
         lines.append("time      unknown: run kosbert-ray calibrate to measure this machine, or set plan.profiles")
     return lines
@@ -169,8 +189,8 @@ def _weight_bytes(config: JobConfig, spec: ModelSpec) -> dict[str, int]:
 def _memory(config: JobConfig, spec: ModelSpec) -> str:
     from kosbert_ray.encoder.devices import device_memory
 
-    needed = " or ".join(f"{_bytes(size)} in {name}" for name, size in _weight_bytes(config, spec).items())
-    return f"memory    {needed} for the weights of each encoder; this machine has {_bytes(device_memory('cpu'))}"
+    needed = " or ".join(f"{data_size(size)} in {name}" for name, size in _weight_bytes(config, spec).items())
+    return f"memory    {needed} for the weights of each encoder; this machine has {data_size(device_memory('cpu'))}"
 
 
 def _long_texts(found: Estimate, rows: float) -> str:
@@ -211,15 +231,8 @@ def _price(config: JobConfig, found: Estimate) -> str:
     plan = config.plan
     parts = []
     if plan.storage_price is not None:
-        parts.append(f"{found.output_bytes / 1e9 * plan.storage_price:,.2f} per month for storage")
+        parts.append(f"{found.output_bytes / 1e9 * plan.storage_price:,.2f} {plan.currency} per month for storage")
     if plan.put_price is not None or plan.get_price is not None:
         cost = (found.puts * (plan.put_price or 0) + found.gets * (plan.get_price or 0)) / 1000
-        parts.append(f"{cost:,.2f} for requests")
+        parts.append(f"{cost:,.2f} {plan.currency} for requests")
     return f" ({', '.join(parts)})" if parts else ""
-
-
-def _bytes(count: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:,.2f} {unit}"
-    return f"{count:,.0f} bytes"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kosbert_ray.cli.common import Commands, add_config, add_json, job_config, print_json
 from kosbert_ray.cli.examples import add_examples
-from kosbert_ray.units import duration, plural
+from kosbert_ray.units import data_size, duration, plural
 
 if TYPE_CHECKING:
     from kosbert_ray.outputs.status import Status
@@ -82,7 +82,7 @@ def _lines(found: Status) -> list[str]:
         f"{found.model} on {found.input}",
         f"{plural(totals.slices, 'shard')}, {plural(totals.rows, 'row')}, "
         f"{plural(totals.tokens, 'token')} ({totals.encoded_tokens:,} encoded), "
-        f"{totals.output_bytes / 1e6:,.1f} MB",
+        f"{data_size(totals.output_bytes)}",
         ", ".join(part for part in (totals.long_texts(), f"{totals.rejected:,} rejected") if part),
     ]
     lines += [f"warning: {notice}" for notice in found.notices]

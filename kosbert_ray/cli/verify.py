@@ -9,7 +9,7 @@ import logging
 from kosbert_ray.cli.common import Commands, add_config, add_json, job_config, print_json
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import VerifyFailed
-from kosbert_ray.units import plural
+from kosbert_ray.units import data_size, plural
 
 log = logging.getLogger(__name__)
 
@@ -67,5 +67,5 @@ def _run(arguments: argparse.Namespace) -> int:
         parts.append(f"all {plural(found.input_rows, 'row')} of the input accounted for")
     if found.sampled:
         parts.append(f"{plural(found.sampled, 'row')} embedded again, cosine at least {found.agreement:.6f}")
-    print(f"verified: {found.output}: {', '.join(parts)}; {found.bytes / 1e6:,.1f} MB in {found.seconds:,.1f} s")
+    print(f"verified: {found.output}: {', '.join(parts)}; {data_size(found.bytes)} in {found.seconds:,.1f} s")
     return 0

@@ -25,7 +25,6 @@ from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.errors import StorageError
 from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
-from kosbert_ray.units import plural
 
 HASHES_FOLDER = "_kosbert/hashes"
 BLOCK_BYTES = 4 * 2**20
@@ -117,7 +116,7 @@ class FileHashes:
             return "", "its modification time differs, and it was not hashed when it was embedded"
         same_size = [item for item in known if item.size == file.size]
         if not same_size:
-            return "", f"its size changed from {known[-1].size:,} to {plural(file.size, 'byte')}"
+            return "", f"its size changed from {known[-1].size:,} to {file.size:,} bytes"
         for item in same_size:
             if item.stat == file.version:
                 return item.version, ""

@@ -32,7 +32,7 @@ from kosbert_ray.model.parameters import weight_bytes
 from kosbert_ray.model.prepare import as_safetensors
 from kosbert_ray.model.source import ModelSource, bundled_sentences
 from kosbert_ray.model.spec import ModelSpec, read_spec
-from kosbert_ray.units import plural
+from kosbert_ray.units import data_size, plural
 from kosbert_ray.vector_math import unit
 
 Vectors = npt.NDArray[np.float32]
@@ -158,8 +158,8 @@ class Encoder:
         needed, present = weight_bytes(self.spec, self.precision), device_memory(self.device)
         if needed > present:
             raise ModelError(
-                f"{self.spec.folder}: its weights take {needed / 2**30:,.1f} GiB in {self.precision}, and {self.device} "
-                f"has {present / 2**30:,.1f} GiB of memory; use a device with more memory, or a smaller model"
+                f"{self.spec.folder}: its weights take {data_size(needed)} in {self.precision}, and {self.device} "
+                f"has {data_size(present)} of memory; use a device with more memory, or a smaller model"
             )
 
     def _require_no_overflow(self) -> None:

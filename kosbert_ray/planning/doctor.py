@@ -27,7 +27,7 @@ from kosbert_ray.model.source import cache_folder
 from kosbert_ray.planning.compare import compare
 from kosbert_ray.run.lifecycle import preview, settings_of
 from kosbert_ray.storage import TMP_FOLDER, is_url
-from kosbert_ray.units import plural
+from kosbert_ray.units import data_size, plural
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "s3fs")
 OPTIONAL = ("openvino", "nncf", "peft", "sentence-transformers", "apache-airflow")
@@ -139,10 +139,7 @@ def _input(config: JobConfig) -> str:
     kept = ", ".join(f"{field.name}: {field.type}" for field in columns.keep) or "no column"
     unknown = _unknown(Job(config, corpus, columns, model_ref(config)))
     notices = f"; {unknown}" if unknown else ""
-    return (
-        f"{corpus.storage.address}: {plural(len(corpus.files), 'file')}, "
-        f"{plural(corpus.size, 'byte')}; keeps {kept}{notices}"
-    )
+    return f"{corpus.storage.address}: {plural(len(corpus.files), 'file')}, {data_size(corpus.size)}; keeps {kept}{notices}"
 
 
 def _unknown(job: Job) -> str | None:

@@ -23,6 +23,7 @@ class PlanOptions(Section):
         default_factory=dict,
         description="hardware by name: {a10g: {tokens_per_second: 400000, devices: 4, price_per_hour: 1.0}}",
     )
+    currency: str = Field(default="USD", description="currency of the prices")
     storage_price: float | None = Field(default=None, ge=0, description="price of storing a GB (10^9 bytes) for a month")
     put_price: float | None = Field(default=None, ge=0, description="price of 1,000 write requests")
     get_price: float | None = Field(default=None, ge=0, description="price of 1,000 read requests")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import statistics
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -19,48 +23,77 @@ from kosbert_ray.model.files import sha256
 from kosbert_ray.model.source import cache_folder
 from kosbert_ray.model.spec import ModelSpec
 
-SECONDS = 10.0
+if TYPE_CHECKING:
+    from kosbert_ray.encoder.encoder import Encoder
+
+SECONDS = 2.0  # of a round
+ROUNDS = 5
 TEXTS = 512  # per slice, so that several slices are measured
-WARM_UP = 2  # batches with cold caches
+WARM_UP = 2  # parts with cold caches
 
 
 @dataclass(frozen=True)
 class Speed:
-    """The tokens per second of one encoder that has this machine to itself, and its settings."""
+    """The speed of one encoder that has this machine to itself.
+
+    Attributes:
+        tokens_per_second: the median of the rounds.
+        device, engine, precision: its settings.
+        rounds: how often the same texts were embedded.
+        spread: difference between the fastest and the slowest round, as a share of the median.
+    """
 
     tokens_per_second: float
     device: str
     engine: str
     precision: str
+    rounds: int = 1
+    spread: float = 0.0
 
 
 def measure(config: JobConfig) -> Speed:
-    """Embeds texts of the job's input for about ten seconds, and remembers the speed.
+    """Embeds texts of the job's input for about ten seconds, as a run does, and remembers the speed.
+
+    The engine is the one that a run takes, and a thread tokenizes the next texts while the encoder works.
 
     Raises:
         KosbertError: the input or the model cannot be read.
     """
     from kosbert_ray.encoder.encoder import Encoder
 
-    job = Job.resolve(config)
-    encoder = Encoder(job.spec, config.encoder)
-    measured: list[tuple[int, float]] = []
-    for texts in sampled_texts(job.reader(), job.fragments(), config.plan.slices):
-        tokens = encoder.tokenizer(texts.take(pa.array(range(0, len(texts), max(1, len(texts) // TEXTS)))))
-        started = time.perf_counter()
-        encoder.encode_tokens(tokens)
-        measured.append((int(tokens.lengths.sum()), time.perf_counter() - started))
-        if sum(seconds for _, seconds in measured[WARM_UP:]) > SECONDS:
-            break
-    counted = measured[WARM_UP:] or measured[-1:]
-    tokens_seen, seconds = (sum(values) for values in zip(*counted, strict=True)) if counted else (0, 0.0)
-    if not tokens_seen:
+    job = Job.resolve(config).with_engine()
+    encoder = Encoder(job.spec, job.config.encoder)
+    found = sampled_texts(job.reader(), job.fragments(), config.plan.slices)
+    parts = [texts.take(pa.array(range(0, len(texts), max(1, len(texts) // TEXTS)))) for texts in found if len(texts)]
+    if not parts:
         raise InputError(f"{job.corpus.storage.url()}: there are no texts to measure with")
-    speed = Speed(tokens_seen / seconds, encoder.device, encoder.engine, encoder.precision)
+    _round(encoder, parts[:WARM_UP])
+    chosen, tokens, seconds = parts[:1], *_round(encoder, parts[:1])
+    while seconds < SECONDS and len(chosen) < len(parts):
+        more = parts[len(chosen) : 2 * len(chosen)]
+        chosen = [*chosen, *more]
+        tokens, seconds = _round(encoder, chosen)
+    times = [seconds, *(_round(encoder, chosen)[1] for _ in range(ROUNDS - 1))]
+    if not tokens:
+        raise InputError(f"{job.corpus.storage.url()}: there are no texts to measure with")
+    middle = statistics.median(times)
+    spread = (max(times) - min(times)) / middle
+    speed = Speed(tokens / middle, encoder.device, encoder.engine, encoder.precision, len(times), spread)
     path = _memory(encoder.spec, config)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(speed)), "utf-8")
     return speed
+
+
+def _round(encoder: Encoder, parts: Sequence[pa.Array]) -> tuple[int, float]:
+    """Embeds texts part by part; returns the number of tokens and the seconds."""
+    started = time.perf_counter()
+    count = 0
+    with ThreadPoolExecutor(1) as tokenizing:
+        for tokens in tokenizing.map(encoder.tokenizer, parts):
+            encoder.encode_tokens(tokens)
+            count += int(tokens.lengths.sum())
+    return count, time.perf_counter() - started
 
 
 def remembered(spec: ModelSpec, config: JobConfig) -> Speed | None:

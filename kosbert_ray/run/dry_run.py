@@ -9,7 +9,7 @@ from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.run.finalize import Leftover
 from kosbert_ray.shards.ledger import Committed
-from kosbert_ray.units import plural
+from kosbert_ray.units import data_size, plural
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Preview:
         removed: shards that would be deleted, each with its input file.
         kept: number of shards that are kept although their files were removed.
         failed: one line for each file that cannot be embedded.
+        left: share of the input's bytes that is not committed.
+        tokens_per_second: tokens that one encoder encoded per second in the runs so far; None if there are none.
     """
 
     output: str
@@ -37,6 +39,8 @@ class Preview:
     removed: dict[str, str]
     kept: int
     failed: tuple[str, ...] = ()
+    left: float = 1.0
+    tokens_per_second: float | None = None
 
     def lines(self) -> list[str]:
         """The summary as text, with one line for each shard that would be deleted."""
@@ -44,7 +48,7 @@ class Preview:
         lines = [
             f"{self.output}: {plural(self.files, 'file')} in the input, "
             f"{plural(self.committed, 'slice', 'are')} committed already",
-            f"to embed: {plural(count, 'new file')} ({plural(size, 'byte')}), {len(self.changed):,} changed, "
+            f"to embed: {plural(count, 'new file')} ({data_size(size)}), {len(self.changed):,} changed, "
             f"{len(self.partial):,} partly committed",
             f"to delete: {plural(len(self.removed), 'shard')}; {plural(self.kept, 'shard')} of removed files would be kept",
         ]
@@ -79,14 +83,18 @@ class Preview:
         sizes = {file.name: file.size for file in corpus.files}
         todo = [name for name, complete in done.items() if not all(complete)]
         new = [name for name in todo if name not in begun and name not in seen]
+        receipts = committed.receipts(item.id for item in fragments)
+        seconds = sum(receipt.encode_seconds for receipt in receipts)
         return Preview(
             output=output,
             files=len(corpus.files),
-            committed=len(committed.receipts(item.id for item in fragments)),
+            committed=len(receipts),
             new=(len(new), sum(sizes[name] for name in new)),
             changed={name: changes.get(name, "it is split differently") for name in todo if name in seen},
             partial=tuple(name for name in todo if name in begun and name not in seen),
             removed={receipt.shard: receipt.file for receipt in left.delete if receipt.shard},
             kept=sum(bool(receipt.shard) for receipt in left.keep),
             failed=tuple(file.reason for file in corpus.failed),
+            left=max(0.0, 1 - sum(receipt.input_bytes for receipt in receipts) / max(1, corpus.size)),
+            tokens_per_second=sum(receipt.encoded_tokens for receipt in receipts) / seconds if seconds else None,
         )

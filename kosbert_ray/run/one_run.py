@@ -48,7 +48,7 @@ from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
 from kosbert_ray.shards.vector_types import Ranges, needs_ranges
 from kosbert_ray.stored import resumed, schema_entry, settled_types, taken
-from kosbert_ray.units import duration, plural
+from kosbert_ray.units import data_size, duration, plural
 
 if TYPE_CHECKING:
     from kosbert_ray.run.corpus_dedup import Shared
@@ -153,7 +153,7 @@ class Run:
         lease.report = self.progress.report
         corpus = self.job.corpus
         log.info(
-            f"{corpus.storage.url()}: {plural(len(corpus.files), 'file')}, {plural(corpus.size, 'byte')}; "
+            f"{corpus.storage.url()}: {plural(len(corpus.files), 'file')}, {data_size(corpus.size)}; "
             f"{plural(self.progress.done.slices, 'slice', 'are')} committed already"
         )
         if complete and self._is_up_to_date(fragments):

@@ -27,8 +27,8 @@ def test_all_is_well(cli, s3: S3) -> None:
     assert {state for state, _ in found.values()} == {"ok"}
     assert list(found) == ["versions", "machine", "devices", "disk", "model", "input", "job", "output", "ray", "encoders"]
     assert "128 dimensions, up to 128 tokens, prompt none; openvino " in found["model"][1]
-    assert "4 files, 56,449 bytes" in found["input"][1]
-    assert "4 new files (56,449 bytes)" in found["job"][1]
+    assert "4 files, 56.4 kB" in found["input"][1]
+    assert "4 new files (56.4 kB)" in found["job"][1]
     assert found["output"][1] == "s3://doctor/out: readable, writable and deletable"
     assert "a local Ray starts: 1 nodes" in found["ray"][1]
     assert not s3.filesystem().find("doctor")

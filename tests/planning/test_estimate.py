@@ -16,6 +16,7 @@ from models import save_model
 
 from kosbert_ray.config import load_config
 from kosbert_ray.planning.estimate import estimate
+from kosbert_ray.units import data_size
 
 
 def truth(out: Path) -> dict[str, float]:
@@ -64,12 +65,17 @@ def test_a_small_corpus_is_planned_to_the_token(cli, tmp_path: Path) -> None:
         "plan.profiles={h100: {tokens_per_second: 2000000, devices: 8, price_per_hour: 3}}",
     )
     lines = told.stdout.splitlines()
-    assert lines[0] == f"input     {source}: 2 files, {planned['file_bytes'] / 1000:,.2f} kB; 672 rows"
+    assert lines[0] == f"input     {source}: 2 files, {data_size(planned['file_bytes'])}; 672 rows"
+    assert "left      0.0% of the input, about 0 tokens to encode" in lines
+    assert any(
+        line.startswith("time      an encoder of the runs so far: ") and line.endswith(" 0 s of it left") for line in lines
+    )
     assert any(
         line.startswith("done      ") and f"{did['shards']} slices are committed; 0 new files" in line for line in lines
     )
     assert any(
-        line.startswith("time      8 x h100: 0 s at 2,000,000 tokens/s each, 0.00 at 3 per hour each") for line in lines
+        line.startswith("time      8 x h100: 0 s at 2,000,000 tokens/s each, 0.00 USD at 3 USD per hour each")
+        for line in lines
     )
     assert [line for line in lines if line.startswith("rejected  1 row: ")]
 
@@ -123,6 +129,7 @@ def test_plan_uses_the_measured_speed_of_this_machine(cli, tmp_path: Path) -> No
     plan = ["plan", "bundled:everyday", "--model", TINY]
     assert "run kosbert-ray calibrate to measure this machine" in cli(*plan, env=env).stdout
     speed = cli("calibrate", "bundled:everyday", "--model", TINY, env=env).stdout
+    assert re.search(r"tokens/s, within \d+% of each other in 5 rounds \(openvino fp32 on cpu\)", speed)
     told = cli(*plan, env=env).stdout
     assert re.search(rf"this machine: .* at {re.escape(speed.split()[0])} tokens/s each", told)
 

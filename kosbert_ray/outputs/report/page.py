@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from kosbert_ray._version import __version__
 from kosbert_ray.outputs.report.data import Report
 from kosbert_ray.outputs.report.figures import FONT, figures
-from kosbert_ray.units import duration, plural
+from kosbert_ray.units import data_size, duration, plural
 
 TEXT_CHARS = 300
 
@@ -43,7 +43,7 @@ def _summary(report: Report) -> Iterator[tuple[str, str]]:
     totals, receipts = report.totals, report.receipts
     yield "Model", report.config.model.name
     yield "Input", report.config.input.path
-    yield "Rows", f"{totals.rows:,} in {plural(totals.slices, 'shard')}, {totals.output_bytes / 1e6:,.1f} MB"
+    yield "Rows", f"{totals.rows:,} in {plural(totals.slices, 'shard')}, {data_size(totals.output_bytes)}"
     share = totals.rejected / max(1, totals.rows + totals.rejected)
     yield "Rejected", f"{plural(totals.rejected, 'row')} ({share:.2%})"
     yield "Tokens", f"{totals.tokens:,}; {totals.encoded_tokens:,} through the model"
@@ -92,6 +92,9 @@ def _costs(report: Report) -> Iterator[tuple[str, str]]:
     for name, profile in plan.profiles.items():
         if profile.price_per_hour is not None:
             cost = hours * profile.price_per_hour
-            yield name, f"{cost:,.4g}: {hours:,.3f} encoder hours at {profile.price_per_hour:g}"
+            yield (
+                name,
+                f"{cost:,.4g} {plan.currency}: {hours:,.3f} encoder hours at {profile.price_per_hour:g} {plan.currency}",
+            )
     if plan.storage_price is not None:
-        yield "storage", f"{report.totals.output_bytes / 1e9 * plan.storage_price:,.4g} a month"
+        yield "storage", f"{report.totals.output_bytes / 1e9 * plan.storage_price:,.4g} {plan.currency} a month"
