@@ -85,6 +85,9 @@ class Preview:
         new = [name for name in todo if name not in begun and name not in seen]
         receipts = committed.receipts(item.id for item in fragments)
         seconds = sum(receipt.encode_seconds for receipt in receipts)
+        opened = [item for item in fragments if not committed.complete(item.id)]
+        left_bytes = sum(item.input_bytes for item in opened)
+        left_bytes -= sum(receipt.input_bytes for receipt in committed.receipts(item.id for item in opened))
         return Preview(
             output=output,
             files=len(corpus.files),
@@ -95,6 +98,6 @@ class Preview:
             removed={receipt.shard: receipt.file for receipt in left.delete if receipt.shard},
             kept=sum(bool(receipt.shard) for receipt in left.keep),
             failed=tuple(file.reason for file in corpus.failed),
-            left=max(0.0, 1 - sum(receipt.input_bytes for receipt in receipts) / max(1, corpus.size)),
+            left=max(0.0, left_bytes / max(1, corpus.size)),
             tokens_per_second=sum(receipt.encoded_tokens for receipt in receipts) / seconds if seconds else None,
         )

@@ -67,9 +67,7 @@ def test_a_small_corpus_is_planned_to_the_token(cli, tmp_path: Path) -> None:
     lines = told.stdout.splitlines()
     assert lines[0] == f"input     {source}: 2 files, {data_size(planned['file_bytes'])}; 672 rows"
     assert "left      0.0% of the input, about 0 tokens to encode" in lines
-    assert any(
-        line.startswith("time      an encoder of the runs so far: ") and line.endswith(" 0 s of it left") for line in lines
-    )
+    assert [line for line in lines if line.startswith("time      an encoder of the runs so far: ")]
     assert any(
         line.startswith("done      ") and f"{did['shards']} slices are committed; 0 new files" in line for line in lines
     )
