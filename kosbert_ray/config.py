@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from kosbert_ray.corpus.options import InputOptions, SliceOptions
 from kosbert_ray.encoder.options import ChunkOptions, EncoderOptions, LongTextPolicy
@@ -14,7 +14,7 @@ from kosbert_ray.logs import LogFormat
 from kosbert_ray.model.options import ModelOptions
 from kosbert_ray.planning.options import PlanOptions
 from kosbert_ray.run.options import ExecutorName, RayOptions
-from kosbert_ray.settings import InWords, Private, Seconds, Section, load_settings, shown_value, unrecorded
+from kosbert_ray.settings import NUMBER_OR_TEXT, InWords, Private, Seconds, Section, load_settings, shown_value, unrecorded
 from kosbert_ray.shards.options import OutputOptions
 from kosbert_ray.storage.options import StorageOptions
 
@@ -64,9 +64,9 @@ class JobConfig(Section):
     on_bad_row: OnBadRow = Field(
         default="reject", description="rows that cannot be embedded: reject them, fail, or keep them with a null vector"
     )
-    max_rejected: Annotated[int | float, BeforeValidator(_share_or_number), InWords("share or number of rows")] = Field(
-        default=0.01, description="rejected rows that the run tolerates: a share (0.01 or 1%) or a number (100)"
-    )
+    max_rejected: Annotated[
+        int | float, BeforeValidator(_share_or_number), InWords("share or number of rows"), WithJsonSchema(NUMBER_OR_TEXT)
+    ] = Field(default=0.01, description="rejected rows that the run tolerates: a share (0.01 or 1%) or a number (100)")
     executor: ExecutorName = Field(
         default="auto", description="run on Ray or in this process (local); by default local if there is little to do"
     )
@@ -138,6 +138,23 @@ class JobConfig(Section):
             only_set: leave out what is only a default.
         """
         return self.model_dump(mode="json", exclude=unrecorded(JobConfig), exclude_unset=only_set)
+
+
+def job_schema() -> dict[str, Any]:
+    """The JSON schema of job files, with the short forms that they may have: names for sections, texts for lists."""
+    schema = JobConfig.model_json_schema()
+    for section in schema["$defs"].values():
+        for name, option in section.get("properties", {}).items():
+            if option.get("type") == "array":
+                section["properties"][name] = _or_text(option)
+    for section in SHORT:
+        schema["properties"][section] = _or_text(schema["properties"][section])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Job file of kosbert-ray"}
+
+
+def _or_text(schema: dict[str, Any]) -> dict[str, Any]:
+    about: dict[str, Any] = {key: schema[key] for key in ("default", "description", "title") if key in schema}
+    return {"anyOf": [schema, {"type": "string"}], **about}
 
 
 def load_config(

@@ -73,7 +73,7 @@ def _json_line(record: logging.LogRecord) -> str:
 
 
 @contextlib.contextmanager
-def shown(log_format: LogFormat = "text") -> Iterator[None]:
+def shown(log_format: LogFormat = "text", level: int = logging.INFO) -> Iterator[None]:
     """Shows the package's log on standard error until the block ends, then restores the logger.
 
     Inside another ``shown`` block only the format changes. If the program has its own handlers on the ``kosbert_ray``
@@ -81,6 +81,7 @@ def shown(log_format: LogFormat = "text") -> Iterator[None]:
 
     Args:
         log_format: "text", or "json" for one JSON object per line.
+        level: of the records to show.
     """
     logger = logging.getLogger(LOGGER)
     outer = next((handler for handler in logger.handlers if isinstance(handler, LineHandler)), None)
@@ -94,16 +95,17 @@ def shown(log_format: LogFormat = "text") -> Iterator[None]:
     if logger.handlers:
         yield
         return
-    level, propagate = logger.level, logger.propagate
+    before_level, propagate = logger.level, logger.propagate
     handler = LineHandler(log_format)
+    handler.setLevel(level)
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.setLevel(before_level)
         logger.propagate = propagate
 
 

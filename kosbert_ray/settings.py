@@ -22,7 +22,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -191,8 +191,13 @@ def split_names(value: Any) -> Any:
     return [name for name in value.split(",") if name] if isinstance(value, str) else value
 
 
-Size = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0), InWords("bytes, such as 32MiB")]
-Seconds = Annotated[float, BeforeValidator(parse_seconds), InWords("seconds, or a time such as 5m")]
+NUMBER_OR_TEXT = {"type": ["number", "string"]}
+Size = Annotated[
+    int, BeforeValidator(parse_bytes), Field(gt=0), InWords("bytes, such as 32MiB"), WithJsonSchema(NUMBER_OR_TEXT)
+]
+Seconds = Annotated[
+    float, BeforeValidator(parse_seconds), InWords("seconds, or a time such as 5m"), WithJsonSchema(NUMBER_OR_TEXT)
+]
 Address = Annotated[str, BeforeValidator(_expand_path), InWords("path or URL")]
 Names = Annotated[tuple[str, ...], BeforeValidator(split_names), InWords("list of names")]
 

@@ -8,8 +8,9 @@ from kosbert_ray.cli.common import (
     Commands,
     add_config,
     add_json,
-    job_config,
+    add_output,
     one_line,
+    output_config,
     print_json,
     print_table,
     terminal_width,
@@ -34,7 +35,7 @@ def add(commands: Commands) -> None:
         description="Spherical k-means over OUTPUT, or groups of near-duplicates with --threshold. Writes a label and a "
         "distance for each row to OUTPUT/_clusters, and a table of the clusters.",
     )
-    parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    add_output(parser)
     parser.add_argument(
         "-n", "--clusters", type=int, metavar="N", help="number of clusters (default: the square root of half the rows)"
     )
@@ -44,13 +45,13 @@ def add(commands: Commands) -> None:
     parser.add_argument("--text", metavar="COLUMN", help="the kept column to take words from (default: the job's text)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of k-means (default: 0)")
     add_json(parser)
-    add_config(parser)
+    add_config(parser, uses=("storage", "output.path"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = job_config(arguments, {"output": "output.path"})
+    config = output_config(arguments, {"output": "output.path"})
     from kosbert_ray.outputs.clusters import cluster
     from kosbert_ray.outputs.output import Output
 

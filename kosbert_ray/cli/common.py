@@ -90,8 +90,17 @@ class ProblemsOfRay(io.TextIOBase):
         return len(text)
 
 
-def add_config(parser: argparse.ArgumentParser, what: str = "a job file in YAML") -> None:
-    """Gives a command ``--config`` and ``--set``."""
+def add_config(
+    parser: argparse.ArgumentParser, what: str = "a job file in YAML", uses: tuple[str, ...] | None = None
+) -> None:
+    """Gives a command ``--config`` and ``--set``.
+
+    Args:
+        parser: the command's parser.
+        what: describes the file.
+        uses: the sections and options that ``--set`` may set; None for all of them.
+    """
+    parser.set_defaults(uses=uses)
     parser.add_argument("--config", metavar="FILE", help=what)
     parser.add_argument(
         "--set",
@@ -100,6 +109,21 @@ def add_config(parser: argparse.ArgumentParser, what: str = "a job file in YAML"
         default=[],
         help="set an option, such as encoder.precision=bf16; can be repeated",
     )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Gives a command OUTPUT; see :func:`output_config`."""
+    parser.add_argument(
+        "output", nargs="?", metavar="OUTPUT", help="an embedded folder or s3:// URL; by default that of the job file"
+    )
+
+
+def output_config(arguments: argparse.Namespace, names: dict[str, str]) -> JobConfig:
+    """The options of a command on an output, which the command line or the job file names."""
+    config = job_config(arguments, names)
+    if not config.output.path:
+        raise UsageError("OUTPUT: missing; name an embedded folder, or a job file with output.path (--config)")
+    return config
 
 
 def describe_options(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +138,19 @@ def job_config(arguments: argparse.Namespace, names: dict[str, str]) -> JobConfi
     """The job that the command line says; ``names`` gives the dotted name of each of its own options."""
     from kosbert_ray.config import load_config
 
+    require_used(arguments)
     return load_config(arguments.config, arguments.set, given(arguments, names))
+
+
+def require_used(arguments: argparse.Namespace) -> None:
+    """Raises UsageError if ``--set`` names an option that the command has no use for. A job file may hold any."""
+    uses: tuple[str, ...] | None = getattr(arguments, "uses", None)
+    if uses is None:
+        return
+    for setting in arguments.set:
+        name = setting.partition("=")[0].strip()
+        if not any(name == used or name.startswith(f"{used}.") or used.startswith(f"{name}.") for used in uses):
+            raise UsageError(f"--set {name}: not used by this command, which takes options of {', '.join(uses)}")
 
 
 def given(arguments: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.common import Commands, add_config, add_output, output_config
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.outputs.export.table import EXPORTERS
 from kosbert_ray.units import plural
@@ -24,17 +24,17 @@ def add(commands: Commands) -> None:
         "clip-retrieval and autofaiss read them, or a Lance dataset. A second export keeps the .npy files that are there, "
         "or writes a new version of the Lance dataset.",
     )
-    parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    add_output(parser)
     parser.add_argument("folder", metavar="FOLDER", help="the destination: a folder or s3:// URL")
     parser.add_argument("--format", choices=tuple(EXPORTERS), default="npy", help="default: npy")
     parser.add_argument("--column", metavar="NAME", help="the column of vectors to export, if there are several")
-    add_config(parser)
+    add_config(parser, uses=("storage", "output.path"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = job_config(arguments, {"output": "output.path"})
+    config = output_config(arguments, {"output": "output.path"})
     from kosbert_ray.outputs.export.base import export
     from kosbert_ray.outputs.output import Output
 

@@ -12,9 +12,12 @@ from kosbert_ray.config import JobConfig
 from kosbert_ray.settings import Option, describe
 from kosbert_ray.units import alternatives
 
+SCHEMA_FILE = "kosbert-ray.schema.json"
 HEADER = """\
+# yaml-language-server: $schema={schema}
 # A job of kosbert-ray. Run it with: kosbert-ray embed --config {name}
 # Options that are commented out show their defaults; the same names work as --set section.key=value.
+# For completion in an editor, run kosbert-ray schema -o {schema} here.
 """
 
 
@@ -25,7 +28,7 @@ def job_file(name: str, values: Mapping[str, Any]) -> str:
         name: file name, for the header.
         values: options to set, by dotted name; the others are written as comments.
     """
-    lines = [HEADER.format(name=name)]
+    lines = [HEADER.format(name=name, schema=SCHEMA_FILE)]
     for section, options in by_section():
         if section:
             chosen = any(option.name in values for option in options)

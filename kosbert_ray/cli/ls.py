@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from kosbert_ray.cli.common import Commands, add_config, job_config, print_table
+from kosbert_ray.cli.common import Commands, add_config, add_output, output_config, print_table
 from kosbert_ray.cli.examples import add_examples
 
 EXAMPLES = (("list shards added since a run", "kosbert-ray ls vectors/ --since 20261125T120000-0a1b2c3d"),)
@@ -20,20 +20,20 @@ def add(commands: Commands) -> None:
         description="Lists the shards of the complete OUTPUT; with --since, only the shards added after that run, which a "
         "reader has yet to load.",
     )
-    parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    add_output(parser)
     parser.add_argument(
         "--since", metavar="RUN", help="only shards added after that run; --format jsonl or table also shows those removed"
     )
     parser.add_argument("--runs", action="store_true", help="list the runs instead")
     parser.add_argument("--format", choices=("names", "table", "jsonl"), default="names", help="default: names")
     parser.add_argument("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
-    add_config(parser)
+    add_config(parser, uses=("storage", "output.path"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = job_config(arguments, {"output": "output.path"})
+    config = output_config(arguments, {"output": "output.path"})
     from kosbert_ray.outputs.history import runs, since
     from kosbert_ray.outputs.output import Output
 

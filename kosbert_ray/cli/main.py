@@ -37,6 +37,7 @@ from kosbert_ray.cli import (
     promote,
     rejected,
     report,
+    schema,
     search,
     status,
     submit,
@@ -53,11 +54,15 @@ log = logging.getLogger(__name__)
 _interrupted = INTERRUPTED  # the last line of the command that runs, if it is interrupted
 
 COMMANDS = {
-    "run a job": (embed, plan, submit, status, init, doctor),
+    "run a job": (embed, plan, submit, status, init, schema, doctor),
     "use an output": (search, cluster, report, export, ls),
     "check and replace an output": (verify, rejected, diff, promote),
     "models": (evaluate, train),
 }
+LOUDNESS = (
+    (("-q", "--quiet"), logging.WARNING, "show warnings and errors only"),
+    (("-v", "--verbose"), logging.DEBUG, "show details, such as retries"),
+)
 EXAMPLES = (
     ("try it on bundled data", "kosbert-ray embed bundled:everyday demo --model bundled:kosbert-mini --keep id"),
     ("estimate a job", "kosbert-ray plan s3://bucket/corpus/"),
@@ -74,7 +79,9 @@ GRACE_SECONDS = 20.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     arguments = whole_parser().parse_args(argv)
-    with shown(getattr(arguments, "log_format", None) or "text"):
+    if getattr(arguments, "no_color", False):
+        os.environ["NO_COLOR"] = "1"
+    with shown(getattr(arguments, "log_format", None) or "text", getattr(arguments, "level", logging.INFO)):
         return _run(arguments)
 
 
@@ -236,6 +243,10 @@ def whole_parser() -> argparse.ArgumentParser:
     add_examples(parser, EXAMPLES)
     for command_parser in commands.choices.values():
         command_parser.add_argument("--debug", action="store_true", help="print the traceback of an unexpected error")
+        command_parser.add_argument("--no-color", action="store_true", help="no colors (also: the variable NO_COLOR)")
+        loudness = command_parser.add_mutually_exclusive_group()
+        for flags, level, shows in LOUDNESS:
+            loudness.add_argument(*flags, dest="level", action="store_const", const=level, default=logging.INFO, help=shows)
     return parser
 
 

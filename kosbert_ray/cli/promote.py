@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         "folder then reads the output that _CURRENT names. To go back, promote the earlier output again.",
     )
     parser.add_argument("output", metavar="FOLDER/NAME", help="an embedded folder or s3:// URL")
-    add_config(parser)
+    add_config(parser, uses=("storage", "output.path"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 

@@ -39,9 +39,18 @@ A default of *none* means that the value depends on the model, the files or the 
 CLI_INTRO = """\
 # Commands
 
-`kosbert-ray COMMAND --help` prints the same. Arguments in brackets are optional. Every command takes `--debug`, which
-prints the traceback of an unexpected error.
+`kosbert-ray COMMAND --help` prints the same. Arguments in brackets are optional. Every command takes:
+
+| option | effect |
+|---|---|
+| `-q`, `--quiet` | show warnings and errors only |
+| `-v`, `--verbose` | show details, such as retries |
+| `--no-color` | no colors; so does the variable `NO_COLOR` |
+| `--debug` | print the traceback of an unexpected error |
 """
+
+
+OF_EVERY_COMMAND = {"--help", "--debug", "--quiet", "--verbose", "--no-color"}
 
 
 def _commands() -> Commands:
@@ -94,7 +103,7 @@ def _cli_page() -> str:
 
 def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     describe_options(parser)
-    actions = [action for action in parser._actions if not {"--help", "--debug"} & {*action.option_strings}]
+    actions = [action for action in parser._actions if not OF_EVERY_COMMAND & {*action.option_strings}]
     positional = [action for action in actions if not action.option_strings]
     usage = " ".join(["kosbert-ray", name, *map(_placeholder, positional), "[OPTIONS]"])
     yield from (f"## {name}", "", _prose(parser.description or ""), "", "```text", usage, "```", "")

@@ -8,8 +8,9 @@ from kosbert_ray.cli.common import (
     Commands,
     add_config,
     add_json,
-    job_config,
+    add_output,
     one_line,
+    output_config,
     print_json,
     print_table,
     terminal_width,
@@ -34,10 +35,10 @@ def add(commands: Commands) -> None:
         description="Shows rejected rows of OUTPUT: file, line, reason and text, and what helps. Lines are counted in the "
         "input if it is still there as it was embedded.",
     )
-    parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    add_output(parser)
     parser.add_argument("--limit", type=int, default=SHOWN, metavar="N", help=f"rows to show (default: {SHOWN})")
     add_json(parser)
-    add_config(parser)
+    add_config(parser, uses=("storage", "output.path", "input.path"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
@@ -45,7 +46,7 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.limit < 1:
         raise UsageError("--limit: ask for at least one row")
-    config = job_config(arguments, {"output": "output.path"})
+    config = output_config(arguments, {"output": "output.path"})
     from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.rejected import rejected
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import Commands, add_config, add_output_file, job_config, write_file
+from kosbert_ray.cli.common import Commands, add_config, add_output, add_output_file, output_config, write_file
 from kosbert_ray.cli.examples import add_examples
 
 SAMPLE = 2000
@@ -23,19 +23,19 @@ def add(commands: Commands) -> None:
         description="Throughput, stages, lengths, rejected rows, the vectors' health and a map of OUTPUT, in one file that "
         "opens anywhere. With prices in the job file (plan), the cost.",
     )
-    parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    add_output(parser)
     add_output_file(parser, default="report.html", help="default: report.html")
     parser.add_argument("--sample", type=int, metavar="N", default=SAMPLE, help=f"rows on the map (default: {SAMPLE})")
     parser.add_argument("--color", metavar="COLUMN", help="colour the map by a kept column (default: by cluster)")
     parser.add_argument("--text", metavar="COLUMN", help="the kept column to show (default: the job's text)")
     parser.add_argument("--evaluation", metavar="FILE", help="figures from kosbert-ray evaluate --json")
-    add_config(parser)
+    add_config(parser, uses=("storage", "plan", "encoder", "output.path", "model.mirror"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = job_config(arguments, {"output": "output.path"})
+    config = output_config(arguments, {"output": "output.path"})
     from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.report.data import report
     from kosbert_ray.outputs.report.page import page

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from kosbert_ray.cli.common import (
     Commands,
     add_config,
+    add_output,
     add_output_file,
     job_config,
     one_line,
+    output_config,
     table_lines,
     terminal_width,
     write_file,
@@ -44,7 +46,7 @@ def add(commands: Commands) -> None:
         help="show the rows of an output nearest to a query",
         description="Encodes QUERY with the output's own model, compares it with every row and shows the nearest.",
     )
-    parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    add_output(parser)
     parser.add_argument("query", nargs="*", metavar="QUERY", help="any text; without one, a terminal asks for queries")
     parser.add_argument("--queries", metavar="FILE", help="a text file with one query per line")
     parser.add_argument("-k", "--top-k", type=int, default=10, metavar="N", help="rows per query (default: 10)")
@@ -57,13 +59,18 @@ def add(commands: Commands) -> None:
     parser.add_argument("--format", choices=["table", "jsonl", "parquet"], default="table", help="default: table")
     parser.add_argument("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
     add_output_file(parser, help="write to this file; required for parquet")
-    add_config(parser)
+    add_config(parser, uses=("storage", "encoder", "output.path", "model.prompt", "model.prompt_name", "model.mirror"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = job_config(arguments, {"output": "output.path", "prompt": "model.prompt", "prompt_name": "model.prompt_name"})
+    prompts = {"prompt": "model.prompt", "prompt_name": "model.prompt_name"}
+    config = job_config(arguments, prompts)
+    if config.output.path and arguments.output is not None:  # the job file names the output
+        arguments.query = [arguments.output, *arguments.query]
+    else:
+        config = output_config(arguments, {"output": "output.path", **prompts})
     queries = [*map(_utf8, arguments.query), *(_lines(arguments.queries) if arguments.queries else [])]
     asking = not arguments.query and not arguments.queries and sys.stdin.isatty() and sys.stdout.isatty()
     if not queries and not asking:

@@ -8,7 +8,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from kosbert_ray.cli.common import Commands, add_config, add_json, job_config, print_json
+from kosbert_ray.cli.common import Commands, add_config, add_json, add_output, output_config, print_json
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.units import data_size, duration, plural
 
@@ -34,16 +34,16 @@ def add(commands: Commands) -> None:
         description="Reads the ledger of OUTPUT and shows what is committed, which runs are writing, how fast they are, "
         "and how much time is left. Exits with 0 if the job is done, 4 if it is running and 5 if it was stopped.",
     )
-    parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    add_output(parser)
     parser.add_argument("--wait", action="store_true", help="wait until no run is writing to it")
     add_json(parser)
-    add_config(parser)
+    add_config(parser, uses=("storage", "output.path"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = job_config(arguments, {"output": "output.path"})
+    config = output_config(arguments, {"output": "output.path"})
     from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.status import status
 

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import logging
 
-from kosbert_ray.cli.common import Commands, add_config, add_json, job_config, print_json
+from kosbert_ray.cli.common import Commands, add_config, add_json, add_output, output_config, print_json
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import VerifyFailed
 from kosbert_ray.units import data_size, plural
@@ -28,18 +28,18 @@ def add(commands: Commands) -> None:
         description="Reads all of OUTPUT and checks that every shard is as it was written and every slice is there once; "
         "with --input, that every row of the input is accounted for.",
     )
-    parser.add_argument("output", metavar="OUTPUT", help="an embedded folder or s3:// URL")
+    add_output(parser)
     parser.add_argument("--input", metavar="INPUT", help="what it was made of; its rows are counted again, slice by slice")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="embed N rows again and compare")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample (default: 0)")
     add_json(parser)
-    add_config(parser)
+    add_config(parser, uses=("storage", "encoder", "ray", "output.path", "input.path", "model.mirror"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = job_config(arguments, {"output": "output.path", "input": "input.path"})
+    config = output_config(arguments, {"output": "output.path", "input": "input.path"})
     from kosbert_ray.outputs.mapper import Mapper
     from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.verify import is_large, require_sample, verify

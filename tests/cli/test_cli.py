@@ -14,9 +14,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from conftest import TINY
+from one_ray import ROOT
 
 from kosbert_ray.cli.main import whole_parser
+from kosbert_ray.config import load_config
 
 
 def one_error(done) -> str:
@@ -57,7 +60,9 @@ def test_without_a_command_help_shows_all_of_them(cli) -> None:
         ),
         (["embed", "in", "out", "--mod", "x"], "unrecognized arguments: --mod x; did you mean --model?"),  # no abbreviation
         (["embed", "in", "out", "/"], "unrecognized arguments: / (INPUT is one path"),
-        (["search"], "kosbert-ray search: error: the following arguments are required: OUTPUT"),
+        (["search"], "kosbert-ray: error: OUTPUT: missing; name an embedded folder, or a job file with output.path"),
+        (["ls", "out", "--set", "encoder.engine=torch"], "--set encoder.engine: not used by this command, which takes"),
+        (["search", "out", "비", "--set", "input.text=body"], "--set input.text: not used by this command"),
     ],
 )
 def test_unknown_names_are_one_line_with_a_suggestion(cli, arguments: list[str], message: str) -> None:
@@ -135,3 +140,46 @@ def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
     assert completed("kosbert-ray", "search", "--top") == {"--top-k"}
     assert completed("kosbert-ray", "search", "--similarity", "c") == {"cosine"}
     assert "corpus.jsonl" in completed("kosbert-ray", "embed", "cor")
+
+
+def test_a_job_file_names_the_output_for_every_command(cli, corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    cli("embed", corpus, output, "--model", TINY)
+    job = tmp_path / "job.yaml"
+    job.write_text(f"model: somebody/else\noutput: {output}\nslice: {{max_rows: 10}}\n", "utf-8")
+    config = ["--config", job]
+    for command in ("status", "verify", "ls", "rejected"):
+        assert cli(command, *config).stdout == cli(command, output).stdout or command == "verify"
+    found = cli("search", *config, "비가 온다", "눈이 온다", "-k", "1").stdout
+    assert [line for line in found.splitlines() if line in ("비가 온다", "눈이 온다")] == ["비가 온다", "눈이 온다"]
+
+
+def test_quiet_shows_results_and_warnings_only(cli, corpus: Path, tmp_path: Path) -> None:
+    done = cli("embed", corpus, tmp_path / "out", "--model", TINY, "-q")
+    assert done.stdout.startswith("done: ")
+    assert all("warning: " in line for line in done.stderr.splitlines())
+    assert "not allowed with argument" in cli("embed", corpus, tmp_path / "out", "-q", "-v", code=2).stderr
+
+
+def test_the_schema_accepts_job_files_and_finds_mistakes(cli, tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    path = tmp_path / "schema.json"
+    cli("schema", "-o", path)
+    schema = json.loads(path.read_text("utf-8"))
+    assert json.loads(cli("schema").stdout) == schema
+    cli("init", tmp_path / "job.yaml", "--input", "corpus/", "--keep", "id,title")
+    text = (tmp_path / "job.yaml").read_text("utf-8")
+    assert text.startswith("# yaml-language-server: $schema=kosbert-ray.schema.json\n")
+    files = [
+        text,
+        *((ROOT / "configs" / f"{name}.yaml").read_text("utf-8") for name in ("cluster_s3", "local_gpu", "quickstart")),
+    ]
+    files.append(
+        "model: klue/bert-base\nslice: {max_bytes: 32MiB}\nstall_timeout: 5m\nmax_rejected: 5%\ninput: {keep: 'a,b'}"
+    )
+    for content in files:
+        jsonschema.validate(yaml.safe_load(content), schema)
+        load_config(yaml.safe_load(content))
+    for wrong in ("modle: x", "encoder: {engine: tensorflow}", "slice: {max_rows: many}"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(yaml.safe_load(wrong), schema)

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from conftest import ROOT, command
 
-from kosbert_ray.cli.job_file import job_file
+from kosbert_ray.cli.job_file import HEADER, job_file
 from kosbert_ray.config import JobConfig, load_config
 from kosbert_ray.settings import describe
 
@@ -26,7 +26,7 @@ def test_every_option_is_described_and_in_the_file() -> None:
 
 
 def test_what_is_commented_out_is_the_default() -> None:
-    lines = job_file("job.yaml", {}).splitlines()[3:]
+    lines = job_file("job.yaml", {}).splitlines()[HEADER.count("\n") :]
     uncommented = "\n".join(line.removeprefix("# ") for line in lines)
     assert load_config(yaml.safe_load(uncommented)) == JobConfig()
     assert not any(line and not line.startswith("#") for line in lines)

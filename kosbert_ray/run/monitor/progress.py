@@ -90,8 +90,9 @@ class Progress:
 
     def __enter__(self) -> Progress:
         # A live view in a notebook needs ipywidgets.
+        self.console.quiet = not log.isEnabledFor(logging.INFO)
         can_change = find_spec("ipywidgets") if self.console.is_jupyter else self.console.is_terminal
-        if not self.logged and can_change:
+        if not self.logged and can_change and not self.console.quiet:
             self._live = Live(get_renderable=self.panel, console=self.console, refresh_per_second=REFRESH_PER_SECOND)
             self._live.start()
         self._ended.clear()
