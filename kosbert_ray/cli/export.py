@@ -6,11 +6,13 @@ import argparse
 
 from kosbert_ray.cli.common import Commands, add_config, add_output, output_config
 from kosbert_ray.cli.examples import add_examples
+from kosbert_ray.errors import UsageError
 from kosbert_ray.outputs.export.table import EXPORTERS
 from kosbert_ray.units import plural
 
 EXAMPLES = (
     ("export for clip-retrieval, autofaiss and FAISS", "kosbert-ray export vectors/ npy/"),
+    ("write few large files", "kosbert-ray export vectors/ large/ --format parquet --shard-size 256MB"),
     ("export a Lance dataset", "kosbert-ray export vectors/ vectors.lance --format lance"),
 )
 
@@ -19,15 +21,16 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "export",
-        help="write an output as .npy files or as a Lance dataset",
+        help="write an output as .npy files, few large Parquet files or a Lance dataset",
         description="Writes the complete OUTPUT into FOLDER: text_emb/*.npy with metadata/*.parquet beside them, as "
-        "clip-retrieval and autofaiss read them, or a Lance dataset. A second export keeps the .npy files that are there, "
-        "or writes a new version of the Lance dataset.",
+        "clip-retrieval and autofaiss read them, few large Parquet files, or a Lance dataset. A second export keeps the "
+        "files that are there, or writes a new version of the Lance dataset.",
     )
     add_output(parser)
     parser.add_argument("folder", metavar="FOLDER", help="the destination: a folder or s3:// URL")
     parser.add_argument("--format", choices=tuple(EXPORTERS), default="npy", help="default: npy")
     parser.add_argument("--column", metavar="NAME", help="the column of vectors to export, if there are several")
+    parser.add_argument("--shard-size", metavar="SIZE", help="with --format parquet: bytes of a file (default: 256MB)")
     add_config(parser, uses=("storage", "output.path"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
@@ -36,11 +39,20 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     config = output_config(arguments, {"output": "output.path"})
     from kosbert_ray.outputs.export.base import export
+    from kosbert_ray.units import parse_bytes
+
+    if arguments.shard_size and arguments.format != "parquet":
+        raise UsageError("--shard-size: for --format parquet only")
+    try:
+        shard_size = parse_bytes(arguments.shard_size)
+    except ValueError as error:
+        raise UsageError(f"--shard-size: {error}") from error
     from kosbert_ray.outputs.output import Output
 
-    done = export(Output(config), arguments.folder, EXPORTERS[arguments.format](), arguments.column)
+    done = export(Output(config), arguments.folder, EXPORTERS[arguments.format](), arguments.column, shard_size)
+    files = "" if done.files is None else f" in {plural(done.files, 'file')}"
     print(
-        f"exported: {plural(done.rows, 'row')} to {done.address}"
+        f"exported: {plural(done.rows, 'row')}{files} to {done.address}"
         + (f", {plural(done.kept, 'file', 'were')} already there" if done.kept else "")
     )
     return 0

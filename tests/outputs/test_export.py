@@ -148,3 +148,47 @@ def test_a_destination_is_one_entry_in_the_table(
     assert capsys.readouterr().out == f"exported: 201 rows to {tmp_path / 'out'}\n"
     lines = (tmp_path / "out" / "rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == list(range(201))
+
+
+def test_many_small_shards_become_few_large_files(cli, output: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "큰 파일"
+    sizes = [path.stat().st_size for path in sorted(output.glob("*.parquet"))]
+    done = cli("export", output, folder, "--format", "parquet", "--shard-size", str(sizes[0] + sizes[1]))
+    assert done.stdout == f"exported: 201 rows in 2 files to {folder}\n"
+    assert [path.name for path in sorted(folder.glob("*.parquet"))] == ["part-00000.parquet", "part-00001.parquet"]
+    expected = pa.concat_tables(pq.read_table(path) for path in sorted(output.glob("*.parquet")))
+    found = pa.concat_tables(pq.read_table(path) for path in sorted(folder.glob("*.parquet")))
+    assert found.replace_schema_metadata(None).equals(expected.replace_schema_metadata(None))
+    assert pl.read_parquet(folder / "*.parquet").height == 201
+    footer = pq.read_metadata(folder / "part-00000.parquet").metadata
+    assert json.loads(footer[b"kosbert_ray.vectors"])["embedding"]["dtype"] == "float32"
+    assert len(json.loads(footer[b"kosbert_ray.shards"])) == 2
+
+    before = (folder / "part-00000.parquet").stat().st_mtime_ns
+    (folder / "part-00001.parquet").write_bytes(b"broken")
+    again = cli("export", output, folder, "--format", "parquet", "--shard-size", str(sizes[0] + sizes[1])).stdout
+    assert "1 file was already there" in again
+    assert (folder / "part-00000.parquet").stat().st_mtime_ns == before
+    assert pl.read_parquet(folder / "*.parquet").height == 201
+    assert cli("export", output, folder, "--format", "parquet").stdout.startswith("exported: 201 rows in 1 file to ")
+    assert [path.name for path in sorted(folder.glob("*.parquet"))] == ["part-00000.parquet"]
+
+
+def test_a_large_file_is_made_of_sound_shards_only(cli, output: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(output, copy)
+    path = sorted(copy.glob("*.parquet"))[1]
+    table = pq.read_table(path)
+    vectors = table["embedding"].combine_chunks()
+    other = pa.concat_arrays([vectors.slice(1), vectors.slice(0, 1)])
+    pq.write_table(table.set_column(table.column_names.index("embedding"), table.schema.field("embedding"), other), path)
+    done = cli("export", copy, tmp_path / "large", "--format", "parquet", code=1)
+    assert f"{path.name}: not as it was written; see kosbert-ray verify" in done.stderr
+    assert json.loads((tmp_path / "large" / "_export.json").read_text("utf-8"))["complete"] is False
+    assert (
+        "--shard-size: for --format parquet only"
+        in cli("export", output, tmp_path / "x", "--shard-size", "1MB", code=2).stderr
+    )
+    assert (
+        "is no size" in cli("export", output, tmp_path / "x", "--format", "parquet", "--shard-size", "big", code=2).stderr
+    )

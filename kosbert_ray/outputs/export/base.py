@@ -19,10 +19,12 @@ class Source:
     Attributes:
         output: a complete output.
         formats: the columns of vectors to export: one if ``--column`` names one, else all of the output's.
+        shard_size: bytes that a file is to have; None for the exporter's own choice.
     """
 
     output: Output
     formats: Sequence[EmbeddingFormat]
+    shard_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class Export:
         address: where it was written.
         rows: how many rows it has.
         kept: files that an earlier export had already written.
+        files: how many files it has; None if that means little.
     """
 
     address: str
     rows: int
     kept: int = 0
+    files: int | None = None
 
 
 class Exporter(Protocol):
@@ -57,7 +61,9 @@ class Exporter(Protocol):
         ...
 
 
-def export(output: Output, address: str, exporter: Exporter, column: str | None = None) -> Export:
+def export(
+    output: Output, address: str, exporter: Exporter, column: str | None = None, shard_size: int | None = None
+) -> Export:
     """Exports a complete output.
 
     Args:
@@ -65,6 +71,7 @@ def export(output: Output, address: str, exporter: Exporter, column: str | None 
         address: the destination, a folder or URL.
         exporter: writes it.
         column: the column of vectors to export; None leaves the choice to the exporter.
+        shard_size: bytes that a file is to have; None for the exporter's own choice.
 
     Raises:
         InputError: the output is not complete, or has no such column of vectors.
@@ -75,4 +82,4 @@ def export(output: Output, address: str, exporter: Exporter, column: str | None 
     formats = (output.vector_format(column),) if column else output.formats
     if f"{output.storage.address}/".startswith(f"{Storage(address, output.storage.options).address}/"):
         raise UsageError(f"{address}: holds the output itself; choose another folder")
-    return exporter(Source(output, formats), address)
+    return exporter(Source(output, formats, shard_size), address)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kosbert_ray.errors import StorageError, UsageError, first_line
 from kosbert_ray.job import reader_threads
+from kosbert_ray.outputs.export import sidecar
 from kosbert_ray.outputs.export.base import Export, Source
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.format import EmbeddingFormat
@@ -32,11 +32,11 @@ def export(source: Source, address: str) -> Export:
     """Writes the first column of vectors, one file per shard; files of an earlier export of the same output stay."""
     output, vector_format = source.output, source.formats[0]
     target = Storage(address, output.storage.options)
-    sidecar = _sidecar(output, vector_format)
+    content = sidecar.described(output) | json.loads(json.dumps(vector_format.described()))
     present = {entry.name for folder in (VECTORS, METADATA) for entry in target.list(folder)}
     expected = {file for shard in output.shards() for file in _files_of(shard)}
-    _require_same_export(target, sidecar, present - expected)
-    target.write_atomic(SIDECAR, _json(sidecar | {"complete": False}))
+    sidecar.require_same_export(target, SIDECAR, content, present - expected)
+    sidecar.write(target, SIDECAR, content, complete=False)
     target.delete(sorted(present - expected))
 
     def write(shard: str) -> tuple[int, bool]:
@@ -51,33 +51,13 @@ def export(source: Source, address: str) -> Export:
 
     with ThreadPoolExecutor(reader_threads(output.storage)) as pool:
         done = list(pool.map(write, output.shards()))
-    target.write_atomic(SIDECAR, _json(sidecar | {"complete": True}))
+    sidecar.write(target, SIDECAR, content, complete=True)
     return Export(target.address, sum(rows for rows, _ in done), sum(kept for _, kept in done))
 
 
 def _files_of(shard: str) -> tuple[str, str]:
     stem = shard.removesuffix(".parquet")
     return f"{VECTORS}/{stem}.npy", f"{METADATA}/{stem}.parquet"
-
-
-def _sidecar(output: Output, vector_format: EmbeddingFormat) -> dict[str, Any]:
-    described = json.loads(json.dumps(vector_format.described()))
-    job = {"output": output.storage.address, "sha256": output.record.digest, "model": output.job.model.name}
-    return {**job, **described, "shards": output.shards()}
-
-
-def _require_same_export(target: Storage, sidecar: dict[str, Any], other_files: set[str]) -> None:
-    """Raises UsageError if the destination holds another export, or files of no export."""
-    try:
-        before = dict(json.loads(target.read(SIDECAR)))
-    except FileNotFoundError:
-        before = {}
-    except ValueError as error:
-        raise StorageError(f"{target.url(SIDECAR)}: cannot be read ({first_line(error)}); delete it") from error
-    unlike = [key for key, value in before.items() if key not in ("shards", "complete") and sidecar.get(key) != value]
-    if unlike or (other_files and not before):
-        found = f"{min(unlike)} {before[min(unlike)]}" if unlike else f"{min(other_files)}, of no export of this output"
-        raise UsageError(f"{target.address}: holds another export ({found}); choose another folder or delete it")
 
 
 def _read(output: Output, shard: str, vector_format: EmbeddingFormat) -> tuple[npt.NDArray[Any], pa.Table]:
@@ -100,7 +80,3 @@ def _npy(values: npt.NDArray[Any]) -> bytes:
     sink = io.BytesIO()
     np.save(sink, values, allow_pickle=False)
     return sink.getvalue()
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, ensure_ascii=False, indent=2).encode()

@@ -23,4 +23,5 @@ def _module(name: str) -> Callable[[], Exporter]:
 EXPORTERS: dict[str, Callable[[], Exporter]] = {
     "npy": _module("npy"),
     "lance": _module("lance"),
+    "parquet": _module("parquet"),
 }
