@@ -19,12 +19,15 @@ $(VENV)/.installed: pyproject.toml $(PINS)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev]'
 	touch $@
 
-demo: $(VENV)/.installed
+# What the command itself needs, without the tools for tests.
+$(VENV)/.demo: pyproject.toml $(PINS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -c $(PINS) -e '.[cpu]'
+	touch $@
+
+demo: $(if $(wildcard $(VENV)/.installed),,$(VENV)/.demo)
 	rm -rf demo-out
-	$(BIN)/kosbert-ray embed --config configs/quickstart.yaml
-	@echo; echo "What was written:"; ls -l demo-out
-	@echo; echo "The five sentences nearest to: 비가 오는 날에는 무엇을 먹을까?"
-	@$(BIN)/kosbert-ray search demo-out "비가 오는 날에는 무엇을 먹을까?" --top-k 5
+	$(BIN)/kosbert-ray demo demo-out
 
 test: $(VENV)/.installed
 	$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow and $(APART)"

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.cli.common import Commands
+from kosbert_ray.cli.common import Commands, write_file
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 # The options that it asks for, and the answer that Return gives.
 ASKED = {
     "input.path": "bundled:everyday",
@@ -23,6 +24,7 @@ FLAGS = {"input.path": "input", "output.path": "output", "model.name": "model", 
 
 EXAMPLES = (
     ("answer questions", "kosbert-ray init job.yaml"),
+    ("start from an example", "kosbert-ray init --example cluster_s3"),
     ("set options without questions", "kosbert-ray init job.yaml --input corpus/ --output vectors/ --keep id"),
 )
 
@@ -35,7 +37,8 @@ def add(commands: Commands) -> None:
         description="Writes FILE with every option: those that you set, and the others commented out. On a terminal, asks "
         "for the most important ones.",
     )
-    parser.add_argument("file", nargs="?", default="job.yaml", metavar="FILE", help="default: job.yaml")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="default: job.yaml, or the example's name")
+    parser.add_argument("--example", metavar="NAME", help="copy an example instead, such as cluster_s3; list names them")
     for name, flag in FLAGS.items():
         parser.add_argument(f"--{flag}", dest=name, metavar=flag.upper(), help=f"{{{name}}}")
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
@@ -44,9 +47,9 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    path = Path(arguments.file)
-    if path.exists() and not arguments.force:
-        raise UsageError(f"{path}: already exists; choose another name or use --force")
+    if arguments.example:
+        return _copy_example(arguments)
+    path = _new_file(arguments, "job.yaml")
     from kosbert_ray.cli.job_file import job_file
     from kosbert_ray.config import JobConfig, load_config
     from kosbert_ray.settings import describe
@@ -66,8 +69,37 @@ def _run(arguments: argparse.Namespace) -> int:
     for name in ("input.path", "output.path", "model.name"):
         chosen.setdefault(name, ASKED[name])
     try:
-        path.write_text(job_file(arguments.file, chosen), "utf-8")
+        path.write_text(job_file(path.name, chosen), "utf-8")
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     print(f"wrote {path}; next: kosbert-ray plan --config {path}, then kosbert-ray embed --config {path}")
     return 0
+
+
+def _new_file(arguments: argparse.Namespace, default: str) -> Path:
+    """The file to write; raises UsageError if it exists and is not to be replaced."""
+    path = Path(arguments.file or default)
+    if path.exists() and not arguments.force:
+        raise UsageError(f"{path}: already exists; choose another name or use --force")
+    return path
+
+
+def _copy_example(arguments: argparse.Namespace) -> int:
+    """Copies a file of ``configs/``."""
+    examples = {path.stem: path for path in sorted(CONFIGS.iterdir()) if path.suffix in (".yaml", ".json")}
+    if arguments.example == "list":
+        for name, source in examples.items():
+            print(f"{name:<26}{_first_line(source)}")
+        return 0
+    if arguments.example not in examples:
+        raise UsageError(f"--example {arguments.example}: there are {', '.join(examples)}")
+    source = examples[arguments.example]
+    path = _new_file(arguments, source.name)
+    write_file(str(path), source.read_bytes())
+    print(f"wrote {path}; its first lines say how to use it")
+    return 0
+
+
+def _first_line(path: Path) -> str:
+    line = path.read_text("utf-8").partition("\n")[0]
+    return line.removeprefix("# ") if line.startswith("#") else ""

@@ -26,6 +26,7 @@ from kosbert_ray._version import __version__
 from kosbert_ray.cli import (
     cluster,
     completion,
+    demo,
     diff,
     doctor,
     embed,
@@ -54,7 +55,7 @@ log = logging.getLogger(__name__)
 _interrupted = INTERRUPTED  # the last line of the command that runs, if it is interrupted
 
 COMMANDS = {
-    "run a job": (embed, plan, submit, status, init, schema, doctor),
+    "run a job": (demo, embed, plan, submit, status, init, schema, doctor),
     "use an output": (search, cluster, report, export, ls),
     "check and replace an output": (verify, rejected, diff, promote),
     "models": (evaluate, train),
@@ -64,7 +65,7 @@ LOUDNESS = (
     (("-v", "--verbose"), logging.DEBUG, "show details, such as retries"),
 )
 EXAMPLES = (
-    ("try it on bundled data", "kosbert-ray embed bundled:everyday demo --model bundled:kosbert-mini --keep id"),
+    ("try it on bundled data", "kosbert-ray demo"),
     ("estimate a job", "kosbert-ray plan s3://bucket/corpus/"),
     (
         "embed a corpus; after a crash, run the same command again",

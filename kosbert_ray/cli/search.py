@@ -95,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
         _write_parquet(hits, arguments.to)
         return 0
     width = None if arguments.to else terminal_width()
-    lines = [_json(hit) for hit in hits] if arguments.format == "jsonl" else _tables(hits, width)
+    lines = [_json(hit) for hit in hits] if arguments.format == "jsonl" else tables(hits, width)
     if arguments.to:
         write_file(arguments.to, "".join(f"{line}\n" for line in lines).encode())
     else:
@@ -118,7 +118,7 @@ def _ask(find: Callable[[list[str]], list[Hit]]) -> None:
         if not query.strip():
             continue
         try:
-            lines = _tables(find([query]), terminal_width())
+            lines = tables(find([query]), terminal_width())
         except KosbertError as error:  # of this query; the next may be better
             log.error(error)
             continue
@@ -146,7 +146,7 @@ def _lines(path: str) -> list[str]:
         raise InputError(f"{path}: not UTF-8 text") from error
 
 
-def _tables(hits: list[Hit], width: int | None) -> list[str]:
+def tables(hits: list[Hit], width: int | None) -> list[str]:
     """A table for each query, under the query if there are several."""
     groups = [(query, list(found)) for query, found in groupby(hits, key=lambda hit: hit.query)]
     lines: list[str] = []

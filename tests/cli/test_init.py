@@ -8,6 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import ROOT, command
 
@@ -64,3 +65,22 @@ def test_a_file_that_is_there_is_not_replaced_unless_asked(told, cli, tmp_path: 
     assert "No such file" in told("init", tmp_path / "no" / "job.yaml", code=2)
     assert "keep: a column is named twice" in told("init", tmp_path / "b.yaml", "--keep", "a,a", code=2)
     assert not (tmp_path / "b.yaml").exists()
+
+
+def test_an_example_is_copied(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "wrote local_gpu.yaml" in cli("init", "--example", "local_gpu").stdout
+    assert (tmp_path / "local_gpu.yaml").read_bytes() == (ROOT / "configs" / "local_gpu.yaml").read_bytes()
+    assert "already exists" in cli("init", "--example", "local_gpu", code=2).stderr
+    cli("init", "mine.yaml", "--example", "cluster_s3")
+    load_config(yaml.safe_load((tmp_path / "mine.yaml").read_text("utf-8")))
+    assert "--example nothing: there are cluster_s3, " in cli("init", "--example", "nothing", code=2).stderr
+    assert cli("init", "--example", "list").stdout.count("\n") == len(list((ROOT / "configs").iterdir()))
+
+
+def test_the_demo_needs_nothing_and_shows_its_commands(cli, tmp_path: Path) -> None:
+    shown = cli("demo", tmp_path / "demo").stdout
+    assert f"$ kosbert-ray embed bundled:everyday {tmp_path}/demo --model bundled:kosbert-mini --keep id" in shown
+    assert "done: 520 rows in 8 shards" in shown
+    assert len([line for line in shown.splitlines() if line.startswith("0.")]) == 5
+    assert "done: 520 rows in 8 shards" in cli("demo", tmp_path / "demo").stdout

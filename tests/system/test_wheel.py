@@ -38,4 +38,7 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
         command, "embed", "bundled:everyday", "out", "--model", "bundled:kosbert-mini", "--keep", "text", folder=tmp_path
     )
     assert done.startswith("done: 520 rows in ")
+    assert run(command, "demo", folder=tmp_path).count("\n0.") == 5
+    run(command, "init", "--example", "cluster_s3", folder=tmp_path)
+    assert (tmp_path / "cluster_s3.yaml").read_text("utf-8") == (ROOT / "configs" / "cluster_s3.yaml").read_text("utf-8")
     assert len(run(command, "search", "out", "비가 오는 날", "--top-k", "3", folder=tmp_path).splitlines()) >= 3

@@ -14,7 +14,7 @@ OF_A_RUN = ("shards", "complete")  # what later exports of the same output may c
 
 
 def described(output: Output) -> dict[str, Any]:
-    """What an export is of, as plain values."""
+    """Describes the output that an export is made of, as plain values."""
     job = {"output": output.storage.address, "sha256": output.record.digest, "model": output.job.model.name}
     return {**job, "shards": output.shards()}
 
