@@ -22,6 +22,7 @@ OnBadRow = Literal["reject", "fail", "null_vector"]
 # The columns of a chunk: its number within the text, and its place there in Unicode code points.
 CHUNK_COLUMNS = {"chunk": "int32", "chunk_start": "int64", "chunk_end": "int64"}
 CHUNK_TEXT = "chunk_text"
+ADDRESS_COLUMNS = {"file": "string", "row": "int64", "byte_offset": "int64"}
 TEXT_COLUMN = "text"
 # Options of earlier versions, which job files and stored jobs may still have.
 SHORT = {"model": "name", "input": "path", "output": "path"}  # model: NAME is short for model: {name: NAME}
@@ -98,6 +99,8 @@ class JobConfig(Section):
             raise ValueError(
                 f"output.column: {TEXT_COLUMN!r} is the column of the texts; choose another name, or set output.text=false"
             )
+        if both := {*self.input.keep, *self.output.columns()} & {*self.address_columns()}:
+            raise ValueError(f"output.address: writes a column {min(both)!r} of its own; keep it under another name")
         taken = {*self.input.keep, *self.output.columns()} & {*self.chunk_columns()}
         if taken:
             raise ValueError(f"long_text: chunk writes a column {min(taken)!r} of its own; keep it under another name")
@@ -109,6 +112,10 @@ class JobConfig(Section):
             return {}
         text = CHUNK_TEXT if self.chunk.text else self.copied_text()
         return CHUNK_COLUMNS | ({text: "string"} if text else {})
+
+    def address_columns(self) -> dict[str, str]:
+        """Names and Arrow types of the columns with the place of each row in the input."""
+        return ADDRESS_COLUMNS if self.output.address else {}
 
     def copied_text(self) -> str | None:
         """Name of the column to which texts are copied; None if they are not, or if ``input.keep`` does it already."""
@@ -125,7 +132,7 @@ class JobConfig(Section):
 
     def columns(self) -> tuple[str, ...]:
         """Names of an output's columns other than its vectors."""
-        return (*self.input.keep, *filter(None, [self.row_text()]), *self.chunk_columns())
+        return (*self.input.keep, *filter(None, [self.row_text()]), *self.address_columns(), *self.chunk_columns())
 
     def rejected_allowed(self, rows: float) -> float:
         """Number of rows that may be rejected, out of ``rows``."""

@@ -28,6 +28,7 @@ NAMES = {
     "text": "input.text",
     "keep": "input.keep",
     "no_text": "output.text",
+    "keep_address": "output.address",
     "prune": "output.removed_inputs",
     "limit": "limit",
     "max_minutes": "max_minutes",
@@ -85,6 +86,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         const=False,
         help="do not copy the texts to the output (output.text=false)",
     )
+    parser.add_argument("--keep-address", action="store_const", const=True, help="{output.address}")
     parser.add_argument(
         "--prune",
         action="store_const",

@@ -9,6 +9,7 @@ OPTION_HELP = {
     "input.text": "text column, or a template that joins several: \"{title}\\n{body}\"",
     "input.keep": "columns to copy to the output, including keys of partitioned folders (year=2026/)",
     "output.path": "folder or s3:// URL",
+    "output.address": "write the place of each row in the input: columns file, row and byte_offset, of which one is null",
     "limit": "end after whole slices with this many rows in all: a trial, which a run without it continues",
     "max_minutes": "end after this time, with exit code 6; the next run continues",
     "log_format": "format of the lines on standard error",

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kosbert_ray.config import JobConfig
+from kosbert_ray.corpus.address import addresses
 from kosbert_ray.corpus.fragments import Fragment, Limits, Slice
 from kosbert_ray.corpus.options import TARGET_ROWS
-from kosbert_ray.corpus.row_table import REASON, TEXT
+from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
 from kosbert_ray.corpus.sample import Stratum, sampled_slices, strata
 from kosbert_ray.corpus.text import DECOMPOSED_NOTICE, MANY_DECOMPOSED, decomposed
 from kosbert_ray.encoder.engines.choice import fitted, require_fitting
@@ -158,6 +159,9 @@ def estimate(config: JobConfig) -> Estimate:
                 unread.append(str(found))
                 continue
             piece, table = found
+            if config.output.address:
+                for name, column in addresses(piece.fragment, table[POSITION].combine_chunks()).items():
+                    table = table.append_column(name, column)
             seen, written = _look(table, tokenizer, policy, config.columns())
             sums.add(seen, 1)
             size += part.size_of(piece)

@@ -75,6 +75,7 @@ class Pass:
             reader=job.reader(retry=True),
             model=self.model,
             long_text=job.long_text,
+            keep_address=job.config.output.address,
             chunk_columns=tuple(job.config.chunk_columns()),
             encoder=pool.encoder_options(job.config.encoder),
             strict_engine=self.strict_engine,

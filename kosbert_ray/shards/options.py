@@ -17,6 +17,10 @@ class OutputOptions(Section):
     text: bool = Field(
         default=True, description="copy the texts as they are in the input, of chunks the chunk, to a column text"
     )
+    address: bool = Field(
+        default=False,
+        description="write the place of each row in the input: columns file, row and byte_offset, of which one is null",
+    )
     rejected_text: bool = Field(default=True, description="keep the texts of rejected rows in rejected/")
     column: str = Field(default="embedding", description="name of the vector column")
     dtype: Annotated[tuple[VectorType, ...], BeforeValidator(split_names), Field(min_length=1)] = Field(

@@ -36,6 +36,7 @@ class Work:
         reader: reads fragments.
         model: the prepared model.
         long_text: how to treat texts longer than the model takes.
+        keep_address: whether the output has columns with the place of each row in the input.
         chunk_columns: columns of the output that describe chunks.
         encoder: how to compute.
         strict_engine: whether the user named the engine; otherwise torch may replace it.
@@ -54,6 +55,7 @@ class Work:
     reader: FragmentReader
     model: PreparedModel
     long_text: LongText
+    keep_address: bool
     chunk_columns: tuple[str, ...]
     encoder: EncoderOptions
     strict_engine: bool

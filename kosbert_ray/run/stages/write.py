@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kosbert_ray.corpus.formats.table import info_of
+from kosbert_ray.corpus.address import addresses
 from kosbert_ray.corpus.row_table import TEXT
 from kosbert_ray.encoder.packing import take_rows
 from kosbert_ray.errors import InputError
@@ -76,6 +76,9 @@ def write_slice(row: SliceRow, work: Work) -> Outcome:
 def _columns(row: SliceRow, work: Work) -> tuple[dict[str, pa.Array], list[pa.Array]]:
     """The shard's columns: those carried through, and the vectors in each format."""
     keep = {name: row.columns[KEEP + name] for name in work.reader.columns.keep.names}
+    if work.keep_address:
+        assert row.fragment is not None
+        keep |= addresses(row.fragment, row.positions)
     keep |= {name: row.columns[CHUNK + name] for name in work.chunk_columns}
     main, good = work.formats[0], row.good
     distinct = row.columns[VECTORS].to_numpy().reshape(-1, main.dimension)
@@ -97,18 +100,7 @@ def _rejected(row: SliceRow, work: Work) -> pa.Table:
     if row.reread and work.rejected_text:
         _, table = next(work.reader.slices(fragment, range(receipt.slice_index)))
         texts = table[TEXT].combine_chunks().take(pa.array(sources(row)).filter(bad))
-    by_byte = not info_of(fragment.file).row_numbers(fragment.file)
-    nothing = pa.nulls(len(positions), pa.int64())
-    return pa.table(
-        [
-            pa.array([fragment.file.name] * len(positions)),
-            nothing if by_byte else positions,
-            positions if by_byte else nothing,
-            row.reasons.filter(bad),
-            texts,
-        ],
-        schema=REJECTED_SCHEMA,
-    )
+    return pa.table([*addresses(fragment, positions).values(), row.reasons.filter(bad), texts], schema=REJECTED_SCHEMA)
 
 
 def _address(rejected: dict[str, Any]) -> str:
