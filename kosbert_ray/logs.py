@@ -109,6 +109,12 @@ def shown(log_format: LogFormat = "text", level: int = logging.INFO) -> Iterator
         logger.propagate = propagate
 
 
+def is_quiet() -> bool:
+    """True if the enclosing :func:`shown` block shows no remarks, only warnings and errors."""
+    handlers = logging.getLogger(LOGGER).handlers
+    return any(isinstance(handler, LineHandler) and handler.level > logging.INFO for handler in handlers)
+
+
 def set_format(log_format: LogFormat) -> None:
     """Changes the format of the enclosing :func:`shown` block."""
     for handler in logging.getLogger(LOGGER).handlers:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 COMPONENTS = 50  # principal components passed to t-SNE; the rest is mostly noise and slow
 PERPLEXITY = 30.0
+ITERATIONS = 500  # twice the early exaggeration; a thousand look the same
 MIN_ROWS = 5  # too few neighbours for t-SNE below this
 
 
@@ -25,5 +26,6 @@ def project(vectors: npt.NDArray[np.float32], seed: int = 0) -> npt.NDArray[np.f
     if count < MIN_ROWS:
         return np.stack([np.arange(count), np.zeros(count)], axis=1).astype(np.float32)
     reduced = PCA(min(COMPONENTS, count, dimension), random_state=seed).fit_transform(normalize(vectors))
-    points = TSNE(2, perplexity=min(PERPLEXITY, (count - 1) / 3), init="pca", random_state=seed).fit_transform(reduced)
+    perplexity = min(PERPLEXITY, (count - 1) / 3)
+    points = TSNE(2, perplexity=perplexity, init="pca", max_iter=ITERATIONS, random_state=seed).fit_transform(reduced)
     return np.asarray(points, np.float32)

@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
         "-k", "--neighbours", type=int, default=10, metavar="K", help="neighbours per row to compare (default: 10)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    add_config(parser, uses=("storage", "encoder", "output.path", "model.mirror"))
+    add_config(parser, uses=("storage", "encoder", "output.path", "model.mirror", "model.allow_remote_code"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 

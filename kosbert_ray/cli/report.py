@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--color", metavar="COLUMN", help="colour the map by a kept column (default: by cluster)")
     parser.add_argument("--text", metavar="COLUMN", help="the kept column to show (default: the job's text)")
     parser.add_argument("--evaluation", metavar="FILE", help="figures from kosbert-ray evaluate --json")
-    add_config(parser, uses=("storage", "plan", "encoder", "output.path", "model.mirror"))
+    add_config(parser, uses=("storage", "plan", "encoder", "output.path", "model.mirror", "model.allow_remote_code"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 

@@ -59,7 +59,18 @@ def add(commands: Commands) -> None:
     parser.add_argument("--format", choices=["table", "jsonl", "parquet"], default="table", help="default: table")
     parser.add_argument("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
     add_output_file(parser, help="write to this file; required for parquet")
-    add_config(parser, uses=("storage", "encoder", "output.path", "model.prompt", "model.prompt_name", "model.mirror"))
+    add_config(
+        parser,
+        uses=(
+            "storage",
+            "encoder",
+            "output.path",
+            "model.prompt",
+            "model.prompt_name",
+            "model.mirror",
+            "model.allow_remote_code",
+        ),
+    )
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 

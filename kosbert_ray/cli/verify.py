@@ -33,7 +33,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="embed N rows again and compare")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample (default: 0)")
     add_json(parser)
-    add_config(parser, uses=("storage", "encoder", "ray", "output.path", "input.path", "model.mirror"))
+    add_config(
+        parser, uses=("storage", "encoder", "ray", "output.path", "input.path", "model.mirror", "model.allow_remote_code")
+    )
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.ledger import CLUSTERS_FOLDER
+from kosbert_ray.shards.shard import reading
 from kosbert_ray.shards.vectors import open_shard
 from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
@@ -94,6 +96,13 @@ def write_summary(storage: Storage, clusters: Sequence[Cluster], run: ClusterRun
         }
     )
     _write(storage, SUMMARY, table, run)
+
+
+def read_summary(storage: Storage) -> list[Cluster]:
+    """Reads ``_clusters/_clusters.parquet``; raises StorageError if it is missing or broken."""
+    with reading(storage, SUMMARY):
+        rows = pq.read_table(pa.BufferReader(storage.read(SUMMARY))).to_pylist()
+        return [Cluster(row["cluster"], row["rows"], row["distance"], row["terms"], row["texts"]) for row in rows]
 
 
 def _write(storage: Storage, name: str, table: pa.Table, run: ClusterRun) -> None:

@@ -88,7 +88,7 @@ def test_the_mean_is_that_of_the_chunks_weighted_by_their_tokens(cli, tmp_path: 
     assert "4 long texts split into chunks" in done.stderr
     cli("embed", source, tmp_path / "chunk", *shared, "--set", "long_text=chunk", "--set", "chunk.text=true")
     mean, chunk = read(tmp_path / "mean"), read(tmp_path / "chunk")
-    assert mean.columns == ["id", "embedding"] and mean["id"].to_list() == [*range(7)]
+    assert mean.columns == ["id", "text", "embedding"] and mean["id"].to_list() == [*range(7)]
     tokenize = SentenceTransformer(str(model), device="cpu").tokenizer
     for number, vector in mean.iter_rows():
         parts = chunk.filter(pl.col("id") == number)

@@ -16,6 +16,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from kosbert_ray.analysis.health import health
 from kosbert_ray.analysis.projection import project
+from kosbert_ray.encoder.encoder import Encoder
+from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.outputs.report.figures import COLORS, OTHERS
+from kosbert_ray.outputs.report.page import ANISOTROPY, EFFECTIVE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = "<script>alert(1)</script> </script> & <b>한글</b> {{ 7 * 7 }}"
@@ -54,9 +58,9 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-def shown(browser: Browser, report: Path, scheme: str = "light") -> tuple[Page, list[str]]:
+def shown(browser: Browser, report: Path, scheme: str = "light", width: int = 1200) -> tuple[Page, list[str]]:
     """The page in a browser that can reach nothing, and what it complained of."""
-    context = browser.new_context(color_scheme=scheme, offline=True, viewport={"width": 1200, "height": 900})
+    context = browser.new_context(color_scheme=scheme, offline=True, viewport={"width": width, "height": 900})
     page = context.new_page()
     complaints: list[str] = []
 
@@ -69,7 +73,7 @@ def shown(browser: Browser, report: Path, scheme: str = "light") -> tuple[Page, 
     page.on("request", lambda request: asked(request.url))
     page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
     page.goto(report.as_uri())
-    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length > 8")
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length > 6")
     return page, complaints
 
 
@@ -77,8 +81,10 @@ def shown(browser: Browser, report: Path, scheme: str = "light") -> tuple[Page, 
 def test_it_opens_from_the_disk_without_a_complaint(browser: Browser, written: Path, scheme: str) -> None:
     page, complaints = shown(browser, written, scheme)
     headings = page.locator("h2").all_inner_texts()
-    expected = ["Summary", "Throughput", "Stages", "Fill", "Lengths", "Map", "Norms", "Spread", "Similarity"]
-    assert headings == [*expected, "Nodes", "Rejected rows", "Cost", "Evaluation"]
+    drawn = [name for name in ("Throughput", "Fill") if name in headings]  # where there is something to see
+    expected = ["Summary", *drawn, "Stages", "Lengths", "Map", "Norms", "Spread", "Similarity"]
+    tables = ["Clusters", "Nearest pairs", "Most isolated rows", "Rejected rows", "Cost", "Evaluation"]
+    assert sorted(headings) == sorted([*expected, *tables])
     body = page.locator("body").inner_text()
     for said in ("222 in 5 shards", "2 rows (0.89%)", "null text", "empty text", "80.00 / 79.50", "1 row truncated"):
         assert said in body, said
@@ -126,7 +132,12 @@ def test_the_map_is_coloured_by_a_column_or_by_the_clusters_there_are(cli, outpu
     shutil.copytree(output, copy)
     cli("cluster", copy, "-n", "3")
     cli("report", copy, "--to", tmp_path / "b.html")
-    assert '"name":"cluster 2"' in (tmp_path / "b.html").read_text("utf-8")
+    html = (tmp_path / "b.html").read_text("utf-8")
+    summary = pq.read_table(copy / "_clusters" / "_clusters.parquet").to_pylist()
+    for one in summary:
+        label = f"{one['cluster']}: {', '.join(one['terms'][:3])}"
+        assert f"<td>{label}</td>" in html
+        assert f'"name":{json.dumps(label)[:-1]} (' in html
 
 
 def test_an_output_that_is_not_complete_or_not_ours(cli, told, output: Path, tmp_path: Path) -> None:
@@ -166,3 +177,66 @@ def test_neighbours_stay_neighbours_on_the_map() -> None:
     same = np.arange(300) // 60
     assert (same[distances.argmin(1)] == same).mean() > 0.98
     assert project(vectors[:3]).shape == (3, 2)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_scrolls_sideways_and_colors_can_be_seen(browser: Browser, written: Path, scheme: str, width: int) -> None:
+    page, complaints = shown(browser, written, scheme, width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wide = "[...document.querySelectorAll('.wide')].filter(e => e.querySelector('.js-plotly-plot'))"
+    too_wide = page.evaluate(f"{wide}.filter(e => e.scrollWidth > e.clientWidth + 1).length")
+    assert too_wide == 0
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    ink = page.evaluate("getComputedStyle(document.querySelector('.faint')).color")
+    assert contrast(rgb(paper), rgb(ink)) >= 4.5
+    for color in (*COLORS, OTHERS):
+        shade = tuple(int(color[start : start + 2], 16) for start in (1, 3, 5))
+        assert contrast(shade, rgb(paper)) >= 3, color
+    assert complaints == []
+
+
+def rgb(color: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in color.removeprefix("rgb(").removesuffix(")").split(","))
+
+
+def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    """The contrast ratio of WCAG 2.2."""
+
+    def luminance(color: tuple[int, ...]) -> float:
+        parts = [value / 255 for value in color]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_pairs_are_nearest_and_rows_isolated(browser: Browser, written: Path) -> None:
+    page, _ = shown(browser, written)
+    tables = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('section')].map(s => [s.querySelector('h2').innerText,"
+        " [...s.querySelectorAll('tr')].slice(1).map(r => [...r.children].map(c => c.innerText))]))"
+    )
+    nearest = [float(row[0]) for row in tables["Nearest pairs"]]
+    isolated = [float(row[0]) for row in tables["Most isolated rows"]]
+    assert nearest == sorted(nearest, reverse=True) and isolated == sorted(isolated)
+    assert max(isolated) <= min(nearest)
+    assert all(row[1] != row[2] for row in tables["Nearest pairs"])
+    counts = [int(row[1]) for row in tables["Clusters"]]
+    assert counts == sorted(counts, reverse=True) and sum(counts) == 222
+
+
+def test_the_reference_figures_are_those_of_the_bundled_sentences() -> None:
+    vectors = Encoder.load("bundled:kosbert-mini", EncoderOptions(device="cpu")).encode(everyday())
+    found = health(vectors)
+    assert found.anisotropy == pytest.approx(ANISOTROPY, abs=0.002)
+    assert found.effective_dimensions == pytest.approx(EFFECTIVE, abs=0.5)
+
+
+def test_a_column_with_many_values_says_which_have_a_color(cli, tmp_path: Path) -> None:
+    rows = pa.table({"text": everyday()[:40], "kind": [f"k{number}" for number in range(40)]})
+    pq.write_table(rows, tmp_path / "in.parquet")
+    cli("embed", tmp_path / "in.parquet", tmp_path / "out", "--model", TINY, "--keep", "kind")
+    cli("report", tmp_path / "out", "-o", tmp_path / "r.html", "--color", "kind")
+    assert "--color kind: 40 values; the 12 most frequent have a color." in (tmp_path / "r.html").read_text("utf-8")

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,10 @@ from kosbert_ray.analysis.kmeans import assign, fit
 from kosbert_ray.analysis.projection import project
 from kosbert_ray.analysis.terms import top_terms
 from kosbert_ray.config import JobConfig
-from kosbert_ray.corpus.text import RowText
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import InputError, KosbertError, UsageError, first_line
 from kosbert_ray.job import model_ref
-from kosbert_ray.outputs.cluster_files import SUMMARY
+from kosbert_ray.outputs.cluster_files import SUMMARY, read_summary
 from kosbert_ray.outputs.kept import require_kept, text_column
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.outputs.sample import Sample
@@ -39,6 +39,9 @@ MAX_REJECTED = 50  # slices whose rejected rows are read
 EXAMPLES = 3  # of each reason
 CLUSTERS = 12  # on the map, if the output has not been clustered
 NAMED = 3  # words that name a cluster
+OTHERS_NAME = "others"
+SHOWN_PAIRS = 5
+MAX_COLORED = 12  # values of a column that get a colour
 DETAIL = re.compile(r"\(.*\)|'[^']*'|[\d,.]*\d")  # the part of a reason that differs from row to row
 
 Vectors = npt.NDArray[np.float32]
@@ -62,6 +65,35 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class Group:
+    """A colour of the map.
+
+    Attributes:
+        name: the cluster's words, or the value of a column.
+        rows: how many of the sampled rows.
+        examples: some of their texts.
+    """
+
+    name: str
+    rows: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sampled rows, or one and its nearest.
+
+    Attributes:
+        cosine: of their vectors.
+        first, second: their texts.
+    """
+
+    cosine: float
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
 class Mapped:
     """The sampled rows.
 
@@ -72,6 +104,9 @@ class Mapped:
         color: what the map is coloured by.
         groups: the colour group of each row.
         texts: their texts; empty if the output has none.
+        by_size: the colour groups, the largest first.
+        nearest: the pairs of different texts with the largest cosines.
+        isolated: the rows whose nearest row is the farthest.
     """
 
     rows: int
@@ -80,6 +115,9 @@ class Mapped:
     color: str
     groups: tuple[str, ...]
     texts: tuple[str, ...]
+    by_size: tuple[Group, ...]
+    nearest: tuple[Pair, ...] = ()
+    isolated: tuple[Pair, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,15 +183,13 @@ def report(
     text = text_column(output, text)
     notes: list[str] = []
     if text is None:
-        column = RowText.of(output.job.input).columns[0]
-        notes.append(
-            f"The output has no texts (keep {column} to get them), so the map shows none and there are no lengths."
-        )
+        notes.append("The output has no texts (--no-text), so the map shows none and there are no lengths.")
     log.info(f"sampling {min(sample, output.totals.rows):,} of {plural(output.totals.rows, 'row')}")
     drawn = output.sample(sample, columns=[name for name in dict.fromkeys((text, color)) if name])
     texts = [str(value) for value in drawn.table[text].to_pylist()] if text else []
     lengths, max_seq_length = _lengths(output.job, texts, notes)
     rejected, seen = _rejected(output)
+    mapped = _mapped(output, drawn, texts, color, notes) if len(drawn) > 1 else None
     return Report(
         output=output.storage.address,
         created=output.record.created,
@@ -167,7 +203,7 @@ def report(
         rejected_seen=seen,
         lengths=lengths,
         max_seq_length=max_seq_length,
-        sample=_mapped(output, drawn, texts, color) if len(drawn) > 1 else None,
+        sample=mapped,
         evaluation=figures,
         notes=tuple(notes),
     )
@@ -185,10 +221,50 @@ def _evaluation(path: str) -> tuple[dict[str, Any], ...]:
         ) from error
 
 
-def _mapped(output: Output, drawn: Sample, texts: list[str], color: str | None) -> Mapped:
+def _mapped(output: Output, drawn: Sample, texts: list[str], color: str | None, notes: list[str]) -> Mapped:
     groups = [str(value) for value in drawn.table[color].to_pylist()] if color else _clusters(output, drawn, texts)
+    if color and (values := len({*groups})) > MAX_COLORED:
+        notes.append(f"--color {color}: {values:,} values; the {MAX_COLORED} most frequent have a color.")
     vectors = drawn.vectors
-    return Mapped(len(drawn), health(vectors), project(vectors), color or "cluster", tuple(groups), tuple(texts))
+    nearest, isolated = _pairs(unit(vectors), texts) if texts else ((), ())
+    return Mapped(
+        rows=len(drawn),
+        health=health(vectors),
+        places=project(vectors),
+        color=color or "cluster",
+        groups=tuple(groups),
+        texts=tuple(texts),
+        by_size=_by_size(groups, texts),
+        nearest=nearest,
+        isolated=isolated,
+    )
+
+
+def _by_size(groups: list[str], texts: list[str]) -> tuple[Group, ...]:
+    examples: dict[str, dict[str, None]] = defaultdict(dict)
+    for name, content in zip(groups, texts, strict=False):
+        if len(examples[name]) < EXAMPLES:
+            examples[name][content] = None
+    counted = sorted(Counter(groups).items(), key=lambda item: (item[0] == OTHERS_NAME, -item[1], item[0]))
+    return tuple(Group(name, rows, tuple(examples[name])) for name, rows in counted)
+
+
+def _pairs(directions: Vectors, texts: list[str]) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """The nearest pairs of sampled rows, and the most isolated rows with their nearest."""
+    cosines = directions @ directions.T
+    labels = np.unique(texts, return_inverse=True)[1]
+    cosines[labels[:, None] == labels[None]] = -2  # equal texts, among them each row itself
+    best = cosines.argmax(1)
+    value = cosines[np.arange(len(best)), best]
+    order = np.argsort(-value, kind="stable").tolist()
+    pairs: dict[tuple[str, str], Pair] = {}
+    for row in order:
+        first, second = sorted((texts[row], texts[int(best[row])]))
+        if value[row] > -2:
+            pairs.setdefault((first, second), Pair(float(value[row]), first, second))
+    lonely = [row for row in reversed(order) if value[row] > -2][:SHOWN_PAIRS]
+    isolated = tuple(Pair(float(value[row]), texts[row], texts[int(best[row])]) for row in lonely)
+    return tuple(pairs.values())[:SHOWN_PAIRS], isolated
 
 
 def _clusters(output: Output, drawn: Sample, texts: list[str]) -> list[str]:
@@ -199,8 +275,9 @@ def _clusters(output: Output, drawn: Sample, texts: list[str]) -> list[str]:
             read_rows(output.storage, f"{CLUSTERS_FOLDER}/{shard}", rows, ["cluster"]) for shard, rows in drawn.places
         ]
         labels = [-1 if label is None else int(label) for table in tables for label in table["cluster"].to_pylist()]
-        common = dict(Counter(labels).most_common(CLUSTERS))
-        return [f"cluster {label}" if label in common and label >= 0 else "others" for label in labels]
+        common = {label for label, _ in Counter(labels).most_common(CLUSTERS)} - {-1}
+        words = {one.number: one.terms for one in read_summary(output.storage)}
+        return [_cluster_name(label, words.get(label, [])) if label in common else OTHERS_NAME for label in labels]
     directions = unit(drawn.vectors)
     centres = fit(lambda _: [directions], min(CLUSTERS, max(2, int(np.sqrt(len(drawn) / 2)))), 3, 0)
     found = assign(directions, centres)[0].tolist()
@@ -209,11 +286,12 @@ def _clusters(output: Output, drawn: Sample, texts: list[str]) -> list[str]:
         of[label].append(content)
     labels = sorted(of)
     terms = top_terms([of[label] for label in labels], NAMED) if texts else [[] for _ in labels]
-    names = {
-        label: f"{number + 1}: {', '.join(words)}" if words else f"cluster {number + 1}"
-        for number, (label, words) in enumerate(zip(labels, terms, strict=True))
-    }
+    names = {label: ", ".join(words) or f"cluster {label}" for label, words in zip(labels, terms, strict=True)}
     return [names[label] for label in found]
+
+
+def _cluster_name(label: int, words: Sequence[str]) -> str:
+    return f"{label}: {', '.join(words[:NAMED])}" if words else f"cluster {label}"
 
 
 def _lengths(job: JobConfig, texts: list[str], notes: list[str]) -> tuple[npt.NDArray[np.int64], int | None]:

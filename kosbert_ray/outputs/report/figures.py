@@ -10,13 +10,19 @@ from datetime import UTC, datetime
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.colors import qualitative
 
-from kosbert_ray.outputs.report.data import Mapped, Report
+from kosbert_ray.outputs.report.data import OTHERS_NAME, Mapped, Report
 from kosbert_ray.shards.receipt import STAGES, Receipt
 from kosbert_ray.units import plural
 
-COLORS = [*qualitative.Safe, *qualitative.Vivid]  # the first eleven are safe for colour-blind readers
+# Each has a contrast of at least 3 with the light and with the dark page.
+COLORS = (
+    "#3478c8", "#c4601d", "#2f8a52", "#b5569a", "#1f8a94", "#a5742a", "#7a68c9", "#c94f57",
+    "#668132", "#8a7a86", "#4d86a0", "#b06a56",
+)  # fmt: skip
+OTHERS = "#8b8b90"
+MIN_COMMIT_SECONDS = 10.0  # a shorter run has no course to draw
+LEAST_SPREAD = 0.005  # of values: with less, a histogram is one bar
 BINS = 60
 MAX_NODES = 10
 HOVER_CHARS, HOVER_WIDTH = 240, 40
@@ -26,20 +32,25 @@ FONT = "Pretendard, 'Noto Sans KR', 'Noto Sans CJK KR', NanumGothic, 'Apple SD G
 def figures(report: Report) -> Iterator[tuple[str, str, go.Figure]]:
     """Yields each figure with its heading and a sentence about it, in the order of the page."""
     timed = [receipt for receipt in report.receipts if receipt.finished_at]
-    if timed:
+    times = [receipt.finished_at for receipt in timed]
+    if times and max(times) - min(times) > MIN_COMMIT_SECONDS:
         yield "Throughput", "Tokens per second of the rows committed, by node.", _throughput(timed)
+    if timed:
         yield (
             "Stages",
             "Seconds of work in each stage, summed over all workers; waiting is that of the encoders.",
             _stages(timed),
         )
-        yield "Fill", "Share of the computed tokens that were not padding, by slice.", _fill(timed)
+    shares = np.array([one.encoded_tokens / one.computed_tokens for one in timed if one.computed_tokens])
+    if len(shares) and np.ptp(shares) > LEAST_SPREAD:
+        yield "Fill", "Share of the computed tokens that were not padding, by slice.", _fill(shares)
     if len(report.lengths):
         yield "Lengths", "Tokens of the sampled rows, uncut.", _lengths(report)
     if report.sample:
         one = report.sample
         yield "Map", f"{plural(one.rows, 'row')}, neighbours near each other (t-SNE), by {one.color}.", _map(one)
-        yield "Norms", "Lengths of the sampled vectors.", _histogram(one.health.norms, "length", "vectors")
+        if np.ptp(one.health.norms) > LEAST_SPREAD * one.health.norms.max():  # else the model normalizes
+            yield "Norms", "Lengths of the sampled vectors.", _histogram(one.health.norms, "length", "vectors")
         yield "Spread", "Standard deviation of each dimension, largest first.", _spread(one)
         yield "Similarity", "Cosines of pairs picked at random.", _histogram(one.health.cosines, "cosine", "pairs")
 
@@ -48,7 +59,7 @@ def _figure(traces: Sequence[go.Scatter | go.Bar | go.Histogram], x: str, y: str
     figure = go.Figure(traces)
     figure.update_layout(
         template="none",
-        colorway=COLORS,
+        colorway=list(COLORS),
         font={"family": FONT, "size": 13},
         height=height,
         margin={"l": 64, "r": 16, "t": 16, "b": 48},
@@ -96,9 +107,8 @@ def _stages(receipts: Sequence[Receipt]) -> go.Figure:
     return _figure([bar], "seconds", "", 260)
 
 
-def _fill(receipts: Sequence[Receipt]) -> go.Figure:
-    shares = [receipt.encoded_tokens / receipt.computed_tokens for receipt in receipts if receipt.computed_tokens]
-    figure = _histogram(np.array(shares), "share", "slices")
+def _fill(shares: np.ndarray) -> go.Figure:
+    figure = _histogram(shares, "share", "slices")
     return figure.update_xaxes(range=[0, 1.02])
 
 
@@ -129,23 +139,22 @@ def _histogram(values: np.ndarray, x: str, y: str, edges: np.ndarray | None = No
 
 def _map(sample: Mapped) -> go.Figure:
     groups = np.array(sample.groups)
-    names, counts = np.unique(groups, return_counts=True)
-    common = names[np.argsort(-counts, kind="stable")][: len(COLORS)].tolist()
+    common = [group.name for group in sample.by_size if group.name != OTHERS_NAME][: len(COLORS)]
     traces = []
     for number, name in enumerate([*common, None]):
         chosen = np.flatnonzero(groups == name if name is not None else ~np.isin(groups, common))
         if not len(chosen):
             continue
         texts = [_hover(sample.texts[row]) if sample.texts else f"row {row}" for row in chosen.tolist()]
-        label = "others" if name is None else name
+        label = f"{textwrap.shorten(OTHERS_NAME if name is None else name, 40, placeholder='…')} ({len(chosen):,})"
         traces.append(
             go.Scatter(
                 x=sample.places[chosen, 0],
                 y=sample.places[chosen, 1],
                 mode="markers",
-                name=html.escape(textwrap.shorten(label, 40, placeholder="…")),
+                name=html.escape(label),
                 text=texts,
-                marker={"size": 6, "opacity": 0.75, "color": COLORS[number] if name is not None else "#888"},
+                marker={"size": 6, "opacity": 0.75, "color": COLORS[number] if name is not None else OTHERS},
                 hovertemplate="%{text}",
             )
         )

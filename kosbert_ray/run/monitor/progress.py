@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kosbert_ray.logs import is_quiet
 from kosbert_ray.run.monitor.throughput import Occupancy, Recent, bottleneck
 from kosbert_ray.shards.lease import LiveReport
 from kosbert_ray.shards.receipt import STAGES, Receipt
@@ -90,7 +91,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         # A live view in a notebook needs ipywidgets.
-        self.console.quiet = not log.isEnabledFor(logging.INFO)
+        self.console.quiet = is_quiet()
         can_change = find_spec("ipywidgets") if self.console.is_jupyter else self.console.is_terminal
         if not self.logged and can_change and not self.console.quiet:
             self._live = Live(get_renderable=self.panel, console=self.console, refresh_per_second=REFRESH_PER_SECOND)
