@@ -46,7 +46,7 @@ def page(report: Report) -> str:
 
 
 def _warnings(report: Report) -> Iterator[str]:
-    """What a reader should know first."""
+    """Remarks that a reader should see first."""
     totals = report.totals
     if totals.truncated > WARN_TRUNCATED * totals.rows:
         lost = totals.dropped_tokens / max(1, totals.tokens + totals.dropped_tokens)
