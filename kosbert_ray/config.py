@@ -144,7 +144,7 @@ class JobConfig(Section):
         Args:
             only_set: leave out what is only a default.
         """
-        return self.model_dump(mode="json", exclude=unrecorded(JobConfig), exclude_unset=only_set)
+        return self.as_written(self.model_dump(mode="json", exclude=unrecorded(JobConfig), exclude_unset=only_set))
 
 
 def job_schema() -> dict[str, Any]:
@@ -169,10 +169,13 @@ def load_config(
     settings: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    expand: bool = True,
 ) -> JobConfig:
     """Loads a job: a tree of defaults, then a YAML file or its tree, then ``--set`` and the command line; later ones win.
+
+    Variables (``${NAME}``) in a file are replaced unless ``expand`` is false: for a job that runs elsewhere.
 
     Raises:
         UsageError: the file cannot be read, or an option is unknown or invalid.
     """
-    return load_settings(JobConfig, source, settings, overrides, defaults, RETIRED, SHORT)
+    return load_settings(JobConfig, source, settings, overrides, defaults, RETIRED, SHORT, expand)

@@ -22,13 +22,14 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from kosbert_ray.errors import UsageError
 from kosbert_ray.units import alternatives, parse_bytes, parse_seconds
 
+VARIABLE = re.compile(r"\$\{(\w+)\}")
 HIDDEN = "the given value"  # in place of a value that is not shown
 SCALARS = {bool: "true or false", int: "integer", float: "number", str: "text", SecretStr: "secret", dict: "mapping"}
 
@@ -60,6 +61,21 @@ class Section(BaseModel):
 
     # An input may be a secret, so pydantic's own error text never shows it.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    # Values of a file that have variables or begin with ~, by dotted name: as written, and as they are here.
+    _written: dict[str, tuple[str, str]] = PrivateAttr(default_factory=dict)
+
+    def as_written(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """Copies a tree of these options, with variables and ``~`` as they are in the file that the options come from."""
+        found = copy.deepcopy(dict(tree))
+        for name, (text, value) in self._written.items():
+            *sections, key = name.split(".")
+            inner: Any = found
+            for section in sections:
+                inner = inner.get(section) if isinstance(inner, dict) else None
+            if isinstance(inner, dict) and inner.get(key) == value:
+                inner[key] = text
+        return found
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         fields = type(self).model_fields
@@ -210,6 +226,7 @@ def load_settings(
     defaults: Mapping[str, Any] | None = None,
     retired: Mapping[str, str] | None = None,
     short: Mapping[str, str] | None = None,
+    expand: bool = True,
 ) -> Settings:
     """Loads options from a YAML file or its tree, then ``--set``, then the command line; later sources win.
 
@@ -221,11 +238,13 @@ def load_settings(
         defaults: a tree of values that replace the model's defaults.
         retired: options of earlier versions by dotted name, each with a notice: they are accepted and ignored.
         short: sections for which a text may stand, each with the option that the text sets.
+        expand: whether to replace ``${NAME}`` in a file by the environment variable.
 
     Raises:
         UsageError: the file cannot be read, or options are unknown or invalid: a line for each of them.
     """
     lines: dict[str, int] = {}
+    written: dict[str, tuple[str, str]] = {}
     if isinstance(source, str) and source:
         tree, lines = _read(model, source)
     else:
@@ -233,6 +252,8 @@ def load_settings(
     for section, key in (short or {}).items():
         if isinstance(value := tree.get(section), str):
             tree[section] = {key: value}
+    if lines:
+        tree = _expanded(tree, written, os.environ if expand else None, str(source), lines)
     tree = merged(without(defaults or {}, retired or ()), tree)
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -250,7 +271,10 @@ def load_settings(
         if without(tree, (name,)) != tree:
             log.warning("%s %s", name, remark)
     try:
-        return model.model_validate(known)
+        found = model.model_validate(known)
+        if isinstance(found, Section):
+            found._written = written
+        return found
     except ValidationError as error:
         where = source if isinstance(source, str) and source else "config"
         mistakes = []
@@ -258,6 +282,61 @@ def load_settings(
             at = next((lines[part] for part in _upward(name) if part in lines), None)
             mistakes.append((at or 0, f"{where}{f':{at}' if at else ''}: {text}"))
         raise UsageError(*(text for _, text in sorted(mistakes))) from error
+
+
+def _expanded(
+    tree: Mapping[str, Any],
+    written: dict[str, tuple[str, str]],
+    variables: Mapping[str, str] | None,
+    path: str,
+    lines: Mapping[str, int],
+    before: str = "",
+) -> dict[str, Any]:
+    """Replaces ``${NAME}`` in a file's texts.
+
+    Args:
+        tree: the file's options.
+        written: receives, for each text that is another on this machine, both.
+        variables: values by name; None to leave the texts as they are.
+        path: the file.
+        lines: line of each option in it.
+        before: prefix of the names.
+
+    Raises:
+        UsageError: a variable is not set.
+    """
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{before}{key}"
+
+        def variable(match: re.Match[str], name: str = name) -> str:
+            if variables is None:
+                return match[0]
+            if match[1] not in variables:
+                at = next((f":{lines[part]}" for part in _upward(name) if part in lines), "")
+                raise UsageError(f"{path}{at}: {name}: the variable {match[1]} is not set")
+            return variables[match[1]]
+
+        if isinstance(value, dict):
+            value = _expanded(value, written, variables, path, lines, f"{name}.")
+        elif isinstance(value, str):
+            text, value = value, VARIABLE.sub(variable, value)
+            if text != value or value.startswith("~"):
+                written[name] = (text, os.path.expanduser(value) if value.startswith("~") else value)
+        found[key] = value
+    return found
+
+
+def with_variables(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies a tree of options, replacing ``${NAME}`` in its texts by the variable where it is set."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            value = with_variables(value)
+        elif isinstance(value, str):
+            value = VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), value)
+        found[key] = value
+    return found
 
 
 def without(tree: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from kosbert_ray.config import JobConfig
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.model.lengths import NO_LIMIT
 from kosbert_ray.model.options import PROMPT_OPTIONS
-from kosbert_ray.settings import merged, section_of
+from kosbert_ray.settings import merged, section_of, with_variables
 from kosbert_ray.shards.shard import read_schema
 from kosbert_ray.storage import Storage
 
@@ -82,7 +82,7 @@ def stored_config(job: Mapping[str, Any], where: str) -> JobConfig:
     for migrate in MIGRATIONS:
         migrate(tree)
     try:
-        return JobConfig.model_validate(_known(JobConfig, tree))
+        return JobConfig.model_validate(_known(JobConfig, with_variables(tree)))
     except ValidationError as error:
         setting = ".".join(map(str, error.errors()[0]["loc"]))
         raise InputError(f"{where}: {setting} cannot be used ({first_line_of(error)}); {REMEDY}") from error

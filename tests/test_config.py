@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import TINY
 
 from kosbert_ray.config import load_config
+from kosbert_ray.deploy.ray_jobs import JOB_FILE, ClusterJob
 from kosbert_ray.errors import UsageError
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -112,3 +117,45 @@ def test_secrets_stay_out_of_what_is_published() -> None:
     assert config.storage.s3fs_kwargs()["secret"] == "hush"
     assert "hush" not in str(config.public())
     assert "hush" not in repr(config)
+
+
+def test_variables_and_the_home_folder_are_expanded_where_the_job_runs(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORPUS", str(tmp_path / "말뭉치"))
+    monkeypatch.setenv("ROWS", "2")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "말뭉치").mkdir()
+    (tmp_path / "말뭉치" / "a.jsonl").write_text('{"text": "가"}\n{"text": "나"}\n{"text": "다"}\n', "utf-8")
+    shutil.copytree(TINY, tmp_path / "model")
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "model: ${HOME}/model\ninput: ${CORPUS}/a.jsonl\noutput: {path: ~/out}\nslice: {max_rows: '${ROWS}'}\n", "utf-8"
+    )
+    assert cli("embed", "--config", job).stdout.startswith("done: 3 rows in 2 shards")
+    recorded = json.loads((tmp_path / "out" / "_kosbert" / "job.json").read_text("utf-8"))["config"]
+    assert recorded["model"]["name"] == "${HOME}/model"
+    assert recorded["input"]["path"] == "${CORPUS}/a.jsonl"
+    assert recorded["output"]["path"] == "~/out"
+    assert recorded["slice"]["max_rows"] == 2
+    assert cli("search", tmp_path / "out", "가", "-k", "1").stdout
+    assert cli("embed", "--config", job, "--set", f"input.path={tmp_path}/말뭉치/a.jsonl").stdout.startswith("done: 3 rows")
+    assert cli("embed", "--resume", tmp_path / "out").stdout.startswith("done: 3 rows")
+
+    monkeypatch.delenv("CORPUS")
+    done = cli("embed", "--config", job, code=2)
+    assert done.stderr == f"kosbert-ray: error: {job}:2: input.path: the variable CORPUS is not set\n"
+
+
+def test_a_submitted_job_has_its_variables_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/here")
+    monkeypatch.setenv("BUCKET", "here")
+    job = tmp_path / "job.yaml"
+    job.write_text("input: ${NOT_HERE}/in\noutput: ~/out\nmodel: s3://${BUCKET}/model\n", "utf-8")
+    ClusterJob.of(load_config(str(job), expand=False)).write(tmp_path)
+    sent = yaml.safe_load((tmp_path / JOB_FILE).read_text("utf-8"))
+    assert sent == {
+        "input": {"path": "${NOT_HERE}/in"},
+        "output": {"path": "~/out"},
+        "model": {"name": "s3://${BUCKET}/model"},
+    }

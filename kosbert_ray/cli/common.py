@@ -134,12 +134,18 @@ def describe_options(parser: argparse.ArgumentParser) -> None:
             action.help = f"{OPTION_HELP[name]} ({name})".replace("%", "%%")
 
 
-def job_config(arguments: argparse.Namespace, names: dict[str, str]) -> JobConfig:
-    """The job that the command line says; ``names`` gives the dotted name of each of its own options."""
+def job_config(arguments: argparse.Namespace, names: dict[str, str], expand: bool = True) -> JobConfig:
+    """The job that the command line says.
+
+    Args:
+        arguments: of the command.
+        names: the dotted name of each of its own options.
+        expand: whether to replace variables in the job file; false for a job that runs elsewhere.
+    """
     from kosbert_ray.config import load_config
 
     require_used(arguments)
-    return load_config(arguments.config, arguments.set, given(arguments, names))
+    return load_config(arguments.config, arguments.set, given(arguments, names), expand=expand)
 
 
 def require_used(arguments: argparse.Namespace) -> None:

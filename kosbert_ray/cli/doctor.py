@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.compare < 0:
         raise UsageError(f"--compare: {arguments.compare} is no number of texts")
-    config = embed.config_of(arguments)
+    config = embed.config_of(arguments, expand=not arguments.address)
     if arguments.address:
         compare = ("--compare", str(arguments.compare)) if arguments.compare else ()
         options = (*compare, *(("--json",) if arguments.json else ()))

@@ -99,11 +99,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
 
 
-def config_of(arguments: argparse.Namespace) -> JobConfig:
-    """The job that the arguments describe; raises UsageError also if ``--into`` finds no job to reuse."""
+def config_of(arguments: argparse.Namespace, expand: bool = True) -> JobConfig:
+    """The job that the arguments describe; raises UsageError also if ``--into`` finds no job to reuse.
+
+    Args:
+        arguments: of the command.
+        expand: whether to replace variables in the job file; false for a job that runs elsewhere.
+    """
     from kosbert_ray.config import load_config
 
-    config = job_config(arguments, NAMES)
+    config = job_config(arguments, NAMES, expand)
     if arguments.resume:
         return _resumed(arguments, config)
     if not arguments.into:

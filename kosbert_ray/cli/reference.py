@@ -34,6 +34,9 @@ Set options in a job file (`--config job.yaml`), with `--set section.key=value`,
 flags. `kosbert-ray init` writes a job file with all of them. There, `model: NAME` is short for `model: {name: NAME}`, and
 `input` and `output` may be their paths.
 
+In a job file, `${NAME}` is the environment variable NAME and a path that begins with `~` is in the home folder, both of the
+machine on which the job runs: `job.json` and `submit` keep them as they are written.
+
 A default of *none* means that the value depends on the model, the files or the hardware.
 """
 CLI_INTRO = """\

@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = embed.config_of(arguments)
+    config = embed.config_of(arguments, expand=False)
     from kosbert_ray.deploy.ray_jobs import ClusterJob, Submissions, described, exit_code_of
 
     job = ClusterJob.of(config)

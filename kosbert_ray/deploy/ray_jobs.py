@@ -28,7 +28,7 @@ import kosbert_ray
 from kosbert_ray.config import JobConfig
 from kosbert_ray.errors import JobFailed, UsageError, first_line
 from kosbert_ray.model.source import BUNDLED_PREFIX
-from kosbert_ray.settings import secrets_in
+from kosbert_ray.settings import VARIABLE, secrets_in
 from kosbert_ray.storage import is_url
 
 log = logging.getLogger(__name__)
@@ -96,12 +96,14 @@ class ClusterJob:
 
         The cluster would treat a written default as set, and it could then conflict with an output made by another version.
         """
-        job = self.config.model_dump(mode="json", exclude={"ray"}, exclude_unset=True)
+        job = self.config.as_written(self.config.model_dump(mode="json", exclude={"ray"}, exclude_unset=True))
         (folder / JOB_FILE).write_text(yaml.safe_dump(job, allow_unicode=True), "utf-8")
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(path) if path and not is_url(path) and not path.startswith(BUNDLED_PREFIX) else path
+    if not path or is_url(path) or path.startswith(BUNDLED_PREFIX) or VARIABLE.match(path):
+        return path
+    return os.path.abspath(path)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from kosbert_ray.config import JobConfig
 from kosbert_ray.errors import InputError
 from kosbert_ray.job import open_output
-from kosbert_ray.settings import without
+from kosbert_ray.settings import with_variables, without
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.storage import is_url
 
@@ -30,7 +30,7 @@ def last_command(config: JobConfig) -> dict[str, Any]:
     record = Ledger(storage).last_run()
     if record is None:
         raise InputError(f"{storage.url()}: no run of kosbert-ray is recorded here; give INPUT and OUTPUT")
-    tree = without(record.get("said") or {}, OF_ONE_RUN)
+    tree = with_variables(without(record.get("said") or {}, OF_ONE_RUN))
     named = str((tree.get("input") or {}).get("path") or "")
     tree["input"] = {**(tree.get("input") or {}), "path": record.get("input_path") or _absolute(record, named)}
     if path := record.get("model_path"):

@@ -150,6 +150,8 @@ with Progress(100, Totals()) as progress:
     assert "99.0%" in json.dumps(notebook, ensure_ascii=False)
     assert not any(output.get("name") == "stderr" for output in cell.outputs), cell.outputs
     assert any("widget-view" in kind for output in cell.outputs for kind in output.get("data", {})) == widgets
+    saved = [output for output in cell.outputs if not any("widget-view" in kind for kind in output.get("data", {}))]
+    assert "99.0%" in json.dumps(saved, ensure_ascii=False)  # also where widgets are gone
 
 
 def test_durations_are_written_as_people_say_them() -> None:

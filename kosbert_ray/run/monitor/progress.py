@@ -109,6 +109,8 @@ class Progress:
         if self._live:
             self._live.refresh()
             self._live.stop()
+            if self.console.is_jupyter and self.new.slices:  # a saved notebook has no widgets
+                self.console.print(self.sentence(), highlight=False)
         elif self.new.slices:
             self._print()
 
@@ -192,6 +194,12 @@ class Progress:
                 seconds_left=self.seconds_left,
                 doing=" · ".join(self._bottleneck()),
             )
+
+    def sentence(self) -> str:
+        """Describes what this run has committed, for a notebook that is read later."""
+        new = self.new
+        committed = f"{plural(new.slices, 'slice', 'were')} committed in {duration(self.seconds)}"
+        return f"{committed}: {plural(new.rows, 'row')}, {self.run_share:.1%} done."
 
     def line(self) -> str:
         """Committed slices, share, rates of the last minute, time left, rejected rows."""
