@@ -161,8 +161,8 @@ def _run(arguments: argparse.Namespace) -> int:
             f"{new.truncated / new.rows:.1%} of the rows are longer than the model's maximum; {lost:.1%} of all "
             "tokens were cut off. Set long_text=chunk or long_text=mean to embed whole texts"
         )
-    if summary.removed:
-        log.info(f"deleted {plural(summary.removed, 'shard')} of changed or removed inputs")
+    if deleted := summary.deleted():
+        log.info(deleted)
     with contextlib.suppress(BrokenPipeError):
         print(summary.result(), flush=True)
     if summary.bound == "limit":

@@ -187,10 +187,12 @@ class Run:
             if not changed:
                 self._require_all_files()
                 return self._finish(fragments)
-            log.info(f"{changed[0]}: changed or removed during the run ({plural(len(changed), 'file')}); planning again")
+            first, how = next(iter(changed.items()))
+            more = "" if len(changed) == 1 else f" ({plural(len(changed), 'file')} in all)"
+            log.info(f"{first}: {how} during the run{more}; planning again")
             fragments = self._fragments()
         raise JobFailed(
-            f"{self.job.corpus.storage.url(changed[0])}: changed in each of {MAX_PASSES} passes; "
+            f"{self.job.corpus.storage.url(first)}: {how} in each of {MAX_PASSES} passes; "
             "run the same command again when it is written"
         )
 
@@ -227,18 +229,24 @@ class Run:
     def _fragments(self) -> list[Fragment]:
         return self.job.fragments_left(self.output.committed, self.output.fingerprint)
 
-    def _list_again(self) -> list[str]:
-        """Lists the input once more. Returns the files that changed since they were planned, and plans them again."""
+    def _list_again(self) -> dict[str, str]:
+        """Lists the input once more, and plans again if files have changed.
+
+        Returns:
+            The files that are no longer as they were planned: "changed" or "removed", by name.
+        """
         before = {file.name: file.listed for file in self.job.corpus.files}
         now = {file.name: file.listed for file in list_input(self.config, retry=True).files}
-        changed = [name for name, listed in before.items() if now.get(name) != listed]
+        changed = {
+            name: "changed" if name in now else "removed" for name, listed in before.items() if now.get(name) != listed
+        }
         if changed:
             columns = self.job.columns
             job, known = self.job, self._footers
             self.job = Job.resolve(self.config, retry=True, settled=columns.keep, model=job.model, footers=known)
             report_input(self.job.corpus, self._notices)
             if self.job.columns != columns:
-                where = self.job.corpus.storage.url(changed[0])
+                where = self.job.corpus.storage.url(next(iter(changed)))
                 raise InputError(f"{where}: its columns changed during the run; choose another output for it")
             self._use_corpus(self.output.settle(self.job.corpus))
             self.progress.total_bytes = self.job.corpus.size
@@ -298,8 +306,9 @@ class Run:
             from kosbert_ray.run import corpus_dedup
 
             corpus_dedup.clear(output.ledger.storage)
-        removed = sum(bool(receipt.shard) for receipt in left.delete)
-        return replace(summary, complete=summary.within_limit, removed=removed)
+        files = {file.name for file in self.job.corpus.files}
+        gone = [receipt.file in files for receipt in left.delete if receipt.shard]
+        return replace(summary, complete=summary.within_limit, removed=len(gone), changed=sum(gone))
 
     def _ended(self, fragments: list[Fragment], bound: Bound) -> Summary:
         """The result of a run that a bound has ended; if nothing is left to do, that of any other run."""

@@ -24,6 +24,7 @@ class Summary:
         first_slice_seconds: seconds until the first commit; None if there was nothing to do.
         start_seconds: those of them before work on the first slice began: starting Ray and loading the model.
         removed: number of shards deleted because their input changed or was removed.
+        changed: those of them whose input changed.
         within_limit: whether ``max_rejected`` allows the rejected rows; if not, the output is not complete.
         chunked: whether long texts became one row per chunk.
         complete: whether the output has its ``_SUCCESS``.
@@ -41,6 +42,7 @@ class Summary:
     chunked: bool = False
     complete: bool = False
     bound: Bound = ""
+    changed: int = 0
 
     def __fspath__(self) -> str:
         return self.output
@@ -60,6 +62,12 @@ class Summary:
         texts = f" ({plural(totals.input_rows - totals.rejected, 'text')})" if self.chunked else ""
         shown = f", {plural(totals.rejected, 'row')} rejected (kosbert-ray rejected shows them)" if totals.rejected else ""
         return f"{word}: {plural(totals.rows, 'row')}{texts} in {plural(totals.slices, 'shard')} in {self.output}{shown}"
+
+    def deleted(self) -> str:
+        """Describes in one line which shards were deleted; empty if none were."""
+        counts = ((self.changed, "changed"), (self.removed - self.changed, "removed"))
+        parts = [f"{plural(count, 'shard')} of {kind} inputs" for count, kind in counts if count]
+        return f"deleted {' and '.join(parts)}" if parts else ""
 
     def speed(self) -> str:
         """Describes in one line how long the run took, and how fast it was after its start."""

@@ -47,7 +47,7 @@ def test_files_changed_removed_and_added_during_a_run(cli, tmp_path: Path) -> No
         for child in alive(family):
             child.kill()
     said = (tmp_path / "log").read_text()
-    assert "changed or removed during the run (2 files); planning again" in said
+    assert " during the run (2 files in all); planning again" in said
     kept = set(many("없어질 것", 1500))
     found = ds.dataset(target, format="parquet").to_table()["text"].to_pylist()
     assert sorted(text for text in found if text not in kept) == sorted(expected)
@@ -73,6 +73,6 @@ def test_shards_of_a_removed_file_stay_unless_they_are_to_go(cli, tmp_path: Path
     assert ds.dataset(target, format="parquet").count_rows() == 50
     assert "verified" in cli("verify", target, "--input", source).stdout
     done = cli("embed", source, target, *SETTINGS, "--set", "output.removed_inputs=delete")
-    assert "deleted 1 shard of changed or removed inputs" in done.stderr
+    assert "deleted 1 shard of removed inputs" in done.stderr
     assert ds.dataset(target, format="parquet").count_rows() == 30
     assert "verified" in cli("verify", target, "--input", source).stdout
