@@ -62,7 +62,7 @@ COMMANDS = {
 }
 LOUDNESS = (
     (("-q", "--quiet"), logging.WARNING, "show warnings and errors only"),
-    (("-v", "--verbose"), logging.DEBUG, "show details, such as retries"),
+    (("-v", "--verbose"), logging.DEBUG, "show details, such as each committed slice"),
 )
 EXAMPLES = (
     ("try it on bundled data", "kosbert-ray demo"),

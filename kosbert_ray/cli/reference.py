@@ -47,7 +47,7 @@ CLI_INTRO = """\
 | option | effect |
 |---|---|
 | `-q`, `--quiet` | show warnings and errors only |
-| `-v`, `--verbose` | show details, such as retries |
+| `-v`, `--verbose` | show details, such as each committed slice |
 | `--no-color` | no colors; so does the variable `NO_COLOR` |
 | `--debug` | print the traceback of an unexpected error |
 """

@@ -15,6 +15,7 @@ from kosbert_ray.run.bounds import Bound, Bounds
 from kosbert_ray.run.monitor.progress import Progress
 from kosbert_ray.run.notices import Notices
 from kosbert_ray.shards.ledger import Committed, Ledger
+from kosbert_ray.shards.receipt import STAGES, Receipt
 from kosbert_ray.units import plural
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ class Books:
                     if self.config.log_format == "json":
                         receipt = asdict(outcome.receipt)
                         log.info(f"committed: {receipt['shard'] or receipt['file']}", extra={"event": "slice", **receipt})
+                    else:
+                        log.debug(_committed(outcome.receipt))
                     self.require_few_rejected(rejected)
                 if outcome.failed:
                     failed.append(outcome.failed)
@@ -118,3 +121,12 @@ class Books:
                 f"{self.config.max_rejected:g} allows even if no other is{example}. Committed slices stay (reasons are in "
                 "_kosbert/rejected); fix the input or raise max_rejected, and run the same command again"
             )
+
+
+def _committed(receipt: Receipt) -> str:
+    """Describes a committed slice."""
+    seconds = ", ".join(f"{stage} {getattr(receipt, f'{stage}_seconds'):.2f}" for stage in STAGES)
+    return (
+        f"committed: {receipt.shard or receipt.file}: {plural(receipt.rows, 'row')}, {plural(receipt.tokens, 'token')} "
+        f"(seconds: {seconds}; {receipt.device}, {receipt.precision})"
+    )

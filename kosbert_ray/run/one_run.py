@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kosbert_ray._version import __version__
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.footers import Footers
 from kosbert_ray.corpus.fragments import Fragment
@@ -140,6 +141,9 @@ class Run:
             executor = self._early_choice()
             model = self._resources.prepare(self.job.spec.pickled, executor)
         self._use_model(model)  # its folder may have been replaced since it was first read
+        log.debug(
+            f"run {self.output.ledger.run} of kosbert-ray {__version__}; the model's folder is {self.job.spec.folder}"
+        )
         self._size_slices()
         self._claim()
         self._use_corpus(self.output.look(self.job.corpus))
