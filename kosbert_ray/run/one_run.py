@@ -141,9 +141,7 @@ class Run:
             executor = self._early_choice()
             model = self._resources.prepare(self.job.spec.pickled, executor)
         self._use_model(model)  # its folder may have been replaced since it was first read
-        log.debug(
-            f"run {self.output.ledger.run} of kosbert-ray {__version__}; the model's folder is {self.job.spec.folder}"
-        )
+        log.debug(f"run {self.output.ledger.run} of kosbert-ray {__version__}; the model is in {self.job.spec.folder}")
         self._size_slices()
         self._claim()
         self._use_corpus(self.output.look(self.job.corpus))
