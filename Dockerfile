@@ -17,6 +17,7 @@ ENV PATH=/opt/venv/bin:$PATH
 
 WORKDIR /opt/kosbert-ray
 COPY pyproject.toml README.md LICENSE NOTICE constraints.txt ./
+COPY configs configs
 COPY kosbert_ray kosbert_ray
 RUN case "$TARGET" in \
         cuda) pip install --no-cache-dir -c constraints.txt . ;; \
@@ -28,7 +29,6 @@ RUN case "$TARGET" in \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
 
 COPY jobs jobs
-COPY configs configs
 USER ray
 ENV RAY_USAGE_STATS_ENABLED=0 \
     PYTHONUNBUFFERED=1

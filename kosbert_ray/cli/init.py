@@ -86,6 +86,8 @@ def _new_file(arguments: argparse.Namespace, default: str) -> Path:
 
 def _copy_example(arguments: argparse.Namespace) -> int:
     """Copies a file of ``configs/``."""
+    if not CONFIGS.is_dir():  # a checkout without symbolic links
+        raise UsageError(f"--example: {CONFIGS} is missing here; the examples are in the repository's configs/")
     examples = {path.stem: path for path in sorted(CONFIGS.iterdir()) if path.suffix in (".yaml", ".json")}
     if arguments.example == "list":
         for name, source in examples.items():
