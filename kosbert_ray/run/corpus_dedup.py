@@ -129,6 +129,8 @@ def prepare(
             "input": InputOptions(path=output.url(TEXTS), text=TEXT, keep=(HASH,)),
             "output": OutputOptions(path=output.url(VECTORS), removed_inputs="delete", text=False, rejected_text=False),
             "dedup": "slice",
+            "limit": None,
+            "max_minutes": None,  # the slices need all of these vectors
             "executor": executor.name,
             # Chunks are looked up among texts that are embedded as a whole elsewhere.
             "long_text": "truncate" if config.long_text == "chunk" else config.long_text,

@@ -176,13 +176,13 @@ class Run:
         for _ in range(MAX_PASSES):
             done = self.output.is_done(fragments)
             if not done and (bound := self._bounds.reached(self.progress.totals.rows)):
-                return self._ended(fragments, bound)
+                return replace(self._summary(fragments), bound=bound)
             self._start_account()
             if not done:
                 with BackgroundHashing(self.output.hashes, self.job.corpus):
                     bound = self._pass(fragments)
-                if bound:
-                    return self._ended(fragments, bound)
+                if bound and not self.output.is_done(fragments):
+                    return replace(self._summary(fragments), bound=bound)
                 if notice := unknown_notice(self.progress.new.unknown_tokens, self.progress.new.encoded_tokens):
                     log.warning(notice)
             changed = self._list_again()
@@ -311,12 +311,6 @@ class Run:
         files = {file.name for file in self.job.corpus.files}
         gone = [receipt.file in files for receipt in left.delete if receipt.shard]
         return replace(summary, complete=summary.within_limit, removed=len(gone), changed=sum(gone))
-
-    def _ended(self, fragments: list[Fragment], bound: Bound) -> Summary:
-        """The result of a run that a bound has ended; if nothing is left to do, that of any other run."""
-        if self.output.is_done(fragments):
-            return self._finish(fragments)
-        return replace(self._summary(fragments), bound=bound)
 
     def _summary(self, fragments: list[Fragment]) -> Summary:
         totals = self.output.totals(fragments)

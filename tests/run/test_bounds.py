@@ -93,3 +93,19 @@ def test_a_run_ends_when_its_time_is_up(cli, corpus: Path, whole: dict[str, byte
 def test_a_bound_that_makes_no_sense_is_refused(cli, corpus: Path, tmp_path: Path, option: tuple[str, str]) -> None:
     done = cli("embed", corpus, tmp_path / "out", *option, code=2)
     assert option[0].removeprefix("--").replace("-", "_") in done.stderr
+
+
+def test_a_bound_at_the_end_hides_no_file_that_failed(cli, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"text": "가"}\n{"text": "나"}\n', "utf-8")
+    (folder / "b.parquet").write_bytes(b"PAR1 nothing PAR1")
+    done = cli("embed", folder, tmp_path / "out", "--model", TINY, "--limit", "2", code=1)
+    assert "b.parquet: broken Parquet" in done.stderr
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_the_time_is_that_of_the_run_not_of_its_first_step(cli, corpus: Path, tmp_path: Path) -> None:
+    embed = ["embed", corpus, tmp_path / "out", *SETTINGS, "--set", "dedup=corpus", "--set", "executor=local"]
+    assert cli(*embed, "--max-minutes", "0.0001", code=6).stdout.startswith("time is up: ")
+    assert cli(*embed, "--max-minutes", "600").stdout.startswith("done: 1,500 rows")
