@@ -25,7 +25,7 @@ class Ended:
 
     Attributes:
         status: "done", "rejected" (done, but with more rejected rows than ``max_rejected`` allows), "failed" or
-            "interrupted".
+            "interrupted"; "limit" or "max_minutes" if that option ended it with slices left to do.
         output: the output directory.
         error: the error line, if it failed.
         totals: sums over all slices in the output, if the run finished.
