@@ -69,12 +69,9 @@ class Section(BaseModel):
         """Copies a tree of these options, with variables and ``~`` as they are in the file that the options come from."""
         found = copy.deepcopy(dict(tree))
         for name, (text, value) in self._written.items():
-            *sections, key = name.split(".")
-            inner: Any = found
-            for section in sections:
-                inner = inner.get(section) if isinstance(inner, dict) else None
-            if isinstance(inner, dict) and inner.get(key) == value:
-                inner[key] = text
+            section, key = _around(found, name)
+            if section.get(key) == value:
+                section[key] = text
         return found
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
@@ -343,13 +340,18 @@ def without(tree: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Copies a tree of options, leaving out these dotted names."""
     left = copy.deepcopy(dict(tree))
     for name in names:
-        *sections, key = name.split(".")
-        inner: Any = left
-        for section in sections:
-            inner = inner.get(section) if isinstance(inner, dict) else None
-        if isinstance(inner, dict):
-            inner.pop(key, None)
+        section, key = _around(left, name)
+        section.pop(key, None)
     return left
+
+
+def _around(tree: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """The section of a tree in which a dotted name is, and its key there; an empty section if there is none."""
+    *sections, key = name.split(".")
+    inner: Any = tree
+    for section in sections:
+        inner = inner.get(section) if isinstance(inner, dict) else None
+    return (inner if isinstance(inner, dict) else {}), key
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
@@ -65,10 +65,11 @@ def _words(texts: Sequence[str]) -> Iterator[list[str]]:
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     stop_words = {*KOREAN_STOP_WORDS, *ENGLISH_STOP_WORDS}
-    kiwi = _kiwi() if any(map(HANGUL.search, texts)) else None
-    nouns = _nouns(kiwi, [text for text in texts if HANGUL.search(text)]) if kiwi else None
-    for text in texts:
-        found = next(nouns) if nouns and HANGUL.search(text) else [word[0].lower() for word in WORD.finditer(text)]
+    korean = [HANGUL.search(text) is not None for text in texts]
+    kiwi = _kiwi() if any(korean) else None
+    nouns = _nouns(kiwi, [*compress(texts, korean)]) if kiwi else None
+    for text, is_korean in zip(texts, korean, strict=True):
+        found = next(nouns) if nouns and is_korean else [word[0].lower() for word in WORD.finditer(text)]
         yield [word for word in found if word not in stop_words]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from kosbert_ray.cli.common import (
+    READS_OUTPUT,
     Commands,
     add_config,
     add_json,
@@ -45,13 +46,13 @@ def add(commands: Commands) -> None:
     parser.add_argument("--text", metavar="COLUMN", help="the kept column to take words from (default: the job's text)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of k-means (default: 0)")
     add_json(parser)
-    add_config(parser, uses=("storage", "output.path"))
+    add_config(parser, uses=READS_OUTPUT)
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = output_config(arguments, {"output": "output.path"})
+    config = output_config(arguments)
     from kosbert_ray.outputs.clusters import cluster
     from kosbert_ray.outputs.output import Output
 

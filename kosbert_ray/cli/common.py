@@ -26,6 +26,9 @@ EXIT_INTERRUPTED = 130
 INTERRUPTED = "interrupted"
 CORE_NOISE = b"has constructor arguments in the object store and max_restarts > 0"
 KILLED = "killed by `ray.kill`"
+# What --set may set in a command that reads an output, and in one that also encodes texts with its model.
+READS_OUTPUT = ("storage", "output.path")
+ENCODES = ("storage", "encoder", "output.path", "model.mirror", "model.allow_remote_code")
 NOISE_SECONDS = 0.5
 OPTION_MARK = re.compile(r"\{[a-z_.]+\}")  # help text of an argument that sets an option
 NUMBER = re.compile(r"-?[\d,]+(\.\d+)?")
@@ -118,9 +121,14 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def output_config(arguments: argparse.Namespace, names: dict[str, str]) -> JobConfig:
-    """The options of a command on an output, which the command line or the job file names."""
-    config = job_config(arguments, names)
+def output_config(arguments: argparse.Namespace, **names: str) -> JobConfig:
+    """The options of a command on an output, which the command line or the job file names.
+
+    Args:
+        arguments: of the command.
+        names: the dotted name of each of its options beside OUTPUT.
+    """
+    config = job_config(arguments, {"output": "output.path", **names})
     if not config.output.path:
         raise UsageError("OUTPUT: missing; name an embedded folder, or a job file with output.path (--config)")
     return config

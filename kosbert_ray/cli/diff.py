@@ -7,7 +7,7 @@ import json
 import logging
 from dataclasses import asdict
 
-from kosbert_ray.cli.common import Commands, add_config, job_config, print_table
+from kosbert_ray.cli.common import ENCODES, Commands, add_config, job_config, print_table
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.units import plural
 
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
         "-k", "--neighbours", type=int, default=10, metavar="K", help="neighbours per row to compare (default: 10)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    add_config(parser, uses=("storage", "encoder", "output.path", "model.mirror", "model.allow_remote_code"))
+    add_config(parser, uses=ENCODES)
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 

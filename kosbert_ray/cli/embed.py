@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 
 EXIT_REJECTED = 3
 EXIT_TIME_IS_UP = 6
-WARN_TRUNCATED = 0.01  # of the rows
 NAMES = {
     "input": "input.path",
     "output": "output.path",
@@ -155,12 +154,8 @@ def _run(arguments: argparse.Namespace) -> int:
     totals, new = summary.totals, summary.new
     if new.slices:
         log.info(summary.speed())
-    if new.truncated > WARN_TRUNCATED * new.rows:
-        lost = new.dropped_tokens / max(1, new.tokens + new.dropped_tokens)
-        log.warning(
-            f"{new.truncated / new.rows:.1%} of the rows are longer than the model's maximum; {lost:.1%} of all "
-            "tokens were cut off. Set long_text=chunk or long_text=mean to embed whole texts"
-        )
+    if truncation := new.truncation():
+        log.warning(truncation)
     if deleted := summary.deleted():
         log.info(deleted)
     with contextlib.suppress(BrokenPipeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import Commands, add_config, add_output, output_config
+from kosbert_ray.cli.common import READS_OUTPUT, Commands, add_config, add_output, output_config
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
 from kosbert_ray.outputs.export.table import EXPORTERS
@@ -31,13 +31,13 @@ def add(commands: Commands) -> None:
     parser.add_argument("--format", choices=tuple(EXPORTERS), default="npy", help="default: npy")
     parser.add_argument("--column", metavar="NAME", help="the column of vectors to export, if there are several")
     parser.add_argument("--shard-size", metavar="SIZE", help="with --format parquet: bytes of a file (default: 256MB)")
-    add_config(parser, uses=("storage", "output.path"))
+    add_config(parser, uses=READS_OUTPUT)
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = output_config(arguments, {"output": "output.path"})
+    config = output_config(arguments)
     from kosbert_ray.outputs.export.base import export
     from kosbert_ray.units import parse_bytes
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from kosbert_ray.cli.common import Commands, add_config, add_output, output_config, print_table
+from kosbert_ray.cli.common import READS_OUTPUT, Commands, add_config, add_output, output_config, print_table
 from kosbert_ray.cli.examples import add_examples
 
 EXAMPLES = (("list shards added since a run", "kosbert-ray ls vectors/ --since 20261125T120000-0a1b2c3d"),)
@@ -27,13 +27,13 @@ def add(commands: Commands) -> None:
     parser.add_argument("--runs", action="store_true", help="list the runs instead")
     parser.add_argument("--format", choices=("names", "table", "jsonl"), default="names", help="default: names")
     parser.add_argument("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
-    add_config(parser, uses=("storage", "output.path"))
+    add_config(parser, uses=READS_OUTPUT)
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = output_config(arguments, {"output": "output.path"})
+    config = output_config(arguments)
     from kosbert_ray.outputs.history import runs, since
     from kosbert_ray.outputs.output import Output
 

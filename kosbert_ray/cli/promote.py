@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import Commands, add_config, job_config
+from kosbert_ray.cli.common import READS_OUTPUT, Commands, add_config, job_config
 from kosbert_ray.cli.examples import add_examples
 
 EXAMPLES = (("make an output the current one", "kosbert-ray promote versions/v2"),)
@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         "folder then reads the output that _CURRENT names. To go back, promote the earlier output again.",
     )
     parser.add_argument("output", metavar="FOLDER/NAME", help="an embedded folder or s3:// URL")
-    add_config(parser, uses=("storage", "output.path"))
+    add_config(parser, uses=READS_OUTPUT)
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 

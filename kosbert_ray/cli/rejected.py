@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from kosbert_ray.cli.common import (
+    READS_OUTPUT,
     Commands,
     add_config,
     add_json,
@@ -38,7 +39,7 @@ def add(commands: Commands) -> None:
     add_output(parser)
     parser.add_argument("--limit", type=int, default=SHOWN, metavar="N", help=f"rows to show (default: {SHOWN})")
     add_json(parser)
-    add_config(parser, uses=("storage", "output.path", "input.path"))
+    add_config(parser, uses=(*READS_OUTPUT, "input.path"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
@@ -46,7 +47,7 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.limit < 1:
         raise UsageError("--limit: ask for at least one row")
-    config = output_config(arguments, {"output": "output.path"})
+    config = output_config(arguments)
     from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.rejected import rejected
 

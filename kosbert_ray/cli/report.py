@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import Commands, add_config, add_output, add_output_file, output_config, write_file
+from kosbert_ray.cli.common import ENCODES, Commands, add_config, add_output, add_output_file, output_config, write_file
 from kosbert_ray.cli.examples import add_examples
 
 SAMPLE = 2000
@@ -29,13 +29,13 @@ def add(commands: Commands) -> None:
     parser.add_argument("--color", metavar="COLUMN", help="colour the map by a kept column (default: by cluster)")
     parser.add_argument("--text", metavar="COLUMN", help="the kept column to show (default: the job's text)")
     parser.add_argument("--evaluation", metavar="FILE", help="figures from kosbert-ray evaluate --json")
-    add_config(parser, uses=("storage", "plan", "encoder", "output.path", "model.mirror", "model.allow_remote_code"))
+    add_config(parser, uses=(*ENCODES, "plan"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = output_config(arguments, {"output": "output.path"})
+    config = output_config(arguments)
     from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.report.data import report
     from kosbert_ray.outputs.report.page import page

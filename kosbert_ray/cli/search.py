@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kosbert_ray.cli.common import (
+    ENCODES,
     Commands,
     add_config,
     add_output,
@@ -59,18 +60,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--format", choices=["table", "jsonl", "parquet"], default="table", help="default: table")
     parser.add_argument("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
     add_output_file(parser, help="write to this file; required for parquet")
-    add_config(
-        parser,
-        uses=(
-            "storage",
-            "encoder",
-            "output.path",
-            "model.prompt",
-            "model.prompt_name",
-            "model.mirror",
-            "model.allow_remote_code",
-        ),
-    )
+    add_config(parser, uses=(*ENCODES, "model.prompt", "model.prompt_name"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
@@ -81,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if config.output.path and arguments.output is not None:  # the job file names the output
         arguments.query = [arguments.output, *arguments.query]
     else:
-        config = output_config(arguments, {"output": "output.path", **prompts})
+        config = output_config(arguments, **prompts)
     queries = [*map(_utf8, arguments.query), *(_lines(arguments.queries) if arguments.queries else [])]
     asking = not arguments.query and not arguments.queries and sys.stdin.isatty() and sys.stdout.isatty()
     if not queries and not asking:

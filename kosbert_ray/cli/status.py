@@ -8,7 +8,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from kosbert_ray.cli.common import Commands, add_config, add_json, add_output, output_config, print_json
+from kosbert_ray.cli.common import READS_OUTPUT, Commands, add_config, add_json, add_output, output_config, print_json
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.units import data_size, duration, plural
 
@@ -37,13 +37,13 @@ def add(commands: Commands) -> None:
     add_output(parser)
     parser.add_argument("--wait", action="store_true", help="wait until no run is writing to it")
     add_json(parser)
-    add_config(parser, uses=("storage", "output.path"))
+    add_config(parser, uses=READS_OUTPUT)
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = output_config(arguments, {"output": "output.path"})
+    config = output_config(arguments)
     from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.status import status
 

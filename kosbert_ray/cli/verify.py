@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import logging
 
-from kosbert_ray.cli.common import Commands, add_config, add_json, add_output, output_config, print_json
+from kosbert_ray.cli.common import ENCODES, Commands, add_config, add_json, add_output, output_config, print_json
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import VerifyFailed
 from kosbert_ray.units import data_size, plural
@@ -33,15 +33,13 @@ def add(commands: Commands) -> None:
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="embed N rows again and compare")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample (default: 0)")
     add_json(parser)
-    add_config(
-        parser, uses=("storage", "encoder", "ray", "output.path", "input.path", "model.mirror", "model.allow_remote_code")
-    )
+    add_config(parser, uses=(*ENCODES, "ray", "input.path"))
     add_examples(parser, EXAMPLES)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = output_config(arguments, {"output": "output.path", "input": "input.path"})
+    config = output_config(arguments, input="input.path")
     from kosbert_ray.outputs.mapper import Mapper
     from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.verify import is_large, require_sample, verify

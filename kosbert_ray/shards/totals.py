@@ -9,6 +9,8 @@ from operator import attrgetter
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.units import plural
 
+MANY_TRUNCATED = 0.01  # of the rows: worth a warning
+
 
 @dataclass
 class Totals:
@@ -52,6 +54,16 @@ class Totals:
     def tokens_left(self, input_bytes: int) -> float:
         """Estimates the remaining tokens of a corpus of ``input_bytes`` from the tokens per byte so far."""
         return max(0, input_bytes - self.input_bytes) * self.tokens / max(1, self.input_bytes)
+
+    def truncation(self) -> str:
+        """Describes what was cut off, and what to do, where it concerns many rows; otherwise empty."""
+        if self.truncated <= MANY_TRUNCATED * self.rows:
+            return ""
+        lost = self.dropped_tokens / max(1, self.tokens + self.dropped_tokens)
+        return (
+            f"{self.truncated / self.rows:.1%} of the rows are longer than the model's maximum; {lost:.1%} of all "
+            "tokens were cut off. Set long_text=chunk or long_text=mean to embed whole texts"
+        )
 
     def long_texts(self) -> str:
         """Describes texts that were longer than the model's limit; empty if there were none."""

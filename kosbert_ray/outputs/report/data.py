@@ -37,11 +37,10 @@ from kosbert_ray.vector_math import unit
 
 MAX_REJECTED = 50  # slices whose rejected rows are read
 EXAMPLES = 3  # of each reason
-CLUSTERS = 12  # on the map, if the output has not been clustered
+COLORED = 12  # groups that have a color on the map
 NAMED = 3  # words that name a cluster
 OTHERS_NAME = "others"
 SHOWN_PAIRS = 5
-MAX_COLORED = 12  # values of a column that get a colour
 DETAIL = re.compile(r"\(.*\)|'[^']*'|[\d,.]*\d")  # the part of a reason that differs from row to row
 
 Vectors = npt.NDArray[np.float32]
@@ -223,8 +222,8 @@ def _evaluation(path: str) -> tuple[dict[str, Any], ...]:
 
 def _mapped(output: Output, drawn: Sample, texts: list[str], color: str | None, notes: list[str]) -> Mapped:
     groups = [str(value) for value in drawn.table[color].to_pylist()] if color else _clusters(output, drawn, texts)
-    if color and (values := len({*groups})) > MAX_COLORED:
-        notes.append(f"--color {color}: {values:,} values; the {MAX_COLORED} most frequent have a color.")
+    if color and (values := len({*groups})) > COLORED:
+        notes.append(f"--color {color}: {values:,} values; the {COLORED} most frequent have a color.")
     vectors = drawn.vectors
     nearest, isolated = _pairs(unit(vectors), texts) if texts else ((), ())
     return Mapped(
@@ -275,11 +274,11 @@ def _clusters(output: Output, drawn: Sample, texts: list[str]) -> list[str]:
             read_rows(output.storage, f"{CLUSTERS_FOLDER}/{shard}", rows, ["cluster"]) for shard, rows in drawn.places
         ]
         labels = [-1 if label is None else int(label) for table in tables for label in table["cluster"].to_pylist()]
-        common = {label for label, _ in Counter(labels).most_common(CLUSTERS)} - {-1}
+        common = {label for label, _ in Counter(labels).most_common(COLORED)} - {-1}
         words = {one.number: one.terms for one in read_summary(output.storage)}
         return [_cluster_name(label, words.get(label, [])) if label in common else OTHERS_NAME for label in labels]
     directions = unit(drawn.vectors)
-    centres = fit(lambda _: [directions], min(CLUSTERS, max(2, int(np.sqrt(len(drawn) / 2)))), 3, 0)
+    centres = fit(lambda _: [directions], min(COLORED, max(2, int(np.sqrt(len(drawn) / 2)))), 3, 0)
     found = assign(directions, centres)[0].tolist()
     of: dict[int, list[str]] = defaultdict(list)
     for label, content in zip(found, texts or [""] * len(found), strict=True):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 import plotly.graph_objects as go
 
-from kosbert_ray.outputs.report.data import OTHERS_NAME, Mapped, Report
+from kosbert_ray.outputs.report.data import COLORED, OTHERS_NAME, Mapped, Report
 from kosbert_ray.shards.receipt import STAGES, Receipt
 from kosbert_ray.units import plural
 
@@ -139,7 +139,7 @@ def _histogram(values: np.ndarray, x: str, y: str, edges: np.ndarray | None = No
 
 def _map(sample: Mapped) -> go.Figure:
     groups = np.array(sample.groups)
-    common = [group.name for group in sample.by_size if group.name != OTHERS_NAME][: len(COLORS)]
+    common = [group.name for group in sample.by_size if group.name != OTHERS_NAME][:COLORED]
     traces = []
     for number, name in enumerate([*common, None]):
         chosen = np.flatnonzero(groups == name if name is not None else ~np.isin(groups, common))

@@ -15,7 +15,6 @@ from kosbert_ray.outputs.report.figures import FONT, figures
 from kosbert_ray.units import data_size, duration, plural
 
 TEXT_CHARS = 300
-WARN_TRUNCATED = 0.01  # of the rows
 # For comparison: the same figures of bundled:everyday by bundled:kosbert-mini.
 REFERENCE = "everyday sentences by kosbert-mini"
 ANISOTROPY, EFFECTIVE = 0.158, 70.3
@@ -47,13 +46,8 @@ def page(report: Report) -> str:
 
 def _warnings(report: Report) -> Iterator[str]:
     """Remarks that a reader should see first."""
-    totals = report.totals
-    if totals.truncated > WARN_TRUNCATED * totals.rows:
-        lost = totals.dropped_tokens / max(1, totals.tokens + totals.dropped_tokens)
-        yield (
-            f"{totals.truncated / totals.rows:.1%} of the rows are longer than the model's maximum, and {lost:.1%} of all "
-            "tokens were cut off. long_text=chunk or long_text=mean embeds whole texts."
-        )
+    if truncation := report.totals.truncation():
+        yield f"{truncation}."
     yield from report.notes
 
 
