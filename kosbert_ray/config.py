@@ -14,7 +14,17 @@ from kosbert_ray.logs import LogFormat
 from kosbert_ray.model.options import ModelOptions
 from kosbert_ray.planning.options import PlanOptions
 from kosbert_ray.run.options import ExecutorName, RayOptions
-from kosbert_ray.settings import NUMBER_OR_TEXT, InWords, Private, Seconds, Section, load_settings, shown_value, unrecorded
+from kosbert_ray.settings import (
+    NUMBER_OR_TEXT,
+    Address,
+    InWords,
+    Private,
+    Seconds,
+    Section,
+    load_settings,
+    shown_value,
+    unrecorded,
+)
 from kosbert_ray.shards.options import OutputOptions
 from kosbert_ray.storage.options import StorageOptions
 
@@ -24,6 +34,7 @@ CHUNK_COLUMNS = {"chunk": "int32", "chunk_start": "int64", "chunk_end": "int64"}
 CHUNK_TEXT = "chunk_text"
 ADDRESS_COLUMNS = {"file": "string", "row": "int64", "byte_offset": "int64"}
 TEXT_COLUMN = "text"
+TEXT_HASH, HASH_TYPE = "text_hash", "fixed_size_binary[16]"
 # Options of earlier versions, which job files and stored jobs may still have.
 SHORT = {"model": "name", "input": "path", "output": "path"}  # model: NAME is short for model: {name: NAME}
 RETIRED = {"model.allow_pickle": "is no longer needed"}
@@ -79,6 +90,9 @@ class JobConfig(Section):
     max_minutes: float | None = Field(
         default=None, gt=0, description="end after this time, with exit code 6; the next run continues"
     )
+    reuse: Address = Field(
+        default="", description="an older output of the same model and settings, whose vectors of unchanged texts are taken"
+    )
     stall_timeout: Seconds = Field(
         default=300.0, gt=0, description="time without a commit before the run reports what it is waiting for"
     )
@@ -101,6 +115,8 @@ class JobConfig(Section):
             )
         if both := {*self.input.keep, *self.output.columns()} & {*self.address_columns()}:
             raise ValueError(f"output.address: writes a column {min(both)!r} of its own; keep it under another name")
+        if self.output.text_hash and TEXT_HASH in {*self.input.keep, *self.output.columns()}:
+            raise ValueError(f"output.text_hash: writes a column {TEXT_HASH!r} of its own; keep it under another name")
         taken = {*self.input.keep, *self.output.columns()} & {*self.chunk_columns()}
         if taken:
             raise ValueError(f"long_text: chunk writes a column {min(taken)!r} of its own; keep it under another name")
@@ -130,9 +146,19 @@ class JobConfig(Section):
         """Name of the column with the text of each chunk; None if there is none."""
         return next((name for name in self.chunk_columns() if name not in CHUNK_COLUMNS), None)
 
+    def copied_column(self) -> str | None:
+        """Name of the column with the text of each row of the output, a chunk's where rows are chunks; None if there is
+        none.
+        """
+        return self.chunk_text() or self.row_text()
+
+    def made_columns(self) -> dict[str, str]:
+        """Names and Arrow types of the columns that are made while texts are tokenized."""
+        return self.chunk_columns() | ({TEXT_HASH: HASH_TYPE} if self.output.text_hash else {})
+
     def columns(self) -> tuple[str, ...]:
         """Names of an output's columns other than its vectors."""
-        return (*self.input.keep, *filter(None, [self.row_text()]), *self.address_columns(), *self.chunk_columns())
+        return (*self.input.keep, *filter(None, [self.row_text()]), *self.address_columns(), *self.made_columns())
 
     def rejected_allowed(self, rows: float) -> float:
         """Number of rows that may be rejected, out of ``rows``."""

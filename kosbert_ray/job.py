@@ -337,7 +337,7 @@ class Job:
             normalize=source.normalize,
             keep=(
                 *(f"{field.name}: {field.type}" for field in self.columns.keep),
-                *(f"{name}: {kind}" for name, kind in (config.address_columns() | config.chunk_columns()).items()),
+                *(f"{name}: {kind}" for name, kind in (config.address_columns() | config.made_columns()).items()),
             ),
             input_format=config.input.recorded(),
             on_bad_row="null_vector" if self.nullable else "reject",

@@ -30,6 +30,7 @@ NAMES = {
     "keep_address": "output.address",
     "prune": "output.removed_inputs",
     "limit": "limit",
+    "reuse": "reuse",
     "max_minutes": "max_minutes",
     "log_format": "log_format",
 }
@@ -42,6 +43,7 @@ EXAMPLES = (
     ("leave the texts out of the output", "kosbert-ray embed corpus/ vectors/ --keep id --no-text"),
     ("write bits next to floats", "kosbert-ray embed corpus/ vectors/ --set output.dtype=float32,ubinary"),
     ("try a job on its first 1,000 rows", "kosbert-ray embed corpus/ vectors/ --keep id --limit 1000"),
+    ("embed only what an older output lacks", "kosbert-ray embed corpus/ vectors-v2/ --keep id,title --reuse vectors/"),
     ("resume from any folder", "kosbert-ray embed --resume vectors/"),
     ("use a job file", "kosbert-ray embed --config job.yaml --set encoder.precision=bf16"),
     (
@@ -94,6 +96,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", metavar="N", help="{limit}")
     parser.add_argument("--max-minutes", metavar="M", help="{max_minutes}")
+    parser.add_argument("--reuse", metavar="OUTPUT", help="{reuse}")
     parser.add_argument("--log-format", choices=get_args(LogFormat), help="{log_format}")
     add_config(parser)
 

@@ -12,5 +12,6 @@ OPTION_HELP = {
     "output.address": "write the place of each row in the input: columns file, row and byte_offset, of which one is null",
     "limit": "end after whole slices with this many rows in all: a trial, which a run without it continues",
     "max_minutes": "end after this time, with exit code 6; the next run continues",
+    "reuse": "an older output of the same model and settings, whose vectors of unchanged texts are taken",
     "log_format": "format of the lines on standard error",
 }

@@ -196,6 +196,11 @@ class PreparedModel:
         spec = read_spec(self.origin, self.options)
         return sha256(spec.folder, spec.legacy_weight_files)
 
+    def same_weights(self, fingerprint: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns other hashes of these weights under which an output with this fingerprint may know them."""
+        theirs = fingerprint.get("weights", self.digests.weights)
+        return () if theirs == self.digests.weights else (self.legacy_weights(),)
+
     def require_made(self, fingerprint: Mapping[str, Any], output: str) -> None:
         """Raises ModelError unless this model made ``output``, whose fingerprint is given."""
         if not self.made(fingerprint):

@@ -23,5 +23,5 @@ def text_column(output: Output, given: str | None) -> str | None:
     """
     require_kept(output, "--text", given)
     job = output.job
-    usual = (job.chunk_text(), job.row_text(), *RowText.of(job.input).columns, TEXT_COLUMN)
+    usual = (job.copied_column(), *RowText.of(job.input).columns, TEXT_COLUMN)
     return given or next((name for name in usual if name in output.columns), None)

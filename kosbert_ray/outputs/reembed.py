@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
-from kosbert_ray.corpus.text import RowText
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import long_text
+from kosbert_ray.kept_texts import KeptTexts, chunk_texts
 from kosbert_ray.outputs.input_check import InputPlan
 from kosbert_ray.outputs.sample import Rows, draw
 from kosbert_ray.shards.receipt import Receipt
@@ -50,9 +50,8 @@ def reembed(
         ModelError: the model cannot be loaded, or has changed since.
     """
     job = output.job
-    copied = job.chunk_text() or job.row_text()
-    kept = copied is not None or {*RowText.of(job.input).columns} <= {*job.input.keep}
-    if not kept:
+    kept = KeptTexts.of(job)
+    if kept is None:
         receipts = _with_input(output, receipts, plan)
     drawn = draw([receipt.rows for receipt in receipts], sample, seed)
     sampled = sum(map(len, drawn.values()))
@@ -63,7 +62,7 @@ def reembed(
     for place, rows in drawn.items():
         receipt = receipts[place]
         try:
-            texts, stored = _texts_and_vectors(output, receipt, rows, None if kept else plan)
+            texts, stored = _texts_and_vectors(output, receipt, rows, kept or plan)
         except (StorageError, LookupError) as error:
             problems.append(error.args[0])
             continue
@@ -90,7 +89,7 @@ def _with_input(output: Output, receipts: list[Receipt], plan: InputPlan | None)
 
 
 def _texts_and_vectors(
-    output: Output, receipt: Receipt, rows: Rows, plan: InputPlan | None
+    output: Output, receipt: Receipt, rows: Rows, source: KeptTexts | InputPlan | None
 ) -> tuple[list[str], npt.NDArray[np.float32]]:
     """Reads texts and stored vectors of rows of a shard; ``rows`` counts only rows that have a vector.
 
@@ -102,27 +101,18 @@ def _texts_and_vectors(
     with open_shard(output.storage, receipt.shard) as file:
         table = file.read()
     table = table.filter(table[column].is_valid())
-    chunked = output.job.long_text == "chunk"
-    if plan is None:
-        texts = _kept_texts(table, output.job)
+    chosen = table.take(pa.array(rows))
+    if isinstance(source, KeptTexts):
+        texts = source.read(chosen)
     else:
-        texts = _input_texts(plan, receipt, output)
-        if chunked:  # a text's first chunk is in the shard if any of its chunks is
-            texts = texts.take(pa.array(np.cumsum(table["chunk"].to_numpy() == 0) - 1))
-    chosen = texts.take(pa.array(rows)).to_pylist()
-    if chunked and (plan is not None or not output.job.chunk_text()):
-        places = table.select(["chunk_start", "chunk_end"]).take(pa.array(rows)).to_pylist()
-        chosen = [text[place["chunk_start"] : place["chunk_end"]] for text, place in zip(chosen, places, strict=True)]
-    return chosen, output.formats[0].matrix(table[column].take(pa.array(rows)).combine_chunks())[0]
-
-
-def _kept_texts(table: pa.Table, job: JobConfig) -> pa.Array | pa.ChunkedArray:
-    if chunk_text := job.chunk_text():
-        return table[chunk_text]
-    source = RowText.of(job.input)
-    if row_text := job.row_text():
-        return source.remade(table[row_text].combine_chunks())
-    return source.normalized(source.join({name: table[name].combine_chunks() for name in source.columns}))
+        assert source is not None
+        texts = _input_texts(source, receipt, output)
+        if output.job.long_text == "chunk":  # a text's first chunk is in the shard if any of its chunks is
+            sources = np.cumsum(table["chunk"].to_numpy() == 0) - 1
+            texts = chunk_texts(texts.take(pa.array(sources[rows])), chosen)
+        else:
+            texts = texts.take(pa.array(rows))
+    return texts.to_pylist(), output.formats[0].matrix(chosen[column].combine_chunks())[0]
 
 
 def _input_texts(plan: InputPlan, receipt: Receipt, output: Output) -> pa.Array | pa.ChunkedArray:

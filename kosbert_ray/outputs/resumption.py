@@ -35,6 +35,8 @@ def last_command(config: JobConfig) -> dict[str, Any]:
     tree["input"] = {**(tree.get("input") or {}), "path": record.get("input_path") or _absolute(record, named)}
     if path := record.get("model_path"):
         tree["model"] = {**(tree.get("model") or {}), "name": path}
+    if path := record.get("reuse_path"):
+        tree["reuse"] = path
     return tree
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kosbert_ray.config import JobConfig
+from kosbert_ray.config import TEXT_HASH, JobConfig
 from kosbert_ray.corpus.address import addresses
 from kosbert_ray.corpus.fragments import Fragment, Limits, Slice
 from kosbert_ray.corpus.options import TARGET_ROWS
@@ -31,6 +31,7 @@ from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import Job
 from kosbert_ray.planning.output_size import kept_bytes, output_bytes, typical_vectors
 from kosbert_ray.run.chunk_rows import chunk_columns
+from kosbert_ray.run.text_hashes import hashes_of
 
 MAX_TEXT_BYTES = 2 * 2**20  # of a slice; of a larger one, every n-th text is tokenized
 CAPS = (512, 2048)  # lengths to compare a longer model with
@@ -162,6 +163,8 @@ def estimate(config: JobConfig) -> Estimate:
             if config.output.address:
                 for name, column in addresses(piece.fragment, table[POSITION].combine_chunks()).items():
                     table = table.append_column(name, column)
+            if TEXT_HASH in config.columns() and config.long_text != "chunk":
+                table = table.append_column(TEXT_HASH, hashes_of(table[TEXT]))
             seen, written = _look(table, tokenizer, policy, config.columns())
             sums.add(seen, 1)
             size += part.size_of(piece)
@@ -182,13 +185,14 @@ def estimate(config: JobConfig) -> Estimate:
     limit = None
     if lost > config.rejected_allowed(rows + lost):
         limit = f"about {lost:,.0f} rows would be rejected, more than max_rejected={config.max_rejected:g} allows"
+    reuse = f"texts whose vectors {config.reuse} has are counted as if they were encoded" if config.reuse else None
     formats = job.formats()
     output_rows = whole.values["output_rows"]
     row_bytes = copied = shard_overhead = 0.0
     if any(map(len, texts)):
         slice_rows = round(output_rows / max(1.0, slices))
         row_bytes, shard_overhead = output_bytes(formats, typical_vectors(spec), kept, slice_rows)
-        if column := config.chunk_text() or config.row_text():
+        if column := config.copied_column():
             copied = kept_bytes(formats, [table.select([column]) for table in kept])
     written = output_rows + (sum(whole.rejected.values()) if formats[0].nullable else 0)
     puts = slices * PUTS_OF_A_SLICE + math.ceil(slices / RECEIPTS_OF_A_PUT) + 4
@@ -215,7 +219,7 @@ def estimate(config: JobConfig) -> Estimate:
         gets=len(corpus.files) + len(fragments) * GETS_OF_A_FRAGMENT + slices * GETS_OF_A_SLICE,
         looked_at=looked_at,
         unread=tuple(unread),
-        notices=(*corpus.notices, *filter(None, [corpus.ignored_line()])),
+        notices=(*corpus.notices, *filter(None, [corpus.ignored_line(), reuse])),
         warnings=tuple(filter(None, [unknown, nfd, limit])),
         caps=_caps(whole.values),
     )

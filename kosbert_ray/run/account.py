@@ -45,6 +45,7 @@ def account(run: str, given: JobConfig, corpus: Corpus, model: PreparedModel | N
         "pid": os.getpid(),
         "input": corpus.storage.address,
         "input_path": absolute(given.input.path),
+        "reuse_path": absolute(given.reuse) if given.reuse else None,
         "model_path": os.path.abspath(given.model.name) if os.path.isdir(given.model.name) else None,
         "files": len(corpus.files),
         "failed_files": len(corpus.failed),

@@ -9,10 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kosbert_ray.config import CHUNK_COLUMNS
+from kosbert_ray.config import CHUNK_COLUMNS, TEXT_HASH
 from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
 from kosbert_ray.encoder.long_text import Chunks
-from kosbert_ray.run.slice_row import CHUNK, KEEP, VECTOR_ROWS, SliceRow
+from kosbert_ray.run.slice_row import KEEP, MADE, VECTOR_ROWS, SliceRow
+from kosbert_ray.run.text_hashes import hashes_of
 
 SOURCE = "source"  # index of the row that each chunk was cut from
 ATTRIBUTES = {"chunk": "number", "chunk_start": "start", "chunk_end": "end"}  # of Chunks
@@ -28,7 +29,7 @@ def sources(row: SliceRow) -> npt.NDArray[np.int64]:
 
 def _row_columns(row: SliceRow) -> list[str]:
     """Names of the columns that have one value for each row."""
-    return [name for name in row.columns if name in (TEXT, POSITION, REASON, SOURCE) or name.startswith((KEEP, CHUNK))]
+    return [name for name in row.columns if name in (TEXT, POSITION, REASON, SOURCE) or name.startswith((KEEP, MADE))]
 
 
 def expand(row: SliceRow, chunks: Chunks, columns: Sequence[str]) -> SliceRow:
@@ -51,7 +52,7 @@ def expand(row: SliceRow, chunks: Chunks, columns: Sequence[str]) -> SliceRow:
     row = row.with_columns({TEXT: pc.if_else(good, pa.scalar(None, texts.type), texts)})
     take = pa.array(source)
     taken = {name: row.columns[name].take(take) for name in _row_columns(row)}
-    return row.with_columns({**taken, **{CHUNK + name: column.take(at) for name, column in found.items()}, SOURCE: take})
+    return row.with_columns({**taken, **{MADE + name: column.take(at) for name, column in found.items()}, SOURCE: take})
 
 
 def chunk_columns(chunks: Chunks, texts: pa.Array, columns: Sequence[str]) -> dict[str, pa.Array]:
@@ -60,17 +61,20 @@ def chunk_columns(chunks: Chunks, texts: pa.Array, columns: Sequence[str]) -> di
     Args:
         chunks: the chunks.
         texts: the texts they were cut from.
-        columns: their names; one that is not in ``CHUNK_COLUMNS`` is that of the chunk's text.
+        columns: their names; one that is neither in ``CHUNK_COLUMNS`` nor the hash is that of the chunk's text.
     """
     found = {name: pa.array(getattr(chunks, attribute)) for name, attribute in ATTRIBUTES.items() if name in columns}
-    if text_name := next((name for name in columns if name not in CHUNK_COLUMNS), None):
+    text_name = next((name for name in columns if name not in (*CHUNK_COLUMNS, TEXT_HASH)), None)
+    if text_name or TEXT_HASH in columns:
         parts: list[str] = []
         before, text = -1, ""
         for source, start, end in zip(chunks.source.tolist(), chunks.start.tolist(), chunks.end.tolist(), strict=True):
             if source != before:
                 before, text = source, texts[source].as_py()
             parts.append(text[start:end])
-        found[text_name] = pa.array(parts, pa.string())
+        of_parts = pa.array(parts, pa.string())
+        found |= {text_name: of_parts} if text_name else {}
+        found |= {TEXT_HASH: hashes_of(of_parts)} if TEXT_HASH in columns else {}
     return found
 
 
@@ -89,7 +93,7 @@ def collapse(row: SliceRow) -> SliceRow:
     take[is_bad] = [first_bad[int(number)] for number in source[is_bad]]  # the reason is that of the first bad chunk
     columns = {name: row.columns[name].take(pa.array(take[keep])) for name in _row_columns(row)}
     for name in columns:
-        if name.startswith(CHUNK):
+        if name.startswith(MADE):
             columns[name] = pc.if_else(is_bad[keep], pa.scalar(None, columns[name].type), columns[name])
     vector_rows = row.columns[VECTOR_ROWS].filter(pa.array(~is_bad[good]))
     return row.with_columns({**columns, VECTOR_ROWS: vector_rows})

@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,10 @@ from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.row_table import REASON, TEXT
 from kosbert_ray.encoder.options import ChunkOptions
 from kosbert_ray.errors import InputChanged, InputError, JobFailed, StorageError
-from kosbert_ray.run.shared_vectors import HASH, SharedTexts, SharedVectors, halves, hashes_of
+from kosbert_ray.run.read_tasks import shared_read_tasks
+from kosbert_ray.run.shared_vectors import SharedTexts, SharedVectors
+from kosbert_ray.run.shuffle import PARTITION, Shuffle
+from kosbert_ray.run.text_hashes import HASH, halves, hashes_of
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.options import OutputOptions
@@ -41,7 +45,6 @@ FOLDER = "_kosbert/dedup"
 TEXTS = f"{FOLDER}/texts"
 VECTORS = f"{FOLDER}/vectors"
 FRAGMENTS_FILE = f"{FOLDER}/fragments.parquet"  # written last: the fragments that the shuffle has seen
-PARTITION = "partition"
 PARTITION_BYTES = 64 * 2**20  # of stored input; the texts of a partition are sorted in memory
 MAX_PARTITIONS = 4096
 
@@ -163,7 +166,17 @@ def _find(reader: FragmentReader, pending: Pending, output: Storage, executor: E
     size = sum(fragment.input_bytes for fragment, _ in pending)
     partitions = min(MAX_PARTITIONS, 1 + size // PARTITION_BYTES)
     log.info(f"dedup: looking for texts that occur in several slices ({partitions:,} partitions)")
-    found = executor.write_shared_texts(reader, partitions, pending, output)
+    most_bytes = reader.limits.max_bytes
+    found = executor.shuffle(
+        Shuffle(
+            name="DistinctTexts",
+            tasks=shared_read_tasks(pending, most_bytes),
+            read=partial(distinct_texts, reader, partitions),
+            task_bytes=most_bytes,
+            partitions=partitions,
+            write=partial(write_shared, storage=output),
+        )
+    )
     sums = {name: pc.sum(found[name]).as_py() or 0 for name in ("shared", "times", "spared", "bytes")}
     log.info(
         f"dedup: {plural(sums['shared'], 'text', 'occur')} in several slices, {sums['times']:,} times in "

@@ -32,6 +32,7 @@ from kosbert_ray.job import (
     require_input,
 )
 from kosbert_ray.model.prepare import PreparedModel
+from kosbert_ray.run import reuse
 from kosbert_ray.run.account import account
 from kosbert_ray.run.bounds import Bound, Bounds
 from kosbert_ray.run.dry_run import Preview
@@ -40,14 +41,17 @@ from kosbert_ray.run.finalize import Leftover, finish, leftover
 from kosbert_ray.run.first_lines import report_engine, report_input, report_prompt
 from kosbert_ray.run.monitor.progress import Progress
 from kosbert_ray.run.notices import Notices
+from kosbert_ray.run.older_vectors import OlderVectors
 from kosbert_ray.run.output_state import OutputState
 from kosbert_ray.run.passes import Pass
 from kosbert_ray.run.resources import Resources
+from kosbert_ray.run.reuse import OlderOutput
 from kosbert_ray.run.summary import Summary
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
 from kosbert_ray.shards.vector_types import Ranges, needs_ranges
+from kosbert_ray.storage import Storage
 from kosbert_ray.stored import resumed, schema_entry, settled_types, taken
 from kosbert_ray.units import data_size, duration, plural
 
@@ -88,8 +92,10 @@ class Run:
         self._stack, self._notices, self._embed = stack, Notices(), embed
         self._ranges: Ranges = ()
         self._bounds = Bounds.of(config)
+        self._reused: OlderVectors | None = None
         self._given = config
         require_input(config)
+        self._older = OlderOutput.open(config) if config.reuse else None
         storage = open_output(config)
         ledger = Ledger(storage)
         stored = stored_job(ledger)
@@ -143,6 +149,7 @@ class Run:
         self._use_model(model)  # its folder may have been replaced since it was first read
         log.debug(f"run {self.output.ledger.run} of kosbert-ray {__version__}; the model is in {self.job.spec.folder}")
         self._size_slices()
+        self._require_reusable(model)
         self._claim()
         self._use_corpus(self.output.look(self.job.corpus))
         fragments = self._fragments()
@@ -203,6 +210,7 @@ class Run:
         model = self._resources.prepare_model(keep=False)
         self._use_model(model)
         self._size_slices()
+        self._require_reusable(model)
         if self.output.stored or not needs_ranges(self.config.output.dtype):  # a dry run measures no ranges
             self._ranges = self.output.ranges
             if self.output.join(self._fingerprint(model), model):
@@ -279,6 +287,10 @@ class Run:
     def _fingerprint(self, model: PreparedModel) -> Fingerprint:
         return self.job.fingerprint(model.digests.weights, self._ranges)
 
+    def _require_reusable(self, model: PreparedModel) -> None:
+        if self._older:
+            self._older.require_same(self._fingerprint(model), model)
+
     def _start_account(self) -> None:
         ledger = self.output.ledger
         ledger.start(account(ledger.run, self._given, self.job.corpus, self._resources.model))
@@ -304,13 +316,20 @@ class Run:
             summary.within_limit,
             seconds,
         )
-        if summary.within_limit and self.config.dedup == "corpus":
-            from kosbert_ray.run import corpus_dedup
-
-            corpus_dedup.clear(output.ledger.storage)
+        if summary.within_limit:
+            self._clear(output.ledger.storage)
         files = {file.name for file in self.job.corpus.files}
         gone = [receipt.file in files for receipt in left.delete if receipt.shard]
         return replace(summary, complete=summary.within_limit, removed=len(gone), changed=sum(gone))
+
+    def _clear(self, output: Storage) -> None:
+        """Deletes what was kept for a run that resumes this one."""
+        if self.config.dedup == "corpus":
+            from kosbert_ray.run import corpus_dedup
+
+            corpus_dedup.clear(output)
+        if self._older:
+            reuse.clear(output)
 
     def _summary(self, fragments: list[Fragment]) -> Summary:
         totals = self.output.totals(fragments)
@@ -422,8 +441,17 @@ class Run:
             pool=pool,
             strict_engine=strict,
             bounds=self._bounds,
+            older=self._older_vectors(executor),
         )
         return this.run(pending, self._shared(this, pending))
+
+    def _older_vectors(self, executor: Executor) -> OlderVectors | None:
+        """The vectors of the older output that the run reuses."""
+        if self._older and not self._reused:
+            self._reused = reuse.prepare(self._older, self.output.ledger.storage, executor)
+            if self._reused:
+                self._stack.callback(executor.remove_everywhere, str(self._reused.folder))
+        return self._reused
 
     def _shared(self, this: Pass, pending: Pending) -> Shared | None:
         """Texts that occur in several open slices, embedded, if the job asks for it."""

@@ -70,7 +70,7 @@ class OutputState:
             Raced: another run claimed it since this run looked.
         """
         try:
-            self.digest = self.ledger.claim(fingerprint, config, more, self._same_weights(fingerprint, model))
+            self.digest = self.ledger.claim(fingerprint, config, more, model.same_weights(self.fingerprint))
         except FingerprintMismatch as error:
             if not self.stored and not self.ledger.is_abandoned(self.ledger.job()):
                 raise Raced from error
@@ -82,14 +82,9 @@ class OutputState:
 
     def join(self, fingerprint: Fingerprint, model: PreparedModel) -> bool:
         """Does the same without writing; returns False where a claim would replace an abandoned one."""
-        digest = self.ledger.join(fingerprint, self._same_weights(fingerprint, model))
+        digest = self.ledger.join(fingerprint, model.same_weights(self.fingerprint))
         self.digest = digest or ""
         return digest is not None
-
-    def _same_weights(self, fingerprint: Fingerprint, model: PreparedModel) -> tuple[str, ...]:
-        """The model's hash by version 0.1.0, if the output was made with another hash than today's."""
-        theirs = self.fingerprint.get("weights", fingerprint.weights)
-        return () if theirs == fingerprint.weights else (model.legacy_weights(),)
 
     def look(self, corpus: Corpus) -> Corpus:
         """Reads what is committed; returns the corpus with the versions under which its files were embedded."""

@@ -14,6 +14,7 @@ from kosbert_ray.run.bookkeeping import Books
 from kosbert_ray.run.bounds import Bound, Bounds
 from kosbert_ray.run.monitor.progress import Progress
 from kosbert_ray.run.notices import Notices
+from kosbert_ray.run.older_vectors import OlderVectors
 from kosbert_ray.run.output_state import OutputState
 from kosbert_ray.shards.vector_types import Ranges
 
@@ -40,6 +41,7 @@ class Pass:
         pool: the encoders.
         strict_engine: whether the user named the engine.
         bounds: when it ends although slices are open.
+        older: vectors of an older output.
     """
 
     job: Job
@@ -53,6 +55,7 @@ class Pass:
     pool: EncoderPool
     strict_engine: bool
     bounds: Bounds
+    older: OlderVectors | None
 
     def run(self, pending: Pending, shared: Shared | None) -> Bound:
         """Encodes open slices; returns the bound that ended it, if one did.
@@ -76,7 +79,7 @@ class Pass:
             model=self.model,
             long_text=job.long_text,
             keep_address=job.config.output.address,
-            chunk_columns=tuple(job.config.chunk_columns()),
+            made_columns=tuple(job.config.made_columns()),
             encoder=pool.encoder_options(job.config.encoder),
             strict_engine=self.strict_engine,
             encoders_per_node=pool.per_node,
@@ -87,6 +90,7 @@ class Pass:
             fingerprint=output.digest,
             board=board,
             shared=shared.vectors if shared else None,
+            older=self.older,
             bundle=pool.bundle_limits(job.spec),
             bundle_input_bytes=pool.bundle_input_bytes(sum(item.input_bytes for item, _ in pending)),
         )

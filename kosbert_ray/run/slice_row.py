@@ -23,9 +23,10 @@ from kosbert_ray.shards.receipt import Receipt
 
 NOTES = "notes"  # the pickled slices without their columns, and the lengths of these
 KEEP = "keep."  # prefix of the kept columns
-CHUNK = "chunk."  # prefix of the columns that describe chunks
+MADE = "made."  # prefix of the columns that are made while texts are tokenized
 TOKENS = ("ids", "lengths", "rows", "dropped", "part_of", "part")  # fields of Tokens
 KNOWN = "known"
+REUSED = "reused"
 VECTORS = "vectors"
 VECTOR_ROWS = "vector_rows"
 

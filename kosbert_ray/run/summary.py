@@ -73,8 +73,9 @@ class Summary:
         """Describes in one line how long the run took, and how fast it was after its start."""
         new, working = self.new, max(1e-9, self.seconds - self.start_seconds)
         long_texts = f", {new.long_texts()}" if new.long_texts() else ""
+        reused = f", {new.reused:,} reused" if new.reused else ""
         return (
             f"{plural(new.rows, 'row')} in {duration(self.seconds)}, of which {duration(self.start_seconds)} to start: "
             f"{new.rows / working:,.0f} rows/s, {new.tokens / working:,.0f} tokens/s; first slice after "
-            f"{self.first_slice_seconds or 0:.1f} s; {plural(new.distinct, 'distinct text')} encoded{long_texts}"
+            f"{self.first_slice_seconds or 0:.1f} s; {plural(new.distinct, 'distinct text')} encoded{reused}{long_texts}"
         )

@@ -17,6 +17,9 @@ class OutputOptions(Section):
     text: bool = Field(
         default=True, description="copy the texts as they are in the input, of chunks the chunk, to a column text"
     )
+    text_hash: bool = Field(
+        default=False, description="write a hash of each text to a column text_hash, by which later outputs reuse vectors"
+    )
     address: bool = Field(
         default=False,
         description="write the place of each row in the input: columns file, row and byte_offset, of which one is null",

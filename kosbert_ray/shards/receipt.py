@@ -62,6 +62,7 @@ class Receipt:
         fingerprint: digest of the job; empty in receipts of version 0.1.0.
         cut: version and limits of the reader that cut the fragment; empty for version 0.1.0.
         unknown_tokens: those of ``encoded_tokens`` that are missing from the model's vocabulary.
+        reused: distinct texts whose vectors were taken from an older output.
     """
 
     shard: str
@@ -98,6 +99,7 @@ class Receipt:
     fingerprint: str = ""
     cut: str = ""
     unknown_tokens: int = 0
+    reused: int = 0
 
     @staticmethod
     def unfinished(**facts: Any) -> Receipt:
@@ -119,9 +121,8 @@ class Receipt:
     def footer(self) -> dict[str, Any]:
         """Returns the fields stored in the shard's footer: those that any run of the slice on such hardware repeats."""
         footer = {name: getattr(self, name) for name in STABLE}
-        if not self.cut:  # absent from footers of version 0.1.0
-            del footer["cut"]
-        return footer
+        # Absent from footers of version 0.1.0, whose bytes do not change.
+        return {name: value for name, value in footer.items() if value or name not in ("cut", "reused")}
 
     @staticmethod
     def from_footer(footer: dict[str, Any], output_bytes: int) -> Receipt:

@@ -29,6 +29,7 @@ class Totals:
     input_bytes: int = 0
     output_bytes: int = 0
     unknown_tokens: int = 0
+    reused: int = 0
 
     @staticmethod
     def of(receipts: Iterable[Receipt]) -> Totals:

@@ -28,7 +28,7 @@ def open_shard(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
         StorageError: the shard is missing or damaged, also if that shows only while the block reads.
     """
     with reading(storage, name), storage.open(name) as file:
-        yield pq.ParquetFile(file)
+        yield pq.ParquetFile(file, page_checksum_verification=True)
 
 
 def read_vectors(storage: Storage, name: str, vector_format: EmbeddingFormat) -> Iterator[Block]:

@@ -14,7 +14,8 @@ from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.errors import InputError, JobFailed
 from kosbert_ray.run.executors.ray.errors import error_of
 from kosbert_ray.run.executors.ray.pipeline import TOKENIZE_CPUS
-from kosbert_ray.run.executors.ray.planned_reads import MAX_READ_TASKS, READ_CPUS, shared_read_tasks
+from kosbert_ray.run.executors.ray.planned_reads import READ_CPUS
+from kosbert_ray.run.read_tasks import MAX_READ_TASKS, shared_read_tasks
 from kosbert_ray.run.slice_row import SliceRow, bundle, nest, unbundle, unnest
 from kosbert_ray.run.stages.work import MAX_BUNDLED
 from kosbert_ray.shards.receipt import Receipt

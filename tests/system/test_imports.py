@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "kosbert_ray"
 BASE = {"errors", "units", "logs", "vector_math", "_version"}
 OPTIONS = {"settings"} | BASE  # what a room's options.py may import; config.py and rooms above it may import any
 CORE = {"corpus", "model", "encoder", "shards", "storage", "settings"} | BASE
-JOB = {"job", "stored", "config", "options"} | CORE
+JOB = {"job", "kept_texts", "stored", "config", "options"} | CORE
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {
     "errors": set(),
@@ -32,6 +32,7 @@ ROOMS = {
     "config": {"options"} | CORE,
     "stored": {"config"} | CORE,
     "job": {"stored", "config"} | CORE,
+    "kept_texts": {"config"} | CORE,
     "run": JOB,
     "outputs": JOB | {"analysis"},
     "evaluation": CORE,

@@ -15,15 +15,14 @@ from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from kosbert_ray.corpus.reader import FragmentReader
     from kosbert_ray.encoder.tokenizer import Tokenizer
     from kosbert_ray.model.spec import ModelSpec
     from kosbert_ray.run.monitor.board import Board
     from kosbert_ray.run.monitor.throughput import Recent
     from kosbert_ray.run.shared_vectors import SharedTexts
+    from kosbert_ray.run.shuffle import Shuffle
     from kosbert_ray.run.stages.work import Outcome, Work
     from kosbert_ray.shards.receipt import Receipt
-    from kosbert_ray.storage import Storage
 
 CPU_BUNDLE_SECONDS, GPU_BUNDLE_SECONDS = 1.0, 2.0  # of a plain device
 GPU_BUNDLE_ROWS = 4 * MAX_ROWS  # with 768 numbers each: 200 MB of vectors
@@ -159,18 +158,8 @@ class Executor(Protocol):
         """Runs a function where an encoder would run; raises KosbertError."""
         ...
 
-    def write_shared_texts(self, reader: FragmentReader, partitions: int, pending: Pending, output: Storage) -> pa.Table:
-        """Finds the texts that occur in several slices and writes them next to the output.
-
-        Args:
-            reader: reads the fragments.
-            partitions: number of partitions, by hash; the texts of one are sorted in memory.
-            pending: the open slices.
-            output: the output.
-
-        Returns:
-            A row of sums for each partition (see :func:`~kosbert_ray.run.shared_texts.write_shared`).
-        """
+    def shuffle(self, shuffle: Shuffle) -> pa.Table:
+        """Runs a shuffle; returns what its ``write`` returns for all partitions. Raises KosbertError."""
         ...
 
     def remove_everywhere(self, folder: str) -> None:

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kosbert_ray.config import JobConfig
-from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.encoder.options import EncoderOptions, has_gpu, usable_cores, visible_gpus
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import JobFailed
@@ -26,13 +25,13 @@ from kosbert_ray.run.executors.base import EncoderPool, Pending, SliceMetrics
 from kosbert_ray.run.monitor.board import ANSWER_SECONDS, Board, BoardState
 from kosbert_ray.run.monitor.throughput import Recent
 from kosbert_ray.run.shared_vectors import SharedTexts
+from kosbert_ray.run.shuffle import PARTITION, Shuffle
 from kosbert_ray.run.stages.encode import EncodeSlices
 from kosbert_ray.run.stages.read import read_slices
 from kosbert_ray.run.stages.tokenize import tokenize
 from kosbert_ray.run.stages.work import Outcome, Work
 from kosbert_ray.run.stages.write import write
 from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.storage import Storage
 
 AHEAD = 2  # bundles that are tokenized before the encoder asks for them, or wait to be written
 WRITE_SECONDS = 0.1  # a write that takes longer is reported after the next bundle is encoded
@@ -104,19 +103,17 @@ class LocalExecutor:
         del pool
         return function(*arguments)
 
-    def write_shared_texts(self, reader: FragmentReader, partitions: int, pending: Pending, output: Storage) -> pa.Table:
-        """Reads the input once for every few partitions, which it holds in memory."""
-        from kosbert_ray.run.corpus_dedup import PARTITION, distinct_texts, write_shared
-
+    def shuffle(self, shuffle: Shuffle) -> pa.Table:
+        """Runs the tasks once for every few partitions, which it holds in memory."""
         found = []
-        for first in range(0, partitions, PARTITIONS_AT_ONCE):
-            numbers = pa.array(range(first, min(first + PARTITIONS_AT_ONCE, partitions)), pa.int32())
-            tables = distinct_texts(reader, partitions, pending)
+        for first in range(0, shuffle.partitions, PARTITIONS_AT_ONCE):
+            numbers = pa.array(range(first, min(first + PARTITIONS_AT_ONCE, shuffle.partitions)), pa.int32())
+            tables = (table for task in shuffle.tasks for table in shuffle.read(task))
             held = pa.concat_tables(table.filter(pc.is_in(table[PARTITION], numbers)) for table in tables)
             for number in numbers:
-                if (texts := held.filter(pc.equal(held[PARTITION], number))).num_rows:
-                    found.append(write_shared(texts.combine_chunks(), output))
-        return pa.concat_tables(found) if found else write_shared(held, output)
+                if (rows := held.filter(pc.equal(held[PARTITION], number))).num_rows:
+                    found.append(shuffle.write(rows.combine_chunks()))
+        return pa.concat_tables(found) if found else shuffle.write(held)
 
     def remove_everywhere(self, folder: str) -> None:
         """Deletes a folder."""

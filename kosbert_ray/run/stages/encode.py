@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.errors import KosbertError, ModelError, described
-from kosbert_ray.run.slice_row import KNOWN, TOKENS, VECTOR_ROWS, VECTORS, SliceRow
+from kosbert_ray.run.slice_row import KNOWN, REUSED, TOKENS, VECTOR_ROWS, VECTORS, SliceRow
 from kosbert_ray.run.stages.work import Work, run_stage
 
 
@@ -71,7 +71,7 @@ class EncodeSlices:
             reread=row.reread or bool(encoded.failed),
         )
         vectors = {VECTORS: pa.array(encoded.distinct.reshape(-1)), VECTOR_ROWS: pa.array(rows)}
-        row = row.with_columns(vectors, drop=(*TOKENS, KNOWN)).with_facts(
+        row = row.with_columns(vectors, drop=(*TOKENS, KNOWN, REUSED)).with_facts(
             precision=self.encoder.precision,
             attention=self.encoder.attention,
             device=self.encoder.device,
@@ -90,8 +90,15 @@ class EncodeSlices:
 
     def _known(self, row: SliceRow) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None:
         """Indices of the slice's texts whose vectors are known, and those vectors."""
-        if self.shared is None:
+        if KNOWN not in row.columns:
             return None
         known = row.columns[KNOWN].to_numpy()
         texts = np.flatnonzero(known >= 0)
-        return texts, self.shared[known[texts]]
+        reused: npt.NDArray[np.float32] = row.columns[REUSED].to_numpy().reshape(-1, self.encoder.spec.dimension)
+        if self.shared is None:
+            return texts, reused[known[texts]]
+        shared = known[texts] < len(self.shared)
+        vectors = np.empty((len(texts), reused.shape[1]), np.float32)
+        vectors[shared] = self.shared[known[texts][shared]]
+        vectors[~shared] = reused[known[texts][~shared] - len(self.shared)]
+        return texts, vectors

@@ -9,13 +9,16 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kosbert_ray.config import TEXT_HASH
 from kosbert_ray.corpus.row_table import TEXT
 from kosbert_ray.corpus.text import DECOMPOSED_NOTICE, MANY_DECOMPOSED, decomposed
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.run.chunk_rows import expand
+from kosbert_ray.run.known_vectors import KnownVectors
 from kosbert_ray.run.shared_vectors import SharedTexts
-from kosbert_ray.run.slice_row import KNOWN, SliceRow
+from kosbert_ray.run.slice_row import KNOWN, MADE, REUSED, SliceRow
 from kosbert_ray.run.stages.work import Work, run_stage
+from kosbert_ray.run.text_hashes import hashes_of
 
 
 def tokenize(
@@ -36,9 +39,12 @@ def tokenize_slice(row: SliceRow, work: Work, tokenizer: Tokenizer, shared_texts
     """
     started = time.perf_counter()
     good = row.texts.filter(row.good) if row.reasons.null_count < len(row.texts) else row.texts
-    found = work.long_text(tokenizer, good, shared_texts.find if shared_texts else None)
+    known = KnownVectors(shared_texts, work) if shared_texts or work.older else None
+    found = work.long_text(tokenizer, good, known.find if known else None)
     if found.chunks:
-        row = expand(row, found.chunks, work.chunk_columns)
+        row = expand(row, found.chunks, work.made_columns)
+    elif TEXT_HASH in work.made_columns:
+        row = row.with_columns({MADE + TEXT_HASH: hashes_of(row.texts)})
     tokens = found.tokens
     failed: dict[int, str] = {}
     if tokens.failed:
@@ -49,8 +55,8 @@ def tokenize_slice(row: SliceRow, work: Work, tokenizer: Tokenizer, shared_texts
         row = replace(row, notices=(*row.notices, DECOMPOSED_NOTICE))
     texts = row.texts
     row = row.reject(failed).with_tokens(tokens)
-    if shared_texts:
-        row = row.with_columns({KNOWN: pa.array(found.known)})
+    if known:
+        row = row.with_columns({KNOWN: pa.array(found.known), REUSED: pa.array(known.vectors.reshape(-1))})
     if failed and found.chunks:
         row = replace(row, reread=True)
     no_text = pa.scalar(None, pa.large_string())
@@ -60,6 +66,7 @@ def tokenize_slice(row: SliceRow, work: Work, tokenizer: Tokenizer, shared_texts
         tokens=int(tokens.row_lengths().sum()),
         encoded_tokens=int(tokens.lengths[to_encode].sum()),
         unknown_tokens=tokenizer.unknown(tokens, to_encode),
+        reused=int((found.known >= known.shared).sum()) if known else 0,
         split=found.split,
         truncated=int((tokens.dropped[tokens.rows] > 0).sum()),
         dropped_tokens=int(tokens.dropped[tokens.rows].sum()),

@@ -19,6 +19,7 @@ from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import InputChanged, KosbertError, described
 from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.monitor.board import MAX_ATTEMPTS, Board
+from kosbert_ray.run.older_vectors import OlderVectors
 from kosbert_ray.run.shared_vectors import SharedVectors
 from kosbert_ray.run.slice_row import SliceRow
 from kosbert_ray.shards.format import EmbeddingFormat
@@ -37,7 +38,7 @@ class Work:
         model: the prepared model.
         long_text: how to treat texts longer than the model takes.
         keep_address: whether the output has columns with the place of each row in the input.
-        chunk_columns: columns of the output that describe chunks.
+        made_columns: columns of the output that are made while texts are tokenized.
         encoder: how to compute.
         strict_engine: whether the user named the engine; otherwise torch may replace it.
         encoders_per_node: most encoders on one node.
@@ -48,6 +49,7 @@ class Work:
         fingerprint: digest of the job.
         board: tracks what workers are doing.
         shared: vectors of texts that occur in several slices.
+        older: vectors of an older output.
         bundle: the most rows and bytes of text in slices that travel together.
         bundle_input_bytes: the most bytes of stored input in them, so that every encoder gets its share.
     """
@@ -56,7 +58,7 @@ class Work:
     model: PreparedModel
     long_text: LongText
     keep_address: bool
-    chunk_columns: tuple[str, ...]
+    made_columns: tuple[str, ...]
     encoder: EncoderOptions
     strict_engine: bool
     encoders_per_node: int
@@ -67,6 +69,7 @@ class Work:
     fingerprint: str
     board: Board
     shared: SharedVectors | None
+    older: OlderVectors | None
     bundle: Limits
     bundle_input_bytes: int
 

@@ -16,7 +16,7 @@ from kosbert_ray.corpus.row_table import TEXT
 from kosbert_ray.encoder.packing import take_rows
 from kosbert_ray.errors import InputError
 from kosbert_ray.run.chunk_rows import collapse, sources
-from kosbert_ray.run.slice_row import CHUNK, KEEP, VECTOR_ROWS, VECTORS, SliceRow
+from kosbert_ray.run.slice_row import KEEP, MADE, VECTOR_ROWS, VECTORS, SliceRow
 from kosbert_ray.run.stages.work import Outcome, Work, run_stage
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, write_shard
@@ -79,7 +79,7 @@ def _columns(row: SliceRow, work: Work) -> tuple[dict[str, pa.Array], list[pa.Ar
     if work.keep_address:
         assert row.fragment is not None
         keep |= addresses(row.fragment, row.positions)
-    keep |= {name: row.columns[CHUNK + name] for name in work.chunk_columns}
+    keep |= {name: row.columns[MADE + name] for name in work.made_columns}
     main, good = work.formats[0], row.good
     distinct = row.columns[VECTORS].to_numpy().reshape(-1, main.dimension)
     vectors = take_rows(distinct, row.columns[VECTOR_ROWS].to_numpy())

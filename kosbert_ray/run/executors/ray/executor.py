@@ -13,20 +13,19 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kosbert_ray.config import JobConfig
-from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import KosbertError
 from kosbert_ray.run.executors.base import EncoderPool, Pending, SliceMetrics
-from kosbert_ray.run.executors.ray import pipeline, session, shuffle
+from kosbert_ray.run.executors.ray import pipeline, session, shuffles
 from kosbert_ray.run.executors.ray.board import ActorBoard
 from kosbert_ray.run.executors.ray.errors import error_of
 from kosbert_ray.run.executors.ray.metrics import RayMetrics
 from kosbert_ray.run.monitor.board import Board
 from kosbert_ray.run.monitor.throughput import Recent
 from kosbert_ray.run.shared_vectors import SharedTexts
+from kosbert_ray.run.shuffle import Shuffle
 from kosbert_ray.run.stages.work import Outcome, Work
-from kosbert_ray.storage import Storage
 
 REMOVE_SECONDS = 10.0
 
@@ -87,10 +86,10 @@ class RayExecutor:
             raise error_of(error) from error
         return result
 
-    def write_shared_texts(self, reader: FragmentReader, partitions: int, pending: Pending, output: Storage) -> pa.Table:
-        """Shuffles texts with Ray Data."""
+    def shuffle(self, shuffle: Shuffle) -> pa.Table:
+        """Runs a shuffle on Ray Data."""
         try:
-            return shuffle.write_shared_texts(reader, partitions, pending, output)
+            return shuffles.run(shuffle)
         except Exception as error:
             raise error_of(error) from error
 

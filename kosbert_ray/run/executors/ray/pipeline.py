@@ -22,7 +22,8 @@ from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import DeviceBroken
 from kosbert_ray.run.executors.base import EncoderPool, Pending
 from kosbert_ray.run.executors.ray.errors import error_of
-from kosbert_ray.run.executors.ray.planned_reads import READ_CPUS, PlannedReads, shared_read_tasks
+from kosbert_ray.run.executors.ray.planned_reads import READ_CPUS, PlannedReads
+from kosbert_ray.run.read_tasks import shared_read_tasks
 from kosbert_ray.run.shared_vectors import SharedTexts
 from kosbert_ray.run.slice_row import SliceRow, bundle, unbundle
 from kosbert_ray.run.stages.encode import EncodeSlices
