@@ -7,7 +7,7 @@ tokenized elsewhere.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -274,7 +274,11 @@ class Encoder:
         return self._others[prompt]
 
     def encode_tokens(
-        self, tokens: Tokens, shared: tuple[npt.NDArray[np.int64], Vectors] | None = None, encode_empty: bool = False
+        self,
+        tokens: Tokens,
+        shared: tuple[npt.NDArray[np.int64], Vectors] | None = None,
+        encode_empty: bool = False,
+        on_batch: Callable[[int], None] | None = None,
     ) -> Encoded:
         """Encodes a tokenized slice.
 
@@ -284,6 +288,7 @@ class Encoder:
             tokens: the slice.
             shared: texts that already have a vector: their indices, int64 ``[k]``, and vectors, float32 ``[k, dimension]``.
             encode_empty: whether the engine gives a text without tokens a vector, too; otherwise such texts fail.
+            on_batch: called after each batch, maybe from several threads, with the number of its tokens.
 
         Raises:
             DeviceBroken: this process can no longer use the GPU.
@@ -291,11 +296,18 @@ class Encoder:
         unfit = {**tokens.failed, **self._unknown_ids(tokens)}
         self._computed.clear()
         means = tokens.part_of.astype(np.int64)
+
+        def forward(batch: Batch) -> Vectors:
+            found = self._forward(batch)
+            if on_batch:
+                on_batch(len(batch.ids))
+            return found
+
         vectors, failed, budget = encode_all(
             tokens,
             unfit,
             self.token_budget,
-            self._forward,
+            forward,
             self.spec.dimension,
             self._engine.pack,
             self._engine.streams,

@@ -124,12 +124,12 @@ class _Board(Board):
     def __init__(self) -> None:
         self._state, self._lock = BoardState(), threading.Lock()
 
-    def _ask(self, default: Any, method: str, *arguments: str, timeout: float = ANSWER_SECONDS) -> Any:
+    def _ask(self, default: Any, method: str, *arguments: Any, timeout: float = ANSWER_SECONDS) -> Any:
         del default, timeout
         with self._lock:
             return getattr(self._state, method)(*arguments)
 
-    def _send(self, method: str, *arguments: str) -> None:
+    def _send(self, method: str, *arguments: Any) -> None:
         self._ask(None, method, *arguments)
 
 

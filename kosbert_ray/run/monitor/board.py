@@ -19,12 +19,21 @@ ANSWER_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Doing:
-    """One worker's current task: stage ("read", "tokenize", "encode", "write"), slice, host, and seconds since it began."""
+    """One worker's current task.
+
+    Attributes:
+        stage: "read", "tokenize", "encode" or "write".
+        what: the slice.
+        host: the worker's host.
+        seconds: time since it began.
+        share: share of a slice's tokens that is encoded, from 0 to 1; None if it is not known.
+    """
 
     stage: str
     what: str
     host: str
     seconds: float
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class BoardState:
 
     def __init__(self) -> None:
         self.doing: dict[tuple[str, str], tuple[str, float]] = {}
+        self.shares: dict[tuple[str, str], float] = {}
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.starting: set[str] = set()
         self.ready: set[str] = set()
@@ -69,7 +79,13 @@ class BoardState:
     def end(self, stage: str, what: str) -> None:
         """Records that a worker is done."""
         self.doing.pop((stage, what), None)
+        self.shares.pop((stage, what), None)
         self.attempts.pop((stage, what), None)
+
+    def report_share(self, stage: str, what: str, share: float) -> None:
+        """Records how much of a task is done."""
+        if (stage, what) in self.doing:
+            self.shares[stage, what] = share
 
     def start_encoder(self, name: str) -> int:
         """Records that an encoder, ``HOST:PROCESS``, starts; returns how many have started there since one became ready."""
@@ -91,7 +107,7 @@ class BoardState:
     def snapshot(self) -> View:
         """The current state."""
         now = time.monotonic()
-        doing = (Doing(*key, host, now - since) for key, (host, since) in self.doing.items())
+        doing = (Doing(*key, host, now - since, self.shares.get(key)) for key, (host, since) in self.doing.items())
         return View(
             tuple(sorted(doing, key=lambda item: -item.seconds)),
             len(self.starting),
@@ -136,6 +152,10 @@ class Board(ABC):
         """Records that an encoder is ready."""
         self._send("encoder_ready", name)
 
+    def report_share(self, stage: str, what: str, share: float) -> None:
+        """Records how much of a task is done, from 0 to 1."""
+        self._send("report_share", stage, what, share)
+
     def report_trouble(self, text: str) -> None:
         """Records a problem that is being retried."""
         self._send("report_trouble", text)
@@ -146,9 +166,9 @@ class Board(ABC):
         return view
 
     @abstractmethod
-    def _ask(self, default: Any, method: str, *arguments: str, timeout: float = ANSWER_SECONDS) -> Any:
+    def _ask(self, default: Any, method: str, *arguments: Any, timeout: float = ANSWER_SECONDS) -> Any:
         """Calls a method of the state; returns ``default`` if there is no answer."""
 
     @abstractmethod
-    def _send(self, method: str, *arguments: str) -> None:
+    def _send(self, method: str, *arguments: Any) -> None:
         """Calls a method of the state without waiting for it."""

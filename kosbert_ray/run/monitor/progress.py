@@ -152,7 +152,7 @@ class Progress:
 
     def _print(self) -> None:
         self._logged = self.clock()
-        line = " · ".join([*self._parts(), *self._bottleneck()])
+        line = " · ".join([*self._parts(), *self._bottleneck(), *self._in_progress()])
         if self.logged:
             figures = {"share": self.share, "new": asdict(self.new), "seconds": self.seconds}
             log.info(line, extra={"event": "progress", **figures})
@@ -192,7 +192,7 @@ class Progress:
                 rows_per_second=self.recent.rate("rows"),
                 tokens_per_second=self.recent.rate("tokens"),
                 seconds_left=self.seconds_left,
-                doing=" · ".join(self._bottleneck()),
+                doing=" · ".join([*self._bottleneck(), *self._in_progress()]),
             )
 
     def sentence(self) -> str:
@@ -221,6 +221,15 @@ class Progress:
         """The bottleneck, if it is known."""
         return [bottleneck(self._view, self._occupancy.busy)] if self._view else []
 
+    def _in_progress(self) -> list[str]:
+        """How far the slices are that encoders work on, if they take long."""
+        doing = self._view.doing if self._view else ()
+        shares = [item.share for item in doing if item.share is not None]
+        if not shares:
+            return []
+        average = " on average" if len(shares) > 1 else ""
+        return [f"{plural(len(shares), 'slice')} in progress: {sum(shares) / len(shares):.0%} encoded{average}"]
+
     def panel(self) -> RenderableType:
         """The live view: progress, rates, stages, bottleneck."""
         with self._lock:
@@ -242,5 +251,6 @@ class Progress:
             workers = f"{at} busy"
             if stage == "encode":
                 workers = f"{at} of {self._view.encoders_ready + self._view.encoders_starting} busy"
+                more = ", ".join(filter(None, [more, *self._in_progress()]))
             stages.add_row(Text(f"  {stage}"), Text(workers), Text(more))
         return Group(bar, stages, Text("  " + held_up[0], style="bold"))

@@ -26,7 +26,7 @@ class ActorBoard(Board):
         actor = ray.remote(BoardState).options(num_cpus=0, max_restarts=-1, max_task_retries=2, scheduling_strategy=here)
         return ActorBoard(actor.remote())
 
-    def _ask(self, default: Any, method: str, *arguments: str, timeout: float = ANSWER_SECONDS) -> Any:
+    def _ask(self, default: Any, method: str, *arguments: Any, timeout: float = ANSWER_SECONDS) -> Any:
         if method != "snapshot":  # which the driver asks for
             _forward_storage_log(self)
         try:
@@ -34,7 +34,7 @@ class ActorBoard(Board):
         except RayError:
             return default
 
-    def _send(self, method: str, *arguments: str) -> None:
+    def _send(self, method: str, *arguments: Any) -> None:
         getattr(self.actor, method).remote(*arguments)
 
 
