@@ -8,9 +8,11 @@ from kosbert_ray.cli.common import ENCODES, Commands, add_config, add_output, ad
 from kosbert_ray.cli.examples import add_examples
 
 SAMPLE = 2000
+LANGUAGES = ("en", "ko")
 
 EXAMPLES = (
     ("write one HTML file", "kosbert-ray report vectors/ -o report.html"),
+    ("write it in Korean", "kosbert-ray report vectors/ --lang ko"),
     ("colour the map by a column", "kosbert-ray report vectors/ --color category --sample 5000"),
 )
 
@@ -28,6 +30,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--sample", type=int, metavar="N", default=SAMPLE, help=f"rows on the map (default: {SAMPLE})")
     parser.add_argument("--color", metavar="COLUMN", help="colour the map by a kept column (default: by cluster)")
     parser.add_argument("--text", metavar="COLUMN", help="the kept column to show (default: the job's text)")
+    parser.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the page (default: en)")
     parser.add_argument("--evaluation", metavar="FILE", help="figures from kosbert-ray evaluate --json")
     add_config(parser, uses=(*ENCODES, "plan"))
     add_examples(parser, EXAMPLES)
@@ -42,6 +45,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
     output = Output(config)
     found = report(output, config.plan, arguments.sample, arguments.color, arguments.text, arguments.evaluation)
-    write_file(arguments.to, page(found).encode())
+    write_file(arguments.to, page(found, arguments.lang).encode())
     print(f"written: {arguments.to}")
     return 0

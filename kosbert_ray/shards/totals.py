@@ -5,11 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from operator import attrgetter
+from typing import Any, Protocol
 
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.units import plural
 
 MANY_TRUNCATED = 0.01  # of the rows: worth a warning
+TRUNCATION = (
+    "{rows:.1%} of the rows are longer than the model's maximum; {tokens:.1%} of all tokens were cut off. Set "
+    "long_text=chunk or long_text=mean to embed whole texts"
+)
+SPLIT = "{texts:,} long texts split into chunks"
+TRUNCATED = "{rows} truncated by {tokens} ({share:.1%} of the rows)"
+
+
+class Say(Protocol):
+    """Fills in a text, maybe in another language."""
+
+    def __call__(self, text: str, **values: Any) -> str:
+        """Fills in the values of a text's fields."""
+        ...
+
+    def counted(self, n: int, noun: str) -> str:
+        """A number of things."""
+        ...
+
+
+class _English:
+    def __call__(self, text: str, **values: Any) -> str:
+        return text.format(**values)
+
+    def counted(self, n: int, noun: str) -> str:
+        return plural(n, noun)
+
+
+ENGLISH = _English()
 
 
 @dataclass
@@ -56,25 +86,19 @@ class Totals:
         """Estimates the remaining tokens of a corpus of ``input_bytes`` from the tokens per byte so far."""
         return max(0, input_bytes - self.input_bytes) * self.tokens / max(1, self.input_bytes)
 
-    def truncation(self) -> str:
+    def truncation(self, say: Say = ENGLISH) -> str:
         """Describes what was cut off, and what to do, where it concerns many rows; otherwise empty."""
         if self.truncated <= MANY_TRUNCATED * self.rows:
             return ""
         lost = self.dropped_tokens / max(1, self.tokens + self.dropped_tokens)
-        return (
-            f"{self.truncated / self.rows:.1%} of the rows are longer than the model's maximum; {lost:.1%} of all "
-            "tokens were cut off. Set long_text=chunk or long_text=mean to embed whole texts"
-        )
+        return say(TRUNCATION, rows=self.truncated / self.rows, tokens=lost)
 
-    def long_texts(self) -> str:
+    def long_texts(self, say: Say = ENGLISH) -> str:
         """Describes texts that were longer than the model's limit; empty if there were none."""
-        parts = [f"{self.split:,} long texts split into chunks"] if self.split else []
+        parts = [say(SPLIT, texts=self.split)] if self.split else []
         if self.truncated:
-            share = self.truncated / max(1, self.rows)
-            parts.append(
-                f"{plural(self.truncated, 'row')} truncated by {plural(self.dropped_tokens, 'token')} "
-                f"({share:.1%} of the rows)"
-            )
+            rows, tokens = say.counted(self.truncated, "row"), say.counted(self.dropped_tokens, "token")
+            parts.append(say(TRUNCATED, rows=rows, tokens=tokens, share=self.truncated / max(1, self.rows)))
         return ", ".join(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,9 @@ from kosbert_ray.analysis.health import health
 from kosbert_ray.analysis.projection import project
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.outputs.report import reference
 from kosbert_ray.outputs.report.figures import COLORS, OTHERS
-from kosbert_ray.outputs.report.page import ANISOTROPY, EFFECTIVE
+from kosbert_ray.outputs.report.words import KOREAN
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = "<script>alert(1)</script> </script> & <b>한글</b> {{ 7 * 7 }}"
@@ -228,10 +230,54 @@ def test_pairs_are_nearest_and_rows_isolated(browser: Browser, written: Path) ->
 
 
 def test_the_reference_figures_are_those_of_the_bundled_sentences() -> None:
-    vectors = Encoder.load("bundled:kosbert-mini", EncoderOptions(device="cpu")).encode(everyday())
-    found = health(vectors)
-    assert found.anisotropy == pytest.approx(ANISOTROPY, abs=0.002)
-    assert found.effective_dimensions == pytest.approx(EFFECTIVE, abs=0.5)
+    encoder = Encoder.load("bundled:kosbert-mini", EncoderOptions(device="cpu"))
+    found = health(encoder.encode(everyday()))
+    tokens = encoder.tokenizer(everyday()).row_lengths()
+    assert found.anisotropy == pytest.approx(reference.ANISOTROPY, abs=0.002)
+    assert found.effective_dimensions == pytest.approx(reference.EFFECTIVE_DIMENSIONS, abs=0.5)
+    assert len(found.deviations) == reference.DIMENSION
+    assert np.quantile(tokens, [0.5, 0.95]).tolist() == [*reference.LENGTHS]
+    assert np.quantile(found.norms, [0.5, 0.95]) == pytest.approx(reference.NORMS, abs=0.02)
+    assert np.quantile(found.cosines, [0.5, 0.95]) == pytest.approx(reference.COSINES, abs=0.005)
+    assert found.deviations[0] / np.median(found.deviations) == pytest.approx(reference.SPREAD, abs=0.05)
+
+
+LATIN = re.compile(r"[A-Za-z]{3,}")
+# These stay as they are in Korean.
+NAMES = {
+    "Pearson",
+    "Spearman",
+    "SNE",
+    "chunk",
+    "text",
+    "long",
+    "mean",
+    "embed",
+    "evaluate",
+    "kosbert",
+    "ray",
+    "mini",
+    "UTC",
+}
+
+
+def test_in_korean_all_of_it_is_korean(browser: Browser, cli, output: Path, written: Path, tmp_path: Path) -> None:
+    target = tmp_path / "보고서.html"
+    settings = ["--set", "plan.profiles={노트북: {tokens_per_second: 1000, price_per_hour: 3600}}"]
+    cli("report", output, "-o", target, "--lang", "ko", "--evaluation", output.parent / "sts.jsonl", *settings)
+    page, complaints = shown(browser, target)
+    assert page.evaluate("document.documentElement.lang") == "ko"
+    headings = page.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")
+    english, _ = shown(browser, written)
+    assert headings == [
+        KOREAN[name] for name in english.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")
+    ]
+    about = page.evaluate("[...document.querySelectorAll('h2, section > .faint, th')].map(h => h.innerText)")
+    axes = page.evaluate("[...document.querySelectorAll('.g-xtitle, .g-ytitle, .ytick')].map(h => h.textContent)")
+    for line in [*about, *axes]:
+        assert {*LATIN.findall(line)} <= NAMES, line
+    assert any("절반은 0." in line for line in about)
+    assert complaints == []
 
 
 def test_a_column_with_many_values_says_which_have_a_color(cli, tmp_path: Path) -> None:

@@ -40,9 +40,14 @@ EXAMPLES = 3  # of each reason
 COLORED = 12  # groups that have a color on the map
 NAMED = 3  # words that name a cluster
 OTHERS_NAME = "others"
+CLUSTER = "cluster"  # what the map is colored by, if by no column
+NO_TEXTS = "The output has no texts (--no-text), so the map shows none and there are no lengths."
+MANY_VALUES = "--color {column}: {values:,} values; the {colored} most frequent have a color."
+NO_MODEL = "Lengths are not shown: the model cannot be loaded here ({error})."
 SHOWN_PAIRS = 5
 DETAIL = re.compile(r"\(.*\)|'[^']*'|[\d,.]*\d")  # the part of a reason that differs from row to row
 
+Note = tuple[str, dict[str, Any]]  # a text with fields, and their values
 Vectors = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
@@ -155,7 +160,7 @@ class Report:
     max_seq_length: int | None
     sample: Mapped | None
     evaluation: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def report(
@@ -180,9 +185,9 @@ def report(
     figures = _evaluation(evaluation) if evaluation else ()
     require_kept(output, "--color", color)
     text = text_column(output, text)
-    notes: list[str] = []
+    notes: list[Note] = []
     if text is None:
-        notes.append("The output has no texts (--no-text), so the map shows none and there are no lengths.")
+        notes.append((NO_TEXTS, {}))
     log.info(f"sampling {min(sample, output.totals.rows):,} of {plural(output.totals.rows, 'row')}")
     drawn = output.sample(sample, columns=[name for name in dict.fromkeys((text, color)) if name])
     texts = [str(value) for value in drawn.table[text].to_pylist()] if text else []
@@ -220,17 +225,17 @@ def _evaluation(path: str) -> tuple[dict[str, Any], ...]:
         ) from error
 
 
-def _mapped(output: Output, drawn: Sample, texts: list[str], color: str | None, notes: list[str]) -> Mapped:
+def _mapped(output: Output, drawn: Sample, texts: list[str], color: str | None, notes: list[Note]) -> Mapped:
     groups = [str(value) for value in drawn.table[color].to_pylist()] if color else _clusters(output, drawn, texts)
     if color and (values := len({*groups})) > COLORED:
-        notes.append(f"--color {color}: {values:,} values; the {COLORED} most frequent have a color.")
+        notes.append((MANY_VALUES, {"column": color, "values": values, "colored": COLORED}))
     vectors = drawn.vectors
     nearest, isolated = _pairs(unit(vectors), texts) if texts else ((), ())
     return Mapped(
         rows=len(drawn),
         health=health(vectors),
         places=project(vectors),
-        color=color or "cluster",
+        color=color or CLUSTER,
         groups=tuple(groups),
         texts=tuple(texts),
         by_size=_by_size(groups, texts),
@@ -285,15 +290,15 @@ def _clusters(output: Output, drawn: Sample, texts: list[str]) -> list[str]:
         of[label].append(content)
     labels = sorted(of)
     terms = top_terms([of[label] for label in labels], NAMED) if texts else [[] for _ in labels]
-    names = {label: ", ".join(words) or f"cluster {label}" for label, words in zip(labels, terms, strict=True)}
+    names = {label: ", ".join(words) or f"#{label}" for label, words in zip(labels, terms, strict=True)}
     return [names[label] for label in found]
 
 
 def _cluster_name(label: int, words: Sequence[str]) -> str:
-    return f"{label}: {', '.join(words[:NAMED])}" if words else f"cluster {label}"
+    return f"{label}: {', '.join(words[:NAMED])}" if words else f"#{label}"
 
 
-def _lengths(job: JobConfig, texts: list[str], notes: list[str]) -> tuple[npt.NDArray[np.int64], int | None]:
+def _lengths(job: JobConfig, texts: list[str], notes: list[Note]) -> tuple[npt.NDArray[np.int64], int | None]:
     nothing = np.empty(0, np.int64)
     try:
         spec = model_ref(job).spec()
@@ -301,7 +306,7 @@ def _lengths(job: JobConfig, texts: list[str], notes: list[str]) -> tuple[npt.ND
             return nothing, spec.length_limit
         tokens = Tokenizer.load(spec)(texts)
     except KosbertError as error:
-        notes.append(f"Lengths are not shown: the model cannot be loaded here ({error}).")
+        notes.append((NO_MODEL, {"error": error}))
         return nothing, None
     return (tokens.lengths + tokens.dropped)[tokens.rows].astype(np.int64), spec.length_limit
 

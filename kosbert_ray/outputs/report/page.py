@@ -10,45 +10,51 @@ from jinja2 import Environment, PackageLoader
 from plotly.offline import get_plotlyjs
 
 from kosbert_ray._version import __version__
+from kosbert_ray.outputs.report import reference
 from kosbert_ray.outputs.report.data import Pair, Report
 from kosbert_ray.outputs.report.figures import FONT, figures
-from kosbert_ray.units import data_size, duration, plural
+from kosbert_ray.outputs.report.words import Language, Words
+from kosbert_ray.units import data_size, duration
 
 TEXT_CHARS = 300
-# For comparison: the same figures of bundled:everyday by bundled:kosbert-mini.
-REFERENCE = "everyday sentences by kosbert-mini"
-ANISOTROPY, EFFECTIVE = 0.158, 70.3
 
 
-def page(report: Report) -> str:
+def page(report: Report, language: Language = "en") -> str:
     """Renders the report as HTML. It includes plotly's script, some five megabytes."""
+    say = Words(language)
     environment = Environment(loader=PackageLoader("kosbert_ray.outputs.report", ""), autoescape=True, trim_blocks=True)
     environment.filters["short"] = lambda text: text if len(text) <= TEXT_CHARS else f"{text[:TEXT_CHARS]}…"
     config = {"displayModeBar": False, "responsive": True}
     drawn = [
-        (name, about, plotly.io.to_html(figure, config, include_plotlyjs=False, full_html=False, div_id=name.lower()))
-        for name, about, figure in figures(report)
+        (
+            say(one.name),
+            one.about,
+            plotly.io.to_html(one.drawn, config, include_plotlyjs=False, full_html=False, div_id=one.name.lower()),
+        )
+        for one in figures(report, say)
     ]
     return environment.get_template("page.html.jinja").render(
         report=report,
+        say=say,
         version=__version__,
         font=FONT,
         script=get_plotlyjs(),
-        summary=list(_summary(report)),
-        warnings=list(_warnings(report)),
+        summary=[(say(name), value) for name, value in _summary(report, say)],
+        warnings=list(_warnings(report, say)),
         pairs=list(_pairs(report)),
-        nodes=_nodes(report),
-        costs=list(_costs(report)),
+        nodes=_nodes(report, say),
+        costs=list(_costs(report, say)),
         figures=drawn,
         evaluation_columns=list(dict.fromkeys(name for row in report.evaluation for name in row["figures"])),
     )
 
 
-def _warnings(report: Report) -> Iterator[str]:
+def _warnings(report: Report, say: Words) -> Iterator[str]:
     """Remarks that a reader should see first."""
-    if truncation := report.totals.truncation():
+    if truncation := report.totals.truncation(say):
         yield f"{truncation}."
-    yield from report.notes
+    for text, values in report.notes:
+        yield say(text, **values)
 
 
 def _pairs(report: Report) -> Iterator[tuple[str, str, tuple[Pair, ...]]]:
@@ -58,57 +64,83 @@ def _pairs(report: Report) -> Iterator[tuple[str, str, tuple[Pair, ...]]]:
         yield "Most isolated rows", "The nearest sampled row is far: are they of this corpus?", report.sample.isolated
 
 
-def _summary(report: Report) -> Iterator[tuple[str, str]]:
+def _summary(report: Report, say: Words) -> Iterator[tuple[str, str]]:
     totals, receipts = report.totals, report.receipts
     yield "Model", report.config.model.name
     yield "Input", report.config.input.path
-    yield "Rows", f"{totals.rows:,} in {plural(totals.slices, 'shard')}, {data_size(totals.output_bytes)}"
+    shards, size = say.counted(totals.slices, "shard"), data_size(totals.output_bytes)
+    yield "Rows", say("{rows:,} in {shards}, {size}", rows=totals.rows, shards=shards, size=size)
     share = totals.rejected / max(1, totals.rows + totals.rejected)
-    yield "Rejected", f"{plural(totals.rejected, 'row')} ({share:.2%})"
-    yield "Tokens", f"{totals.tokens:,}; {totals.encoded_tokens:,} through the model"
+    yield "Rejected", f"{say.counted(totals.rejected, 'row')} ({share:.2%})"
+    yield "Tokens", say("{all:,}; {encoded:,} through the model", all=totals.tokens, encoded=totals.encoded_tokens)
     # Rows that were not encoded share the vector of an equal text in their slice, or in the whole corpus.
-    yield "Duplicates", f"{max(0, 1 - totals.distinct / max(1, totals.rows)):.1%} of the rows share another row's vector"
-    yield "Long texts", totals.long_texts() or "none"
+    repeated = max(0, 1 - (totals.distinct + totals.reused) / max(1, totals.rows))
+    yield "Duplicates", say("{share:.1%} of the rows share another row's vector", share=repeated)
+    if totals.reused:
+        texts = say.counted(totals.reused, "text")
+        yield "Reused", say("{texts} took their vectors from an older output", texts=texts)
+    yield "Long texts", totals.long_texts(say) or say("none")
     ways = dict.fromkeys(
-        f"{one.precision}, {one.attention} attention, on {one.device}" for one in receipts if one.precision
+        say(
+            "{precision}, {attention} attention, on {device}",
+            precision=one.precision,
+            attention=one.attention,
+            device=one.device,
+        )
+        for one in receipts
+        if one.precision
     )
     yield "Computed in", "; ".join(ways)
     computed = sum(receipt.computed_tokens for receipt in receipts)
     if computed:
         fill = sum(receipt.encoded_tokens for receipt in receipts if receipt.computed_tokens) / computed
-        yield "Fill", f"{fill:.1%} of the computed tokens were not padding"
+        yield "Fill", say("{fill:.1%} of the computed tokens were not padding", fill=fill)
     times = [receipt.finished_at for receipt in receipts if receipt.finished_at]
     if times:
-        yield "Committed", f"within {duration(max(times) - min(times))}"
+        yield "Committed", say("within {time}", time=duration(max(times) - min(times)))
     encoding = sum(receipt.encode_seconds for receipt in receipts)
     if encoding:
-        yield "Encoding", f"{sum(one.encoded_tokens for one in receipts) / encoding:,.0f} tokens/s for each encoder"
+        rate = sum(one.encoded_tokens for one in receipts) / encoding
+        yield "Encoding", say("{rate:,.0f} tokens/s for each encoder", rate=rate)
     if report.sample:
         found = report.sample.health
         yield (
             "Anisotropy",
-            f"{found.anisotropy:.3f}, the mean cosine of two rows picked at random ({REFERENCE}: {ANISOTROPY:.3f})",
+            say(
+                "{found:.3f}, the mean cosine of two rows picked at random ({reference}: {usual:.3f})",
+                found=found.anisotropy,
+                reference=say(reference.NAME),
+                usual=reference.ANISOTROPY,
+            ),
         )
         yield (
             "Dimensions",
-            f"{found.effective_dimensions:.1f} effective of {len(found.deviations)}; {found.constant} constant "
-            f"({REFERENCE}: {EFFECTIVE:.1f} of 256)",
+            say(
+                "{found:.1f} effective of {all}; {constant} constant ({reference}: {usual:.1f} of {usual_all})",
+                found=found.effective_dimensions,
+                all=len(found.deviations),
+                constant=found.constant,
+                reference=say(reference.NAME),
+                usual=reference.EFFECTIVE_DIMENSIONS,
+                usual_all=reference.DIMENSION,
+            ),
         )
     yield "Fingerprint", report.digest
 
 
-def _nodes(report: Report) -> list[tuple[str, list[str]]]:
+def _nodes(report: Report, say: Words) -> list[tuple[str, list[str]]]:
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0] * 5)
     for receipt in report.receipts:
         values = (1, receipt.rows, receipt.encoded_tokens, receipt.encode_seconds, receipt.wait_seconds)
-        sums[receipt.node or "not known"] = [a + b for a, b in zip(sums[receipt.node or "not known"], values, strict=True)]
+        node = receipt.node or say("not known")
+        sums[node] = [a + b for a, b in zip(sums[node], values, strict=True)]
     return [
         (node, [f"{slices:,.0f}", f"{rows:,.0f}", f"{tokens:,.0f}", f"{busy:,.1f}", f"{waiting:,.1f}"])
         for node, (slices, rows, tokens, busy, waiting) in sorted(sums.items())
     ]
 
 
-def _costs(report: Report) -> Iterator[tuple[str, str]]:
+def _costs(report: Report, say: Words) -> Iterator[tuple[str, str]]:
     """Costs by the prices in ``plan``; nothing for what has no price."""
     plan = report.config.plan
     hours = sum(receipt.encode_seconds + receipt.wait_seconds for receipt in report.receipts) / 3600
@@ -117,7 +149,14 @@ def _costs(report: Report) -> Iterator[tuple[str, str]]:
             cost = hours * profile.price_per_hour
             yield (
                 name,
-                f"{cost:,.4g} {plan.currency}: {hours:,.3f} encoder hours at {profile.price_per_hour:g} {plan.currency}",
+                say(
+                    "{cost:,.4g} {currency}: {hours:,.3f} encoder hours at {price:g} {currency}",
+                    cost=cost,
+                    currency=plan.currency,
+                    hours=hours,
+                    price=profile.price_per_hour,
+                ),
             )
     if plan.storage_price is not None:
-        yield "storage", f"{report.totals.output_bytes / 1e9 * plan.storage_price:,.4g} {plan.currency} a month"
+        cost = report.totals.output_bytes / 1e9 * plan.storage_price
+        yield say("storage"), say("{cost:,.4g} {currency} a month", cost=cost, currency=plan.currency)
