@@ -222,7 +222,7 @@ class Progress:
         return [bottleneck(self._view, self._occupancy.busy)] if self._view else []
 
     def _in_progress(self) -> list[str]:
-        """How far the slices are that encoders work on, if they take long."""
+        """The progress within slices that take long."""
         doing = self._view.doing if self._view else ()
         shares = [item.share for item in doing if item.share is not None]
         if not shares:
