@@ -33,6 +33,7 @@ from kosbert_ray.cli import (
     evaluate,
     export,
     init,
+    load,
     ls,
     plan,
     promote,
@@ -56,7 +57,7 @@ _interrupted = INTERRUPTED  # the last line of the command that runs, if it is i
 
 COMMANDS = {
     "run a job": (demo, embed, plan, submit, status, init, schema, doctor),
-    "use an output": (search, cluster, report, export, ls),
+    "use an output": (search, cluster, report, export, load, ls),
     "check and replace an output": (verify, rejected, diff, promote),
     "models": (evaluate, train),
 }

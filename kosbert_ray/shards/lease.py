@@ -83,12 +83,12 @@ def holders(storage: Storage) -> list[Holder]:
     return [holder for _, holder in _read(storage) if holder.alive]
 
 
-def _read(storage: Storage) -> Iterator[tuple[str, Holder]]:
+def _read(storage: Storage, folder: str = LEASES_FOLDER) -> Iterator[tuple[str, Holder]]:
     """Reads the leases as pairs of file name and holder.
 
     The heartbeat is the file's modification time as the store reports it, which does not depend on the hosts' clocks.
     """
-    for entry in storage.list(LEASES_FOLDER):
+    for entry in storage.list(folder):
         # just released, half-written, or damaged
         with contextlib.suppress(FileNotFoundError, KeyError, ValueError, TypeError, OverflowError, RecursionError):
             lease = json.loads(storage.read(entry.name))
@@ -123,15 +123,16 @@ class Lease:
     Args:
         storage: the output directory.
         run: id of the run.
+        folder: where the leases are.
 
     Attributes:
         dead: runs that ended without releasing their lease; set by :meth:`others`.
         report: gives the progress to write with each heartbeat.
     """
 
-    def __init__(self, storage: Storage, run: str) -> None:
+    def __init__(self, storage: Storage, run: str, folder: str = LEASES_FOLDER) -> None:
         self.storage = storage
-        self.name = f"{LEASES_FOLDER}/{run}.json"
+        self._folder, self.name = folder, f"{folder}/{run}.json"
         now = time.time()
         self._holder = Holder(run, socket.gethostname(), os.getpid(), now, now)
         self.dead: list[Holder] = []
@@ -141,11 +142,16 @@ class Lease:
 
     def others(self) -> list[Holder]:
         """Returns the other active runs of this output, and removes the leases of dead ones."""
-        leases = {name: holder for name, holder in _read(self.storage) if name != self.name}
+        leases = {name: holder for name, holder in _read(self.storage, self._folder) if name != self.name}
         alive = {name: holder for name, holder in leases.items() if holder.alive}
         self.dead = [holder for name, holder in leases.items() if name not in alive]
         self.storage.delete([name for name in leases if name not in alive])
         return [*alive.values()]
+
+    @property
+    def started(self) -> float:
+        """Unix time in seconds."""
+        return self._holder.started
 
     def record_executor(self, name: str) -> None:
         """Adds the executor of the pass that begins."""

@@ -33,6 +33,7 @@ REJECTED_SCHEMA = pa.schema(
         pa.field("byte_offset", pa.int64()),
         pa.field("reason", pa.string()),
         pa.field("text", pa.large_string()),
+        pa.field("slice_row", pa.int64()),
     ]
 )
 

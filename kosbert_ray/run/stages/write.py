@@ -100,7 +100,10 @@ def _rejected(row: SliceRow, work: Work) -> pa.Table:
     if row.reread and work.rejected_text:
         _, table = next(work.reader.slices(fragment, range(receipt.slice_index)))
         texts = table[TEXT].combine_chunks().take(pa.array(sources(row)).filter(bad))
-    return pa.table([*addresses(fragment, positions).values(), row.reasons.filter(bad), texts], schema=REJECTED_SCHEMA)
+    rows = pa.array(sources(row)).filter(bad)
+    return pa.table(
+        [*addresses(fragment, positions).values(), row.reasons.filter(bad), texts, rows], schema=REJECTED_SCHEMA
+    )
 
 
 def _address(rejected: dict[str, Any]) -> str:

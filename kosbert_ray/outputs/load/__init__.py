@@ -1,0 +1,1 @@
+"""Loads outputs into databases."""

@@ -1,0 +1,283 @@
+"""Shared by all destinations: their protocol, and what is loaded of an output."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.outputs.load.ids import first_rows, input_rows, place_ids, require_unique
+from kosbert_ray.outputs.output import Output
+from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.ledger import JOB_FILE
+from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.shards.vectors import open_shard
+
+# Columns of a destination beside those of the output.
+OUTPUT, SHARD, ID = "kosbert_output", "kosbert_shard", "kosbert_id"
+CHUNK = "chunk"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one shard that have a vector.
+
+    Attributes:
+        shard: its name.
+        table: the id and the kept columns, ``n`` rows.
+        vectors: the vectors as they are stored, ``[n, width]``.
+    """
+
+    shard: str
+    table: pa.Table
+    vectors: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Options of a load.
+
+    Attributes:
+        name: of the table or collection.
+        id_column: the kept column that identifies a row; None for UUIDs of the rows' places in the input.
+        column: the column of vectors; None for the first.
+        index: whether to build an index for search.
+        strip_nul: remove NUL from texts where the destination cannot store it.
+    """
+
+    name: str
+    id_column: str | None = None
+    column: str | None = None
+    index: bool = True
+    strip_nul: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is loaded: a complete output, with the manifest as it was when the load began.
+
+    Attributes:
+        output: the output.
+        options: the options of the load.
+        format: the column of vectors.
+        identity: sha256 of the output's job.json, which is written once: identifies the output wherever it is.
+    """
+
+    output: Output
+    options: LoadOptions
+    format: EmbeddingFormat
+    identity: str
+    _firsts: Mapping[str, int] = field(repr=False)
+
+    @staticmethod
+    def of(output: Output, options: LoadOptions) -> Source:
+        """Opens the source.
+
+        Raises:
+            InputError: the output is not complete, or lacks a column.
+            UsageError: an option does not fit.
+            StorageError: the output cannot be read.
+        """
+        output.require_complete()
+        vector_format = output.vector_format(options.column)
+        if options.id_column is not None and options.id_column not in output.columns:
+            kept = ", ".join(output.columns) or "none"
+            raise UsageError(f"--id {options.id_column}: not among the kept columns ({kept})")
+        for name in (OUTPUT, SHARD, ID):
+            if name in output.columns:
+                raise InputError(f"{output.storage.url()}: has a column {name!r}, which a load adds itself")
+        identity = hashlib.sha256(output.storage.read(JOB_FILE)).hexdigest()
+        return Source(output, options, vector_format, identity, first_rows(output.manifest or ()))
+
+    @property
+    def chunked(self) -> bool:
+        """True if rows are chunks of texts."""
+        return self.output.job.long_text == "chunk"
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns that identify a row of the output."""
+        column = self.options.id_column
+        return (ID,) if column is None else (column, CHUNK) if self.chunked else (column,)
+
+    @property
+    def model(self) -> str:
+        """Identifies the vectors: the model's weights, pooling and prompt."""
+        fingerprint = self.output.record.fingerprint
+        parts = [str(fingerprint.get(name)) for name in ("weights", "tokenizer", "pooling", "head", "prompt")]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @cached_property
+    def receipts(self) -> dict[str, Receipt]:
+        """The shards to load, by name."""
+        return {receipt.shard: receipt for receipt in self.output.receipts if receipt.shard and receipt.rows}
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The schema of :attr:`Rows.table`: the kept columns, and ``kosbert_id`` unless one of them is the id."""
+        kept: list[pa.Field] = []
+        shards = [*self.receipts]
+        if shards:
+            with open_shard(self.output.storage, shards[0]) as file:
+                kept = [file.schema_arrow.field(name) for name in self.output.columns]
+        own = [pa.field(ID, pa.string(), nullable=False)] if self.options.id_column is None else []
+        return pa.schema([*own, *kept])
+
+    def require_unique_ids(self) -> None:
+        """Raises InputError if a kept column is the id and a value is null or occurs twice."""
+        if self.options.id_column is not None:
+            require_unique(self.output, [*self.receipts], self.key)
+
+    def rows(self, shard: str) -> Rows:
+        """Reads a shard. Rows without a vector are left out.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        output, receipt = self.output, self.receipts[shard]
+        with open_shard(output.storage, shard) as file:
+            table = file.read([*output.columns, self.format.column])
+        vectors = table[self.format.column].combine_chunks()
+        kept = table.select(list(output.columns))
+        if self.options.id_column is None:
+            chunk = table[CHUNK] if self.chunked else None
+            numbers = self._firsts[shard] + input_rows(output, receipt, chunk, table.num_rows)
+            ids = place_ids(receipt.file, numbers, chunk.to_pylist() if chunk is not None else None)
+            kept = kept.add_column(0, self.schema.field(ID), pa.array(ids))
+        valid = vectors.is_valid()
+        values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
+        return Rows(shard, kept.filter(valid), np.asarray(values).reshape(-1, self.format.width))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done so that a destination holds the manifest.
+
+    Attributes:
+        add: shards that it lacks.
+        replace: shards of which it holds another number of rows.
+        remove: shards that are no longer in the manifest.
+        rows: rows of the manifest.
+    """
+
+    add: tuple[str, ...]
+    replace: tuple[str, ...]
+    remove: tuple[str, ...]
+    rows: int
+
+    @staticmethod
+    def of(source: Source, held: Mapping[str, int]) -> Work:
+        """Compares the manifest with the rows by shard that the destination says it holds."""
+        expected = {shard: receipt.rows for shard, receipt in source.receipts.items()}
+        return Work(
+            add=tuple(shard for shard in expected if shard not in held),
+            replace=tuple(shard for shard, rows in expected.items() if held.get(shard, rows) != rows),
+            remove=tuple(shard for shard in held if shard not in expected),
+            rows=sum(expected.values()),
+        )
+
+    @property
+    def load(self) -> tuple[str, ...]:
+        """Shards to load."""
+        return (*self.add, *self.replace)
+
+    @property
+    def delete(self) -> tuple[str, ...]:
+        """Shards whose rows are to be deleted by their tag."""
+        return (*self.replace, *self.remove)
+
+
+class Destination(Protocol):
+    """A table or collection. A module of a destination has a function ``open(address, source) -> Destination``, which
+    raises UsageError if a library is missing or the address is wrong, StorageError if it cannot be reached.
+
+    Attributes:
+        address: where it is, without a password.
+    """
+
+    address: str
+
+    def require_fitting(self) -> None:
+        """Checks before anything is written that the source fits.
+
+        Raises:
+            UsageError: a column has a type that the destination lacks, or the vectors cannot be indexed.
+            InputError: the table holds vectors of another model or dimension, or is not one of kosbert-ray's.
+        """
+        ...
+
+    def held(self) -> dict[str, int]:
+        """The rows of this output that it holds, by shard, as the destination itself counts them."""
+        ...
+
+    def apply(self, work: Work) -> None:
+        """Loads and deletes. When this is killed at any time, the same load completes it.
+
+        Raises:
+            StorageError: the destination refuses, or a shard cannot be read.
+            InputError: a value cannot be stored; names its shard and row.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends the connection."""
+        ...
+
+
+def require_float_or_bits(source: Source, types: Mapping[str, str], name: str) -> str:
+    """The destination's type for the vectors.
+
+    Args:
+        source: what is loaded.
+        types: the destination's type by ``output.dtype``.
+        name: of the destination, for the message.
+
+    Raises:
+        UsageError: it has none, or the dot product of the stored numbers means nothing.
+    """
+    dtype = source.format.dtype
+    others = [item.column for item in source.output.formats if item.dtype in types]
+    remedy = f"load --column {others[0]}" if others else "embed with --set output.dtype=float32"
+    if source.format.codec.needs_ranges:
+        raise UsageError(
+            f"column {source.format.column!r} holds {dtype} codes with a range for each dimension, whose dot product is no "
+            f"cosine; {remedy}"
+        )
+    if dtype not in types:
+        raise UsageError(f"column {source.format.column!r} holds {dtype}, which {name} has no type for; {remedy}")
+    return types[dtype]
+
+
+def require_types(schema: pa.Schema, spell: Any, name: str) -> dict[str, str]:
+    """The destination's type of each column.
+
+    Args:
+        schema: the columns.
+        spell: gives the destination's type of an Arrow type, None if there is none.
+        name: of the destination, for the message.
+
+    Raises:
+        UsageError: a column has a type that the destination lacks.
+    """
+    found: dict[str, str] = {}
+    for column in schema:
+        kind = spell(column.type)
+        if kind is None:
+            raise UsageError(
+                f"column {column.name!r} is {column.type}, which {name} has no type for; embed it with another type "
+                f"(--set 'input.types={{{column.name}: string}}'), or without it"
+            )
+        found[column.name] = kind
+    return found
+
+
+def batches(shards: Sequence[str], size: int) -> list[Sequence[str]]:
+    """Groups of at most ``size`` shards."""
+    return [shards[first : first + size] for first in range(0, len(shards), size)]

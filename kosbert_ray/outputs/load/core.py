@@ -1,0 +1,118 @@
+"""Loads an output into a destination: every row once, resumable, and again after later runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kosbert_ray.errors import JobFailed, StorageError
+from kosbert_ray.outputs.load.base import Destination, Source, Work
+from kosbert_ray.outputs.load.table import open_destination
+from kosbert_ray.shards.lease import Lease
+from kosbert_ray.units import duration, plural
+
+LOADS_FOLDER = "_kosbert/loads"  # a lease for each load that is running
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The result of a load.
+
+    Attributes:
+        address: the destination, without a password.
+        rows: rows of this output that it holds now, by its own count.
+        added, replaced, removed: rows that were loaded for the first time, loaded again and deleted.
+        bytes: bytes of the shards that were read.
+        skipped: rows of the output that are not loaded, by reason.
+        done: False for a dry run.
+    """
+
+    address: str
+    rows: int
+    added: int
+    replaced: int
+    removed: int
+    bytes: int
+    skipped: dict[str, int]
+    done: bool
+
+
+def load(source: Source, address: str, dry_run: bool = False) -> Loaded:
+    """Loads an output.
+
+    The work to do is the manifest less what the destination says it holds, so that a destination that was restored from a
+    backup, or dropped, is brought up to date like any other.
+
+    Args:
+        source: what to load.
+        address: the destination.
+        dry_run: only say what would be done.
+
+    Raises:
+        UsageError: the address is wrong, a library is missing, or the destination lacks a type.
+        InputError: an id is null or occurs twice, or the destination holds other vectors.
+        JobFailed: another load of this output to this destination is running.
+        StorageError: the destination refuses, or holds other rows in the end.
+    """
+    destination = open_destination(address, source)
+    with contextlib.closing(destination):
+        destination.require_fitting()
+        held = destination.held()
+        work = Work.of(source, held)
+        receipts = source.receipts
+        found = Loaded(
+            address=destination.address,
+            rows=sum(held.values()),
+            added=sum(receipts[shard].rows for shard in work.add),
+            replaced=sum(receipts[shard].rows for shard in work.replace),
+            removed=sum(held[shard] for shard in work.remove),
+            bytes=sum(receipts[shard].output_bytes for shard in work.load),
+            skipped=_skipped(source),
+            done=not dry_run,
+        )
+        if dry_run:
+            return found
+        source.require_unique_ids()
+        with _alone(source, destination):
+            destination.apply(work)
+            rows = destination.held()
+        _require_rows(source, destination, rows)
+        return Loaded(**{**vars(found), "rows": sum(rows.values())})
+
+
+def _skipped(source: Source) -> dict[str, int]:
+    rejected = source.output.totals.rejected
+    return {"rejected": rejected} if rejected else {}
+
+
+def _require_rows(source: Source, destination: Destination, held: dict[str, int]) -> None:
+    """Raises StorageError unless the destination holds exactly the rows of the manifest that have a vector."""
+    left = Work.of(source, held)
+    for shards, how in ((left.add, "lacks"), (left.replace, "has another number of rows of"), (left.remove, "still has")):
+        if shards:
+            raise StorageError(
+                f"{destination.address}: {how} {plural(len(shards), 'shard')} ({shards[0]}) after the load; was it changed "
+                "meanwhile? Run the same command again"
+            )
+
+
+@contextlib.contextmanager
+def _alone(source: Source, destination: Destination) -> Iterator[None]:
+    """Holds the lease of this output and destination; raises JobFailed if another load holds it."""
+    ledger = source.output.ledger
+    place = hashlib.sha256(f"{destination.address}\n{source.options.name}".encode()).hexdigest()[:16]
+    lease = Lease(ledger.storage, ledger.run, f"{LOADS_FOLDER}/{place}")
+    with lease:
+        others = [other for other in lease.others() if (other.started, other.run) < (lease.started, ledger.run)]
+        if others:
+            first = others[0]
+            raise JobFailed(
+                f"{destination.address}: another load of this output is running (on {first.host}, process {first.pid}, "
+                f"started {duration(first.age)} ago); wait for it, or end it first"
+            )
+        yield

@@ -1,0 +1,155 @@
+"""LanceDB: a table on a disk or in an object store, searched without a server.
+
+A first load is one commit, a later one a single merge that replaces rows by id and deletes those of shards that are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kosbert_ray.errors import InputError, StorageError, UsageError, first_line
+from kosbert_ray.outputs.load.base import (
+    OUTPUT,
+    SHARD,
+    Source,
+    Work,
+    require_float_or_bits,
+)
+
+try:
+    import lancedb
+    from lancedb.index import IvfFlat, IvfHnswSq
+except ImportError as error:
+    raise UsageError("lancedb: not installed; pip install 'kosbert-ray[lancedb]'") from error
+
+MODEL = b"kosbert_ray.model"  # in the schema's metadata
+VECTOR_TYPES = {"float32": "float32", "float16": "float16", "ubinary": "uint8"}
+MAX_TABLES = 100_000  # whose names are listed
+MIN_INDEXED = 10_000  # rows; fewer are searched exactly
+CLEANUP_AGE = timedelta(days=7)  # older versions of the table are removed
+
+
+def open(address: str, source: Source) -> LanceDB:
+    """Opens ``lancedb:FOLDER`` or ``lancedb:s3://BUCKET/FOLDER``."""
+    uri = address.partition(":")[2]
+    if not uri:
+        raise UsageError("lancedb: name a folder or URL, such as lancedb:tables/ or lancedb:s3://bucket/tables")
+    options = source.output.storage.options.object_store_options() if "://" in uri else None
+    try:
+        return LanceDB(uri, lancedb.connect(uri, storage_options=options), source)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise StorageError(f"lancedb:{uri}: cannot be opened ({first_line(error)})") from error
+
+
+class LanceDB:
+    """A table."""
+
+    def __init__(self, uri: str, database: lancedb.DBConnection, source: Source) -> None:
+        self._database, self._source, self._name = database, source, source.options.name
+        self.address = f"lancedb:{uri}, table {self._name}"
+        self._ours = f"{OUTPUT} = '{source.identity}'"
+
+    def close(self) -> None:
+        """Leaves nothing open."""
+
+    def _table(self) -> Any:
+        """The table; None if there is none."""
+        with self._errors():
+            there = self._name in self._database.list_tables(limit=MAX_TABLES).tables
+            return self._database.open_table(self._name) if there else None
+
+    @property
+    def _schema(self) -> pa.Schema:
+        source = self._source
+        value = pa.type_for_alias(source.format.codec.arrow)
+        vectors = pa.field(source.format.column, pa.list_(value, source.format.width))
+        own = [pa.field(OUTPUT, pa.string()), pa.field(SHARD, pa.string())]
+        metadata = {MODEL: source.model.encode()}
+        return pa.schema([*own, *(field.with_nullable(True) for field in source.schema), vectors], metadata)
+
+    def require_fitting(self) -> None:
+        """See :class:`~kosbert_ray.outputs.load.base.Destination`."""
+        require_float_or_bits(self._source, VECTOR_TYPES, "LanceDB")
+        table = self._table()
+        if table is None:
+            return
+        model = (table.schema.metadata or {}).get(MODEL)
+        if model is None:
+            raise InputError(f"{self.address}: the table was not made by kosbert-ray load; choose another with --table")
+        ours = self._schema
+        if not table.schema.remove_metadata().equals(ours.remove_metadata()):
+            kinds = [{field.name: str(field.type) for field in schema} for schema in (table.schema, ours)]
+            name = min({*kinds[0].items()} ^ {*kinds[1].items()})[0]
+            raise InputError(
+                f"{self.address}: its column {name!r} is {kinds[0].get(name, 'missing')}, and that of the output is "
+                f"{kinds[1].get(name, 'missing')}; choose another with --table"
+            )
+        if model != self._source.model.encode():
+            raise InputError(f"{self.address}: holds vectors of another model; choose another with --table")
+
+    def held(self) -> dict[str, int]:
+        """Counts the rows of this output by shard."""
+        table = self._table()
+        if table is None:
+            return {}
+        counts: Counter[str] = Counter()
+        with self._errors():
+            for batch in table.search().where(self._ours).select([SHARD]).to_batches():
+                counts.update(batch.column(SHARD).to_pylist())
+        return dict(counts)
+
+    def apply(self, work: Work) -> None:
+        """See :class:`~kosbert_ray.outputs.load.base.Destination`."""
+        if not (work.load or work.delete):
+            return
+        rows = pa.RecordBatchReader.from_batches(self._schema, self._batches(work.load))
+        with self._errors():
+            table = self._table()
+            if table is None:
+                table = self._database.create_table(self._name, rows)
+            else:
+                self._merge(table, work, rows)
+            self._index(table)
+
+    def _merge(self, table: Any, work: Work, rows: pa.RecordBatchReader) -> None:
+        names = ", ".join("'" + name.replace("'", "''") + "'" for name in work.delete)
+        merge = table.merge_insert([OUTPUT, *self._source.key]).when_matched_update_all().when_not_matched_insert_all()
+        if names:
+            merge = merge.when_not_matched_by_source_delete(f"{self._ours} AND {SHARD} IN ({names})")
+        merge.execute(rows)
+
+    def _batches(self, shards: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        schema, identity = self._schema, self._source.identity
+        for shard in shards:
+            found = self._source.rows(shard)
+            count = found.table.num_rows
+            values = pa.array(np.ascontiguousarray(found.vectors).reshape(-1))
+            vectors = pa.FixedSizeListArray.from_arrays(values, self._source.format.width)
+            columns = [pa.array([identity] * count), pa.array([shard] * count), *found.table.columns, vectors]
+            yield from pa.table(columns, schema=schema).to_batches()
+
+    def _index(self, table: Any) -> None:
+        """Indexes the vectors, or brings the index up to date."""
+        source = self._source
+        if not source.options.index or table.count_rows() < MIN_INDEXED:
+            return
+        if any(source.format.column in index.columns for index in table.list_indices()):
+            table.optimize(cleanup_older_than=CLEANUP_AGE)
+            return
+        bits = source.format.dtype == "ubinary"
+        config = IvfFlat(distance_type="hamming") if bits else IvfHnswSq(distance_type="cosine")
+        table.create_index(source.format.column, config=config)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+            raise StorageError(f"{self.address}: LanceDB refuses ({first_line(error)})") from error

@@ -1,0 +1,365 @@
+"""PostgreSQL with pgvector.
+
+A first load copies each shard in a transaction of its own, with its row in ``kosbert_ray_loads``, over several connections;
+indexes come after. A later load copies into a staging table and changes the table in one transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kosbert_ray.corpus.types import is_binary, is_string, plain
+from kosbert_ray.encoder.options import usable_cores
+from kosbert_ray.errors import InputError, StorageError, UsageError, first_line
+from kosbert_ray.outputs.load.base import (
+    ID,
+    OUTPUT,
+    SHARD,
+    Rows,
+    Source,
+    Work,
+    require_float_or_bits,
+    require_types,
+)
+
+try:
+    import psycopg
+    from pgvector import Bit, HalfVector, Vector
+    from pgvector.psycopg import register_vector
+    from psycopg import sql
+except ImportError as error:
+    raise UsageError("postgresql: not installed; pip install 'kosbert-ray[postgresql]'") from error
+
+LOADS = "kosbert_ray_loads"
+CONNECTIONS = 4  # of a first load, at most one for each core
+VECTOR_TYPES = {"float32": "vector", "float16": "halfvec", "ubinary": "bit"}
+INDEXED = {"vector": 2000, "halfvec": 4000, "bit": 64000}  # dimensions that pgvector 0.8 indexes
+OPERATORS = {"vector": "vector_cosine_ops", "halfvec": "halfvec_cosine_ops", "bit": "bit_hamming_ops"}
+NUL = "\0"
+MAX_NAME = 63  # bytes of an identifier
+
+SPELLED = {
+    "timestamp": "timestamp without time zone",
+    "timestamptz": "timestamp with time zone",
+    "time": "time without time zone",
+}
+
+# Makes what pgvector writes in binary of a row of stored numbers.
+MAKE: dict[str, Callable[[np.ndarray], object]] = {
+    "vector": Vector,
+    "halfvec": HalfVector,
+    "bit": lambda row: Bit(row.tobytes()),
+}
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+def spell(kind: pa.DataType) -> str | None:
+    """PostgreSQL's type for an Arrow type; None if it has none that keeps every value."""
+    kind = plain(kind)
+    types = pa.types
+    if is_string(kind):
+        return "text"
+    if is_binary(kind):
+        return "bytea"
+    simple: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
+        (types.is_boolean, "boolean"),
+        (types.is_int8, "smallint"),
+        (types.is_uint8, "smallint"),
+        (types.is_int16, "smallint"),
+        (types.is_uint16, "integer"),
+        (types.is_int32, "integer"),
+        (types.is_uint32, "bigint"),
+        (types.is_int64, "bigint"),
+        (types.is_uint64, "numeric"),
+        (types.is_float16, "real"),
+        (types.is_float32, "real"),
+        (types.is_float64, "double precision"),
+        (types.is_decimal, "numeric"),
+        (types.is_date, "date"),
+        (types.is_null, "text"),
+    )
+    for check, name in simple:
+        if check(kind):
+            return name
+    if types.is_timestamp(kind) and kind.unit != "ns":
+        return "timestamptz" if kind.tz else "timestamp"
+    if types.is_time(kind) and kind != pa.time64("ns"):
+        return "time"
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        item = None if types.is_nested(kind.value_type) else spell(kind.value_type)
+        return item and f"{item}[]"
+    return None
+
+
+def _formatted(kind: str) -> str:
+    """A type as PostgreSQL's ``format_type`` spells it."""
+    name = kind.removesuffix("[]")
+    return SPELLED.get(name, name) + kind[len(name) :]
+
+
+def open(address: str, source: Source) -> PostgreSQL:
+    """Connects; the password comes from ``PGPASSWORD`` or ``~/.pgpass``."""
+    parts = urlsplit(address)
+    if parts.password:
+        raise UsageError("postgresql: leave the password out of the address; set PGPASSWORD, or write it to ~/.pgpass")
+    return PostgreSQL(address, source)
+
+
+class PostgreSQL:
+    """A table of a PostgreSQL database."""
+
+    def __init__(self, address: str, source: Source) -> None:
+        self._source, self._url = source, address
+        self.address = f"{address.partition('?')[0]}, table {source.options.name}"
+        self._connection = self._connect()
+        *schema, table = source.options.name.split(".")
+        for name in (*schema, table):
+            if not name or len(name.encode()) > MAX_NAME:
+                raise UsageError(f"--table {source.options.name}: not a name of a table")
+        self._table = sql.Identifier(*schema, table)
+        self._loads = sql.Identifier(*schema, LOADS)
+        self._staging = sql.Identifier(*schema, f"kosbert_staging_{source.identity[:16]}")
+        self._short = re.sub(r"\W", "_", table)[:24]
+
+    def _connect(self) -> Connection:
+        try:
+            connection = psycopg.connect(self._url, autocommit=True, application_name="kosbert-ray")
+            found = connection.execute("SELECT extname FROM pg_extension WHERE extname = 'vector'").fetchone()
+            if not found:
+                connection.execute("CREATE EXTENSION vector")
+            register_vector(connection)
+        except psycopg.Error as error:
+            what = "the extension vector (pgvector) is not there" if "extension" in str(error) else "cannot connect"
+            raise StorageError(f"{self.address}: {what} ({first_line(error)})") from error
+        return connection
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._connection.close()
+
+    # -- what fits ---------------------------------------------------------------------------------------------------
+
+    def require_fitting(self) -> None:
+        """See :class:`~kosbert_ray.outputs.load.base.Destination`."""
+        source = self._source
+        self._vector = require_float_or_bits(source, VECTOR_TYPES, "pgvector")
+        most = INDEXED[self._vector]
+        if source.options.index and source.format.dimension > most:
+            halves = [item.column for item in source.output.formats if item.dtype == "float16"]
+            half = (
+                f"load --column {halves[0]}" if halves else "embed with output.dtype=float32,float16 and load that column"
+            )
+            remedy = f"{half} (halfvec is indexed up to {INDEXED['halfvec']:,}), or " if self._vector == "vector" else ""
+            raise UsageError(
+                f"column {source.format.column!r} has {source.format.dimension:,} dimensions, and pgvector indexes "
+                f"{self._vector} up to {most:,}; {remedy}load with --no-index"
+            )
+        columns = require_types(source.schema, spell, "PostgreSQL")
+        if ID in columns:
+            columns[ID] = "uuid"
+        size = source.format.dimension
+        self._columns = {OUTPUT: "uuid", SHARD: "text", **columns, source.format.column: f"{self._vector}({size})"}
+        with self._errors():
+            self._require_own_table()
+
+    def _require_own_table(self) -> None:
+        source = self._source
+        there = self._there(self._table)
+        if not there:
+            return
+        columns = self._connection.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass(%s) "
+            "AND attnum > 0 AND NOT attisdropped",
+            [self._table.as_string(self._connection)],
+        )
+        kinds = {str(name): str(kind) for name, kind in columns}
+        ours = {name: _formatted(kind) for name, kind in self._columns.items()}
+        if OUTPUT not in kinds or not self._there(self._loads):
+            raise InputError(f"{self.address}: the table was not made by kosbert-ray load; choose another with --table")
+        if kinds != ours:
+            name = min({*kinds.items()} ^ {*ours.items()})[0]
+            raise InputError(
+                f"{self.address}: its column {name!r} is {kinds.get(name, 'missing')}, and that of the output is "
+                f"{ours.get(name, 'missing')}; choose another with --table"
+            )
+        models = self._connection.execute(
+            sql.SQL("SELECT DISTINCT model FROM {} WHERE table_name = %s").format(self._loads), [source.options.name]
+        ).fetchall()
+        if any(model != source.model for (model,) in models):
+            raise InputError(f"{self.address}: holds vectors of another model; choose another with --table")
+
+    def _there(self, name: sql.Identifier) -> bool:
+        found = self._connection.execute("SELECT to_regclass(%s)", [name.as_string(self._connection)]).fetchone()
+        return bool(found and found[0])
+
+    # -- what is there -----------------------------------------------------------------------------------------------
+
+    def held(self) -> dict[str, int]:
+        """Counts the rows of this output by shard; a shard without its row in ``kosbert_ray_loads`` counts as partial."""
+        if not self._there(self._table):
+            return {}
+        with self._errors():
+            counts = sql.SQL("SELECT {}, count(*) FROM {} WHERE {} = %s GROUP BY 1").format(
+                sql.Identifier(SHARD), self._table, sql.Identifier(OUTPUT)
+            )
+            rows = {str(shard): int(str(count)) for shard, count in self._connection.execute(counts, [self._tag])}
+            recorded = sql.SQL("SELECT shard FROM {} WHERE table_name = %s AND output = %s").format(self._loads)
+            known = {shard for (shard,) in self._connection.execute(recorded, self._place)}
+        return {shard: count if shard in known else 0 for shard, count in rows.items()}
+
+    @property
+    def _tag(self) -> str:
+        return self._source.identity[:32]
+
+    @property
+    def _place(self) -> list[object]:
+        return [self._source.options.name, self._source.identity]
+
+    # -- changes -----------------------------------------------------------------------------------------------------
+
+    def apply(self, work: Work) -> None:
+        """See :class:`~kosbert_ray.outputs.load.base.Destination`."""
+        with self._errors():
+            self._create()
+            if self._there(sql.Identifier(*self._table._obj[:-1], self._unique)):
+                self._replace(work)
+            else:
+                self._delete(self._connection, work.delete)
+                self._copy_all(work.load)
+            self._index()
+
+    @property
+    def _unique(self) -> str:
+        return f"{self._short}_kosbert_key"
+
+    def _create(self) -> None:
+        columns = sql.SQL(", ").join(
+            sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in self._columns.items()
+        )
+        self._connection.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(self._table, columns))
+        self._connection.execute(
+            sql.SQL(
+                "CREATE TABLE IF NOT EXISTS {} (table_name text, output text, shard text, rows bigint, model text, "
+                "dimension integer, loaded_at timestamptz DEFAULT now(), PRIMARY KEY (table_name, output, shard))"
+            ).format(self._loads)
+        )
+
+    def _delete(self, connection: Connection, shards: Sequence[str]) -> None:
+        if not shards:
+            return
+        with connection.transaction():
+            gone = sql.SQL("DELETE FROM {} WHERE {} = %s AND {} = ANY(%s)")
+            connection.execute(
+                gone.format(self._table, sql.Identifier(OUTPUT), sql.Identifier(SHARD)), [self._tag, list(shards)]
+            )
+            forgotten = sql.SQL("DELETE FROM {} WHERE table_name = %s AND output = %s AND shard = ANY(%s)")
+            connection.execute(forgotten.format(self._loads), [*self._place, list(shards)])
+
+    def _copy_all(self, shards: Sequence[str]) -> None:
+        """Copies shards over several connections, each shard in a transaction."""
+        count = max(1, min(CONNECTIONS, usable_cores(), len(shards)))
+        with contextlib.ExitStack() as stack, ThreadPoolExecutor(count) as pool:
+            free = [stack.enter_context(contextlib.closing(self._connect())) for _ in range(count)]
+
+            def copy(shard: str) -> None:
+                connection = free.pop()
+                try:
+                    with connection.transaction():
+                        self._record(connection, shard, self._copy(connection, self._table, shard))
+                finally:
+                    free.append(connection)
+
+            try:
+                for _ in pool.map(copy, shards):
+                    pass
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _record(self, connection: Connection, shard: str, rows: int) -> None:
+        added = sql.SQL(
+            "INSERT INTO {} (table_name, output, shard, rows, model, dimension) VALUES (%s, %s, %s, %s, %s, %s) "
+            "ON CONFLICT (table_name, output, shard) DO UPDATE SET rows = excluded.rows, loaded_at = now()"
+        )
+        source = self._source
+        connection.execute(added.format(self._loads), [*self._place, shard, rows, source.model, source.format.dimension])
+
+    def _copy(self, connection: Connection, table: sql.Identifier, shard: str) -> int:
+        """Copies the rows of a shard in the binary format; returns their number."""
+        rows = self._source.rows(shard)
+        columns = [self._values(rows, field) for field in self._source.schema]
+        make = MAKE[self._vector]
+        names = sql.SQL(", ").join(map(sql.Identifier, self._columns))
+        kinds = [kind.partition("(")[0] for kind in self._columns.values()]
+        tag = uuid.UUID(self._tag)
+        with connection.cursor().copy(sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(table, names)) as copy:
+            copy.set_types(kinds)
+            for *values, vector in zip(*columns, rows.vectors, strict=True):
+                copy.write_row((tag, shard, *values, make(vector)))
+        return int(rows.table.num_rows)
+
+    def _values(self, rows: Rows, field: pa.Field) -> list[object]:
+        """The values of a column as psycopg takes them."""
+        column = rows.table[field.name]
+        kind = plain(field.type)
+        if field.name == ID:
+            return [uuid.UUID(value) for value in column.to_pylist()]
+        if is_string(kind):
+            column = column.cast(pa.large_string())
+            bad = pc.match_substring(column, NUL)
+            if pc.any(bad).as_py():
+                if not self._source.options.strip_nul:
+                    row = int(np.flatnonzero(pc.fill_null(bad, False).to_numpy())[0])
+                    raise InputError(
+                        f"{self._source.output.storage.url(rows.shard)}: row {row:,}: column {field.name!r} contains NUL "
+                        "(\\0), which PostgreSQL cannot store; add --strip-nul"
+                    )
+                column = pc.replace_substring(column, NUL, "")
+        return list(column.to_pylist())
+
+    def _replace(self, work: Work) -> None:
+        """Loads into a staging table, then deletes and inserts in one transaction."""
+        run = self._connection.execute
+        run(sql.SQL("DROP TABLE IF EXISTS {}").format(self._staging))
+        if not (work.load or work.delete):
+            return
+        run(sql.SQL("CREATE UNLOGGED TABLE {} (LIKE {})").format(self._staging, self._table))
+        counts = {shard: self._copy(self._connection, self._staging, shard) for shard in work.load}
+        with self._connection.transaction():
+            self._delete(self._connection, work.delete)
+            run(sql.SQL("INSERT INTO {} SELECT * FROM {}").format(self._table, self._staging))
+            for shard, rows in counts.items():
+                self._record(self._connection, shard, rows)
+            run(sql.SQL("DROP TABLE {}").format(self._staging))
+
+    def _index(self) -> None:
+        """Makes the indexes that are not there: of ids, of shards, of vectors."""
+        run, name = self._connection.execute, sql.Identifier
+        keys = sql.SQL(", ").join(map(sql.Identifier, (OUTPUT, *self._source.key)))
+        create = "CREATE {} INDEX IF NOT EXISTS {} ON {} ({})"
+        shards = sql.SQL(", ").join(map(sql.Identifier, (OUTPUT, SHARD)))
+        plain_index = f"{self._short}_kosbert_shard"
+        run(sql.SQL(create).format(sql.SQL(""), name(plain_index), self._table, shards))
+        if self._source.options.index:
+            vectors = sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw ({} {})")
+            column, operators = name(self._source.format.column), sql.SQL(OPERATORS[self._vector])
+            run(vectors.format(name(f"{self._short}_kosbert_hnsw"), self._table, column, operators))
+        # Last: its presence says that the first load is complete.
+        run(sql.SQL(create).format(sql.SQL("UNIQUE"), name(self._unique), self._table, keys))
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            raise StorageError(f"{self.address}: PostgreSQL refuses ({first_line(error)})") from error

