@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from kosbert_ray.encoder.engines.choice import fitted, preferred_engine
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import usable_cores
 from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
-from kosbert_ray.errors import UsageError
+from kosbert_ray.errors import StorageError, UsageError
 from kosbert_ray.model.files import sha256
 from kosbert_ray.model.locate import locate
 from kosbert_ray.model.options import SpecOptions
@@ -36,7 +37,7 @@ from kosbert_ray.model.source import BUNDLED_PREFIX, ModelSource, bundled_path
 from kosbert_ray.model.spec import ModelSpec, read_spec
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.format import EmbeddingFormat
-from kosbert_ray.shards.ledger import Committed
+from kosbert_ray.shards.ledger import JOB_FILE, Committed
 from kosbert_ray.shards.pointer import current
 from kosbert_ray.shards.vector_types import Ranges
 from kosbert_ray.storage import Storage, StorageOptions
@@ -126,6 +127,15 @@ def require_apart(corpus: Corpus, output: Storage) -> None:
         raise UsageError(
             f"output.path: {output.address} is inside the input {corpus.storage.address}; its shards would be read as text"
         )
+
+
+def require_outside(destination: Storage) -> None:
+    """Raises UsageError if a destination is inside an output, whose readers would take its files for shards."""
+    folder = destination.address.rstrip("/")
+    while (folder := folder.rpartition("/")[0]) and not folder.endswith((":/", ":")):
+        with contextlib.suppress(StorageError, OSError):
+            if Storage(folder, destination.options.fail_fast()).exists(JOB_FILE):
+                raise UsageError(f"{destination.address}: is inside the output {folder}; choose a folder outside it")
 
 
 def _real(storage: Storage) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pyarrow as pa
 from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.text import RowText
 
+TEXT_TYPES = {"string", "large_string", "string_view", "binary", "large_binary", "binary_view"}
 CHUNK_PLACE = ("chunk_start", "chunk_end")
 
 
@@ -27,12 +29,21 @@ class KeptTexts:
     _whole: bool
 
     @staticmethod
-    def of(job: JobConfig) -> KeptTexts | None:
-        """Returns the reader for the outputs of a job; None if they do not hold their texts."""
+    def of(job: JobConfig, kept: Collection[str]) -> KeptTexts | None:
+        """Returns the reader for the outputs of a job; None if they do not hold their texts.
+
+        A text column of another type than string may have been spelled in another way before it was cast, so it does not
+        hold the text.
+
+        Args:
+            job: the job.
+            kept: ``name: type`` of each column of its outputs beside the vectors, as the fingerprint has them.
+        """
         source, chunked = RowText.of(job.input), job.long_text == "chunk"
         if column := job.copied_column():
             return KeptTexts((column,), source, True, chunked, False)
-        if {*source.columns} <= {*job.input.keep}:
+        texts = {name for name, _, kind in (column.rpartition(": ") for column in kept) if kind in TEXT_TYPES}
+        if {*source.columns} <= texts & {*job.input.keep}:
             return KeptTexts((*source.columns, *(CHUNK_PLACE if chunked else ())), source, False, chunked, chunked)
         return None
 

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -368,13 +369,19 @@ def _read(model: type[BaseModel], path: str) -> tuple[dict[str, Any], dict[str, 
     try:
         text = Path(path).read_text(encoding="utf-8")
         tree = yaml.safe_load(text) or {}
-        lines = dict(_lines(yaml.compose(text, yaml.SafeLoader)))
+        found = list(_lines(yaml.compose(text, yaml.SafeLoader)))
+        lines = dict(found)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text") from error
+    except RecursionError:
+        raise UsageError(f"{path}: an alias (*name) contains itself") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not YAML ({_where(error)})") from None  # its text quotes the lines around it
+    if twice := next((name for name, count in Counter(name for name, _ in found).items() if count > 1), None):
+        where = " and ".join(str(line) for name, line in found if name == twice)
+        raise UsageError(f"{path}: {twice} is set twice, in lines {where}")
     if not isinstance(tree, dict):
         raise UsageError(f"{path}: a job file is a mapping of sections such as {', '.join(list(model.model_fields)[:3])}")
     return tree, lines
@@ -434,6 +441,8 @@ def _explain(model: type[BaseModel], problem: ErrorDetails, path: list[str]) -> 
     if problem["type"] == "value_error":  # raised by a section; for a whole section it starts with the option's name
         section = isinstance(problem["input"], dict)
         return message if not path else f"{name}.{message}" if section else f"{name}: {message}"
+    if problem["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        message = "is a section, with options of its own"
     shown = HIDDEN if _may_contain_secret(model, name) else shown_value(problem["input"])
     return f"{name}: {message[0].lower() + message[1:]}, not {shown}"
 

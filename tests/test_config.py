@@ -101,7 +101,14 @@ def test_a_wrong_option_is_named_with_what_would_be_right(setting: str, message:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("[1]", "mapping of sections"), ("a: [", "not YAML"), (None, "No such file")]
+    ("content", "message"),
+    [
+        ("[1]", "mapping of sections"),
+        ("a: [", "not YAML"),
+        ("a: &a [*a]", "contains itself"),
+        ("input: one\ndedup: slice\ninput: two", "input is set twice, in lines 1 and 3"),
+        (None, "No such file"),
+    ],
 )
 def test_a_job_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:

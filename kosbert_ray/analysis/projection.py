@@ -14,7 +14,7 @@ MIN_ROWS = 5  # too few neighbours for t-SNE below this
 def project(vectors: npt.NDArray[np.float32], seed: int = 0) -> npt.NDArray[np.float32]:
     """Projects float32 ``[n, d]`` to float32 ``[n, 2]``: PCA, then t-SNE, on unit-length vectors. Deterministic.
 
-    Fewer than ``MIN_ROWS`` vectors are placed in a row.
+    Fewer than ``MIN_ROWS`` vectors, and vectors of one dimension, are placed in a row.
 
     Source: van der Maaten and Hinton 2008, "Visualizing Data using t-SNE".
     """
@@ -26,6 +26,8 @@ def project(vectors: npt.NDArray[np.float32], seed: int = 0) -> npt.NDArray[np.f
     if count < MIN_ROWS:
         return np.stack([np.arange(count), np.zeros(count)], axis=1).astype(np.float32)
     reduced = PCA(min(COMPONENTS, count, dimension), random_state=seed).fit_transform(normalize(vectors))
+    if dimension == 1:
+        return np.concatenate([reduced, np.zeros((count, 1))], axis=1).astype(np.float32)
     perplexity = min(PERPLEXITY, (count - 1) / 3)
     points = TSNE(2, perplexity=perplexity, init="pca", max_iter=ITERATIONS, random_state=seed).fit_transform(reduced)
     return np.asarray(points, np.float32)

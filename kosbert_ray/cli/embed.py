@@ -164,7 +164,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with contextlib.suppress(BrokenPipeError):
         print(summary.result(), flush=True)
     if summary.bound == "limit":
-        log.info("run the same command without --limit to embed the rest")
+        log.info("to embed the rest, run the same command without --limit, or kosbert-ray embed --resume OUTPUT")
         return 0
     if summary.bound:
         log.info("run the same command again to embed the rest")

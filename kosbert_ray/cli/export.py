@@ -47,6 +47,8 @@ def _run(arguments: argparse.Namespace) -> int:
         shard_size = parse_bytes(arguments.shard_size)
     except ValueError as error:
         raise UsageError(f"--shard-size: {error}") from error
+    if shard_size == 0:
+        raise UsageError("--shard-size: is 0; write it like 256MB")
     from kosbert_ray.outputs.output import Output
 
     done = export(Output(config), arguments.folder, EXPORTERS[arguments.format](), arguments.column, shard_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def _copy_example(arguments: argparse.Namespace) -> int:
     examples = {path.stem: path for path in sorted(CONFIGS.iterdir()) if path.suffix in (".yaml", ".json")}
     if arguments.example == "list":
         for name, source in examples.items():
-            print(f"{name:<26}{_first_line(source)}")
+            print(f"{name:<26}{_first_sentence(source)}")
         return 0
     if arguments.example not in examples:
         raise UsageError(f"--example {arguments.example}: there are {', '.join(examples)}")
@@ -102,6 +103,9 @@ def _copy_example(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _first_line(path: Path) -> str:
-    line = path.read_text("utf-8").partition("\n")[0]
-    return line.removeprefix("# ") if line.startswith("#") else ""
+def _first_sentence(path: Path) -> str:
+    """Describes an example by the first sentence of its comment."""
+    if path.suffix == ".json":
+        return "A dashboard for Grafana."
+    comment = " ".join(line.removeprefix("# ") for line in path.read_text("utf-8").splitlines() if line.startswith("#"))
+    return f"{re.split(r'[.:] ', comment)[0].rstrip('.:')}."

@@ -119,7 +119,7 @@ def _ask(find: Callable[[list[str]], list[Hit]]) -> None:
         if not query.strip():
             continue
         try:
-            lines = tables(find([query]), terminal_width())
+            lines = tables(find([_utf8(query)]), terminal_width())
         except KosbertError as error:  # of this query; the next may be better
             log.error(error)
             continue
@@ -160,10 +160,13 @@ def tables(hits: list[Hit], width: int | None) -> list[str]:
 
 def _rows(hits: list[Hit]) -> list[list[str]]:
     """Cells of a query's hits, a header first. Texts come last; rows that differ in nothing but their place are one."""
-    names = sorted(hits[0].columns, key=lambda name: name in ("text", "chunk_text"))
+    from kosbert_ray.config import TEXT_HASH
+
+    shown = [name for name in hits[0].columns if name != TEXT_HASH]
+    names = sorted(shown, key=lambda name: name in ("text", "chunk_text"))
     rows: dict[tuple[str, ...], int] = {}
     for hit in hits:
-        values = [one_line(str(hit.columns[name])) for name in names] or [hit.shard, str(hit.row)]
+        values = [one_line(_spelled(hit.columns[name])) for name in names] or [hit.shard, str(hit.row)]
         row = (f"{hit.score:.4f}", *values)
         rows[row] = rows.get(row, 0) + 1
     header = ["score", *(names or ["shard", "row"])]
@@ -179,7 +182,11 @@ def _record(hit: Hit) -> dict[str, object]:
 
 
 def _json(hit: Hit) -> str:
-    return json.dumps(_record(hit), ensure_ascii=False, default=str)
+    return json.dumps(_record(hit), ensure_ascii=False, default=_spelled)
+
+
+def _spelled(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _write_parquet(hits: list[Hit], path: str) -> None:

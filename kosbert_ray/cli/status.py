@@ -120,4 +120,4 @@ def _remedy(failed_files: int) -> str:
             f"the last run failed on {plural(failed_files, 'input file')} and committed all others; "
             "fix or remove these files and run the same command again"
         )
-    return "no run is writing to it; run the same command again to resume"
+    return "no run is writing to it; run the same command (without --limit) or kosbert-ray embed --resume OUTPUT"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 REMEDIES = {
-    "incomplete": "run the same embed command again to complete it",
+    "incomplete": "run the same embed command (without --limit) again to complete it",
     "broken": "delete the broken files and run the same embed command again",
     "stale": "run the same embed command again, which replaces shards of changed files",
     "foreign": "move files that are not this job's out of the folder",

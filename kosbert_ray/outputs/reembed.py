@@ -50,7 +50,7 @@ def reembed(
         ModelError: the model cannot be loaded, or has changed since.
     """
     job = output.job
-    kept = KeptTexts.of(job)
+    kept = KeptTexts.of(job, output.record.kept)
     if kept is None:
         receipts = _with_input(output, receipts, plan)
     drawn = draw([receipt.rows for receipt in receipts], sample, seed)

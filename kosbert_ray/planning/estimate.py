@@ -186,6 +186,7 @@ def estimate(config: JobConfig) -> Estimate:
     if lost > config.rejected_allowed(rows + lost):
         limit = f"about {lost:,.0f} rows would be rejected, more than max_rejected={config.max_rejected:g} allows"
     reuse = f"texts whose vectors {config.reuse} has are counted as if they were encoded" if config.reuse else None
+    trial = f"the whole input is estimated, not only --limit {config.limit:,}" if config.limit else None
     formats = job.formats()
     output_rows = whole.values["output_rows"]
     row_bytes = copied = shard_overhead = 0.0
@@ -219,8 +220,8 @@ def estimate(config: JobConfig) -> Estimate:
         gets=len(corpus.files) + len(fragments) * GETS_OF_A_FRAGMENT + slices * GETS_OF_A_SLICE,
         looked_at=looked_at,
         unread=tuple(unread),
-        notices=(*corpus.notices, *filter(None, [corpus.ignored_line(), reuse])),
-        warnings=tuple(filter(None, [unknown, nfd, limit])),
+        notices=(*corpus.notices, *filter(None, [corpus.ignored_line()])),
+        warnings=tuple(filter(None, [unknown, nfd, limit, reuse, trial])),
         caps=_caps(whole.values),
     )
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kosbert_ray.errors import StorageError
+from kosbert_ray.errors import StorageError, first_line
 from kosbert_ray.run.node_files import fill_node_folder, node_folder
 from kosbert_ray.run.shared_vectors import SharedTexts
 from kosbert_ray.run.text_hashes import HASH, halves
@@ -66,14 +66,21 @@ class OlderVectors:
         return _opened(self)
 
     def fill(self, folder: Path) -> None:
-        """Copies the index to a folder."""
+        """Copies the index to a folder; raises StorageError if a file is damaged."""
         with (
             open(folder / HIGH_FILE, "wb") as highs,
             open(folder / LOW_FILE, "wb") as lows,
             open(folder / PLACES_FILE, "wb") as places,
         ):
             for entry in sorted(self.output.list(PLACES), key=lambda entry: entry.name):
-                table = pq.read_table(pa.BufferReader(self.output.read(entry.name)))
+                try:
+                    content = pa.BufferReader(self.output.read(entry.name))
+                    table = pq.read_table(content, page_checksum_verification=True)
+                except (pa.ArrowException, OSError) as error:
+                    raise StorageError(
+                        f"{self.output.url(entry.name)}: cannot be read ({first_line(error)}); delete the folder {FOLDER} "
+                        "and run the same command again"
+                    ) from error
                 high, low = halves(table[HASH].combine_chunks())
                 highs.write(np.ascontiguousarray(high).data)
                 lows.write(np.ascontiguousarray(low).data)

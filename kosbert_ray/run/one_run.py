@@ -30,6 +30,7 @@ from kosbert_ray.job import (
     recorded_commits,
     require_apart,
     require_input,
+    require_outside,
 )
 from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run import reuse
@@ -95,7 +96,6 @@ class Run:
         self._reused: OlderVectors | None = None
         self._given = config
         require_input(config)
-        self._older = OlderOutput.open(config) if config.reuse else None
         storage = open_output(config)
         ledger = Ledger(storage)
         stored = stored_job(ledger)
@@ -110,8 +110,11 @@ class Run:
             resolved, settled=settled, model=model or ref, footers=self._footers if settled is not None else None
         )
         require_apart(self.job.corpus, storage)
+        if model is None:  # else it is a job within an output
+            require_outside(storage)
         self.job.long_text  # noqa: B018 (raises before anything is done)
         self._notices.info(*self.job.spec.notices)
+        self._older = OlderOutput.open(resolved) if resolved.reuse else None
         if model is None:  # else it is the job of another run, which has told it
             report_prompt(self.job, config, bool(stored), self._notices)
         require_possible(self._given.encoder)
@@ -328,8 +331,7 @@ class Run:
             from kosbert_ray.run import corpus_dedup
 
             corpus_dedup.clear(output)
-        if self._older:
-            reuse.clear(output)
+        reuse.clear(output)
 
     def _summary(self, fragments: list[Fragment]) -> Summary:
         totals = self.output.totals(fragments)
@@ -462,8 +464,9 @@ class Run:
             return None
         from kosbert_ray.run import corpus_dedup
 
+        older = self._older and self.config.long_text != "chunk" and self._older.format.dtype == "float32"
         shared = corpus_dedup.prepare(
-            self.config,
+            self.config if older else self.config.model_copy(update={"reuse": ""}),
             self.job.reader(retry=True),
             pending,
             self.output.ledger.storage,

@@ -7,9 +7,10 @@ kept until the new output is complete, so that a resumed run does not look again
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from kosbert_ray.config import TEXT_HASH, JobConfig
-from kosbert_ray.errors import FingerprintMismatch, InputError, StorageError
+from kosbert_ray.errors import FingerprintMismatch, InputError, StorageError, UsageError
 from kosbert_ray.job import open_output
 from kosbert_ray.kept_texts import KeptTexts
 from kosbert_ray.model.prepare import PreparedModel
@@ -38,7 +40,7 @@ from kosbert_ray.units import plural
 if TYPE_CHECKING:
     from kosbert_ray.run.executors.base import Executor
 
-KEY = b"kosbert_ray.reuse"  # in the metadata of SHARDS_FILE: what the index was made of
+KEY = b"kosbert_ray.reuse"  # in the metadata of SHARDS_FILE: what the index was made of, and its files
 PARTITION_ROWS = 2**21  # 48 MiB of hashes and places, which are sorted in memory
 TASK_SHARDS = 16  # that one task reads
 # The fields of a fingerprint that decide the vector of a given text.
@@ -85,16 +87,19 @@ class OlderOutput:
             StorageError: the store cannot be accessed.
         """
         place = config.output.model_copy(update={"path": config.reuse})
-        storage = open_output(config.model_copy(update={"output": place}), retry=True)
+        try:
+            storage = open_output(config.model_copy(update={"output": place}), retry=True)
+        except UsageError as error:
+            raise UsageError(str(error).replace("output.path", "reuse", 1)) from error
         record = Ledger(storage).job()
         if not record:
             raise InputError(f"reuse: {storage.url()}: not an output of kosbert-ray (it has no {JOB_FILE})")
         older = stored_config(record, storage.url(JOB_FILE))
-        texts = None if older.output.text_hash else KeptTexts.of(older)
+        texts = None if older.output.text_hash else KeptTexts.of(older, record["fingerprint"]["keep"])
         if texts is None and not older.output.text_hash:
             raise InputError(
-                f"reuse: {storage.url()} has neither the texts nor their hashes; an output can be reused if it keeps its "
-                "texts or was made with output.text_hash=true"
+                f"reuse: {storage.url()} has neither the texts (as strings) nor their hashes; an output can be reused if "
+                "it keeps its texts or was made with output.text_hash=true"
             )
         fingerprint = record["fingerprint"]
         return OlderOutput(storage, fingerprint, _format(storage, fingerprint, config.output.dtype), texts)
@@ -155,9 +160,9 @@ def prepare(older: OlderOutput, output: Storage, executor: Executor) -> OlderVec
     *shards, (_, rows) = older.shards()
     if not rows:
         return None
-    key = _key(older, shards)
-    texts = _texts(output, key)
-    if texts is None:
+    made_of = _made_of(older, shards)
+    index = _Index.find(output, made_of)
+    if index is None:
         clear(output)
         partitions = 1 + rows // PARTITION_ROWS
         log.info(f"reuse: looking for the texts of {older.storage.url()} ({plural(rows, 'row')})")
@@ -171,29 +176,58 @@ def prepare(older: OlderOutput, output: Storage, executor: Executor) -> OlderVec
                 write=partial(write_places, storage=output),
             )
         )
-        texts = pc.sum(found["texts"]).as_py() or 0
+        index = _Index.of(made_of, found)
         table = pa.table({SHARD: [name for name, _ in shards], FIRST: [first for _, first in shards]})
-        output.write_atomic(SHARDS_FILE, to_parquet(table.replace_schema_metadata({KEY: f"{key} {texts}"})))
-    return OlderVectors(output, older.storage, older.format, texts, key) if texts else None
+        content = json.dumps(asdict(index)).encode()
+        output.write_atomic(SHARDS_FILE, to_parquet(table.replace_schema_metadata({KEY: content})))
+    return OlderVectors(output, older.storage, older.format, index.texts, index.content) if index.texts else None
 
 
-def _key(older: OlderOutput, shards: Shards) -> str:
+def _made_of(older: OlderOutput, shards: Shards) -> str:
     content = "\n".join([older.storage.url(), older.format.column, *(name for name, _ in shards)])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _texts(output: Storage, key: str) -> int | None:
-    """Number of texts in the index that an earlier run made; None if there is none of these shards."""
-    try:
-        metadata = pq.read_schema(pa.BufferReader(output.read(SHARDS_FILE))).metadata or {}
-    except (FileNotFoundError, pa.ArrowException):
-        return None
-    made_of, _, texts = metadata.get(KEY, b"").decode().partition(" ")
-    return int(texts) if made_of == key else None
+@dataclass(frozen=True)
+class _Index:
+    """Describes an index.
+
+    Attributes:
+        made_of: digest of the older output's address and shards.
+        texts: number of texts.
+        content: digest of the files; names them on every node.
+        sizes: bytes of each file.
+    """
+
+    made_of: str
+    texts: int
+    content: str
+    sizes: dict[str, int]
+
+    @staticmethod
+    def of(made_of: str, written: pa.Table) -> _Index:
+        """Describes files that :func:`write_places` has written."""
+        files = sorted((row for row in written.to_pylist() if row["file"]), key=lambda row: row["file"])
+        digest = hashlib.sha256(json.dumps([made_of, *(row["digest"] for row in files)]).encode())
+        sizes = {row["file"]: row["bytes"] for row in files}
+        return _Index(made_of, sum(row["texts"] for row in files), digest.hexdigest()[:16], sizes)
+
+    @staticmethod
+    def find(output: Storage, made_of: str) -> _Index | None:
+        """The index that an earlier run made of the same shards; None if there is none, or files are missing or cut off."""
+        try:
+            metadata = pq.read_schema(pa.BufferReader(output.read(SHARDS_FILE))).metadata or {}
+            found = _Index(**json.loads(metadata[KEY]))
+        except (FileNotFoundError, pa.ArrowException, KeyError, TypeError, ValueError):
+            return None
+        present = {entry.name: entry.size for entry in output.list(PLACES)}
+        return found if found.made_of == made_of and found.sizes == present else None
 
 
 def clear(output: Storage) -> None:
-    """Deletes the index, its completion marker first."""
+    """Deletes the index of this or an earlier run, its completion marker first."""
+    if not output.list(FOLDER):
+        return
     output.delete([SHARDS_FILE])
     output.delete_folder(FOLDER)
 
@@ -223,13 +257,20 @@ def hashed_rows(older: OlderOutput, partitions: int, shards: Shards) -> Iterator
 
 
 def write_places(partition: pa.Table, storage: Storage) -> pa.Table:
-    """Writes hashes and places of a partition's distinct texts, ordered by hash; returns their number."""
+    """Writes hashes and places of a partition's distinct texts, ordered by hash.
+
+    Returns:
+        A row with the number of texts, and the file's name, bytes and digest; without a file, they are empty.
+    """
     hashes = partition[HASH].combine_chunks()
     high, low = halves(hashes)
     order = np.lexsort((partition[PLACE].to_numpy(), low, high))
     high, low = high[order], low[order]
     firsts = order[np.concatenate(([True], (high[1:] != high[:-1]) | (low[1:] != low[:-1])))[: len(order)]]
-    if len(firsts):
-        content = partition.select([HASH, PLACE]).take(pa.array(firsts))
-        storage.write_atomic(f"{PLACES}/{partition[PARTITION][0].as_py():05d}.parquet", to_parquet(content))
-    return pa.table({"texts": [len(firsts)]})
+    if not len(firsts):
+        return pa.table({"texts": [0], "file": [""], "bytes": [0], "digest": [""]})
+    content = to_parquet(partition.select([HASH, PLACE]).take(pa.array(firsts)))
+    name = f"{PLACES}/{partition[PARTITION][0].as_py():05d}.parquet"
+    storage.write_atomic(name, content)
+    digest = xxhash.xxh3_128_hexdigest(content)
+    return pa.table({"texts": [len(firsts)], "file": [name], "bytes": [content.size], "digest": [digest]})

@@ -192,3 +192,18 @@ def test_a_large_file_is_made_of_sound_shards_only(cli, output: Path, tmp_path: 
     assert (
         "is no size" in cli("export", output, tmp_path / "x", "--format", "parquet", "--shard-size", "big", code=2).stderr
     )
+
+
+def test_a_destination_in_an_output_or_in_another_export_is_refused(cli, told, output: Path, tmp_path: Path) -> None:
+    assert f"is inside the output {output}" in told("export", output, output / "sub", "--format", "parquet", code=2)
+    source = tmp_path / "one.jsonl"
+    source.write_text('{"text": "비가 온다."}')
+    message = told("embed", source, output / "sub" / "deeper", "--model", TINY, code=2)
+    assert f"{output / 'sub' / 'deeper'}: is inside the output {output}" in message
+    assert not (output / "sub").exists()
+    cli("export", output, tmp_path / "large", "--format", "parquet")
+    cli("embed", source, tmp_path / "other", "--model", TINY)
+    for name in ("npy", "parquet"):
+        assert "holds another export" in told("export", tmp_path / "other", tmp_path / "large", "--format", name, code=2)
+    message = told("export", output, tmp_path / "x", "--format", "parquet", "--shard-size", "0", code=2)
+    assert "--shard-size: is 0" in message

@@ -179,6 +179,7 @@ def test_neighbours_stay_neighbours_on_the_map() -> None:
     same = np.arange(300) // 60
     assert (same[distances.argmin(1)] == same).mean() > 0.98
     assert project(vectors[:3]).shape == (3, 2)
+    assert project(vectors[:, :1]).shape == (300, 2)
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -276,7 +277,7 @@ def test_in_korean_all_of_it_is_korean(browser: Browser, cli, output: Path, writ
     axes = page.evaluate("[...document.querySelectorAll('.g-xtitle, .g-ytitle, .ytick')].map(h => h.textContent)")
     for line in [*about, *axes]:
         assert {*LATIN.findall(line)} <= NAMES, line
-    assert any("절반은 0." in line for line in about)
+    assert any("중앙값 0." in line for line in about)
     assert complaints == []
 
 

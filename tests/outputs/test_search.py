@@ -67,12 +67,13 @@ def test_a_terminal_asks_for_queries_and_cuts_lines_at_its_width(output: Path) -
     run = subprocess.Popen(asked, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, cwd=ROOT, env=env)
     os.close(theirs)
     shown = ""
-    for answer in (f"{SENTENCES[7]}\n", "\n", "\x04"):
+    for answer in (f"{SENTENCES[7]}\n".encode(), b"\n", b"\xff\xfe\n", b"\x04"):
         while not shown.endswith("query> "):
             shown += os.read(ours, 4096).decode("utf-8", "ignore")
-        os.write(ours, answer.encode())
+        os.write(ours, answer)
         shown += "\n"
     assert run.wait(60) == 0
+    assert run.stderr and b"is not UTF-8 text" in run.stderr.read()
     os.close(ours)
     lines = [line.strip() for line in shown.splitlines()]
     assert any(line.startswith("score  id") for line in lines)

@@ -48,7 +48,7 @@ def test_a_job_is_followed_from_elsewhere(cli, tmp_path: Path) -> None:
 
     stopped = cli("status", out, code=5).stdout.splitlines()
     assert stopped[0].startswith(f"{out}: stopped, ")
-    assert stopped[-1] == "no run is writing to it; run the same command again to resume"
+    assert stopped[-1].endswith("; run the same command (without --limit) or kosbert-ray embed --resume OUTPUT")
     cli(*embed)
     done = json.loads(cli("status", out, "--json").stdout)
     assert (done["state"], done["share"]) == ("done", 1.0)

@@ -177,7 +177,7 @@ def test_an_output_that_is_not_complete_is_not_verified(cli, planted: Path) -> N
     expected = unfinished(planted / "out")
     done = cli("verify", planted / "out", code=1)
     assert expected in done.stderr
-    assert done.stderr.rstrip().endswith("1 problem; run the same embed command again to complete it")
+    assert done.stderr.rstrip().endswith("1 problem; run the same embed command (without --limit) again to complete it")
 
 
 def test_a_lost_manifest_is_told_again_and_made_again(cli, planted: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_trial_has_whole_slices_and_is_continued(
     embed = ["embed", corpus, target, *SETTINGS, "--set", f"executor={executor}"]
     done = cli(*embed, "--limit", "120")
     assert done.stdout.startswith("trial: ")
-    assert "run the same command without --limit to embed the rest" in done.stderr
+    assert "to embed the rest, run the same command without --limit" in done.stderr
     assert 120 <= rows(target) < 1_500
     assert shards(target).items() <= whole.items()
     assert not (target / "_SUCCESS").exists()

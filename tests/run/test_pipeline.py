@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from ray.exceptions import RayTaskError
 
 from kosbert_ray.corpus.files import InputFile
-from kosbert_ray.corpus.fragments import Fragment
+from kosbert_ray.corpus.fragments import Fragment, Limits
 from kosbert_ray.errors import InputError, JobFailed
+from kosbert_ray.run.executors.base import EncoderPool
 from kosbert_ray.run.executors.ray.errors import error_of
-from kosbert_ray.run.executors.ray.pipeline import TOKENIZE_CPUS
+from kosbert_ray.run.executors.ray.pipeline import TOKENIZE_CPUS, in_flight
 from kosbert_ray.run.executors.ray.planned_reads import READ_CPUS
 from kosbert_ray.run.read_tasks import MAX_READ_TASKS, shared_read_tasks
 from kosbert_ray.run.slice_row import SliceRow, bundle, nest, unbundle, unnest
@@ -77,3 +78,10 @@ def test_an_error_of_ours_comes_back_as_itself_from_under_rays_wrapping() -> Non
     assert type(foreign) is JobFailed
     assert "ValueError: no such thing" in str(foreign)
     assert "\n" not in str(foreign)
+
+
+def test_few_slices_are_not_sent_ahead_of_the_encoders_that_start_later() -> None:
+    pool = EncoderPool(2, 2, cpus=1, gpus=0, threads=1)
+    pending = [(Fragment(InputFile("a", size, "", "text"), 0, 0, size), frozenset[int]()) for size in (600_000, 300_000)]
+    assert in_flight(pending, pool, Limits(16_384, 500_000)) == 1
+    assert in_flight(pending * 8, pool, Limits(16_384, 500_000)) == 2

@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from receipts import RECEIPT
 from rich.console import Console
 
-from kosbert_ray.run.monitor.board import BoardState, Doing, View
+from kosbert_ray.run.monitor.board import BoardState, Doing, Part, View
 from kosbert_ray.run.monitor.progress import LOG_SECONDS, Progress
 from kosbert_ray.run.monitor.throughput import STEADY_LOOKS, Recent
 from kosbert_ray.shards.totals import Totals
@@ -170,24 +170,28 @@ def test_rates_do_not_count_the_time_that_models_took_to_load() -> None:
 def test_long_slices_tell_how_far_they_are() -> None:
     out = io.StringIO()
     progress = Progress(400, Totals(), Console(file=out, width=120))
-    one = Doing("encode", "a.parquet, slice 0-0", "host", 60.0, 0.25)
+    one = Doing("encode", "a.parquet, slice 0-0", "host", 50.0, Part(0.25, 500.0, 50.0, 100.0))
     progress.watch(lambda: View((one, Doing("read", "b.parquet", "host", 1.0)), 0, 2))
     progress.look()
+    assert progress.line() == "0 slices · 25.0% · 1 rows/s · 10 tokens/s · 2 min 30 s left"
     assert progress.report().doing == "first slices: 1 in read, 1 in encode · 1 slice in progress: 25% encoded"
-    progress.watch(lambda: View((one, replace(one, share=0.75)), 0, 2))
+    progress.watch(lambda: View((one, replace(one, part=Part(0.75, 1500.0, 150.0, 200.0))), 0, 2))
     progress.look()
     progress.console.print(progress.panel())
     assert "2 of 2 busy" in out.getvalue()
     assert "2 slices in progress: 50% encoded on average" in out.getvalue()
 
 
+HALF = Part(0.5, 10.0, 1.0, 20.0)
+
+
 def test_the_board_forgets_how_far_a_slice_was_when_it_ends() -> None:
     state = BoardState()
-    state.report_share("encode", "slice", 0.5)  # comes after its end
+    state.report_part("encode", "slice", HALF)  # comes after its end
     state.begin("encode", "slice", "host")
-    assert [doing.share for doing in state.snapshot().doing] == [None]
-    state.report_share("encode", "slice", 0.5)
-    assert [doing.share for doing in state.snapshot().doing] == [0.5]
+    assert [doing.part for doing in state.snapshot().doing] == [None]
+    state.report_part("encode", "slice", HALF)
+    assert [doing.part for doing in state.snapshot().doing] == [HALF]
     state.end("encode", "slice")
     state.begin("encode", "slice", "host")
-    assert [doing.share for doing in state.snapshot().doing] == [None]
+    assert [doing.part for doing in state.snapshot().doing] == [None]

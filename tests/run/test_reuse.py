@@ -32,6 +32,11 @@ def fill(folder: Path, texts: list[str]) -> Path:
     return folder
 
 
+def indexes() -> list[Path]:
+    """Indexes on this machine."""
+    return list(Path(tempfile.gettempdir()).glob(f"kosbert-ray-{os.getuid()}-reuse-*"))
+
+
 def sums(out: Path) -> dict[str, int]:
     """Distinct texts that were encoded and reused, over all slices of a complete output."""
     table = pq.read_table(out / json.loads((out / "_SUCCESS").read_text())["manifest"])
@@ -61,14 +66,14 @@ def fresh(cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_only_new_texts_are_encoded(cli, tmp_path: Path, older: Path, fresh: Path, executor: str) -> None:
-    out = tmp_path / "새 벡터"
+    out, before = tmp_path / "새 벡터", {*indexes()}
     arguments = ["embed", fill(tmp_path / "in", NEW), out, *BASE, "--keep", "id", "--set", f"executor={executor}"]
     done = cli(*arguments, "--reuse", older)
     assert sums(out) == {"distinct": 11, "reused": 119, "rows": 130}
     assert "11 distinct texts encoded, 119 reused" in done.stderr
     assert np.abs(vectors(out) - vectors(fresh)).max() < 1e-5
     assert not (out / "_kosbert" / "reuse").exists()
-    assert not list(Path(tempfile.gettempdir()).glob(f"kosbert-ray-{os.getuid()}-reuse-*"))
+    assert {*indexes()} <= before
     assert cli("verify", out, "--sample", "20").stdout
 
 
@@ -160,7 +165,7 @@ def test_an_output_that_cannot_be_reused_is_named(cli, tmp_path: Path, older: Pa
     cli("embed", source, tmp_path / "bare", *BASE, "--no-text", "--keep", "id")
     cli("embed", source, tmp_path / "bits", *BASE, "--set", "output.dtype=ubinary,int8")
     arguments = ["embed", source, tmp_path / "out", *BASE, "--reuse"]
-    assert "bare has neither the texts nor their hashes" in cli(*arguments, tmp_path / "bare", code=1).stderr
+    assert "bare has neither the texts (as strings) nor their hashes" in cli(*arguments, tmp_path / "bare", code=1).stderr
     assert "bits has ubinary and int8 vectors, from which float32" in cli(*arguments, tmp_path / "bits", code=1).stderr
     assert "not an output of kosbert-ray" in cli(*arguments, source, code=1).stderr
     assert "not an output of kosbert-ray" in cli(*arguments, tmp_path / "none", code=1).stderr
@@ -212,3 +217,76 @@ def test_in_an_object_store(cli, s3, tmp_path: Path, older: Path, fresh: Path) -
     table = ds.dataset("reuse/out", format="parquet", filesystem=files).to_table().sort_by("id")
     assert np.abs(np.array(table["embedding"].to_pylist()) - vectors(fresh)).max() < 1e-5
     assert not [path for path in files.find("reuse/out") if "/_kosbert/reuse" in path]
+
+
+@pytest.mark.parametrize("text", ["price", "{name} {price}"])
+def test_texts_that_are_kept_as_another_type_are_not_taken_for_those_that_were_embedded(
+    cli, told, tmp_path: Path, text: str
+) -> None:
+    """1.50 is kept as 1.5, which another output may have as its text."""
+    for name, prices in (("one", ("1.50", "2.0")), ("two", ("1.5", "2"))):
+        (tmp_path / name).mkdir()
+        rows = "".join(f"{number},사과,{price}\n" for number, price in enumerate(prices))
+        (tmp_path / name / "a.csv").write_text(f"id,name,price\n{rows}")
+    settings = [*BASE, "--text", text, "--keep", "id,name,price", "--no-text"]
+    typed = ["--set", "input.types={price: float64}"]
+    cli("embed", tmp_path / "one", tmp_path / "v1", *settings, *typed)
+    refused = told("embed", tmp_path / "two", tmp_path / "v2", *settings, "--reuse", tmp_path / "v1", code=1)
+    assert "has neither the texts (as strings) nor their hashes" in refused
+    assert "not among its columns; give the input" in told("verify", tmp_path / "v1", "--sample", "2", code=1)
+    assert cli("verify", tmp_path / "v1", "--sample", "2", "--input", tmp_path / "one").stdout.startswith("verified")
+    cli("embed", tmp_path / "one", tmp_path / "v3", *settings, *typed, "--set", "output.text_hash=true")
+    cli("embed", tmp_path / "two", tmp_path / "v4", *settings, "--reuse", tmp_path / "v3")
+    assert sums(tmp_path / "v4") == {"distinct": 2, "reused": 0, "rows": 2}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [["long_text=chunk", "chunk.size=40", "chunk.overlap=0"], ["output.dtype=ubinary"], ["output.dtype=float16"]],
+)
+def test_with_dedup_in_the_corpus(cli, tmp_path: Path, settings: list[str]) -> None:
+    """The dedup's own job has whole texts and float32 vectors. Options that are not repeated come from job.json."""
+    for number in range(3):
+        fill(tmp_path / "in" / str(number), [*OLD[:30], *OLD[40 + number :: 5]])
+    options = [part for setting in settings for part in ("--set", setting)]
+    base = [*BASE, "--keep", "id", "--set", "slice.max_rows=20"]
+    cli("embed", tmp_path / "in", tmp_path / "older", *base, *options)
+    arguments = ["embed", tmp_path / "in", tmp_path / "out", *base, *options, "--set", "dedup=corpus"]
+    cli(*arguments, "--limit", "10", "--reuse", tmp_path / "older")
+    cli("embed", tmp_path / "in", tmp_path / "out", "--reuse", tmp_path / "older")
+    found = sums(tmp_path / "out")
+    assert found["distinct"] == 0 and found["reused"] > 0
+    tables = [ds.dataset(tmp_path / name, format="parquet").to_table() for name in ("out", "older")]
+    rows = [sorted(map(str, table.drop("embedding").to_pylist())) for table in tables]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "remove", "flip"])
+def test_a_damaged_index_is_made_again_or_named(cli, tmp_path: Path, older: Path, fresh: Path, damage: str) -> None:
+    """The index of a run that was killed; kept here by a run that ends early."""
+    arguments = ["embed", fill(tmp_path / "in", NEW), tmp_path / "out", *BASE, "--keep", "id", "--set", "slice.max_rows=40"]
+    cli(*arguments, "--limit", "10", "--reuse", older)
+    (place,) = (tmp_path / "out" / PLACES).glob("*.parquet")
+    content = bytearray(place.read_bytes())
+    if damage == "cut":
+        place.write_bytes(content[:100])
+    elif damage == "remove":
+        place.unlink()
+    else:
+        content[len(content) // 2] ^= 0xFF
+        place.write_bytes(content)
+        done = cli(*arguments, "--reuse", older, code=1, process=True)  # this process has the index open
+        assert "delete the folder _kosbert/reuse and run the same command again" in done.stderr
+        shutil.rmtree(tmp_path / "out" / "_kosbert" / "reuse")
+    cli(*arguments, "--reuse", older)
+    assert sums(tmp_path / "out") == {"distinct": 11, "reused": 119, "rows": 130}
+    assert np.abs(vectors(tmp_path / "out") - vectors(fresh)).max() < 1e-5
+
+
+def test_the_index_goes_with_the_last_run_whatever_its_options(cli, told, tmp_path: Path, older: Path) -> None:
+    arguments = ["embed", fill(tmp_path / "in", NEW), tmp_path / "out", *BASE, "--keep", "id", "--set", "slice.max_rows=40"]
+    cli(*arguments, "--limit", "10", "--reuse", older)
+    assert (tmp_path / "out" / SHARDS_FILE).exists()
+    cli(*arguments)
+    assert not (tmp_path / "out" / "_kosbert" / "reuse").exists()
+    assert told(*arguments, "--reuse", Path(__file__), code=2).startswith("reuse: ")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kosbert_ray.errors import UsageError
+from kosbert_ray.job import require_outside
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.storage import Storage
@@ -82,4 +83,5 @@ def export(
     formats = (output.vector_format(column),) if column else output.formats
     if f"{output.storage.address}/".startswith(f"{Storage(address, output.storage.options).address}/"):
         raise UsageError(f"{address}: holds the output itself; choose another folder")
+    require_outside(Storage(address, output.storage.options))
     return exporter(Source(output, formats, shard_size), address)

@@ -35,7 +35,8 @@ def export(source: Source, address: str) -> Export:
     content = sidecar.described(output) | json.loads(json.dumps(vector_format.described()))
     present = {entry.name for folder in (VECTORS, METADATA) for entry in target.list(folder)}
     expected = {file for shard in output.shards() for file in _files_of(shard)}
-    sidecar.require_same_export(target, SIDECAR, content, present - expected)
+    others = {entry.name for entry in target.list()} - {SIDECAR}
+    sidecar.require_same_export(target, SIDECAR, content, (present | others) - expected)
     sidecar.write(target, SIDECAR, content, complete=False)
     target.delete(sorted(present - expected))
 

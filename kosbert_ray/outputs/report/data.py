@@ -38,6 +38,7 @@ from kosbert_ray.vector_math import unit
 MAX_REJECTED = 50  # slices whose rejected rows are read
 EXAMPLES = 3  # of each reason
 COLORED = 12  # groups that have a color on the map
+LEAST_COLORED = 0.5  # of the rows, for clusters of the output to be shown
 NAMED = 3  # words that name a cluster
 OTHERS_NAME = "others"
 CLUSTER = "cluster"  # what the map is colored by, if by no column
@@ -281,7 +282,8 @@ def _clusters(output: Output, drawn: Sample, texts: list[str]) -> list[str]:
         labels = [-1 if label is None else int(label) for table in tables for label in table["cluster"].to_pylist()]
         common = {label for label, _ in Counter(labels).most_common(COLORED)} - {-1}
         words = {one.number: one.terms for one in read_summary(output.storage)}
-        return [_cluster_name(label, words.get(label, [])) if label in common else OTHERS_NAME for label in labels]
+        if sum(label in common for label in labels) >= LEAST_COLORED * len(labels):  # else groups of near-duplicates
+            return [_cluster_name(label, words.get(label, [])) if label in common else OTHERS_NAME for label in labels]
     directions = unit(drawn.vectors)
     centres = fit(lambda _: [directions], min(COLORED, max(2, int(np.sqrt(len(drawn) / 2)))), 3, 0)
     found = assign(directions, centres)[0].tolist()

@@ -124,10 +124,10 @@ def _figure(traces: Sequence[go.Scatter | go.Bar | go.Histogram], x: str, y: str
 
 
 def _throughput(receipts: Sequence[Receipt], say: Words) -> go.Figure:
-    """Bars of equal width from the first commit to the last. A slice's tokens count at the time of its commit."""
+    """Bars of equal width from the first slice to the last commit. A slice's tokens count while it is encoded."""
     times = np.array([receipt.finished_at for receipt in receipts])
     start, stop = float(times.min()), float(times.max())
-    begin = start - max(1.0, max(receipt.encode_seconds + receipt.wait_seconds for receipt in receipts))
+    begin = min(start - 1.0, min(receipt.finished_at - receipt.encode_seconds for receipt in receipts))
     count = int(np.clip(len(receipts), 1, BINS))
     width = max(1e-3, (stop - begin) / count)
     tokens: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(count))
@@ -137,7 +137,7 @@ def _throughput(receipts: Sequence[Receipt], say: Words) -> go.Figure:
     named = {*sorted(whole, key=lambda node: -whole[node])[:MAX_NODES]}
     for receipt in receipts:
         node = receipt.node if receipt.node in named else say(OTHERS_NAME)
-        tokens[node][min(count - 1, int((receipt.finished_at - begin) / width))] += receipt.tokens / width
+        tokens[node] += receipt.tokens * _shares(receipt, begin, width, count) / width
     middle = [datetime.fromtimestamp(begin + (number + 0.5) * width, UTC) for number in range(count)]
     bars = [
         go.Bar(x=middle, y=values, name=node, width=width * 1000, hovertemplate=f"%{{y:,.0f}} {say('tokens/s')}<br>%{{x}}")
@@ -145,6 +145,14 @@ def _throughput(receipts: Sequence[Receipt], say: Words) -> go.Figure:
     ]
     figure = _figure(bars, say("time (UTC)"), say("tokens/s"))
     return figure.update_layout(barmode="stack", showlegend=len(bars) > 1, bargap=0)
+
+
+def _shares(receipt: Receipt, begin: float, width: float, count: int) -> np.ndarray:
+    """The part of a slice's time in an encoder that falls into each bar; the sum is 1."""
+    edges = begin + width * np.arange(count + 1)
+    first = min(receipt.finished_at - receipt.encode_seconds, receipt.finished_at - 1e-3)
+    inside = np.diff(np.clip(edges, first, receipt.finished_at))
+    return np.asarray(inside / max(1e-9, inside.sum()))
 
 
 def _stages(receipts: Sequence[Receipt], say: Words) -> go.Figure:

@@ -14,7 +14,7 @@ from kosbert_ray.outputs.report import reference
 from kosbert_ray.outputs.report.data import Pair, Report
 from kosbert_ray.outputs.report.figures import FONT, figures
 from kosbert_ray.outputs.report.words import Language, Words
-from kosbert_ray.units import data_size, duration
+from kosbert_ray.units import data_size
 
 TEXT_CHARS = 300
 
@@ -97,7 +97,7 @@ def _summary(report: Report, say: Words) -> Iterator[tuple[str, str]]:
         yield "Fill", say("{fill:.1%} of the computed tokens were not padding", fill=fill)
     times = [receipt.finished_at for receipt in receipts if receipt.finished_at]
     if times:
-        yield "Committed", say("within {time}", time=duration(max(times) - min(times)))
+        yield "Commits", say("{time} from the first to the last", time=say.time(max(times) - min(times)))
     encoding = sum(receipt.encode_seconds for receipt in receipts)
     if encoding:
         rate = sum(one.encoded_tokens for one in receipts) / encoding

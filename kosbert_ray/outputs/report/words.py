@@ -9,24 +9,24 @@ from typing import Any, Literal
 
 from kosbert_ray.outputs.report.data import MANY_VALUES, NO_MODEL, NO_TEXTS
 from kosbert_ray.shards.totals import SPLIT, TRUNCATED, TRUNCATION
-from kosbert_ray.units import plural
+from kosbert_ray.units import duration, plural
 
 Language = Literal["en", "ko"]
 
-MIDDLE = "Half are below {median:{form}}, 95% below {high:{form}}."
+MIDDLE = "Median {median:{form}}, 95th percentile {high:{form}}."
 COMPARED = (
-    "Half are below {median:{form}}, 95% below {high:{form}} ({reference}: {usual_median:{form}} and {usual_high:{form}})."
+    "Median {median:{form}}, 95th percentile {high:{form}} ({reference}: {usual_median:{form}} and {usual_high:{form}})."
 )
 
 KOREAN: Mapping[str, str] = {
     # Page
-    "kosbert-ray {version}; begun {created} by version {began}.": "kosbert-ray {version}. {created}에 버전 {began}(으)로 시작함.",
-    "Complete.": "완료됨.",
-    "Not complete: run the same command again.": "미완료: 같은 명령을 다시 실행하세요.",
+    "kosbert-ray {version}; begun {created} by version {began}.": "kosbert-ray {version}. 시작: {created}, 버전 {began}.",
+    "Complete.": "완료되었습니다.",
+    "Not complete: run the same command again.": "완료되지 않았습니다. 같은 명령을 다시 실행하세요.",
     "Summary": "요약",
     "Clusters": "군집",
     "Groups": "그룹",
-    "Of the sampled rows, with examples.": "표본 행을 나눈 것과 그 예시입니다.",
+    "Of the sampled rows, with examples.": "표본 행의 분류와 예시입니다.",
     "cluster": "군집",
     "others": "그 외",
     "rows": "행",
@@ -57,7 +57,7 @@ KOREAN: Mapping[str, str] = {
     "manhattan": "맨해튼 거리",
     # Warnings
     TRUNCATION: (
-        "행의 {rows:.1%}가 모델의 최대 길이보다 길어 전체 토큰의 {tokens:.1%}가 잘렸습니다. 글 전체를 임베딩하려면 long_text=chunk나 "
+        "행의 {rows:.1%}가 모델의 최대 길이보다 길어 전체 토큰의 {tokens:.1%}가 잘렸습니다. 텍스트 전체를 임베딩하려면 long_text=chunk나 "
         "long_text=mean을 설정하세요"
     ),
     NO_TEXTS: ("출력에 텍스트가 없어(--no-text) 지도에 텍스트를 표시할 수 없고 길이도 알 수 없습니다."),
@@ -66,11 +66,11 @@ KOREAN: Mapping[str, str] = {
     # Pairs
     "Nearest pairs": "가장 가까운 쌍",
     "Of the sampled rows, without equal texts: are they duplicates?": (
-        "표본 행 가운데 같은 텍스트를 뺀 것입니다. 중복은 아닌지 확인하세요."
+        "표본 행 가운데 가장 비슷한 쌍입니다(같은 텍스트 제외). 중복인지 확인해 보세요."
     ),
     "Most isolated rows": "가장 동떨어진 행",
     "The nearest sampled row is far: are they of this corpus?": (
-        "가장 가까운 표본 행도 멀리 있습니다. 이 말뭉치에 속하는 텍스트인지 확인하세요."
+        "다른 표본 행과 멀리 떨어진 행입니다. 이 말뭉치에 속하는 텍스트인지 확인해 보세요."
     ),
     # Summary
     "Model": "모델",
@@ -89,13 +89,13 @@ KOREAN: Mapping[str, str] = {
     SPLIT: "긴 텍스트 {texts:,}개를 청크로 나눔",
     TRUNCATED: "행 {rows}에서 토큰 {tokens}가 잘림(행의 {share:.1%})",
     "Computed in": "계산 방식",
-    "{precision}, {attention} attention, on {device}": "{precision}, {attention} 어텐션, {device}",
+    "{precision}, {attention} attention, on {device}": "{precision}, {attention}, {device}",
     "Fill": "채움률",
-    "{fill:.1%} of the computed tokens were not padding": "계산한 토큰의 {fill:.1%}가 패딩이 아닙니다",
-    "Committed": "커밋",
-    "within {time}": "{time} 동안",
+    "{fill:.1%} of the computed tokens were not padding": "패딩을 뺀 토큰의 비율 {fill:.1%}",
+    "Commits": "커밋",
+    "{time} from the first to the last": "처음부터 마지막까지 {time}",
     "Encoding": "인코딩",
-    "{rate:,.0f} tokens/s for each encoder": "인코더마다 초당 토큰 {rate:,.0f}개",
+    "{rate:,.0f} tokens/s for each encoder": "인코더당 초당 {rate:,.0f}토큰",
     "Anisotropy": "비등방성",
     "{found:.3f}, the mean cosine of two rows picked at random ({reference}: {usual:.3f})": (
         "{found:.3f}. 무작위로 고른 두 행의 평균 코사인입니다({reference}: {usual:.3f})"
@@ -121,18 +121,18 @@ KOREAN: Mapping[str, str] = {
     ),
     "Share of the computed tokens that were not padding, by slice.": "계산한 토큰 가운데 패딩이 아닌 비율을 슬라이스별로 나타냅니다.",
     "Lengths": "길이",
-    "Tokens of the sampled rows, uncut.": "표본 행의 자르기 전 토큰 수입니다.",
+    "Tokens of the sampled rows, uncut.": "표본 행의 토큰 수입니다(자르기 전).",
     "Map": "지도",
-    "{rows}, neighbours near each other (t-SNE), by {color}.": "{rows}. 이웃은 가까이 놓이며(t-SNE), 색은 {color}을(를) 나타냅니다.",
-    "Norms": "노름",
+    "{rows}, neighbours near each other (t-SNE), by {color}.": "행 {rows}를 비슷한 것끼리 가까이 놓았습니다(t-SNE). 색 구분: {color}.",
+    "Norms": "벡터 길이(노름)",
     "Lengths of the sampled vectors.": "표본 벡터의 길이입니다.",
     "Spread": "퍼짐",
     "Standard deviation of each dimension, largest first.": "차원별 표준편차를 큰 순서로 나타냅니다.",
     "Similarity": "유사도",
     "Cosines of pairs picked at random.": "무작위로 고른 쌍의 코사인입니다.",
-    MIDDLE: "절반은 {median:{form}}, 95%는 {high:{form}} 아래입니다.",
+    MIDDLE: "중앙값 {median:{form}}, 95번째 백분위수 {high:{form}}.",
     COMPARED: (
-        "절반은 {median:{form}}, 95%는 {high:{form}} 아래입니다({reference}: {usual_median:{form}}, {usual_high:{form}})."
+        "중앙값 {median:{form}}, 95번째 백분위수 {high:{form}}({reference}: {usual_median:{form}}, {usual_high:{form}})."
     ),
     "The largest is {ratio:.2f} times the median ({reference}: {usual:.2f}).": (
         "가장 큰 값은 중앙값의 {ratio:.2f}배입니다({reference}: {usual:.2f}배)."
@@ -179,6 +179,13 @@ class Words:
     def name(self, name: str) -> str:
         """Translates a name if it is known."""
         return name if self.language == "en" else KOREAN.get(name, name)
+
+    def time(self, seconds: float) -> str:
+        """A duration."""
+        said = duration(seconds)
+        for english, korean in () if self.language == "en" else ((" min", "분"), (" h", "시간"), (" s", "초")):
+            said = said.replace(english, korean)
+        return said
 
     def counted(self, n: int, noun: str) -> str:
         """A number of things: ``3 rows``."""

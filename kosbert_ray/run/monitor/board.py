@@ -18,6 +18,21 @@ ANSWER_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
+class Part:
+    """The part of a slice that is encoded.
+
+    Attributes:
+        share: of its tokens, from 0 to 1.
+        tokens, rows, input_bytes: the same share of the slice's tokens, rows and bytes of stored input.
+    """
+
+    share: float
+    tokens: float
+    rows: float
+    input_bytes: float
+
+
+@dataclass(frozen=True)
 class Doing:
     """One worker's current task.
 
@@ -26,14 +41,14 @@ class Doing:
         what: the slice.
         host: the worker's host.
         seconds: time since it began.
-        share: share of a slice's tokens that is encoded, from 0 to 1; None if it is not known.
+        part: what is encoded of a slice that takes long; None if it is not known.
     """
 
     stage: str
     what: str
     host: str
     seconds: float
-    share: float | None = None
+    part: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,7 @@ class BoardState:
 
     def __init__(self) -> None:
         self.doing: dict[tuple[str, str], tuple[str, float]] = {}
-        self.shares: dict[tuple[str, str], float] = {}
+        self.parts: dict[tuple[str, str], Part] = {}
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.starting: set[str] = set()
         self.ready: set[str] = set()
@@ -79,13 +94,13 @@ class BoardState:
     def end(self, stage: str, what: str) -> None:
         """Records that a worker is done."""
         self.doing.pop((stage, what), None)
-        self.shares.pop((stage, what), None)
+        self.parts.pop((stage, what), None)
         self.attempts.pop((stage, what), None)
 
-    def report_share(self, stage: str, what: str, share: float) -> None:
+    def report_part(self, stage: str, what: str, part: Part) -> None:
         """Records how much of a task is done."""
         if (stage, what) in self.doing:
-            self.shares[stage, what] = share
+            self.parts[stage, what] = part
 
     def start_encoder(self, name: str) -> int:
         """Records that an encoder, ``HOST:PROCESS``, starts; returns how many have started there since one became ready."""
@@ -107,7 +122,7 @@ class BoardState:
     def snapshot(self) -> View:
         """The current state."""
         now = time.monotonic()
-        doing = (Doing(*key, host, now - since, self.shares.get(key)) for key, (host, since) in self.doing.items())
+        doing = (Doing(*key, host, now - since, self.parts.get(key)) for key, (host, since) in self.doing.items())
         return View(
             tuple(sorted(doing, key=lambda item: -item.seconds)),
             len(self.starting),
@@ -152,9 +167,9 @@ class Board(ABC):
         """Records that an encoder is ready."""
         self._send("encoder_ready", name)
 
-    def report_share(self, stage: str, what: str, share: float) -> None:
-        """Records how much of a task is done, from 0 to 1."""
-        self._send("report_share", stage, what, share)
+    def report_part(self, stage: str, what: str, part: Part) -> None:
+        """Records how much of a task is done."""
+        self._send("report_part", stage, what, part)
 
     def report_trouble(self, text: str) -> None:
         """Records a problem that is being retried."""

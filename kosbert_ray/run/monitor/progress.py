@@ -169,28 +169,40 @@ class Progress:
         """Share of the input's bytes that is committed."""
         return min(1.0, self.totals.input_bytes / self.total_bytes) if self.total_bytes else 1.0
 
+    def _open(self, name: str) -> float:
+        """The sum of a field over the encoded parts of open slices."""
+        return float(sum(getattr(item.part, name) for item in (self._view.doing if self._view else ()) if item.part))
+
+    @property
+    def shown_share(self) -> float:
+        """Share of the input's bytes that is committed, or encoded in a slice that takes long."""
+        if not self.total_bytes:
+            return 1.0
+        return min(self.share + self._open("input_bytes") / self.total_bytes, 1.0 if self.share == 1.0 else 0.999)
+
     @property
     def run_share(self) -> float:
         """The same of what the run is to do: with a limit, share of the rows that it asks for."""
-        return self.share if self.limit is None else min(1.0, self.totals.rows / self.limit)
+        return self.shown_share if self.limit is None else min(1.0, (self.totals.rows + self._open("rows")) / self.limit)
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds left, by the remaining tokens and the rate of the last minute; None before the first slice."""
+        """Seconds left, by the remaining tokens and the rate of the last minute; None before anything is encoded."""
         if self.limit is not None:
-            rate = self.recent.rate("rows")
-            return max(0, self.limit - self.totals.rows) / rate if self.new.input_bytes and rate else None
-        rate = self.recent.rate("tokens")
-        return self.totals.tokens_left(self.total_bytes) / rate if self.new.input_bytes and rate else None
+            rate = self.recent.rate("rows", self._view)
+            return max(0, self.limit - self.totals.rows - self._open("rows")) / rate if rate else None
+        rate = self.recent.rate("tokens", self._view)
+        done, tokens = self.totals.input_bytes + self._open("input_bytes"), self.totals.tokens + self._open("tokens")
+        return max(0, self.total_bytes - done) * tokens / max(1, done) / rate if rate else None
 
     def report(self) -> LiveReport:
         """The figures that other machines see in the run's lease."""
         with self._lock:
             return LiveReport(
-                share=self.share,
+                share=self.shown_share,
                 rows=self.new.rows,
-                rows_per_second=self.recent.rate("rows"),
-                tokens_per_second=self.recent.rate("tokens"),
+                rows_per_second=self.recent.rate("rows", self._view),
+                tokens_per_second=self.recent.rate("tokens", self._view),
                 seconds_left=self.seconds_left,
                 doing=" · ".join([*self._bottleneck(), *self._in_progress()]),
             )
@@ -209,8 +221,8 @@ class Progress:
         parts = [
             f"{plural(self.totals.slices, 'slice')}",
             f"{self.run_share:.1%}",
-            f"{self.recent.rate('rows'):,.0f} rows/s",
-            f"{self.recent.rate('tokens'):,.0f} tokens/s",
+            f"{self.recent.rate('rows', self._view):,.0f} rows/s",
+            f"{self.recent.rate('tokens', self._view):,.0f} tokens/s",
             "starting" if self.seconds_left is None else f"{duration(self.seconds_left)} left",
         ]
         if rejected := self.totals.rejected:
@@ -224,7 +236,7 @@ class Progress:
     def _in_progress(self) -> list[str]:
         """The progress within slices that take long."""
         doing = self._view.doing if self._view else ()
-        shares = [item.share for item in doing if item.share is not None]
+        shares = [item.part.share for item in doing if item.part]
         if not shares:
             return []
         average = " on average" if len(shares) > 1 else ""

@@ -23,6 +23,7 @@ REASONS = {
     "input": "the store is slow, or too few CPUs read",
     "tokenizing": "more CPUs would help",
     "output": "the store is slow to accept shards",
+    "end": "the last slices are being encoded",
     "resources": "no encoder has been placed in the cluster yet",
     "model": "encoders are loading the model",
 }
@@ -52,9 +53,18 @@ class Recent:
         """Sums a field of the receipts."""
         return float(sum(getattr(receipt, name) for _, receipt in self._receipts))
 
-    def rate(self, name: str) -> float:
-        """The sum per second."""
-        return self.total(name) / max(1e-9, self._clock() - self._since)
+    def rate(self, name: str, view: View | None = None) -> float:
+        """The sum per second.
+
+        Args:
+            name: of a field of receipts.
+            view: a snapshot, to count the encoded parts of open slices, too.
+        """
+        doing = [item for item in (view.doing if view else ()) if item.part]
+        parts = sum(getattr(item.part, name) for item in doing)
+        # Before the first commit, from the start of the oldest open slice.
+        since = self._since if self._receipts else self._clock() - max((item.seconds for item in doing), default=0.0)
+        return (self.total(name) + parts) / max(1e-9, self._clock() - since) if parts or self._receipts else 0.0
 
     @property
     def busy(self) -> float:
@@ -101,6 +111,8 @@ def waiting_for(view: View, busy: float) -> str:
     if busy >= BUSY:
         return "nothing"
     at = Counter(WAITING_FOR[doing.stage] for doing in view.doing)
+    if {*at} == {"an encoder"}:  # nothing is left to be read
+        return "end"
     return max(("input", "tokenizing", "output"), key=lambda reason: at[reason])
 
 
@@ -119,6 +131,8 @@ def bottleneck(view: View, busy: float | None) -> str:
     reason = waiting_for(view, busy or 0.0)
     if reason == "nothing":
         return f"encoders {busy:.0%} busy: {REASONS[reason]}"
+    if reason == "end":
+        return REASONS[reason]
     if reason in ("resources", "model"):
         return f"waiting: {REASONS[reason]}"
     return f"encoders {busy:.0%} busy, waiting for {reason}: {REASONS[reason]}"

@@ -13,27 +13,28 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.errors import KosbertError, ModelError, described
-from kosbert_ray.run.monitor.board import Board
+from kosbert_ray.run.monitor.board import Board, Part
 from kosbert_ray.run.slice_row import KNOWN, REUSED, TOKENS, VECTOR_ROWS, VECTORS, SliceRow
 from kosbert_ray.run.stages.work import Work, run_stage
 
-SHARE_SECONDS = 1.0  # between two reports
+REPORT_SECONDS = 1.0  # between two reports
 
 
-class _Share:
-    """Reports how much of a slice is encoded, for slices that take longer than ``SHARE_SECONDS``."""
+class _Progress:
+    """Reports how much of a slice is encoded, for slices that take longer than ``REPORT_SECONDS``."""
 
     def __init__(self, row: SliceRow, board: Board) -> None:
-        self._what, self._board = row.address, board
-        self._total = max(1, row.receipt.encoded_tokens if row.receipt else 1)
+        self._row, self._board = row, board
         self._done, self._reported = 0, time.monotonic()
 
     def __call__(self, tokens: int) -> None:
         self._done += tokens
-        now = time.monotonic()
-        if now - self._reported >= SHARE_SECONDS:
+        now, receipt = time.monotonic(), self._row.receipt
+        if now - self._reported >= REPORT_SECONDS and receipt:
             self._reported = now
-            self._board.report_share("encode", self._what, min(1.0, self._done / self._total))
+            share = min(1.0, self._done / max(1, receipt.encoded_tokens))
+            part = Part(share, share * receipt.tokens, share * receipt.input_rows, share * receipt.input_bytes)
+            self._board.report_part("encode", self._row.address, part)
 
 
 class EncodeSlices:
@@ -80,7 +81,7 @@ class EncodeSlices:
     def encode_slice(self, row: SliceRow) -> SliceRow:
         """Encodes one slice."""
         started = time.perf_counter()
-        encoded = self.encoder.encode_tokens(row.tokens, self._known(row), on_batch=_Share(row, self.work.board))
+        encoded = self.encoder.encode_tokens(row.tokens, self._known(row), on_batch=_Progress(row, self.work.board))
         rows = encoded.rows
         if encoded.failed:
             rows = rows[[index not in encoded.failed for index in range(len(rows))]]

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import DeviceBroken
 from kosbert_ray.run.executors.base import EncoderPool, Pending
@@ -39,6 +40,7 @@ WRITE_CPUS = 0.5
 OUTCOMES = "outcomes"
 # One slice is fetched while another is encoded. A GPU encodes several within the tenth of a second at which Ray polls.
 TASKS_IN_FLIGHT = {"cpu": 2, "gpu": 4}
+FEW = 4  # rows for each encoder: none is fetched ahead, or the first encoder that is ready would take those of the others
 
 
 def run(
@@ -64,7 +66,7 @@ def run(
         compute=ray.data.ActorPoolStrategy(
             min_size=pool.minimum,
             max_size=pool.maximum,
-            max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT["gpu" if pool.gpus else "cpu"],
+            max_tasks_in_flight_per_actor=in_flight(pending, pool, work.bundle),
         ),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
@@ -85,6 +87,18 @@ def run(
         batches.close()
         del batches
         gc.collect()
+
+
+def in_flight(pending: Pending, pool: EncoderPool, most: Limits) -> int:
+    """Rows that are sent to an encoder before it asks for them.
+
+    Args:
+        pending: the open slices.
+        pool: the encoders.
+        most: the most that slices have which travel together; a larger slice is a row of its own.
+    """
+    rows = sum(fragment.input_bytes for fragment, _ in pending) / max(1, most.max_bytes)
+    return 1 if rows <= FEW * pool.maximum else TASKS_IN_FLIGHT["gpu" if pool.gpus else "cpu"]
 
 
 @dataclass(frozen=True)
