@@ -219,7 +219,7 @@ def test_ids_that_are_null_or_occur_twice_are_refused(kind: str, request, told, 
     cli("embed", source, tmp_path / "out", *BASE)
     assert "--id name: null in row 18 and row 19 of " in told(*arguments, code=1)
     assert "not among the kept columns (name, text)" in told(*arguments[:-1], "nose", code=2)
-    with pytest.raises(Exception):  # noqa: B017 (each client has errors of its own): there is no table
+    with pytest.raises((psycopg.Error, ValueError)):  # there is no table
         store.read("docs_bad")
 
 
@@ -257,9 +257,7 @@ def test_a_destination_that_was_emptied_or_changed_is_brought_up_to_date(cli, st
     require_same(store, "docs_empty", folder / "out")
     shard = store.read("docs_empty")[0]["kosbert_shard"]
     if store.kind == "postgresql":
-        store.execute(
-            f"DELETE FROM docs_empty WHERE kosbert_shard = '{shard}' AND ctid IN (SELECT ctid FROM docs_empty LIMIT 3)"
-        )
+        store.execute(f"DELETE FROM docs_empty WHERE kosbert_shard = '{shard}'")
         store.execute("DELETE FROM docs_empty WHERE key IN (1000, 1001)")
     elif store.kind == "lancedb":
         lancedb.connect(store.address.partition(":")[2]).open_table("docs_empty").delete("key IN (1000, 1001)")
@@ -377,14 +375,13 @@ def test_pgvector_searches_what_was_loaded(cli, postgresql: str, tmp_path: Path,
         assert any("USING hnsw" in definition for (definition,) in indexes)
         assert any("UNIQUE" in definition for (definition,) in indexes)
         connection.execute("SET enable_seqscan = off")
-        query = f"SELECT text FROM docs_find ORDER BY embedding {operator} (SELECT embedding FROM docs_find WHERE text = %s) LIMIT 1"
+        one = "(SELECT embedding FROM docs_find WHERE text = %s)"
+        query = f"SELECT text FROM docs_find ORDER BY embedding {operator} {one} LIMIT 1"
         assert connection.execute(query, [SENTENCES[7]]).fetchone() == (SENTENCES[7],)
         connection.execute("DROP TABLE docs_find")
 
 
-def test_more_dimensions_than_pgvector_indexes_are_told_before(
-    monkeypatch, told, cli, postgresql: str, folder: Path
-) -> None:
+def test_dimensions_that_pgvector_does_not_index_are_told(monkeypatch, told, cli, postgresql: str, folder: Path) -> None:
     from kosbert_ray.outputs.load import postgresql as module
 
     monkeypatch.setattr(module, "INDEXED", {**module.INDEXED, "vector": 64})
