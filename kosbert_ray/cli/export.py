@@ -13,7 +13,6 @@ from kosbert_ray.units import plural
 EXAMPLES = (
     ("export for clip-retrieval, autofaiss and FAISS", "kosbert-ray export vectors/ npy/"),
     ("write few large files", "kosbert-ray export vectors/ large/ --format parquet --shard-size 256MB"),
-    ("export a Lance dataset", "kosbert-ray export vectors/ vectors.lance --format lance"),
 )
 
 
@@ -21,10 +20,10 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "export",
-        help="write an output as .npy files, few large Parquet files or a Lance dataset",
+        help="write an output as .npy files or few large Parquet files",
         description="Writes the complete OUTPUT into FOLDER: text_emb/*.npy with metadata/*.parquet beside them, as "
-        "clip-retrieval and autofaiss read them, few large Parquet files, or a Lance dataset. A second export keeps the "
-        "files that are there, or writes a new version of the Lance dataset.",
+        "clip-retrieval and autofaiss read them, or few large Parquet files. A second export keeps the files that are "
+        "there. For a LanceDB table, see kosbert-ray load.",
     )
     add_output(parser)
     parser.add_argument("folder", metavar="FOLDER", help="the destination: a folder or s3:// URL")

@@ -89,35 +89,13 @@ def test_a_grown_output_is_exported_by_what_is_new(cli, output: Path, source: Pa
     assert again.endswith(", 2 files were already there\n")
 
 
-def test_lance_holds_every_row_and_finds_the_nearest(cli, output: Path, tmp_path: Path) -> None:
-    lance = pytest.importorskip("lance")
-    for _ in range(2):
-        done = cli("export", output, tmp_path / "x.lance", "--format", "lance")
-        assert "exported: 201 rows" in done.stdout
-    dataset = lance.dataset(str(tmp_path / "x.lance"))
-    assert dataset.count_rows() == 201
-    assert dataset.schema.field("embedding").type == pa.list_(pa.float32(), 128)
-    query = np.array(read(output)["embedding"][7], np.float32)
-    found = dataset.to_table(nearest={"column": "embedding", "q": query, "k": 1, "metric": "cosine"})
-    assert found["text"].to_pylist() == [SENTENCES[7]]
-
-
 @pytest.mark.slow
 def test_it_goes_from_store_to_store(cli, output: Path, s3) -> None:
-    lance = pytest.importorskip("lance")
     files = s3.filesystem()
     files.mkdir("export")
     files.put(str(output), "export/out", recursive=True)
     cli("export", "s3://export/out", "s3://export/npy", env=s3.env)
     assert len(files.ls("export/npy/text_emb")) == 3
-    cli("export", "s3://export/out", "s3://export/x.lance", "--format", "lance", env=s3.env)
-    keys = {
-        "aws_endpoint": s3.endpoint,
-        "allow_http": "true",
-        "aws_access_key_id": "admin",
-        "aws_secret_access_key": "secret",
-    }
-    assert lance.dataset("s3://export/x.lance", storage_options=keys).count_rows() == 201
 
 
 def test_what_cannot_be_exported_is_said(told, output: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ HEAD = "http://HEAD:8265"
 BUCKET = "my-bucket"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BIN = Path(sys.executable).parent
-UNAVAILABLE = ("hub://", "gs://", "az://", "airflow", "kubectl", "docker", "pip install")
+UNAVAILABLE = ("postgresql://", "qdrant://", "hub://", "gs://", "az://", "airflow", "kubectl", "docker", "pip install")
 LONG_TARGETS = ("test", "lint", "bench", "docs", "audit")  # of make: resolved, not run
 SHELL = re.compile(r"[|><;&]|\$\(|^eval |^(?!kosbert-ray )")
 # A line that each command prints, whatever page it is on.
@@ -54,6 +54,7 @@ PRINTS = {
     "cluster": r"^done: [\d,]+ rows",
     "diff": r"^rows +\d+ +\d+",
     "promote": r"^promoted: ",
+    "load": r"^(loaded|to load): [\d,]+ rows?",
     "export": r"^exported: [\d,]+ rows",
     "report": r"^written: ",
     "init": r"^wrote ",

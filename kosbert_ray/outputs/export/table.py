@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def _module(name: str) -> Callable[[], Exporter]:
-    """Loads a module of this package when its exporter is first needed: pyarrow and lance take time to import."""
+    """Loads a module of this package when its exporter is first needed: pyarrow takes time to import."""
 
     def load() -> Exporter:
         exporter: Exporter = importlib.import_module(f"kosbert_ray.outputs.export.{name}").export
@@ -22,6 +22,5 @@ def _module(name: str) -> Callable[[], Exporter]:
 
 EXPORTERS: dict[str, Callable[[], Exporter]] = {
     "npy": _module("npy"),
-    "lance": _module("lance"),
     "parquet": _module("parquet"),
 }

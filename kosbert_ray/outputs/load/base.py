@@ -61,7 +61,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """What is loaded: a complete output, with the manifest as it was when the load began.
+    """A complete output to load, with the manifest as it was when the load began.
 
     Attributes:
         output: the output.
@@ -158,7 +158,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done so that a destination holds the manifest.
+    """The changes after which a destination holds the manifest.
 
     Attributes:
         add: shards that it lacks.
