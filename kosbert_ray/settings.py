@@ -27,7 +27,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from kosbert_ray.errors import UsageError
+from kosbert_ray.errors import UsageError, first_line
 from kosbert_ray.units import alternatives, parse_bytes, parse_seconds
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -377,8 +377,14 @@ def _read(model: type[BaseModel], path: str) -> tuple[dict[str, Any], dict[str, 
         raise UsageError(f"{path}: not UTF-8 text") from error
     except RecursionError:
         raise UsageError(f"{path}: an alias (*name) contains itself") from None
+    except ValueError as error:  # such as a date that does not exist
+        raise UsageError(f"{path}: {first_line(error)}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not YAML ({_where(error)})") from None  # its text quotes the lines around it
+    try:
+        json.dumps(tree, default=str, skipkeys=True)
+    except ValueError:
+        raise UsageError(f"{path}: an alias (*name) contains itself") from None
     if twice := next((name for name, count in Counter(name for name, _ in found).items() if count > 1), None):
         where = " and ".join(str(line) for name, line in found if name == twice)
         raise UsageError(f"{path}: {twice} is set twice, in lines {where}")

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
-from kosbert_ray.errors import StorageError, first_line
+from kosbert_ray.errors import StorageError
 from kosbert_ray.run.node_files import fill_node_folder, node_folder
 from kosbert_ray.run.shared_vectors import SharedTexts
 from kosbert_ray.run.text_hashes import HASH, halves
@@ -43,6 +44,7 @@ class OlderVectors:
         older: the older output.
         format: how the vectors to reuse are stored there.
         texts: number of texts in the index.
+        files: names of its files, in order, and their XXH128.
         key: names the index on every node.
     """
 
@@ -50,6 +52,7 @@ class OlderVectors:
     older: Storage
     format: EmbeddingFormat
     texts: int
+    files: tuple[tuple[str, str], ...]
     key: str
 
     @property
@@ -72,15 +75,13 @@ class OlderVectors:
             open(folder / LOW_FILE, "wb") as lows,
             open(folder / PLACES_FILE, "wb") as places,
         ):
-            for entry in sorted(self.output.list(PLACES), key=lambda entry: entry.name):
-                try:
-                    content = pa.BufferReader(self.output.read(entry.name))
-                    table = pq.read_table(content, page_checksum_verification=True)
-                except (pa.ArrowException, OSError) as error:
+            for name, digest in self.files:
+                content = self.output.read(name)
+                if xxhash.xxh3_128_hexdigest(content) != digest:
                     raise StorageError(
-                        f"{self.output.url(entry.name)}: cannot be read ({first_line(error)}); delete the folder {FOLDER} "
-                        "and run the same command again"
-                    ) from error
+                        f"{self.output.url(name)}: damaged; delete the folder {FOLDER} and run the same command again"
+                    )
+                table = pq.read_table(pa.BufferReader(content))
                 high, low = halves(table[HASH].combine_chunks())
                 highs.write(np.ascontiguousarray(high).data)
                 lows.write(np.ascontiguousarray(low).data)

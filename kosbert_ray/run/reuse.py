@@ -180,7 +180,8 @@ def prepare(older: OlderOutput, output: Storage, executor: Executor) -> OlderVec
         table = pa.table({SHARD: [name for name, _ in shards], FIRST: [first for _, first in shards]})
         content = json.dumps(asdict(index)).encode()
         output.write_atomic(SHARDS_FILE, to_parquet(table.replace_schema_metadata({KEY: content})))
-    return OlderVectors(output, older.storage, older.format, index.texts, index.content) if index.texts else None
+    files = tuple((name, digest) for name, (_, digest) in sorted(index.files.items()))
+    return OlderVectors(output, older.storage, older.format, index.texts, files, index.content) if index.texts else None
 
 
 def _made_of(older: OlderOutput, shards: Shards) -> str:
@@ -196,21 +197,21 @@ class _Index:
         made_of: digest of the older output's address and shards.
         texts: number of texts.
         content: digest of the files; names them on every node.
-        sizes: bytes of each file.
+        files: bytes and XXH128 of each file, by name.
     """
 
     made_of: str
     texts: int
     content: str
-    sizes: dict[str, int]
+    files: dict[str, tuple[int, str]]
 
     @staticmethod
     def of(made_of: str, written: pa.Table) -> _Index:
         """Describes files that :func:`write_places` has written."""
         files = sorted((row for row in written.to_pylist() if row["file"]), key=lambda row: row["file"])
         digest = hashlib.sha256(json.dumps([made_of, *(row["digest"] for row in files)]).encode())
-        sizes = {row["file"]: row["bytes"] for row in files}
-        return _Index(made_of, sum(row["texts"] for row in files), digest.hexdigest()[:16], sizes)
+        named = {row["file"]: (row["bytes"], row["digest"]) for row in files}
+        return _Index(made_of, sum(row["texts"] for row in files), digest.hexdigest()[:16], named)
 
     @staticmethod
     def find(output: Storage, made_of: str) -> _Index | None:
@@ -218,10 +219,11 @@ class _Index:
         try:
             metadata = pq.read_schema(pa.BufferReader(output.read(SHARDS_FILE))).metadata or {}
             found = _Index(**json.loads(metadata[KEY]))
+            sizes = {name: size for name, (size, _) in found.files.items()}
         except (FileNotFoundError, pa.ArrowException, KeyError, TypeError, ValueError):
             return None
         present = {entry.name: entry.size for entry in output.list(PLACES)}
-        return found if found.made_of == made_of and found.sizes == present else None
+        return found if found.made_of == made_of and sizes == present else None
 
 
 def clear(output: Storage) -> None:

@@ -165,11 +165,11 @@ def test_a_broken_gpu_moves_the_run_to_ray(cli, tmp_path: Path, monkeypatch: pyt
     encode = Encoder.encode_tokens
     calls = []
 
-    def breaks(self: Encoder, *arguments: Any) -> Any:
+    def breaks(self: Encoder, *arguments: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise DeviceBroken("the GPU failed in this process (CUDA error); run the same command again")
-        return encode(self, *arguments)
+        return encode(self, *arguments, **options)
 
     monkeypatch.setattr(Encoder, "encode_tokens", breaks)
     done = cli("embed", "bundled:everyday", tmp_path / "out", "--model", TINY, "--set", "encoder.engine=torch")
