@@ -402,3 +402,46 @@ def test_an_object_store_on_both_sides(cli, s3, folder: Path) -> None:
         done = cli(*arguments, env=s3.env)
     assert "0 rows added" in done.stdout
     assert ": 150 rows of this output" in done.stdout
+
+
+def test_much_is_copied_by_several_processes(monkeypatch, cli, postgresql: str, folder: Path, tmp_path: Path) -> None:
+    from kosbert_ray.outputs.load import postgresql as module
+
+    monkeypatch.setattr(module, "MANY_ROWS", 1)
+    cli("load", folder / "out", postgresql, "--table", "docs_much")
+    store = _store("postgresql", tmp_path, lambda _: postgresql)
+    require_same(store, "docs_much", folder / "out")
+    store.drop("docs_much")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_are_rows_of_their_own(kind: str, request, cli, tmp_path: Path) -> None:
+    store = _store(kind, tmp_path / "store", request.getfixturevalue)
+    texts = [" ".join(SENTENCES[first : first + 10]) for first in range(0, 100, 10)]
+    write(tmp_path / "in", "a", [texts[0], None, *texts[1:]])
+    settings = ["--set", "long_text=chunk", "--set", "chunk.size=40", "--set", "chunk.overlap=0", "--set", "max_rejected=1"]
+    cli("embed", tmp_path / "in", tmp_path / "out", *BASE, *settings, "--keep", "key")
+    for name, options in (("uuids", []), ("keys", ["--id", "key"])):
+        table = f"docs_chunks_{name}"
+        cli("load", tmp_path / "out", store.address, "--table", table, *options)
+        rows = store.read(table)
+        chunks = [(row["key"], row["chunk"]) for row in rows]
+        assert len(rows) == len({*chunks}) == Output.open(tmp_path / "out").totals.rows > len(texts)
+        if not options:
+            wanted = {str(uuid.uuid5(NAMESPACE, f"a.jsonl\n{key}\n{chunk}")) for key, chunk in chunks}
+            assert {str(row["kosbert_id"]) for row in rows} == wanted
+        store.drop(table)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_without_a_vector_are_left_out(kind: str, request, cli, tmp_path: Path) -> None:
+    store = _store(kind, tmp_path / "store", request.getfixturevalue)
+    write(tmp_path / "in", "a", [*SENTENCES[:10], None, *SENTENCES[10:25], ""])
+    settings = ["--set", "on_bad_row=null_vector", "--set", "max_rejected=5"]
+    cli("embed", tmp_path / "in", tmp_path / "out", *BASE, *settings, "--keep", "key")
+    done = cli("load", tmp_path / "out", store.address, "--table", "docs_null")
+    assert "25 rows added" in done.stdout and "2 rows left out (rejected)" in done.stdout
+    require_same(store, "docs_null", tmp_path / "out")
+    for row in store.read("docs_null"):
+        assert str(row["kosbert_id"]) == str(uuid.uuid5(NAMESPACE, f"a.jsonl\n{row['key']}\n0"))
+    store.drop("docs_null")

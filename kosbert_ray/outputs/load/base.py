@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,13 +32,22 @@ class Rows:
 
     Attributes:
         shard: its name.
-        table: the id and the kept columns, ``n`` rows.
+        kept: the kept columns, ``n`` rows.
         vectors: the vectors as they are stored, ``[n, width]``.
+        ids: the UUIDs of the rows; None if a kept column is the id.
     """
 
     shard: str
-    table: pa.Table
+    kept: pa.Table
     vectors: npt.NDArray[Any]
+    ids: list[uuid.UUID] | None
+
+    @property
+    def table(self) -> pa.Table:
+        """The kept columns, after the column of the ids if there is one."""
+        if self.ids is None:
+            return self.kept
+        return self.kept.add_column(0, ID, pa.array(map(str, self.ids), pa.string()))
 
 
 @dataclass(frozen=True)
@@ -146,14 +156,15 @@ class Source:
             table = file.read([*output.columns, self.format.column])
         vectors = table[self.format.column].combine_chunks()
         kept = table.select(list(output.columns))
+        valid = vectors.is_valid()
+        ids = None
         if self.options.id_column is None:
             chunk = table[CHUNK] if self.chunked else None
             numbers = self._firsts[shard] + input_rows(output, receipt, chunk, table.num_rows)
-            ids = place_ids(receipt.file, numbers, chunk.to_pylist() if chunk is not None else None)
-            kept = kept.add_column(0, self.schema.field(ID), pa.array(ids))
-        valid = vectors.is_valid()
+            numbers = numbers[valid.to_numpy(zero_copy_only=False)]
+            ids = place_ids(receipt.file, numbers, None if chunk is None else chunk.filter(valid).to_pylist())
         values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
-        return Rows(shard, kept.filter(valid), np.asarray(values).reshape(-1, self.format.width))
+        return Rows(shard, kept.filter(valid), np.asarray(values).reshape(-1, self.format.width), ids)
 
 
 @dataclass(frozen=True)

@@ -60,13 +60,10 @@ def input_rows(output: Output, receipt: Receipt, chunk: pa.ChunkedArray | None, 
     return good[index]
 
 
-def place_ids(file: str, rows: Int64, chunks: Sequence[int | None] | None) -> list[str]:
+def place_ids(file: str, rows: Int64, chunks: Sequence[int | None] | None) -> list[uuid.UUID]:
     """UUIDv5 (RFC 9562) of each row's input file, row number and chunk number (0 without chunks)."""
-    numbers = chunks or [0] * len(rows)
-    return [
-        str(uuid.uuid5(NAMESPACE, f"{file}\n{row}\n{chunk or 0}"))
-        for row, chunk in zip(rows.tolist(), numbers, strict=True)
-    ]
+    places = zip(rows.tolist(), chunks or [0] * len(rows), strict=True)
+    return [uuid.uuid5(NAMESPACE, f"{file}\n{row}\n{chunk or 0}") for row, chunk in places]
 
 
 def require_unique(output: Output, shards: Sequence[str], columns: Sequence[str]) -> None:

@@ -31,7 +31,6 @@ except ImportError as error:
 
 MODEL = b"kosbert_ray.model"  # in the schema's metadata
 VECTOR_TYPES = {"float32": "float32", "float16": "float16", "ubinary": "uint8"}
-MAX_TABLES = 100_000  # whose names are listed
 MIN_INDEXED = 10_000  # rows; fewer are searched exactly
 CLEANUP_AGE = timedelta(days=7)  # older versions of the table are removed
 
@@ -62,8 +61,12 @@ class LanceDB:
     def _table(self) -> Any:
         """The table; None if there is none."""
         with self._errors():
-            there = self._name in self._database.list_tables(limit=MAX_TABLES).tables
-            return self._database.open_table(self._name) if there else None
+            try:
+                return self._database.open_table(self._name)
+            except ValueError as error:
+                if "not found" in str(error):
+                    return None
+                raise
 
     @property
     def _schema(self) -> pa.Schema:

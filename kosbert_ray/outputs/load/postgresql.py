@@ -7,10 +7,13 @@ indexes come after. A later load copies into a staging table and changes the tab
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import multiprocessing
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -40,6 +43,7 @@ except ImportError as error:
     raise UsageError("postgresql: not installed; pip install 'kosbert-ray[postgresql]'") from error
 
 LOADS = "kosbert_ray_loads"
+MANY_ROWS = 100_000  # that are worth the start of processes
 CONNECTIONS = 4  # of a first load, at most one for each core
 VECTOR_TYPES = {"float32": "vector", "float16": "halfvec", "ubinary": "bit"}
 INDEXED = {"vector": 2000, "halfvec": 4000, "bit": 64000}  # dimensions that pgvector 0.8 indexes
@@ -209,6 +213,7 @@ class PostgreSQL:
         if not self._there(self._table):
             return {}
         with self._errors():
+            self._wait_for_killed()
             counts = sql.SQL("SELECT {}, count(*) FROM {} WHERE {} = %s GROUP BY 1").format(
                 sql.Identifier(SHARD), self._table, sql.Identifier(OUTPUT)
             )
@@ -216,6 +221,23 @@ class PostgreSQL:
             recorded = sql.SQL("SELECT shard FROM {} WHERE table_name = %s AND output = %s").format(self._loads)
             known = {shard for (shard,) in self._connection.execute(recorded, self._place)}
         return {shard: count if shard in known else 0 for shard, count in rows.items()}
+
+    @property
+    def _lock(self) -> int:
+        """Key of the advisory lock that every transaction of a load shares."""
+        content = f"{self._source.options.name}\n{self._source.identity}"
+        return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], signed=True)
+
+    def _wait_for_killed(self) -> None:
+        """Waits until no transaction of an earlier load is left: a server may commit what a killed client had sent."""
+        for function in ("pg_advisory_lock", "pg_advisory_unlock"):
+            self._connection.execute(f"SELECT {function}(%s)", [self._lock])
+
+    @contextlib.contextmanager
+    def _transaction(self, connection: Connection) -> Iterator[None]:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", [self._lock])
+            yield
 
     @property
     def _tag(self) -> str:
@@ -257,7 +279,7 @@ class PostgreSQL:
     def _delete(self, connection: Connection, shards: Sequence[str]) -> None:
         if not shards:
             return
-        with connection.transaction():
+        with self._transaction(connection):
             gone = sql.SQL("DELETE FROM {} WHERE {} = %s AND {} = ANY(%s)")
             connection.execute(
                 gone.format(self._table, sql.Identifier(OUTPUT), sql.Identifier(SHARD)), [self._tag, list(shards)]
@@ -266,25 +288,27 @@ class PostgreSQL:
             connection.execute(forgotten.format(self._loads), [*self._place, list(shards)])
 
     def _copy_all(self, shards: Sequence[str]) -> None:
-        """Copies shards over several connections, each shard in a transaction."""
-        count = max(1, min(CONNECTIONS, usable_cores(), len(shards)))
-        with contextlib.ExitStack() as stack, ThreadPoolExecutor(count) as pool:
-            free = [stack.enter_context(contextlib.closing(self._connect())) for _ in range(count)]
-
-            def copy(shard: str) -> None:
-                connection = free.pop()
-                try:
-                    with connection.transaction():
-                        self._record(connection, shard, self._copy(connection, self._table, shard))
-                finally:
-                    free.append(connection)
-
+        """Copies shards, each in a transaction, in several processes with a connection each."""
+        count = min(CONNECTIONS, usable_cores(), len(shards))
+        if count < 2 or sum(self._source.receipts[shard].rows for shard in shards) < MANY_ROWS:
+            for shard in shards:
+                self.copy_shard(shard)
+            return
+        start = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(count, start, _start_process, (self._url, self._source)) as pool:
             try:
-                for _ in pool.map(copy, shards):
+                for _ in pool.map(_copy_in_process, shards):
                     pass
+            except BrokenProcessPool as error:
+                raise StorageError(f"{self.address}: a loading process was killed; run the same command again") from error
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+    def copy_shard(self, shard: str) -> None:
+        """Copies a shard and records it in one transaction."""
+        with self._errors(), self._transaction(self._connection):
+            self._record(self._connection, shard, self._copy(self._connection, self._table, shard))
 
     def _record(self, connection: Connection, shard: str, rows: int) -> None:
         added = sql.SQL(
@@ -297,7 +321,8 @@ class PostgreSQL:
     def _copy(self, connection: Connection, table: sql.Identifier, shard: str) -> int:
         """Copies the rows of a shard in the binary format; returns their number."""
         rows = self._source.rows(shard)
-        columns = [self._values(rows, field) for field in self._source.schema]
+        columns: list[list[object]] = [] if rows.ids is None else [[*rows.ids]]
+        columns += [self._values(rows, field) for field in rows.kept.schema]
         make = MAKE[self._vector]
         names = sql.SQL(", ").join(map(sql.Identifier, self._columns))
         kinds = [kind.partition("(")[0] for kind in self._columns.values()]
@@ -306,14 +331,12 @@ class PostgreSQL:
             copy.set_types(kinds)
             for *values, vector in zip(*columns, rows.vectors, strict=True):
                 copy.write_row((tag, shard, *values, make(vector)))
-        return int(rows.table.num_rows)
+        return int(rows.kept.num_rows)
 
     def _values(self, rows: Rows, field: pa.Field) -> list[object]:
         """The values of a column as psycopg takes them."""
-        column = rows.table[field.name]
+        column = rows.kept[field.name]
         kind = plain(field.type)
-        if field.name == ID:
-            return [uuid.UUID(value) for value in column.to_pylist()]
         if is_string(kind):
             column = column.cast(pa.large_string())
             bad = pc.match_substring(column, NUL)
@@ -335,7 +358,7 @@ class PostgreSQL:
             return
         run(sql.SQL("CREATE UNLOGGED TABLE {} (LIKE {})").format(self._staging, self._table))
         counts = {shard: self._copy(self._connection, self._staging, shard) for shard in work.load}
-        with self._connection.transaction():
+        with self._transaction(self._connection):
             self._delete(self._connection, work.delete)
             run(sql.SQL("INSERT INTO {} SELECT * FROM {}").format(self._table, self._staging))
             for shard, rows in counts.items():
@@ -363,3 +386,16 @@ class PostgreSQL:
             yield
         except psycopg.Error as error:
             raise StorageError(f"{self.address}: PostgreSQL refuses ({first_line(error)})") from error
+
+
+_of_process: list[PostgreSQL] = []  # of a process of the pool
+
+
+def _start_process(address: str, source: Source) -> None:
+    destination = PostgreSQL(address, source)
+    destination.require_fitting()
+    _of_process.append(destination)
+
+
+def _copy_in_process(shard: str) -> None:
+    _of_process[0].copy_shard(shard)
