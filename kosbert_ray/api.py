@@ -111,13 +111,14 @@ def search(
     similarity: Similarity = "cosine",
     prompt: str | None = None,
     prompt_name: str | None = None,
+    exact: bool = False,
     **options: Any,
 ) -> list[Hit]:
     """Finds the rows of an output nearest to each query. To search it again, open it once: :meth:`Output.search`.
 
     Args:
         output: a folder or URL.
-        queries, top_k, similarity, prompt, prompt_name: as for :meth:`Output.search`.
+        queries, top_k, similarity, prompt, prompt_name, exact: as for :meth:`Output.search`.
         options: sections of a job file that say how to access it and how to compute.
 
     Raises:
@@ -129,7 +130,7 @@ def search(
     """
     from kosbert_ray.outputs.output import Output
 
-    return Output.open(output, **options).search(queries, top_k, similarity, prompt, prompt_name)
+    return Output.open(output, **options).search(queries, top_k, similarity, prompt, prompt_name, exact)
 
 
 def verify(output: Path, /, *, input: Path | None = None, sample: int = 0, seed: int = 0, **options: Any) -> Verification:

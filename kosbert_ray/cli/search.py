@@ -45,12 +45,14 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "search",
         help="show the rows of an output nearest to a query",
-        description="Encodes QUERY with the output's own model, compares it with every row and shows the nearest.",
+        description="Encodes QUERY with the output's own model and shows the nearest rows: by the output's index "
+        "(kosbert-ray index) if there is one, else compared with every row.",
     )
     add_output(parser)
     parser.add_argument("query", nargs="*", metavar="QUERY", help="any text; without one, a terminal asks for queries")
     parser.add_argument("--queries", metavar="FILE", help="a text file with one query per line")
     parser.add_argument("-k", "--top-k", type=int, default=10, metavar="N", help="rows per query (default: 10)")
+    parser.add_argument("--exact", action="store_true", help="compare with every row, although there is an index")
     parser.add_argument("--similarity", choices=["cosine", "dot"], default="cosine", help="default: cosine")
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument(
@@ -86,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
     searcher = Searcher(Output(config), prompt, model.prompt_name)
 
     def find(queries: list[str]) -> list[Hit]:
-        return searcher.search(queries, arguments.top_k, arguments.similarity)
+        return searcher.search(queries, arguments.top_k, arguments.similarity, arguments.exact)
 
     if asking:
         _ask(find)

@@ -336,8 +336,9 @@ class Output:
         similarity: Similarity = "cosine",
         prompt: str | None = None,
         prompt_name: str | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
-        """Finds the rows nearest to each query, comparing it with every row. Queries are encoded by the output's model.
+        """Finds the rows nearest to each query. Queries are encoded by the output's model.
 
         Args:
             queries: one text or several.
@@ -345,6 +346,7 @@ class Output:
             similarity: "cosine" or "dot".
             prompt: text put before each query instead of the model's own prompt for queries.
             prompt_name: the name of one of the model's prompts instead.
+            exact: compare queries with every row, although there is an index (``kosbert-ray index``).
 
         Returns:
             The hits of each query, best first, query by query.
@@ -362,7 +364,7 @@ class Output:
         from kosbert_ray.outputs.search import Searcher
 
         asked = [queries] if isinstance(queries, str) else queries
-        return Searcher(self, prompt, prompt_name).search(asked, top_k, similarity)
+        return Searcher(self, prompt, prompt_name).search(asked, top_k, similarity, exact)
 
     def verify(self, input: str | PathLike[str] | None = None, sample: int = 0, seed: int = 0) -> Verification:
         """Checks every shard against its checksum, its receipt and the job, with threads of this process.

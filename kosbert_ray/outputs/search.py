@@ -1,4 +1,4 @@
-"""Exact nearest-neighbour search over an output, with queries encoded by the output's own model."""
+"""Nearest-neighbour search over an output, with queries encoded by the output's own model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job import reader_threads
-from kosbert_ray.outputs.nearest import Similarity, nearest
+from kosbert_ray.outputs.nearest import Nearest, Similarity, nearest
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from kosbert_ray.encoder.encoder import Encoder
+    from kosbert_ray.outputs.index.searcher import IndexSearcher
     from kosbert_ray.outputs.output import Output
 
 log = logging.getLogger(__name__)
@@ -76,13 +81,37 @@ class Searcher:
             log.warning(warning)
         return Encoder(spec, output.job.encoder)
 
-    def search(self, queries: Sequence[str], top_k: int, similarity: Similarity) -> list[Hit]:
-        """Finds the rows nearest to each query, comparing it with every row.
+    @cached_property
+    def _index(self) -> IndexSearcher | None:
+        """The output's index; None if there is none of its current rows."""
+        from kosbert_ray.outputs.index.files import RECORD_FILE
+
+        if not self._output.storage.exists(RECORD_FILE):
+            return None
+        from kosbert_ray.outputs.index.searcher import IndexSearcher
+
+        return IndexSearcher.open(self._output)
+
+    def _found(self, vectors: npt.NDArray[np.float32], top_k: int, similarity: Similarity, exact: bool) -> Nearest:
+        """The nearest rows, with places in ``_names``."""
+        output, shards = self._output, self._shards
+        cosine = similarity == "cosine" or output.record.normalized
+        if not exact and cosine and (index := self._index):
+            found = index.search(vectors, top_k)
+            place_of = {name: place for place, name in enumerate(shards)}
+            places = np.array([place_of.get(name, -1) for name in index.shards.names], np.int64)
+            return Nearest(found.score, places[found.shard], found.row)
+        threads = reader_threads(output.storage)
+        return nearest(output.storage, shards, output.formats[0], vectors, top_k, similarity, threads)
+
+    def search(self, queries: Sequence[str], top_k: int, similarity: Similarity, exact: bool = False) -> list[Hit]:
+        """Finds the rows nearest to each query, by the output's index if there is one.
 
         Args:
             queries: the texts to look for.
             top_k: rows per query.
             similarity: "cosine" or "dot".
+            exact: compare queries with every row, although there is an index.
 
         Returns:
             The hits of each query, best first, query by query.
@@ -95,8 +124,7 @@ class Searcher:
             raise UsageError("--top-k: ask for at least one row")
         output, shards = self._output, self._shards
         vectors = self._encoder.encode(list(queries))
-        threads = reader_threads(output.storage)
-        found = nearest(output.storage, shards, output.formats[0], vectors, top_k, similarity, threads)
+        found = self._found(vectors, top_k, similarity, exact)
         columns: dict[tuple[int, int], dict[str, Any]] = {}
         if output.columns:
             for shard in sorted({*found.shard.ravel().tolist()}):

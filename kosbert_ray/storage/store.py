@@ -6,6 +6,7 @@ import contextlib
 import io
 import mmap
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -244,6 +245,14 @@ class Storage:
                 memoryview(content) as view,
             ):
                 self.write_atomic(name, view)
+
+    def copy_out(self, name: str, path: Path) -> None:
+        """Copies a file of any size to this machine."""
+        if self.remote:
+            self._retry(name, lambda: self.fs.get_file(self.path(name), str(path)))
+            return
+        with storage_errors(self.url(name)):
+            shutil.copyfile(self.path(name), path)
 
     def create(self, name: str, content: bytes) -> bool:
         """Writes a file only if it does not exist; returns False if it does.

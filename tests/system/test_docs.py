@@ -54,6 +54,7 @@ PRINTS = {
     "cluster": r"^done: [\d,]+ rows",
     "diff": r"^rows +\d+ +\d+",
     "promote": r"^promoted: ",
+    "index": r"^indexed: [\d,]+ rows?",
     "load": r"^(loaded|to load): [\d,]+ rows?",
     "export": r"^exported: [\d,]+ rows",
     "report": r"^written: ",

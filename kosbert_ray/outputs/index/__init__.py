@@ -1,0 +1,1 @@
+"""An approximate index of an output's vectors."""
