@@ -74,8 +74,8 @@ def test_the_footer_identifies_the_job(tmp_path: Path) -> None:
 def test_a_dataset_reader_sees_shards_only(tmp_path: Path) -> None:
     write(tmp_path)
     storage = Storage(str(tmp_path))
-    rejected = {"file": ["a"], "row": [1], "byte_offset": [None], "reason": ["null text"], "text": [None]}
-    write_rejected(storage, "a.parquet", pa.table(rejected, schema=REJECTED_SCHEMA))
+    rejected = {"file": "a", "row": 1, "byte_offset": None, "reason": "null text", "text": None, "slice_row": 1}
+    write_rejected(storage, "a.parquet", pa.Table.from_pylist([rejected], schema=REJECTED_SCHEMA))
     storage.write_atomic("_SUCCESS", json.dumps({}).encode())
     assert ds.dataset(tmp_path, format="parquet").count_rows() == 50
     assert pq.read_table(tmp_path / "_kosbert" / "rejected" / "a.parquet").to_pylist()[0]["reason"] == "null text"

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
-from faiss.contrib.ondisk import merge_ondisk
 
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.outputs.index.files import (
@@ -33,6 +31,7 @@ from kosbert_ray.outputs.index.files import (
     write_record,
     write_shards,
 )
+from kosbert_ray.outputs.index.library import faiss, merge_ondisk
 from kosbert_ray.outputs.index.quiet import quietly
 from kosbert_ray.outputs.index.recall import probes_for
 from kosbert_ray.outputs.index.searcher import IndexSearcher, local_folder, open_segment

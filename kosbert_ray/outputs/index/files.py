@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kosbert_ray.errors import StorageError, first_line
-from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.ledger import JOB_FILE
 from kosbert_ray.shards.shard import reading
 from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
+
+if TYPE_CHECKING:
+    from kosbert_ray.outputs.output import Output
 
 FOLDER = "_index"
 RECORD_FILE = f"{FOLDER}/index.json"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import faiss
 import numpy as np
 
 from kosbert_ray.outputs.index.files import Int64
+from kosbert_ray.outputs.index.library import faiss
 from kosbert_ray.outputs.index.searcher import IndexSearcher, Vectors
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.format import EmbeddingFormat

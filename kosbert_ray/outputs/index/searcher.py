@@ -8,25 +8,23 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kosbert_ray.errors import StorageError, UsageError, first_line
+from kosbert_ray.errors import StorageError, first_line
 from kosbert_ray.model.source import fill_once
 from kosbert_ray.outputs.index.files import FOLDER, IndexedShards, IndexRecord, Int64, Segment, read_record, read_shards
+from kosbert_ray.outputs.index.library import faiss
 from kosbert_ray.outputs.index.quiet import quietly
 from kosbert_ray.outputs.nearest import Nearest
-from kosbert_ray.outputs.output import Output
 from kosbert_ray.storage import Storage
 from kosbert_ray.units import data_size
 from kosbert_ray.vector_math import unit
 
-try:
-    import faiss
-except ImportError as error:
-    raise UsageError("an index needs FAISS; pip install 'kosbert-ray[faiss]'") from error
+if TYPE_CHECKING:
+    from kosbert_ray.outputs.output import Output
 
 RANKED_AGAIN = 10  # candidates for each row asked for, where codes are coarse
 Vectors = npt.NDArray[np.float32]
