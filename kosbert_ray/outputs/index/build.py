@@ -6,6 +6,7 @@ the shards that are new; shards that are gone are masked until too much of the i
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -19,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.errors import InputError, StorageError, UsageError, first_line
 from kosbert_ray.outputs.index.files import (
     FOLDER,
     IndexedShards,
@@ -105,7 +106,7 @@ def build(output: Output, recall: float, memory: int, rebuild: bool = False, col
     if record and shards and _worn(record, shards, receipts):
         record = shards = None
     new = [receipt for name, receipt in receipts.items() if shards is None or name not in {*shards.names}]
-    with tempfile.TemporaryDirectory(prefix="kosbert-ray-index-") as folder:
+    with _folder() as folder:
         work = _Builder(output, vector_format.column, kind, Path(folder))
         trained = work.trained(record, rows)
         segments = record.segments if record else ()
@@ -144,6 +145,18 @@ def build(output: Output, recall: float, memory: int, rebuild: bool = False, col
         write_record(output.storage, final)
     masked = sum(segment.rows for segment in segments) - rows
     return Indexed(final, rows, sum(receipt.rows for receipt in new), masked, time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """A temporary folder for the files of an index; raises StorageError if there is no room for them."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="kosbert-ray-index-") as folder:
+            yield folder
+    except (OSError, RuntimeError) as error:  # FAISS raises the latter
+        raise StorageError(
+            f"{tempfile.gettempdir()}: the index cannot be built there ({first_line(error)}); set TMPDIR to a larger disk"
+        ) from error
 
 
 def _worn(record: IndexRecord, shards: IndexedShards, held: dict[str, Receipt]) -> bool:
