@@ -81,7 +81,7 @@ def rejected(output: Output, limit: int) -> Rejected:
     for receipt in receipts:
         if len(found) >= limit:
             break
-        rows = read_rejected(output.storage, receipt.shard).to_pylist()
+        rows = read_rejected(output.storage, receipt.shard).drop_columns(["slice_row"]).to_pylist()
         found += [(receipt, row) for row in rows[: limit - len(found)]]
     lines = _lines(output, found)
     shown = tuple(

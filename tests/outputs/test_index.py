@@ -58,7 +58,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("memory", "kind"), [("16GB", "SQ8"), ("1K", "RaBitQ4")])
 def test_search_by_the_index_finds_what_exact_search_finds(cli, folder: Path, memory: str, kind: str) -> None:
     out = folder / "out"
-    done = cli("index", out, "--memory", memory)
+    done = cli("index", out, "--memory", memory, "--recall", "1")
     assert done.stdout.startswith("indexed: 480 rows (480 added) in ")
     assert f": {kind}, " in done.stdout
     assert done.stdout.count("\n") == 1
@@ -67,19 +67,19 @@ def test_search_by_the_index_finds_what_exact_search_finds(cli, folder: Path, me
     (hit, *_) = json.loads("[" + cli("search", out, SENTENCES[7], "-k", "1", "--json").stdout + "]")
     assert hit["text"] == SENTENCES[7]
     assert cli("verify", out).stdout.startswith("verified")
-    assert cli("index", out, "--memory", memory).stdout.startswith("indexed: 480 rows (0 added) in ")
+    assert cli("index", out, "--memory", memory, "--recall", "1").stdout.startswith("indexed: 480 rows (0 added) in ")
 
 
 def test_later_runs_add_segments_and_mask_what_is_gone(cli, folder: Path) -> None:
     out = folder / "out"
-    cli("index", out)
+    cli("index", out, "--recall", "1")
     (folder / "in" / "0.parquet").unlink()
     write(folder / "in", "8", SENTENCES[480:520])
     cli("embed", folder / "in", out, *BASE, "--prune")
     stale = cli("search", out, SENTENCES[3], "-k", "3")
     assert "is of an earlier run; comparing every row (run kosbert-ray index)" in stale.stderr
     assert SENTENCES[3] not in stale.stdout
-    done = cli("index", out)
+    done = cli("index", out, "--recall", "1")
     assert done.stdout.startswith("indexed: 460 rows (40 added, 60 of earlier runs masked) in ")
     assert len(record(out)["segments"]) == 2
     require_like_exact(out)
@@ -87,7 +87,7 @@ def test_later_runs_add_segments_and_mask_what_is_gone(cli, folder: Path) -> Non
     assert texts and not texts & {*SENTENCES[:60]} - {*SENTENCES[60:]}
     (folder / "in" / "1.parquet").unlink()
     cli("embed", folder / "in", out, *BASE, "--prune")
-    assert cli("index", out).stdout.startswith("indexed: 400 rows (400 added) in ")
+    assert cli("index", out, "--recall", "1").stdout.startswith("indexed: 400 rows (400 added) in ")
     assert len(record(out)["segments"]) == 1
     assert len(list((out / "_index").iterdir())) == 4, "files of the index before are gone"
     require_like_exact(out)
@@ -99,7 +99,7 @@ def test_rows_without_a_vector_and_chunks(cli, tmp_path: Path) -> None:
         options = [part for setting in settings for part in ("--set", setting)]
         out = tmp_path / name
         cli("embed", tmp_path / "in", out, *BASE, *options, "--set", "max_rejected=9")
-        cli("index", out)
+        cli("index", out, "--recall", "1")
         if name == "null":
             require_like_exact(out)
         else:
@@ -108,17 +108,17 @@ def test_rows_without_a_vector_and_chunks(cli, tmp_path: Path) -> None:
 
 def test_a_damaged_index_is_named_and_built_again(cli, told, folder: Path) -> None:
     out = folder / "out"
-    cli("index", out)
+    cli("index", out, "--recall", "1")
     (data,) = (out / "_index").glob("*.ivfdata")
     data.write_bytes(data.read_bytes()[:-5])
     message = told("search", out, SENTENCES[3], code=1)
     assert f"{data}: missing or cut off; run kosbert-ray index --rebuild" in message
     assert cli("search", out, SENTENCES[3], "--exact").stdout
-    cli("index", out, "--rebuild")
+    cli("index", out, "--recall", "1", "--rebuild")
     require_like_exact(out)
     (out / "_index" / "index.json").write_text("{")
     assert "cannot be read" in told("search", out, SENTENCES[3], code=1)
-    cli("index", out, "--rebuild")
+    cli("index", out, "--recall", "1", "--rebuild")
     require_like_exact(out)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kosbert_ray.errors import JobFailed, StorageError
 from kosbert_ray.outputs.load.base import Destination, Source, Work
@@ -15,6 +16,7 @@ from kosbert_ray.shards.lease import Lease
 from kosbert_ray.units import duration, plural
 
 LOADS_FOLDER = "_kosbert/loads"  # a lease for each load that is running
+WAIT_SECONDS = 10.0  # for another load to give up
 
 log = logging.getLogger(__name__)
 
@@ -62,27 +64,32 @@ def load(source: Source, address: str, dry_run: bool = False) -> Loaded:
     destination = open_destination(address, source)
     with contextlib.closing(destination):
         destination.require_fitting()
-        held = destination.held()
-        work = Work.of(source, held)
-        receipts = source.receipts
-        found = Loaded(
-            address=destination.address,
-            rows=sum(held.values()),
-            added=sum(receipts[shard].rows for shard in work.add),
-            replaced=sum(receipts[shard].rows for shard in work.replace),
-            removed=sum(held[shard] for shard in work.remove),
-            bytes=sum(receipts[shard].output_bytes for shard in work.load),
-            skipped=_skipped(source),
-            done=not dry_run,
-        )
         if dry_run:
-            return found
+            held = destination.held()
+            return _described(source, destination, Work.of(source, held), held)
         source.require_unique_ids()
         with _alone(source, destination):
+            held = destination.held()  # after an earlier load has ended
+            work = Work.of(source, held)
             destination.apply(work)
             rows = destination.held()
         _require_rows(source, destination, rows)
-        return Loaded(**{**vars(found), "rows": sum(rows.values())})
+        return replace(_described(source, destination, work, held), rows=sum(rows.values()), done=True)
+
+
+def _described(source: Source, destination: Destination, work: Work, held: dict[str, int]) -> Loaded:
+    """The changes to a destination that holds these rows."""
+    receipts = source.receipts
+    return Loaded(
+        address=destination.address,
+        rows=sum(held.values()),
+        added=sum(receipts[shard].rows for shard in work.add),
+        replaced=sum(receipts[shard].rows for shard in work.replace),
+        removed=sum(held[shard] for shard in work.remove),
+        bytes=sum(receipts[shard].output_bytes for shard in work.load),
+        skipped=_skipped(source),
+        done=False,
+    )
 
 
 def _skipped(source: Source) -> dict[str, int]:
@@ -108,11 +115,14 @@ def _alone(source: Source, destination: Destination) -> Iterator[None]:
     place = hashlib.sha256(f"{destination.address}\n{source.options.name}".encode()).hexdigest()[:16]
     lease = Lease(ledger.storage, ledger.run, f"{LOADS_FOLDER}/{place}")
     with lease:
-        others = [other for other in lease.others() if (other.started, other.run) < (lease.started, ledger.run)]
-        if others:
-            first = others[0]
-            raise JobFailed(
-                f"{destination.address}: another load of this output is running (on {first.host}, process {first.pid}, "
-                f"started {duration(first.age)} ago); wait for it, or end it first"
-            )
+        deadline = time.monotonic() + WAIT_SECONDS
+        while others := lease.others():
+            first = min(others, key=lambda other: (other.started, other.run))
+            # The older of two waits until the younger has given up. One that began before it could be seen goes on.
+            if (first.started, first.run) < (lease.started, ledger.run) or time.monotonic() > deadline:
+                raise JobFailed(
+                    f"{destination.address}: another load of this output is running (on {first.host}, process {first.pid}, "
+                    f"started {duration(first.age)} ago); wait for it, or end it first"
+                )
+            time.sleep(0.2)
         yield
