@@ -118,7 +118,7 @@ def _alone(source: Source, destination: Destination) -> Iterator[None]:
         deadline = time.monotonic() + WAIT_SECONDS
         while others := lease.others():
             first = min(others, key=lambda other: (other.started, other.run))
-            # The older of two waits until the younger has given up. One that began before it could be seen goes on.
+            # The older of two waits until the younger has given up. One that began before it could be seen continues.
             if (first.started, first.run) < (lease.started, ledger.run) or time.monotonic() > deadline:
                 raise JobFailed(
                     f"{destination.address}: another load of this output is running (on {first.host}, process {first.pid}, "
