@@ -60,7 +60,7 @@ class Bounds:
         """
         if self.limit is None:
             return pending
-        sums = accumulate(_rows(item) for item, _ in pending)
+        sums = accumulate(expected_rows(item) for item, _ in pending)
         count = next((number for number, total in enumerate(sums, 1) if rows + total >= self.limit), len(pending))
         return pending[:count]
 
@@ -68,10 +68,10 @@ class Bounds:
         """The part of some fragments that the limit leaves to be done, from 0 to 1."""
         if self.limit is None:
             return 1.0
-        return min(1.0, self.limit / max(1, sum(map(_rows, fragments))))
+        return min(1.0, self.limit / max(1, sum(map(expected_rows, fragments))))
 
 
-def _rows(fragment: Fragment) -> int:
+def expected_rows(fragment: Fragment) -> int:
     """Rows of a fragment; an estimate where they are not known."""
     if fragment.row_groups is not None:
         return fragment.stop - fragment.start

@@ -81,7 +81,10 @@ def test_an_error_of_ours_comes_back_as_itself_from_under_rays_wrapping() -> Non
 
 
 def test_few_slices_are_not_sent_ahead_of_the_encoders_that_start_later() -> None:
-    pool = EncoderPool(2, 2, cpus=1, gpus=0, threads=1)
+    """With many, one is fetched while another is encoded; then Ray Data also adds encoders."""
+    pool = EncoderPool(2, 16, cpus=1, gpus=0, threads=1)
     pending = [(Fragment(InputFile("a", size, "", "text"), 0, 0, size), frozenset[int]()) for size in (600_000, 300_000)]
-    assert in_flight(pending, pool, Limits(16_384, 500_000)) == 1
-    assert in_flight(pending * 8, pool, Limits(16_384, 500_000)) == 2
+    assert in_flight(pending, pool, Limits(16_384, 10**6)) == 1
+    assert in_flight(pending * 4, pool, Limits(16_384, 10**6)) == 2
+    assert in_flight(pending, pool, Limits(100, 10**6)) == 2
+    assert in_flight(pending, pool, Limits(16_384, 10**5)) == 2

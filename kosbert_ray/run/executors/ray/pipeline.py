@@ -21,6 +21,7 @@ import ray
 from kosbert_ray.corpus.fragments import Limits
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import DeviceBroken
+from kosbert_ray.run.bounds import expected_rows
 from kosbert_ray.run.executors.base import EncoderPool, Pending
 from kosbert_ray.run.executors.ray.errors import error_of
 from kosbert_ray.run.executors.ray.planned_reads import READ_CPUS, PlannedReads
@@ -40,7 +41,7 @@ WRITE_CPUS = 0.5
 OUTCOMES = "outcomes"
 # One slice is fetched while another is encoded. A GPU encodes several within the tenth of a second at which Ray polls.
 TASKS_IN_FLIGHT = {"cpu": 2, "gpu": 4}
-FEW = 4  # rows for each encoder: none is fetched ahead, or the first encoder that is ready would take those of the others
+FEW = 2  # slices for each encoder: none is sent ahead, or the first encoder that is ready would take those of the others
 
 
 def run(
@@ -66,7 +67,7 @@ def run(
         compute=ray.data.ActorPoolStrategy(
             min_size=pool.minimum,
             max_size=pool.maximum,
-            max_tasks_in_flight_per_actor=in_flight(pending, pool, work.bundle),
+            max_tasks_in_flight_per_actor=in_flight(pending, pool, work.reader.limits),
         ),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
@@ -89,16 +90,19 @@ def run(
         gc.collect()
 
 
-def in_flight(pending: Pending, pool: EncoderPool, most: Limits) -> int:
+def in_flight(pending: Pending, pool: EncoderPool, limits: Limits) -> int:
     """Rows that are sent to an encoder before it asks for them.
+
+    With one, Ray Data adds no encoders to the pool, so there must be few slices for those that it starts with.
 
     Args:
         pending: the open slices.
         pool: the encoders.
-        most: the most that slices have which travel together; a larger slice is a row of its own.
+        limits: of a slice.
     """
-    rows = sum(fragment.input_bytes for fragment, _ in pending) / max(1, most.max_bytes)
-    return 1 if rows <= FEW * pool.maximum else TASKS_IN_FLIGHT["gpu" if pool.gpus else "cpu"]
+    most_bytes = min(limits.max_bytes, limits.target_bytes or limits.max_bytes)
+    slices = sum(max(1.0, item.input_bytes / most_bytes, expected_rows(item) / limits.max_rows) for item, _ in pending)
+    return 1 if slices <= FEW * pool.minimum else TASKS_IN_FLIGHT["gpu" if pool.gpus else "cpu"]
 
 
 @dataclass(frozen=True)
