@@ -33,7 +33,7 @@ def test_encoders_are_added_on_nodes_that_join_and_the_loss_of_a_node_loses_no_r
 
     try:
         (tmp_path / "in").mkdir()
-        for number in range(40):
+        for number in range(160):  # a minute of work: nodes take half of one to join
             texts = [f"{text} {number} {again}" for again in range(10) for text in everyday()]
             (tmp_path / "in" / f"{number}.txt").write_text("\n".join(texts), "utf-8")
         settings = [*actors, "encoder.threads=1", "slice.max_rows=400", f"ray.address={cluster.head}"]
@@ -53,6 +53,6 @@ def test_encoders_are_added_on_nodes_that_join_and_the_loss_of_a_node_loses_no_r
         for process in [*psutil.Process(lost.pid).children(recursive=True), lost]:
             process.kill()
         assert job.wait(240) == 0
-        assert ds.dataset(tmp_path / "out", format="parquet").count_rows() == 40 * 5200
+        assert ds.dataset(tmp_path / "out", format="parquet").count_rows() == 160 * 5200
     finally:
         cluster.end()
