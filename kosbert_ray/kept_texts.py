@@ -26,7 +26,6 @@ class KeptTexts:
     _source: RowText
     _copied: bool
     _chunked: bool
-    _whole: bool
 
     @staticmethod
     def of(job: JobConfig, kept: Collection[str]) -> KeptTexts | None:
@@ -41,10 +40,10 @@ class KeptTexts:
         """
         source, chunked = RowText.of(job.input), job.long_text == "chunk"
         if column := job.copied_column():
-            return KeptTexts((column,), source, True, chunked, False)
+            return KeptTexts((column,), source, True, chunked)
         texts = {name for name, _, kind in (column.rpartition(": ") for column in kept) if kind in TEXT_TYPES}
         if {*source.columns} <= texts & {*job.input.keep}:
-            return KeptTexts((*source.columns, *(CHUNK_PLACE if chunked else ())), source, False, chunked, chunked)
+            return KeptTexts((*source.columns, *(CHUNK_PLACE if chunked else ())), source, False, chunked)
         return None
 
     def read(self, table: pa.Table) -> pa.Array:
@@ -53,7 +52,7 @@ class KeptTexts:
             texts = self._source.normalized(
                 self._source.join({name: table[name].combine_chunks() for name in self._source.columns})
             )
-            return chunk_texts(texts, table) if self._whole else texts
+            return chunk_texts(texts, table) if self._chunked else texts
         texts = table[self.columns[0]].combine_chunks()
         return texts.cast(pa.large_string()) if self._chunked else self._source.remade(texts)
 

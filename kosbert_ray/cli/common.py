@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kosbert_ray.cli.option_help import OPTION_HELP
 from kosbert_ray.errors import UsageError
+from kosbert_ray.units import parse_bytes
 
 if TYPE_CHECKING:
     from kosbert_ray.config import JobConfig
@@ -224,6 +225,15 @@ def print_json(found: Any) -> None:
 def add_output_file(parser: argparse.ArgumentParser, **options: Any) -> None:
     """Gives a command ``-o FILE``; ``--to`` is its name in version 0.1.0."""
     parser.add_argument("-o", "--output-file", "--to", metavar="FILE", dest="to", **options)
+
+
+def size_of(option: str, value: str | None) -> int | None:
+    """Bytes of an option's value, such as 256MB; None if it is not given. Raises UsageError."""
+    try:
+        size: int | None = parse_bytes(value)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from error
+    return size
 
 
 def write_file(path: str, content: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import READS_OUTPUT, Commands, add_config, add_output, output_config
+from kosbert_ray.cli.common import READS_OUTPUT, Commands, add_config, add_output, output_config, size_of
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import UsageError
 from kosbert_ray.outputs.export.table import EXPORTERS
@@ -38,14 +38,10 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     config = output_config(arguments)
     from kosbert_ray.outputs.export.base import export
-    from kosbert_ray.units import parse_bytes
 
     if arguments.shard_size and arguments.format != "parquet":
         raise UsageError("--shard-size: for --format parquet only")
-    try:
-        shard_size = parse_bytes(arguments.shard_size)
-    except ValueError as error:
-        raise UsageError(f"--shard-size: {error}") from error
+    shard_size = size_of("--shard-size", arguments.shard_size)
     if shard_size == 0:
         raise UsageError("--shard-size: is 0; write it like 256MB")
     from kosbert_ray.outputs.output import Output

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from kosbert_ray.cli.common import READS_OUTPUT, Commands, add_config, add_json, add_output, output_config, print_json
+from kosbert_ray.cli.common import (
+    READS_OUTPUT,
+    Commands,
+    add_config,
+    add_json,
+    add_output,
+    output_config,
+    print_json,
+    size_of,
+)
 from kosbert_ray.cli.examples import add_examples
-from kosbert_ray.errors import UsageError
-from kosbert_ray.units import data_size, duration, parse_bytes, plural
+from kosbert_ray.units import data_size, duration, plural
 
 EXAMPLES = (
     ("index an output", "kosbert-ray index vectors/"),
@@ -38,10 +46,7 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = output_config(arguments)
-    try:
-        memory = parse_bytes(arguments.memory)
-    except ValueError as error:
-        raise UsageError(f"--memory: {error}") from error
+    memory = size_of("--memory", arguments.memory) or 0
     from kosbert_ray.outputs.index.build import build
     from kosbert_ray.outputs.output import Output
 

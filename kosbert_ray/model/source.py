@@ -113,6 +113,11 @@ def cache_entry(name: str, parts: Iterable[str], suffix: str = "") -> Path:
     return cache_folder(name) / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}{suffix}"
 
 
+def node_folder(key: str) -> Path:
+    """The folder of this name on a node, separate for each user because the temporary folder is shared."""
+    return Path(tempfile.gettempdir()) / f"kosbert-ray-{os.getuid()}-{key}"
+
+
 def fill_once(folder: Path, fill: Callable[[Path], None]) -> None:
     """Creates a folder with the content that ``fill`` writes, unless it exists; it is never seen half-filled.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from kosbert_ray.job import model_ref, open_output
 from kosbert_ray.outputs.record import JobRecord
 from kosbert_ray.outputs.sample import Sample, sample
 from kosbert_ray.shards.format import EmbeddingFormat
-from kosbert_ray.shards.ledger import Ledger
+from kosbert_ray.shards.ledger import JOB_FILE, Ledger
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vectors import Block, read_rows, read_vectors
@@ -106,6 +107,11 @@ class Output:
     def success(self) -> Mapping[str, Any] | None:
         """The content of ``_SUCCESS``; None if the output is not complete."""
         return self.ledger.success()
+
+    @cached_property
+    def identity(self) -> str:
+        """sha256 of job.json, which is written once: identifies the output wherever it is copied."""
+        return hashlib.sha256(self.storage.read(JOB_FILE)).hexdigest()
 
     @property
     def complete(self) -> bool:

@@ -92,15 +92,20 @@ class Searcher:
 
         return IndexSearcher.open(self._output)
 
+    @cached_property
+    def _indexed(self) -> npt.NDArray[np.int64]:
+        """The place in ``_shards`` of each shard in the index; -1 for those that are gone, which are not found."""
+        assert self._index
+        place_of = {name: place for place, name in enumerate(self._shards)}
+        return np.array([place_of.get(name, -1) for name in self._index.shards.names], np.int64)
+
     def _found(self, vectors: npt.NDArray[np.float32], top_k: int, similarity: Similarity, exact: bool) -> Nearest:
-        """The nearest rows, with places in ``_names``."""
+        """The nearest rows, with places in ``_shards``."""
         output, shards = self._output, self._shards
         cosine = similarity == "cosine" or output.record.normalized
         if not exact and cosine and (index := self._index):
             found = index.search(vectors, top_k)
-            place_of = {name: place for place, name in enumerate(shards)}
-            places = np.array([place_of.get(name, -1) for name in index.shards.names], np.int64)
-            return Nearest(found.score, places[found.shard], found.row)
+            return Nearest(found.score, self._indexed[found.shard], found.row)
         threads = reader_threads(output.storage)
         return nearest(output.storage, shards, output.formats[0], vectors, top_k, similarity, threads)
 

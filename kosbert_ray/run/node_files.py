@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +17,6 @@ from kosbert_ray.units import data_size
 
 SEAL = "seal.json"  # the digest of each file
 FILLS = 3  # attempts, while other processes of the node fill and check the same folder
-
-
-def node_folder(key: str) -> Path:
-    """The folder of this name on a node, separate for each user because the temporary folder is shared."""
-    return Path(tempfile.gettempdir()) / f"kosbert-ray-{os.getuid()}-{key}"
 
 
 def fill_node_folder(folder: Path, fill: Callable[[Path], None], option: str, size: int, remedy: str) -> None:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from kosbert_ray.errors import StorageError
-from kosbert_ray.run.node_files import fill_node_folder, node_folder
+from kosbert_ray.model.source import node_folder
+from kosbert_ray.run.node_files import fill_node_folder
 from kosbert_ray.run.shared_vectors import SharedTexts
 from kosbert_ray.run.text_hashes import HASH, halves
 from kosbert_ray.shards.format import EmbeddingFormat

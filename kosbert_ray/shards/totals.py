@@ -82,9 +82,15 @@ class Totals:
     def __add__(self, other: Totals) -> Totals:
         return Totals(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
-    def tokens_left(self, input_bytes: int) -> float:
-        """Estimates the remaining tokens of a corpus of ``input_bytes`` from the tokens per byte so far."""
-        return max(0, input_bytes - self.input_bytes) * self.tokens / max(1, self.input_bytes)
+    def tokens_left(self, input_bytes: int, open_bytes: float = 0.0, open_tokens: float = 0.0) -> float:
+        """Estimates the remaining tokens of a corpus of ``input_bytes`` from the tokens per byte so far.
+
+        Args:
+            input_bytes: of the corpus.
+            open_bytes, open_tokens: what is encoded of slices that are not committed.
+        """
+        done, tokens = self.input_bytes + open_bytes, self.tokens + open_tokens
+        return max(0, input_bytes - done) * tokens / max(1, done)
 
     def truncation(self, say: Say = ENGLISH) -> str:
         """Describes what was cut off, and what to do, where it concerns many rows; otherwise empty."""

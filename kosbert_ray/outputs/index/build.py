@@ -7,7 +7,6 @@ the shards that are new; shards that are gone are masked until too much of the i
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import math
 import tempfile
@@ -15,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,6 @@ from kosbert_ray.outputs.index.files import (
     IndexedShards,
     IndexRecord,
     Segment,
-    identity,
     read_record,
     read_shards,
     write_record,
@@ -111,8 +109,7 @@ def build(output: Output, recall: float, memory: int, rebuild: bool = False, col
         trained = work.trained(record, rows)
         segments = record.segments if record else ()
         if new:
-            first = sum(segment.slots for segment in segments)
-            segment, added = work.segment(trained, new, first)
+            segment, added = work.segment(trained, new, record.slots if record else 0)
             before = shards or IndexedShards((), np.zeros(0, np.int64))
             names = (*before.names, *(receipt.shard for receipt in new))
             shards = IndexedShards(names, np.concatenate((before.firsts, added)))
@@ -121,7 +118,7 @@ def build(output: Output, recall: float, memory: int, rebuild: bool = False, col
         shards_file = f"{FOLDER}/{output.ledger.run}.shards.parquet"
         draft = IndexRecord(
             manifest=output.success["manifest"],
-            output=identity(output),
+            output=output.identity,
             column=vector_format.column,
             dimension=vector_format.dimension,
             kind=kind,
@@ -161,10 +158,9 @@ def _folder() -> Iterator[str]:
 
 def _worn(record: IndexRecord, shards: IndexedShards, held: dict[str, Receipt]) -> bool:
     """True if too many rows are masked, or there are too many segments, to add another."""
-    slots = sum(segment.slots for segment in record.segments)
-    lengths = np.diff(np.append(shards.firsts, slots))
-    gone = sum(int(length) for name, length in zip(shards.names, lengths, strict=True) if name not in held)
-    return gone > MAX_MASKED * slots or len(record.segments) >= MAX_SEGMENTS
+    lengths = shards.lengths(record.slots).tolist()
+    gone = sum(length for name, length in zip(shards.names, lengths, strict=True) if name not in held)
+    return gone > MAX_MASKED * record.slots or len(record.segments) >= MAX_SEGMENTS
 
 
 class _Builder:
@@ -188,7 +184,8 @@ class _Builder:
         index = self._empty(lists)
         most = max(lists, min(TRAINING_ROWS * lists, TRAINING_BYTES // (4 * self._format.dimension)))
         log.info(f"training {plural(lists, 'list')} on {plural(min(most, rows), 'row')}")
-        index.train(np.ascontiguousarray(unit(self._sampled(most)), np.float32))
+        sample = self._output.sample(most, columns=[], max_shards=None)
+        index.train(np.ascontiguousarray(unit(sample.vectors), np.float32))
         return index
 
     def _empty(self, lists: int) -> Any:
@@ -197,9 +194,6 @@ class _Builder:
         index.cp.min_points_per_centroid = 1  # FAISS warns for fewer, of small outputs
         return index
 
-    def _sampled(self, count: int) -> npt.NDArray[np.float32]:
-        return self._output.sample(count, columns=[], max_shards=None).vectors
-
     def segment(self, trained: Any, receipts: Sequence[Receipt], first: int) -> tuple[Segment, npt.NDArray[np.int64]]:
         """Writes a segment with the vectors of some shards; returns it, and the id of each shard's first row."""
         output, name = self._output, self._output.ledger.run
@@ -207,24 +201,22 @@ class _Builder:
         slots = np.array([receipt.shard_rows(nullable) for receipt in receipts], np.int64)
         firsts = first + np.cumsum(slots) - slots
         blocks: list[str] = []
-        exact: IO[bytes] | None = None
+        exact: npt.NDArray[np.float16] | None = None
         if self._kind != "SQ8":
-            exact = open(self._folder / f"{name}.float16", "wb+")  # noqa: SIM115 (closed below)
-            exact.truncate(int(slots.sum()) * self._format.dimension * 2)
+            shape = (int(slots.sum()), self._format.dimension)
+            exact = np.memmap(self._folder / f"{name}.float16", np.float16, "w+", shape=shape)
         rows = 0
         for receipt, start in zip(receipts, firsts.tolist(), strict=True):
             for vectors, numbers in read_vectors(output.storage, receipt.shard, self._format):
                 directions = np.ascontiguousarray(unit(vectors), np.float32)
                 trained.add_with_ids(directions, numbers + start)
                 rows += len(numbers)
-                if exact:
-                    _put(exact, directions, numbers + (start - first))
+                if exact is not None:
+                    exact[numbers + (start - first)] = directions
             if trained.ntotal * trained.code_size >= BLOCK_BYTES:
                 blocks.append(self._write_block(trained, len(blocks)))
         if trained.ntotal or not blocks:
             blocks.append(self._write_block(trained, len(blocks)))
-        if exact:
-            exact.close()
         with quietly():
             merge_ondisk(trained, blocks, str(self._folder / f"{name}.ivfdata"))
         faiss.write_index(trained, str(self._folder / f"{name}.faiss"))
@@ -239,20 +231,6 @@ class _Builder:
         faiss.write_index(index, path)
         index.reset()
         return path
-
-
-def _put(file: IO[bytes], vectors: npt.NDArray[np.float32], slots: npt.NDArray[np.int64]) -> None:
-    """Writes vectors at their places in a file of float16 vectors."""
-    content = vectors.astype(np.float16)
-    for begin, end in _runs(slots):
-        file.seek(int(slots[begin]) * content.shape[1] * 2)
-        file.write(content[begin:end].tobytes())
-
-
-def _runs(numbers: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Ranges of places whose numbers follow each other."""
-    cuts = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), len(numbers)]
-    return itertools.pairwise(cuts)
 
 
 def _copy_training(trained: Any, fresh: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kosbert_ray.errors import StorageError, first_line
-from kosbert_ray.shards.ledger import JOB_FILE
 from kosbert_ray.shards.shard import reading
 from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
@@ -78,6 +76,11 @@ class IndexRecord:
     format: int = FORMAT
 
     @property
+    def slots(self) -> int:
+        """Ids that all segments take."""
+        return sum(segment.slots for segment in self.segments)
+
+    @property
     def bytes(self) -> int:
         """Bytes of all segments."""
         return sum(size for segment in self.segments for size in segment.sizes.values())
@@ -100,15 +103,14 @@ class IndexedShards:
     names: tuple[str, ...]
     firsts: Int64
 
+    def lengths(self, slots: int) -> Int64:
+        """Ids that each shard takes, int64, of ``slots`` in all."""
+        return np.diff(np.append(self.firsts, slots))
+
     def places(self, ids: Int64) -> tuple[Int64, Int64]:
         """The index of each id's shard and its row number there, int64 of the same shape."""
         shard = np.searchsorted(self.firsts, ids, side="right") - 1
         return shard, ids - self.firsts[shard]
-
-
-def identity(output: Output) -> str:
-    """sha256 of an output's job.json."""
-    return hashlib.sha256(output.storage.read(JOB_FILE)).hexdigest()
 
 
 def read_record(output: Output) -> IndexRecord | None:
@@ -130,7 +132,7 @@ def read_record(output: Output) -> IndexRecord | None:
         raise StorageError(
             f"{storage.url(RECORD_FILE)}: cannot be read ({first_line(error)}); delete it and run kosbert-ray index"
         ) from error
-    return record if record.output == identity(output) else None
+    return record if record.output == output.identity else None
 
 
 def write_record(storage: Storage, record: IndexRecord) -> None:

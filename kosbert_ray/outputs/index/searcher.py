@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kosbert_ray.errors import StorageError, first_line
-from kosbert_ray.model.source import fill_once
+from kosbert_ray.model.source import fill_once, node_folder
 from kosbert_ray.outputs.index.files import FOLDER, IndexedShards, IndexRecord, Int64, Segment, read_record, read_shards
 from kosbert_ray.outputs.index.library import faiss
 from kosbert_ray.outputs.index.quiet import quietly
@@ -107,12 +105,10 @@ class IndexSearcher:
 
 def _bits_of(record: IndexRecord, shards: IndexedShards, held: set[str]) -> npt.NDArray[np.uint8] | None:
     """A bit for each id, set where its shard is in the output; None if all are."""
-    slots = sum(segment.slots for segment in record.segments)
     valid = np.array([name in held for name in shards.names], bool)
     if valid.all():
         return None
-    lengths = np.diff(np.append(shards.firsts, slots))
-    return np.packbits(np.repeat(valid, lengths), bitorder="little")
+    return np.packbits(np.repeat(valid, shards.lengths(record.slots)), bitorder="little")
 
 
 def open_segment(folder: Path, record: IndexRecord, segment: Segment) -> tuple[Any, Any]:
@@ -140,7 +136,7 @@ def local_folder(storage: Storage, record: IndexRecord) -> Path:
         return Path(storage.path(FOLDER))
     names = "\n".join([storage.url(), *(segment.name for segment in record.segments)])
     key = hashlib.sha256(names.encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"kosbert-ray-{os.getuid()}-index-{key}"
+    folder = node_folder(f"index-{key}")
 
     def fill(partial: Path) -> None:
         log.info(f"copying {storage.url(FOLDER)} ({data_size(record.bytes)}) to {folder}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -17,7 +17,6 @@ from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.outputs.load.ids import first_rows, input_rows, place_ids, require_unique
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.format import EmbeddingFormat
-from kosbert_ray.shards.ledger import JOB_FILE
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.vectors import open_shard
 
@@ -77,7 +76,7 @@ class Source:
         output: the output.
         options: the options of the load.
         format: the column of vectors.
-        identity: sha256 of the output's job.json, which is written once: identifies the output wherever it is.
+        identity: identifies the output; see :attr:`Output.identity`.
     """
 
     output: Output
@@ -103,8 +102,7 @@ class Source:
         for name in (OUTPUT, SHARD, ID):
             if name in output.columns:
                 raise InputError(f"{output.storage.url()}: has a column {name!r}, which a load adds itself")
-        identity = hashlib.sha256(output.storage.read(JOB_FILE)).hexdigest()
-        return Source(output, options, vector_format, identity, first_rows(output.manifest or ()))
+        return Source(output, options, vector_format, output.identity, first_rows(output.manifest or ()))
 
     @property
     def chunked(self) -> bool:
@@ -175,13 +173,11 @@ class Work:
         add: shards that it lacks.
         replace: shards of which it holds another number of rows.
         remove: shards that are no longer in the manifest.
-        rows: rows of the manifest.
     """
 
     add: tuple[str, ...]
     replace: tuple[str, ...]
     remove: tuple[str, ...]
-    rows: int
 
     @staticmethod
     def of(source: Source, held: Mapping[str, int]) -> Work:
@@ -191,7 +187,6 @@ class Work:
             add=tuple(shard for shard in expected if shard not in held),
             replace=tuple(shard for shard, rows in expected.items() if held.get(shard, rows) != rows),
             remove=tuple(shard for shard in held if shard not in expected),
-            rows=sum(expected.values()),
         )
 
     @property
@@ -266,7 +261,7 @@ def require_float_or_bits(source: Source, types: Mapping[str, str], name: str) -
     return types[dtype]
 
 
-def require_types(schema: pa.Schema, spell: Any, name: str) -> dict[str, str]:
+def require_types(schema: pa.Schema, spell: Callable[[pa.DataType], str | None], name: str) -> dict[str, str]:
     """The destination's type of each column.
 
     Args:
@@ -287,6 +282,32 @@ def require_types(schema: pa.Schema, spell: Any, name: str) -> dict[str, str]:
             )
         found[column.name] = kind
     return found
+
+
+def require_own(address: str, theirs: Mapping[str, str] | None, ours: Mapping[str, str], same_model: bool) -> None:
+    """Checks that a table can take the rows of an output.
+
+    Args:
+        address: of the table, for messages.
+        theirs: name and type of each of its columns; None if it was not made by ``kosbert-ray load``.
+        ours: the same of the output.
+        same_model: whether its vectors are of the output's model.
+
+    Raises:
+        InputError: it was not made by a load, or has other columns or vectors of another model.
+    """
+    if theirs is None:
+        found = "the table was not made by kosbert-ray load"
+    elif theirs != ours:
+        name = min({*theirs.items()} ^ {*ours.items()})[0]
+        found = (
+            f"its column {name!r} is {theirs.get(name, 'missing')}, and that of the output is {ours.get(name, 'missing')}"
+        )
+    elif not same_model:
+        found = "holds vectors of another model"
+    else:
+        return
+    raise InputError(f"{address}: {found}; choose another with --table")
 
 
 def batches(shards: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,8 +16,6 @@ from kosbert_ray.units import duration, plural
 
 LOADS_FOLDER = "_kosbert/loads"  # a lease for each load that is running
 WAIT_SECONDS = 10.0  # for another load to give up
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -107,7 +107,7 @@ def _hashed(output: Output, shards: Sequence[str], columns: Sequence[str]) -> It
 
 def _require_different(output: Output, shards: Sequence[str], columns: Sequence[str], suspects: UInt64) -> None:
     """Raises InputError if rows with the same hash have the same id, too."""
-    seen: dict[tuple[object, ...], tuple[str, int]] = defaultdict(lambda: ("", -1))
+    seen: dict[tuple[object, ...], tuple[str, int]] = {}
     for shard, table, hashes in _hashed(output, shards, columns):
         for row in np.flatnonzero(np.isin(hashes, suspects)).tolist():
             key = tuple(table[name][row].as_py() for name in columns)

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kosbert_ray.errors import InputError, StorageError, UsageError, first_line
+from kosbert_ray.errors import StorageError, UsageError, first_line
 from kosbert_ray.outputs.load.base import (
     OUTPUT,
     SHARD,
     Source,
     Work,
     require_float_or_bits,
+    require_own,
 )
 
 try:
@@ -84,18 +85,8 @@ class LanceDB:
         if table is None:
             return
         model = (table.schema.metadata or {}).get(MODEL)
-        if model is None:
-            raise InputError(f"{self.address}: the table was not made by kosbert-ray load; choose another with --table")
-        ours = self._schema
-        if not table.schema.remove_metadata().equals(ours.remove_metadata()):
-            kinds = [{field.name: str(field.type) for field in schema} for schema in (table.schema, ours)]
-            name = min({*kinds[0].items()} ^ {*kinds[1].items()})[0]
-            raise InputError(
-                f"{self.address}: its column {name!r} is {kinds[0].get(name, 'missing')}, and that of the output is "
-                f"{kinds[1].get(name, 'missing')}; choose another with --table"
-            )
-        if model != self._source.model.encode():
-            raise InputError(f"{self.address}: holds vectors of another model; choose another with --table")
+        theirs = None if model is None else _kinds(table.schema)
+        require_own(self.address, theirs, _kinds(self._schema), model == self._source.model.encode())
 
     def held(self) -> dict[str, int]:
         """Counts the rows of this output by shard."""
@@ -156,3 +147,7 @@ class LanceDB:
             yield
         except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
             raise StorageError(f"{self.address}: LanceDB refuses ({first_line(error)})") from error
+
+
+def _kinds(schema: pa.Schema) -> dict[str, str]:
+    return {field.name: str(field.type) for field in schema}

@@ -31,6 +31,7 @@ from kosbert_ray.outputs.load.base import (
     Source,
     Work,
     require_float_or_bits,
+    require_own,
     require_types,
 )
 
@@ -130,6 +131,7 @@ class PostgreSQL:
         for name in (*schema, table):
             if not name or len(name.encode()) > MAX_NAME:
                 raise UsageError(f"--table {source.options.name}: not a name of a table")
+        self._schema = schema
         self._table = sql.Identifier(*schema, table)
         self._loads = sql.Identifier(*schema, LOADS)
         self._staging = sql.Identifier(*schema, f"kosbert_staging_{source.identity[:16]}")
@@ -177,30 +179,21 @@ class PostgreSQL:
             self._require_own_table()
 
     def _require_own_table(self) -> None:
-        source = self._source
-        there = self._there(self._table)
-        if not there:
+        if not self._there(self._table):
             return
         columns = self._connection.execute(
             "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass(%s) "
             "AND attnum > 0 AND NOT attisdropped",
             [self._table.as_string(self._connection)],
         )
-        kinds = {str(name): str(kind) for name, kind in columns}
+        theirs = {str(name): str(kind) for name, kind in columns}
         ours = {name: _formatted(kind) for name, kind in self._columns.items()}
-        if OUTPUT not in kinds or not self._there(self._loads):
-            raise InputError(f"{self.address}: the table was not made by kosbert-ray load; choose another with --table")
-        if kinds != ours:
-            name = min({*kinds.items()} ^ {*ours.items()})[0]
-            raise InputError(
-                f"{self.address}: its column {name!r} is {kinds.get(name, 'missing')}, and that of the output is "
-                f"{ours.get(name, 'missing')}; choose another with --table"
-            )
+        if OUTPUT not in theirs or not self._there(self._loads):
+            require_own(self.address, None, ours, False)
         models = self._connection.execute(
-            sql.SQL("SELECT DISTINCT model FROM {} WHERE table_name = %s").format(self._loads), [source.options.name]
-        ).fetchall()
-        if any(model != source.model for (model,) in models):
-            raise InputError(f"{self.address}: holds vectors of another model; choose another with --table")
+            sql.SQL("SELECT DISTINCT model FROM {} WHERE table_name = %s").format(self._loads), [self._source.options.name]
+        )
+        require_own(self.address, theirs, ours, all(model == self._source.model for (model,) in models))
 
     def _there(self, name: sql.Identifier) -> bool:
         found = self._connection.execute("SELECT to_regclass(%s)", [name.as_string(self._connection)]).fetchone()
@@ -253,7 +246,7 @@ class PostgreSQL:
         """See :class:`~kosbert_ray.outputs.load.base.Destination`."""
         with self._errors():
             self._create()
-            if self._there(sql.Identifier(*self._table._obj[:-1], self._unique)):
+            if self._there(sql.Identifier(*self._schema, self._unique)):
                 self._replace(work)
             else:
                 self._delete(self._connection, work.delete)

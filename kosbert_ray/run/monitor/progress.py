@@ -192,8 +192,8 @@ class Progress:
             rate = self.recent.rate("rows", self._view)
             return max(0, self.limit - self.totals.rows - self._open("rows")) / rate if rate else None
         rate = self.recent.rate("tokens", self._view)
-        done, tokens = self.totals.input_bytes + self._open("input_bytes"), self.totals.tokens + self._open("tokens")
-        return max(0, self.total_bytes - done) * tokens / max(1, done) / rate if rate else None
+        left = self.totals.tokens_left(self.total_bytes, self._open("input_bytes"), self._open("tokens"))
+        return left / rate if rate else None
 
     def report(self) -> LiveReport:
         """The figures that other machines see in the run's lease."""
