@@ -320,6 +320,12 @@ class Job:
         )
         return first.each(out.dtype, ranges)
 
+    def shard_schema(self) -> pa.Schema:
+        """The columns of a shard, in their order."""
+        made = column_types(self.config.address_columns() | self.config.made_columns())
+        fields = [pa.field(name, kind) for name, kind in made.items()]
+        return pa.schema([*self.columns.keep, *fields, *(item.field() for item in self.formats())])
+
     def fingerprint(self, weights: str, ranges: Ranges = ()) -> Fingerprint:
         """The fingerprint: everything that decides which vectors the job writes.
 

@@ -48,6 +48,8 @@ from kosbert_ray.run.passes import Pass
 from kosbert_ray.run.resources import Resources
 from kosbert_ray.run.reuse import OlderOutput
 from kosbert_ray.run.summary import Summary
+from kosbert_ray.shards.field_ids import ENTRY as FIELD_IDS
+from kosbert_ray.shards.field_ids import field_ids, with_field_ids
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
@@ -285,6 +287,8 @@ class Run:
         model = self._resources.model
         assert model is not None
         more = schema_entry(self.job.columns.keep) | {"model": model.described()}
+        if not (self.output.stored or self.output.has_old_shards()):
+            more[FIELD_IDS] = field_ids(with_field_ids(self.job.shard_schema()))
         self.output.claim(self._fingerprint(model), model, self.config.public(), more)
 
     def _fingerprint(self, model: PreparedModel) -> Fingerprint:

@@ -11,8 +11,10 @@ from kosbert_ray.corpus.listing import Corpus
 from kosbert_ray.errors import FingerprintMismatch, StorageError
 from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.notices import Notices
+from kosbert_ray.shards.field_ids import ENTRY, field_ids
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.ledger import Committed, Ledger
+from kosbert_ray.shards.shard import read_schema
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vector_types import Ranges
 from kosbert_ray.units import plural
@@ -53,6 +55,17 @@ class OutputState:
     def ranges(self) -> Ranges:
         """int8's ranges in job.json."""
         return tuple(tuple(values) for values in self.fingerprint.get("ranges", ()))
+
+    @property
+    def has_field_ids(self) -> bool:
+        """True if the columns of its shards have field ids."""
+        return ENTRY in self.stored
+
+    def has_old_shards(self) -> bool:
+        """True if there is a shard whose columns have no field ids, as in outputs of version 0.1.0 that lost job.json."""
+        schemas = (read_schema(self.ledger.storage, name) for name in self.ledger.each_shard())
+        first = next((schema for schema in schemas if schema is not None), None)
+        return first is not None and not field_ids(first)
 
     def claim(
         self, fingerprint: Fingerprint, model: PreparedModel, config: Mapping[str, Any], more: Mapping[str, Any]

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from kosbert_ray.errors import StorageError, first_line
+from kosbert_ray.shards.field_ids import with_field_ids
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
@@ -57,6 +58,7 @@ def write_shard(
     vectors: Sequence[pa.Array],
     formats: Sequence[EmbeddingFormat],
     metadata: dict[str, Any],
+    numbered: bool = True,
 ) -> int:
     """Commits one slice by writing its shard atomically.
 
@@ -67,6 +69,7 @@ def write_shard(
         vectors: ``n`` vectors in each format, as returned by :meth:`EmbeddingFormat.array`.
         formats: the formats of ``vectors``.
         metadata: facts about the slice for the footer, under the key ``kosbert_ray``; JSON values only.
+        numbered: whether the output's columns have field ids.
 
     Returns:
         Bytes written.
@@ -74,13 +77,17 @@ def write_shard(
     Raises:
         StorageError: the shard cannot be written.
     """
-    content = shard_bytes(keep, vectors, formats, metadata)
+    content = shard_bytes(keep, vectors, formats, metadata, numbered)
     storage.write_atomic(name, content)
     return int(content.size)
 
 
 def shard_bytes(
-    keep: dict[str, pa.Array], vectors: Sequence[pa.Array], formats: Sequence[EmbeddingFormat], metadata: dict[str, Any]
+    keep: dict[str, pa.Array],
+    vectors: Sequence[pa.Array],
+    formats: Sequence[EmbeddingFormat],
+    metadata: dict[str, Any],
+    numbered: bool = True,
 ) -> pa.Buffer:
     """Serializes a shard; the arguments are those of :func:`write_shard`."""
     fields = [pa.field(column, array.type) for column, array in keep.items()] + [item.field() for item in formats]
@@ -88,7 +95,9 @@ def shard_bytes(
         METADATA_KEY: json.dumps(metadata, sort_keys=True, ensure_ascii=False).encode(),
         VECTORS_KEY: described(formats),
     }
-    return parquet_bytes(pa.table([*keep.values(), *vectors], schema=pa.schema(fields, metadata=footer)), formats)
+    schema = pa.schema(fields, metadata=footer)
+    schema = with_field_ids(schema) if numbered else schema
+    return parquet_bytes(pa.table([*keep.values(), *vectors], schema=schema), formats)
 
 
 def described(formats: Sequence[EmbeddingFormat]) -> bytes:

@@ -44,6 +44,7 @@ class Work:
         encoders_per_node: most encoders on one node.
         output: the output directory.
         formats: how vectors are stored, one for each column.
+        field_ids: whether the columns have field ids.
         on_bad_row: what to do with rows that cannot be embedded.
         rejected_text: whether the texts of rejected rows are kept.
         fingerprint: digest of the job.
@@ -64,6 +65,7 @@ class Work:
     encoders_per_node: int
     output: Storage
     formats: tuple[EmbeddingFormat, ...]
+    field_ids: bool
     on_bad_row: OnBadRow
     rejected_text: bool
     fingerprint: str

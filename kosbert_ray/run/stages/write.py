@@ -67,7 +67,7 @@ def write_slice(row: SliceRow, work: Work) -> Outcome:
         keep, arrays = _columns(row, work)
         receipt = replace(receipt, embedding_xxh128=checksum(*arrays))
         footer = receipt.footer() | {"fingerprint": work.fingerprint}
-        size = write_shard(work.output, receipt.shard, keep, arrays, work.formats, footer)
+        size = write_shard(work.output, receipt.shard, keep, arrays, work.formats, footer, work.field_ids)
     seconds = time.perf_counter() - started
     receipt = replace(receipt, output_bytes=size, write_seconds=seconds, finished_at=time.time())
     return Outcome(receipt, rejected=first, notices=row.notices)
