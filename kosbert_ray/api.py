@@ -53,7 +53,8 @@ def embed(
         ``Output.open(summary)`` opens what was written.
 
     Raises:
-        KosbertError: the run failed, with the command's error line as its message. What was committed stays.
+        KosbertError: the run failed, with the command's error line as its message. What was committed stays. Tables of
+            ``output.publish`` that could not be published are in ``unpublished`` of the summary.
 
     >>> import kosbert_ray
     >>> summary = kosbert_ray.embed("bundled:everyday", "embeddings", model="bundled:kosbert-mini", keep="id")
@@ -61,12 +62,13 @@ def embed(
     (True, 520, ('id', 'text'))
     """
     from kosbert_ray.logs import set_format, shown
+    from kosbert_ray.outputs.publish.after_run import publisher
     from kosbert_ray.run.lifecycle import embed as run
 
     with shown():
         config = _job(options, input, output, model, text, keep, no_text, prune)
         set_format(config.log_format)
-        return run(config)
+        return run(config, publish=publisher(config))
 
 
 def plan(

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 EXIT_REJECTED = 3
 EXIT_TIME_IS_UP = 6
+EXIT_UNPUBLISHED = 7
 NAMES = {
     "input": "input.path",
     "output": "output.path",
@@ -152,8 +153,11 @@ def _run(arguments: argparse.Namespace) -> int:
         for line in preview(config).lines():
             print(line)
         return 0
+    from kosbert_ray.outputs.publish.after_run import publisher
+
+    publish = publisher(config)
     with without_core_noise(), contextlib.redirect_stdout(ProblemsOfRay()):
-        summary = embed(config)
+        summary = embed(config, publish=publish)
     totals, new = summary.totals, summary.new
     if new.slices:
         log.info(summary.speed())
@@ -178,4 +182,6 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         log.error(f"{totals.rejected:,} of {plural(totals.input_rows, 'row', 'were')} rejected, {limit}; {remedy}")
         return EXIT_REJECTED
-    return 0
+    for failure in summary.unpublished:
+        log.error(failure)
+    return EXIT_UNPUBLISHED if summary.unpublished else 0

@@ -38,6 +38,7 @@ from kosbert_ray.cli import (
     ls,
     plan,
     promote,
+    publish,
     rejected,
     report,
     schema,
@@ -58,7 +59,7 @@ _interrupted = INTERRUPTED  # the last line of the command that runs, if it is i
 
 COMMANDS = {
     "run a job": (demo, embed, plan, submit, status, init, schema, doctor),
-    "use an output": (search, index, cluster, report, export, load, ls),
+    "use an output": (search, index, cluster, report, export, load, publish, ls),
     "check and replace an output": (verify, rejected, diff, promote),
     "models": (evaluate, train),
 }

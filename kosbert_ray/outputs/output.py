@@ -114,6 +114,12 @@ class Output:
         return hashlib.sha256(self.storage.read(JOB_FILE)).hexdigest()
 
     @property
+    def vectors_identity(self) -> str:
+        """sha256 of what its vectors mean: the model's weights, pooling and prompt."""
+        names = ("weights", "tokenizer", "pooling", "head", "prompt")
+        return hashlib.sha256("\n".join(str(self.record.fingerprint.get(name)) for name in names).encode()).hexdigest()
+
+    @property
     def complete(self) -> bool:
         """True if the latest run finished: every row of its input has a vector or was rejected with a reason."""
         return self.success is not None

@@ -160,6 +160,7 @@ def verify(
 def _find_shards(output: Output, listed: Mapping[str, Receipt]) -> tuple[list[str], list[Problem]]:
     """Returns every Parquet file in the folder, and a problem for each shard of the manifest that is missing.
 
+    Retired shards are left out: tables may name them, but the output does not.
     A store's listing may lag behind its files, so shards that it lacks are looked up one by one.
     """
     unlisted = [name for name in listed if name not in output.files]
@@ -168,7 +169,11 @@ def _find_shards(output: Output, listed: Mapping[str, Receipt]) -> tuple[list[st
         Problem("broken", f"{name}: missing, with {plural(listed[name].rows, 'row')} of {listed[name].file}")
         for name in missing
     ]
-    return [*output.files, *(name for name in unlisted if name not in missing)], problems
+    retired = output.ledger.publications.retired.difference(listed)
+    return [
+        *(name for name in output.files if name not in retired),
+        *(name for name in unlisted if name not in missing),
+    ], problems
 
 
 def _problems_of(

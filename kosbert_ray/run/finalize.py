@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 from kosbert_ray.corpus.fragments import Fragment
@@ -29,7 +30,13 @@ class Leftover:
     keep: tuple[Receipt, ...]
 
 
-def leftover(committed: Committed, corpus: Corpus, fragments: list[Fragment], delete_removed: bool) -> Leftover:
+def leftover(
+    committed: Committed,
+    corpus: Corpus,
+    fragments: list[Fragment],
+    delete_removed: bool,
+    retired: Collection[str] = (),
+) -> Leftover:
     """Finds committed slices that are not in the plan.
 
     Args:
@@ -37,6 +44,7 @@ def leftover(committed: Committed, corpus: Corpus, fragments: list[Fragment], de
         corpus: the input as it is now.
         fragments: the plan.
         delete_removed: whether to delete the shards of removed files.
+        retired: shards that an earlier run removed from the output, which tables still name.
     """
     planned = {fragment.id for fragment in fragments}
     files = {file.name for file in corpus.files}
@@ -47,7 +55,7 @@ def leftover(committed: Committed, corpus: Corpus, fragments: list[Fragment], de
         for fragment, slices in committed.by_fragment.items()
         if fragment not in planned
         for receipt in slices.values()
-        if not (receipt.file in failed or receipt.file.startswith(below))
+        if receipt.shard not in retired and not (receipt.file in failed or receipt.file.startswith(below))
     ]
     goes = [delete_removed or item.file in files or not committed.complete(item.fragment) for item in receipts]
     return Leftover(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 
@@ -24,12 +25,15 @@ MAX_RACES = 3  # claims of a new output that were lost to other runs
 log = logging.getLogger(__name__)
 
 
-def embed(config: JobConfig, model: PreparedModel | None = None) -> Summary:
+def embed(
+    config: JobConfig, model: PreparedModel | None = None, publish: Callable[[JobConfig], tuple[str, ...]] | None = None
+) -> Summary:
     """Runs a job. After a crash, run it again: it skips what is committed.
 
     Args:
         config: the job.
         model: the job's model, if it is prepared already.
+        publish: publishes the complete output as ``config`` says; returns the errors of what it could not publish.
 
     Raises:
         KosbertError: the input, the model, the output or the run failed. Committed slices stay.
@@ -38,8 +42,11 @@ def embed(config: JobConfig, model: PreparedModel | None = None) -> Summary:
     ended = Ended("failed", config.output.path)
     try:
         summary = _run(config, model)
+        if publish and summary.complete:
+            summary = replace(summary, unpublished=publish(config))
         status = summary.bound or ("done" if summary.within_limit else "rejected")
         ended = Ended(status, summary.output, totals=asdict(summary.totals), new=asdict(summary.new))
+        ended = replace(ended, unpublished=summary.unpublished)
         return summary
     except KosbertError as error:
         ended = replace(ended, error=str(error))

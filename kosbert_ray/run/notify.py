@@ -31,6 +31,7 @@ class Ended:
         totals: sums over all slices in the output, if the run finished.
         new: sums over the slices that this run committed, if it finished.
         seconds: wall time.
+        unpublished: the errors of tables as which the output could not be published.
     """
 
     status: str
@@ -39,6 +40,7 @@ class Ended:
     totals: dict[str, Any] | None = None
     new: dict[str, Any] | None = None
     seconds: float = 0.0
+    unpublished: tuple[str, ...] = ()
 
 
 def notify(where: str, ended: Ended) -> None:

@@ -304,7 +304,8 @@ class Run:
 
     def _leftover(self, fragments: list[Fragment]) -> Leftover:
         delete = self.config.output.removed_inputs == "delete"
-        return leftover(self.output.committed, self.job.corpus, fragments, delete)
+        retired = self.output.ledger.publications.retired
+        return leftover(self.output.committed, self.job.corpus, fragments, delete, retired)
 
     def _finish(self, fragments: list[Fragment]) -> Summary:
         """Checks the output against the plan and, unless too many rows were rejected, marks it complete."""
@@ -327,7 +328,13 @@ class Run:
             self._clear(output.ledger.storage)
         files = {file.name for file in self.job.corpus.files}
         gone = [receipt.file in files for receipt in left.delete if receipt.shard]
-        return replace(summary, complete=summary.within_limit, removed=len(gone), changed=sum(gone))
+        return replace(
+            summary,
+            complete=summary.within_limit,
+            removed=len(gone),
+            changed=sum(gone),
+            retired=bool(output.ledger.publications.tables),
+        )
 
     def _clear(self, output: Storage) -> None:
         """Deletes what was kept for a run that resumes this one."""

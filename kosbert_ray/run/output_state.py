@@ -140,4 +140,5 @@ class OutputState:
             return False
         self._notices.info(*self.ledger.notices)
         named, there = ({item.shard for item in receipts} - {""} for receipts in (manifest, self.committed.all()))
+        there -= self.ledger.publications.retired - named
         return named == there and not self.ledger.broken

@@ -23,11 +23,13 @@ class Summary:
         seconds: wall time of the pipeline.
         first_slice_seconds: seconds until the first commit; None if there was nothing to do.
         start_seconds: those of them before work on the first slice began: starting Ray and loading the model.
-        removed: number of shards deleted because their input changed or was removed.
+        removed: number of shards that left the output because their input changed or was removed.
         changed: those of them whose input changed.
         within_limit: whether ``max_rejected`` allows the rejected rows; if not, the output is not complete.
         chunked: whether long texts became one row per chunk.
         complete: whether the output has its ``_SUCCESS``.
+        retired: whether these shards are kept, because the output is published as a table.
+        unpublished: the errors of tables as which the output could not be published.
         bound: "limit" or "max_minutes" if that option ended the run with slices left to do, otherwise empty.
     """
 
@@ -43,6 +45,8 @@ class Summary:
     complete: bool = False
     bound: Bound = ""
     changed: int = 0
+    retired: bool = False
+    unpublished: tuple[str, ...] = ()
 
     def __fspath__(self) -> str:
         return self.output
@@ -64,10 +68,13 @@ class Summary:
         return f"{word}: {plural(totals.rows, 'row')}{texts} in {plural(totals.slices, 'shard')} in {self.output}{shown}"
 
     def deleted(self) -> str:
-        """Describes in one line which shards were deleted; empty if none were."""
+        """Describes in one line which shards were deleted or retired; empty if none were."""
         counts = ((self.changed, "changed"), (self.removed - self.changed, "removed"))
         parts = [f"{plural(count, 'shard')} of {kind} inputs" for count, kind in counts if count]
-        return f"deleted {' and '.join(parts)}" if parts else ""
+        if not parts:
+            return ""
+        kept = f"kept {' and '.join(parts)} for readers of tables; kosbert-ray publish removes and later deletes them"
+        return kept if self.retired else f"deleted {' and '.join(parts)}"
 
     def speed(self) -> str:
         """Describes in one line how long the run took, and how fast it was after its start."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from kosbert_ray.errors import FingerprintMismatch, StorageError, first_line
@@ -25,6 +26,7 @@ from kosbert_ray.shards.manifest import (
     read_success,
     write_manifest,
 )
+from kosbert_ray.shards.published import Publications
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import REJECTED_FOLDER
 from kosbert_ray.storage import Storage
@@ -54,6 +56,11 @@ class Ledger:
         self.lost: list[str] = []
         self._files = LedgerFiles(storage)
         self._receipts = receipt_files.ReceiptBuffer(self._files)
+
+    @cached_property
+    def publications(self) -> Publications:
+        """Tables that the output is published as."""
+        return Publications(self._files)
 
     @property
     def broken(self) -> Mapping[str, str]:
@@ -208,7 +215,8 @@ class Ledger:
         receipts, shards = self.manifest(), self.shards()
         if receipts is None:
             committed, _ = receipt_files.read_committed(self._files, str(self.job().get("sha256")))
-            receipts = list(committed.all())
+            retired = self.publications.retired
+            receipts = [receipt for receipt in committed.all() if receipt.shard not in retired]
         self.lost = [receipt.shard for receipt in receipts if receipt.shard and receipt.shard not in shards]
         return [receipt for receipt in receipts if receipt.shard in shards]
 
@@ -222,8 +230,15 @@ class Ledger:
         Raises:
             StorageError: the manifest is missing or broken.
         """
-        number = next((number for number, other in list_manifests(self._files) if other == run), 0)
-        return read_manifest(self._files, manifest_name(number, run))
+        return read_manifest(self._files, manifest_name(self.number_of(run), run))
+
+    def number_of(self, run: str) -> int:
+        """The number of a run's manifest; 0 for version 0.1.0, which had none."""
+        return next((number for number, other in list_manifests(self._files) if other == run), 0)
+
+    def runs_numbered(self, number: int) -> list[str]:
+        """Lists the runs whose manifest has this number, newest first: one, or all of version 0.1.0 for 0."""
+        return [run for other, run in reversed(list_manifests(self._files)) if other == number]
 
     # -- during a run ----------------------------------------------------------------------------------------------
 
@@ -252,8 +267,15 @@ class Ledger:
         self._receipts.flush(self.run)
 
     def remove(self, receipts: Iterable[Receipt]) -> None:
-        """Deletes shards whose input has changed, with their rejected rows and cluster labels."""
+        """Deletes shards whose input has changed, or retires them if the output is published as a table."""
         names = [receipt.shard for receipt in receipts if receipt.shard]
+        if self.publications.tables:
+            self.publications.retire(self.run, names)
+        else:
+            self.delete(names)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes shards, with their rejected rows and cluster labels."""
         folders = ("", f"{REJECTED_FOLDER}/", f"{CLUSTERS_FOLDER}/")
         self.storage.delete([f"{folder}{name}" for name in names for folder in folders])
 

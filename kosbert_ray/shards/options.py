@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from kosbert_ray.settings import Address, Section, split_names
+from kosbert_ray.settings import Address, Names, Seconds, Section, split_names
 from kosbert_ray.shards.vector_types import VectorType
 
 
@@ -33,6 +33,13 @@ class OutputOptions(Section):
     compression: Literal["zstd", "snappy", "none"] = Field(default="zstd", description="compression of the Parquet files")
     removed_inputs: Literal["keep", "delete"] = Field(
         default="keep", description="what to do with the vectors of input files that no longer exist"
+    )
+
+    publish: Names = Field(
+        default=(), description="tables to publish the complete output as: delta, iceberg://CATALOG/NAMESPACE.TABLE"
+    )
+    retain: Seconds = Field(
+        default=7 * 86400, ge=0, description="how long shards are kept after the last published table has left them"
     )
 
     @model_validator(mode="after")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,13 +113,6 @@ class Source:
         """The columns that identify a row of the output."""
         column = self.options.id_column
         return (ID,) if column is None else (column, CHUNK) if self.chunked else (column,)
-
-    @property
-    def model(self) -> str:
-        """Identifies the vectors: the model's weights, pooling and prompt."""
-        fingerprint = self.output.record.fingerprint
-        parts = [str(fingerprint.get(name)) for name in ("weights", "tokenizer", "pooling", "head", "prompt")]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @cached_property
     def receipts(self) -> dict[str, Receipt]:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from kosbert_ray.errors import JobFailed, StorageError
+from kosbert_ray.errors import StorageError
+from kosbert_ray.outputs.alone import alone
 from kosbert_ray.outputs.load.base import Destination, Source, Work
 from kosbert_ray.outputs.load.table import open_destination
-from kosbert_ray.shards.lease import Lease
-from kosbert_ray.units import duration, plural
-
-LOADS_FOLDER = "_kosbert/loads"  # a lease for each load that is running
-WAIT_SECONDS = 10.0  # for another load to give up
+from kosbert_ray.units import plural
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ def load(source: Source, address: str, dry_run: bool = False) -> Loaded:
             held = destination.held()
             return _described(source, destination, Work.of(source, held), held)
         source.require_unique_ids()
-        with _alone(source, destination):
+        with alone(source.output.ledger, destination.address, source.options.name, "load"):
             held = destination.held()  # after an earlier load has ended
             work = Work.of(source, held)
             destination.apply(work)
@@ -103,23 +97,3 @@ def _require_rows(source: Source, destination: Destination, held: dict[str, int]
                 f"{destination.address}: {how} {plural(len(shards), 'shard')} ({shards[0]}) after the load; was it changed "
                 "meanwhile? Run the same command again"
             )
-
-
-@contextlib.contextmanager
-def _alone(source: Source, destination: Destination) -> Iterator[None]:
-    """Holds the lease of this output and destination; raises JobFailed if another load holds it."""
-    ledger = source.output.ledger
-    place = hashlib.sha256(f"{destination.address}\n{source.options.name}".encode()).hexdigest()[:16]
-    lease = Lease(ledger.storage, ledger.run, f"{LOADS_FOLDER}/{place}")
-    with lease:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while others := lease.others():
-            first = min(others, key=lambda other: (other.started, other.run))
-            # The older of two waits until the younger has given up. One that began before it could be seen continues.
-            if (first.started, first.run) < (lease.started, ledger.run) or time.monotonic() > deadline:
-                raise JobFailed(
-                    f"{destination.address}: another load of this output is running (on {first.host}, process {first.pid}, "
-                    f"started {duration(first.age)} ago); wait for it, or end it first"
-                )
-            time.sleep(0.2)
-        yield

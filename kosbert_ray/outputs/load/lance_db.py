@@ -75,7 +75,7 @@ class LanceDB:
         value = pa.type_for_alias(source.format.codec.arrow)
         vectors = pa.field(source.format.column, pa.list_(value, source.format.width))
         own = [pa.field(OUTPUT, pa.string()), pa.field(SHARD, pa.string())]
-        metadata = {MODEL: source.model.encode()}
+        metadata = {MODEL: source.output.vectors_identity.encode()}
         return pa.schema([*own, *(field.with_nullable(True) for field in source.schema), vectors], metadata)
 
     def require_fitting(self) -> None:
@@ -86,7 +86,7 @@ class LanceDB:
             return
         model = (table.schema.metadata or {}).get(MODEL)
         theirs = None if model is None else _kinds(table.schema)
-        require_own(self.address, theirs, _kinds(self._schema), model == self._source.model.encode())
+        require_own(self.address, theirs, _kinds(self._schema), model == self._source.output.vectors_identity.encode())
 
     def held(self) -> dict[str, int]:
         """Counts the rows of this output by shard."""

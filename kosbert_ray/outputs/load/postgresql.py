@@ -193,7 +193,7 @@ class PostgreSQL:
         models = self._connection.execute(
             sql.SQL("SELECT DISTINCT model FROM {} WHERE table_name = %s").format(self._loads), [self._source.options.name]
         )
-        require_own(self.address, theirs, ours, all(model == self._source.model for (model,) in models))
+        require_own(self.address, theirs, ours, all(model == self._source.output.vectors_identity for (model,) in models))
 
     def _there(self, name: sql.Identifier) -> bool:
         found = self._connection.execute("SELECT to_regclass(%s)", [name.as_string(self._connection)]).fetchone()
@@ -309,7 +309,9 @@ class PostgreSQL:
             "ON CONFLICT (table_name, output, shard) DO UPDATE SET rows = excluded.rows, loaded_at = now()"
         )
         source = self._source
-        connection.execute(added.format(self._loads), [*self._place, shard, rows, source.model, source.format.dimension])
+        connection.execute(
+            added.format(self._loads), [*self._place, shard, rows, source.output.vectors_identity, source.format.dimension]
+        )
 
     def _copy(self, connection: Connection, table: sql.Identifier, shard: str) -> int:
         """Copies the rows of a shard in the binary format; returns their number."""

@@ -108,7 +108,9 @@ class Qdrant:
                     f"{self.address}: has no vectors {source.format.column!r} of {source.format.dimension:,} dimensions; "
                     "choose another with --table"
                 )
-            other = models.Filter(must_not=[models.FieldCondition(key=MODEL, match=models.MatchValue(value=source.model))])
+            other = models.Filter(
+                must_not=[models.FieldCondition(key=MODEL, match=models.MatchValue(value=source.output.vectors_identity))]
+            )
             if self._client.count(self._name, count_filter=other, exact=True).count:
                 raise InputError(f"{self.address}: holds vectors of another model; choose another with --table")
 
@@ -178,7 +180,7 @@ class Qdrant:
                 models.PointStruct(
                     id=self._point(key),
                     vector={source.format.column: vector},
-                    payload={OUTPUT: source.identity, SHARD: rows.shard, MODEL: source.model, **payload},
+                    payload={OUTPUT: source.identity, SHARD: rows.shard, MODEL: source.output.vectors_identity, **payload},
                 )
                 for key, vector, payload in zip(keys[chosen], vectors[chosen].tolist(), payloads[chosen], strict=True)
             ]

@@ -1,0 +1,1 @@
+"""Publishes outputs as tables of Apache Iceberg and Delta Lake, without copying their shards."""

@@ -1,0 +1,220 @@
+"""Shared by all table formats: their protocol, and what is published of an output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kosbert_ray.errors import InputError, KosbertError, StorageError, UsageError
+from kosbert_ray.outputs.output import Output
+from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.shards.shard import footer_of, reading
+
+FOOTER_BYTES = 2**16  # read of each shard's end; larger footers are read again
+FOOTERS_AT_ONCE = 256
+URI_SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "abfs": "abfs", "az": "abfs"}
+
+
+class Conflict(Exception):
+    """Somebody else committed to the table since its state was read."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The complete output that is published, with the manifest of its last run.
+
+    Attributes:
+        output: the output.
+        run: id of the run that completed it.
+    """
+
+    output: Output
+    run: str
+
+    @staticmethod
+    def of(output: Output) -> Publication:
+        """Opens a publication.
+
+        Raises:
+            InputError: the output is not complete, or has no rows.
+            StorageError: it cannot be read.
+            UsageError: no table can name its files.
+        """
+        output.require_complete()
+        publication = Publication(output, str((output.success or {})["run"]))
+        publication.root  # noqa: B018 (raises)
+        if not publication.shards:
+            raise InputError(f"{output.storage.url()}: has no rows to publish")
+        return publication
+
+    @property
+    def root(self) -> str:
+        """URI of the output's folder, as tables name it: not percent-encoded.
+
+        Raises:
+            UsageError: readers of tables know no such addresses.
+        """
+        storage = self.output.storage
+        if not storage.remote:
+            return f"file://{storage.root}"
+        scheme = storage.address.partition("://")[0]
+        if scheme not in URI_SCHEMES:
+            raise UsageError(f"{storage.url()}: readers of tables know no {scheme}:// addresses")
+        return f"{URI_SCHEMES[scheme]}://{storage.root}"
+
+    @cached_property
+    def shards(self) -> dict[str, Receipt]:
+        """The shards to publish, by name."""
+        return {receipt.shard: receipt for receipt in self.output.receipts if receipt.shard}
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The columns of a shard, with their field ids if the output has them."""
+        _, metadata = next(self.footers([next(iter(self.shards))]))
+        return metadata.schema.to_arrow_schema().remove_metadata()
+
+    def footers(self, shards: Sequence[str]) -> Iterator[tuple[str, pq.FileMetaData]]:
+        """Reads the footers of shards, many at once from an object store.
+
+        Raises:
+            StorageError: one cannot be read, or is of another file.
+        """
+        storage = self.output.storage
+        for first in range(0, len(shards), FOOTERS_AT_ONCE):
+            names = shards[first : first + FOOTERS_AT_ONCE]
+            sizes = {name: self.shards[name].output_bytes for name in names}
+            for name, end in zip(names, storage.read_ends(sizes, FOOTER_BYTES), strict=True):
+                with reading(storage, name):
+                    if end is None or int.from_bytes(end[-8:-4], "little") + 8 > len(end):
+                        end = storage.read(name)
+                    metadata = pq.read_metadata(pa.BufferReader(end))
+                    if footer_of(metadata).get("shard") != name:
+                        raise ValueError("holds another shard's content")
+                yield name, metadata
+
+    def rows(self, shard: str) -> int:
+        """Rows of a shard, with those that have no vector."""
+        return self.shards[shard].shard_rows(self.output.formats[0].nullable)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a table shows of an output.
+
+    Attributes:
+        runs: the runs whose manifest it may show, as it records; empty if it shows none.
+        files: names of its files in the output's folder.
+        version: names its current state, for messages: "snapshot 123".
+        rows_deleted: whether somebody deleted single rows, which the files still have.
+    """
+
+    runs: tuple[str, ...] = ()
+    files: frozenset[str] = frozenset()
+    version: str = ""
+    rows_deleted: bool = False
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The changes after which a table shows the manifest.
+
+    Attributes:
+        add: shards that it lacks.
+        remove: shards that left the manifest.
+    """
+
+    add: tuple[str, ...]
+    remove: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.add or self.remove)
+
+    @staticmethod
+    def of(publication: Publication, state: State, table: Table) -> Changes:
+        """Compares the manifest with what a table shows.
+
+        Raises:
+            InputError: somebody else removed, rewrote or deleted what was published.
+            StorageError: a manifest cannot be read.
+        """
+        before = _published(publication, state)
+        if missing := sorted(before - state.files):
+            raise InputError(
+                f"{table.address}: {missing[0]} was published and is no longer in the table "
+                f"({len(missing):,} of {len(before):,} files): somebody rewrote or deleted it "
+                f"({table.culprit(missing[0]) or state.version}), and it would come back; roll the table back, or publish "
+                "as another one"
+            )
+        now = publication.shards
+        remove = tuple(sorted(shard for shard in before if shard not in now))
+        if remove and state.rows_deleted:
+            raise InputError(
+                f"{table.address}: somebody deleted rows from the table ({state.version}), which would come back in new "
+                "files; roll the table back, or publish as another one"
+            )
+        return Changes(tuple(shard for shard in now if shard not in state.files), remove)
+
+
+def _published(publication: Publication, state: State) -> set[str]:
+    """The shards of the manifest that a table shows."""
+    ledger = publication.output.ledger
+    found: set[str] = set()
+    for run in state.runs:
+        try:
+            found = {receipt.shard for receipt in ledger.manifest_of(run) if receipt.shard}
+        except StorageError as error:
+            raise StorageError(
+                f"the table shows run {run} of the output, whose manifest cannot be read ({error})"
+            ) from error
+        if found <= state.files:
+            break
+    return found
+
+
+class Table(Protocol):
+    """A table. A module of a table format has a function ``open(address, publication) -> Table``, which raises UsageError
+    if the address is wrong, StorageError if the catalog cannot be reached; importing it raises UsageError if its library is
+    missing.
+
+    Attributes:
+        address: its address.
+    """
+
+    address: str
+
+    def require_fitting(self) -> None:
+        """Checks before anything is written that the table can show the output.
+
+        Raises:
+            UsageError: it lacks the type of a column.
+            InputError: it has other columns, or vectors of another model, or is not one of kosbert-ray's.
+        """
+        ...
+
+    def state(self) -> State:
+        """What it shows now; an empty state if it does not exist."""
+        ...
+
+    def culprit(self, shard: str) -> str:
+        """The commit that removed a shard, for a message; empty if it cannot be told."""
+        ...
+
+    def commit(self, changes: Changes) -> None:
+        """Makes the changes to the state that was read last, in one commit. Creates the table if there is none.
+
+        Raises:
+            Conflict: the table has changed since.
+            StorageError: the catalog or the store refuses.
+        """
+        ...
+
+
+def refused(address: str, error: BaseException) -> KosbertError:
+    """The error for what a catalog or a library raises."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return StorageError(f"{address}: {text[:300]}")
