@@ -23,6 +23,7 @@ from kosbert_ray.shards.manifest import (
     list_manifests,
     manifest_name,
     read_manifest,
+    read_shards,
     read_success,
     write_manifest,
 )
@@ -231,6 +232,10 @@ class Ledger:
             StorageError: the manifest is missing or broken.
         """
         return read_manifest(self._files, manifest_name(self.number_of(run), run))
+
+    def shards_of(self, run: str) -> frozenset[str]:
+        """Reads the names of the shards in a run's manifest; raises StorageError like :meth:`manifest_of`."""
+        return read_shards(self._files, manifest_name(self.number_of(run), run))
 
     def number_of(self, run: str) -> int:
         """The number of a run's manifest; 0 for version 0.1.0, which had none."""

@@ -6,8 +6,12 @@ names the latest manifest and exists only while the output is complete.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from kosbert_ray.errors import StorageError, first_line
 from kosbert_ray.shards.ledger_files import UNREADABLE, LedgerFiles
@@ -47,8 +51,21 @@ def read_manifest(files: LedgerFiles, name: str) -> list[Receipt]:
     Raises:
         StorageError: it is missing or broken.
     """
-    try:
+    with _readable(files, name):
         return files.read_receipts(name)
+
+
+def read_shards(files: LedgerFiles, name: str) -> frozenset[str]:
+    """Reads the names of a manifest's shards; raises StorageError like :func:`read_manifest`."""
+    with _readable(files, name):
+        table = pq.read_table(pa.BufferReader(files.storage.read(name)), columns=["shard"])
+        return frozenset(filter(None, table["shard"].to_pylist()))
+
+
+@contextlib.contextmanager
+def _readable(files: LedgerFiles, name: str) -> Iterator[None]:
+    try:
+        yield
     except UNREADABLE as error:
         raise StorageError(
             f"{files.storage.url(name)}: the manifest is missing or broken ({first_line(error)}); run kosbert-ray embed "

@@ -160,13 +160,13 @@ class Changes:
         return Changes(tuple(shard for shard in now if shard not in state.files), remove)
 
 
-def _published(publication: Publication, state: State) -> set[str]:
+def _published(publication: Publication, state: State) -> frozenset[str]:
     """The shards of the manifest that a table shows."""
     ledger = publication.output.ledger
-    found: set[str] = set()
+    found: frozenset[str] = frozenset()
     for run in state.runs:
         try:
-            found = {receipt.shard for receipt in ledger.manifest_of(run) if receipt.shard}
+            found = ledger.shards_of(run)
         except StorageError as error:
             raise StorageError(
                 f"the table shows run {run} of the output, whose manifest cannot be read ({error})"
@@ -204,8 +204,11 @@ class Table(Protocol):
         """The commit that removed a shard, for a message; empty if it cannot be told."""
         ...
 
-    def commit(self, changes: Changes) -> None:
+    def commit(self, changes: Changes) -> str:
         """Makes the changes to the state that was read last, in one commit. Creates the table if there is none.
+
+        Returns:
+            The new state, as in :attr:`State.version`.
 
         Raises:
             Conflict: the table has changed since.

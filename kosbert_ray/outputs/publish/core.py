@@ -76,7 +76,8 @@ def publish(publication: Publication, address: str, retain: float, dry_run: bool
     table = open_table(address, publication)
     table.require_fitting()
     if dry_run:
-        return _described(publication, table, Changes.of(publication, table.state(), table))
+        state = table.state()
+        return _described(publication, table, Changes.of(publication, state, table), state.version)
     ledger = publication.output.ledger
     with alone(ledger, address, "", "publish"):
         known = next((item for item in ledger.publications.tables if item.table == address), None)
@@ -84,7 +85,7 @@ def publish(publication: Publication, address: str, retain: float, dry_run: bool
             known = PublishedTable(address)
             ledger.publications.remember(known)
         try:
-            changes = _commit(publication, table)
+            changes, version = _commit(publication, table)
         except KosbertError:
             with contextlib.suppress(KosbertError):
                 if not known.run and not table.state().files:
@@ -92,24 +93,20 @@ def publish(publication: Publication, address: str, retain: float, dry_run: bool
             raise
         ledger.publications.remember(PublishedTable(address, publication.run, time.time()))
         deleted = delete_retired(publication.output, retain)
-        return _described(publication, table, changes, deleted, done=True)
+        return _described(publication, table, changes, version, deleted, done=True)
 
 
-def _commit(publication: Publication, table: Table) -> Changes:
-    """Changes the table until it shows the manifest; returns the changes."""
+def _commit(publication: Publication, table: Table) -> tuple[Changes, str]:
+    """Changes the table until it shows the manifest; returns the changes and the version of the table."""
     for _ in range(ATTEMPTS):
-        changes = Changes.of(publication, table.state(), table)
+        state = table.state()
+        changes = Changes.of(publication, state, table)
         if not changes:
-            return changes
+            return changes, state.version
         try:
-            table.commit(changes)
-        except Conflict:
+            return changes, table.commit(changes)
+        except Conflict:  # also if it is not known whether the commit succeeded
             log.info(f"{table.address}: changed meanwhile; comparing again")
-            continue
-        left = Changes.of(publication, table.state(), table)
-        if left:
-            raise StorageError(f"{table.address}: does not show the commit; run the same command again")
-        return changes
     raise StorageError(f"{table.address}: others keep committing; run the same command again")
 
 
@@ -139,27 +136,31 @@ def delete_retired(output: Output, retain: float) -> int:
     publications = ledger.publications
     if not publications.records:
         return 0
-    if output.manifest is None or any(not table.run for table in publications.tables):
+    if not output.complete or any(not table.run for table in publications.tables):
         return 0  # what a table shows that was never published to the end is not known
     if others := holders(ledger.storage):
         log.info(f"retired shards stay for now: a run is writing to the output (on {others[0].host}, {others[0].pid})")
         return 0
+    manifest = {receipt.shard for receipt in output.receipts}
+    runs = {table.run for table in publications.tables} - {str((output.success or {}).get("run"))}
     try:
-        in_tables = {item.shard for table in publications.tables for item in ledger.manifest_of(table.run)}
+        in_tables = manifest.union(*map(ledger.shards_of, runs))
     except StorageError as error:
         log.warning(f"retired shards stay: {error}")
         return 0
-    names = publications.expire({item.shard for item in output.manifest}, in_tables, retain)
+    names = publications.expire(manifest, in_tables, retain)
     ledger.delete(names)
     publications.drop_expired()
     return len(names)
 
 
-def _described(publication: Publication, table: Table, changes: Changes, deleted: int = 0, done: bool = False) -> Published:
+def _described(
+    publication: Publication, table: Table, changes: Changes, version: str, deleted: int = 0, done: bool = False
+) -> Published:
     return Published(
         table=table.address,
         run=publication.run,
-        version=table.state().version,
+        version=version,
         rows=sum(map(publication.rows, publication.shards)),
         shards=len(publication.shards),
         added=len(changes.add),

@@ -97,7 +97,7 @@ class Delta:
                 first = f"version {commit['version']}, {commit['operation']}"
         return first
 
-    def commit(self, changes: Changes) -> None:
+    def commit(self, changes: Changes) -> str:
         """See :class:`Table`."""
         number = self._publication.output.ledger.number_of(self._publication.run)
         now = int(time.time() * 1000)
@@ -118,10 +118,12 @@ class Delta:
                     storage_options=self._options,
                     commit_properties=about,
                 )
-                return
+                return "version 0"
             self._table.create_write_transaction(
                 [*adds, *removes], mode="append", schema=self._table.schema(), commit_properties=about
             )
+            self._table.update_incremental()
+            return f"version {self._table.version()}"
 
     def _adds(self, shards: tuple[str, ...], now: int) -> Iterator[AddAction]:
         for shard in shards:

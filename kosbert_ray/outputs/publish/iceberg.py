@@ -171,7 +171,7 @@ class IcebergTable:
 
     # -- commit --------------------------------------------------------------------------------------------------------
 
-    def commit(self, changes: Changes) -> None:
+    def commit(self, changes: Changes) -> str:
         """See :class:`Table`."""
         with self._errors():
             table = self._table or self._create()
@@ -185,7 +185,9 @@ class IcebergTable:
                     update.append_data_file(file)
                 for shard in changes.remove:
                     update.delete_data_file(self._files[shard])
-            transaction.commit_transaction()
+            snapshot = transaction.commit_transaction().current_snapshot()
+            assert snapshot is not None
+            return _told(snapshot)
 
     def _create(self) -> OpenTable:
         """Creates the table without a snapshot."""
