@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any
 
 from kosbert_ray.errors import InputError, KosbertError, UsageError
@@ -104,7 +105,7 @@ class IcebergTable:
         """Compares the columns, and their ids with those in the files: readers would take one column for another."""
         mine, ids = self._schema, field_ids(self._publication.schema)
         numbers = index_by_name(theirs)
-        for path, number in index_by_name(mine).items():
+        for path, _ in sorted(index_by_name(mine).items(), key=itemgetter(1)):
             found = numbers.get(path)
             if found is None:
                 raise InputError(f"{self.address}: has no column {path!r}; choose another table")
@@ -116,8 +117,8 @@ class IcebergTable:
                 )
             if ids.get(path, found) != found:
                 raise InputError(
-                    f"{self.address}: its column {path!r} has id {found}, and in the files of the output {number}; choose "
-                    "another table"
+                    f"{self.address}: its column {path!r} has id {found}, and in the files of the output {ids[path]}; "
+                    "choose another table"
                 )
         for column in theirs.fields:
             if column.required and column.name not in {item.name for item in mine.fields}:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
+from kosbert_ray.corpus.types import may_cast, parse_type
 from kosbert_ray.errors import UsageError
 from kosbert_ray.outputs.output import Output
 
@@ -36,9 +37,10 @@ def require_table_types(schema: pa.Schema, output: Output, name: str) -> None:
                     f"column {column.name!r} holds {dtype} ({kind}), and {name} has no {reason}; embed into another output "
                     "with --set output.dtype=float32"
                 )
+            remedy = _remedy(column, kind)
+            how = f"with {remedy}, or without the column" if remedy else "without the column"
             raise UsageError(
-                f"column {column.name!r} is {column.type}, and {name} has no {reason}; embed into another output with "
-                f"{_remedy(column, kind)}, or without the column"
+                f"column {column.name!r} is {column.type}, and {name} has no {reason}; embed into another output {how}"
             )
 
 
@@ -95,14 +97,13 @@ def missing_type(kind: pa.DataType) -> str:
 
 
 def _remedy(column: pa.Field, kind: pa.DataType) -> str:
-    if column.type != kind:
-        other = "another type"
-        return f"{other} in the input"
+    """The setting that gives a column another type; empty if there is none."""
     other = "string"
-    if pa.types.is_timestamp(kind):
-        other = f"timestamp[us, tz={UTC}]" if kind.tz else "timestamp[us]"
+    if pa.types.is_timestamp(kind) and not kind.tz:
+        other = "timestamp[us]"
     if pa.types.is_unsigned_integer(kind):
         other = "decimal128(20, 0)" if kind.bit_width == 64 else "int64"
     if pa.types.is_float16(kind):
         other = "float"
-    return f"--set 'input.types={{{column.name}: \"{other}\"}}'"
+    possible = column.type == kind and (pa.types.is_null(kind) or may_cast(kind, parse_type(other)))
+    return f"--set 'input.types={{{column.name}: \"{other}\"}}'" if possible else ""
