@@ -1,6 +1,6 @@
 """Field ids of Parquet, by which tables of Apache Iceberg know the columns of a file.
 
-Outputs of version 0.1.0 have none; whether an output has them stands in its job.json, so that its shards stay alike.
+Outputs of version 0.1.0 have none; job.json records whether an output has them, so that its shards stay alike.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ PRINTS = {
     "diff": r"^rows +\d+ +\d+",
     "promote": r"^promoted: ",
     "index": r"^indexed: [\d,]+ rows?",
+    "publish": r"^(published|to publish|forgotten): ",
     "load": r"^(loaded|to load): [\d,]+ rows?",
     "export": r"^exported: [\d,]+ rows",
     "report": r"^written: ",
@@ -95,7 +96,18 @@ def reader(s3, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         pairs = [f"{a}\t{b}\t{(start + i) % 6}" for i, (a, b) in enumerate(zip(texts[::2], texts[1::2], strict=True))]
         (folder / "korsts" / f"sts-{name}.tsv").write_text("sentence1\tsentence2\tscore\n" + "\n".join(pairs), "utf-8")
     shutil.copytree(ROOT / "configs", folder / "configs")
-    env = {**s3.env, "HF_HOME": str(hub), "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    lake = tmp_path_factory.mktemp("lake")
+    catalog = {
+        "PYICEBERG_CATALOG__PROD__URI": f"sqlite:///{lake}/catalog.db",
+        "PYICEBERG_CATALOG__PROD__WAREHOUSE": f"file://{lake}",
+    }
+    env = {
+        **s3.env,
+        **catalog,
+        "HF_HOME": str(hub),
+        "HF_HUB_OFFLINE": "1",
+        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+    }
     cluster = Cluster(tmp_path_factory.mktemp("cluster"), env, workers=0, options=["--num-cpus=4"])
     env = {**cluster.env, "RAY_ADDRESS": cluster.head}
     chain = Chain(env)

@@ -104,7 +104,7 @@ class Publication:
 
 @dataclass(frozen=True)
 class State:
-    """What a table shows of an output.
+    """The part of a table that is of an output.
 
     Attributes:
         runs: the runs whose manifest it may show, as it records; empty if it shows none.
@@ -197,11 +197,11 @@ class Table(Protocol):
         ...
 
     def state(self) -> State:
-        """What it shows now; an empty state if it does not exist."""
+        """Reads what it shows now; an empty state if it does not exist."""
         ...
 
     def culprit(self, shard: str) -> str:
-        """The commit that removed a shard, for a message; empty if it cannot be told."""
+        """The commit that removed a shard, for a message; empty if it is not known."""
         ...
 
     def commit(self, changes: Changes) -> str:

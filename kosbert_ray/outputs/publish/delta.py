@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Iterator
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
@@ -30,6 +31,8 @@ NAME = "Delta"
 APPLICATION = "kosbert-ray"
 FORBIDDEN = " ,;{}()\n\t="  # in names of columns, without column mapping
 RUN = "kosbert-ray.run"
+
+log = logging.getLogger(__name__)
 
 
 def parse(address: str) -> None:
@@ -62,6 +65,10 @@ class Delta:
         schema = self._publication.schema
         require_table_types(schema, self._publication.output, NAME)
         require_column_names(schema.names, FORBIDDEN, NAME)
+        if quote(self._publication.root, safe="/:=+@,") != self._publication.root:
+            log.warning(
+                f"{self._uri}: Polars, Daft and DuckDB find no files of a Delta table at an address with such letters"
+            )
         with self._errors():
             self._schema = Schema.from_arrow(_in_microseconds(schema))
             table = self._load()

@@ -76,7 +76,7 @@ def _leaves(kind: pa.DataType) -> Iterator[pa.DataType]:
 
 
 def missing_type(kind: pa.DataType) -> str:
-    """What tables would need for a type that is not nested; empty if they have it."""
+    """The feature that tables would need for a type that is not nested; empty if they have it."""
     if pa.types.is_float16(kind):
         return "16-bit floats"
     if pa.types.is_unsigned_integer(kind):
