@@ -257,6 +257,24 @@ def test_files_that_others_removed_are_refused_and_not_added_back(cli, told, pla
     assert len(place.rows()) == 149
 
 
+def test_a_shard_that_was_embedded_again_with_another_size_is_replaced(cli, told, place: Place, folder: Path) -> None:
+    """Readers of Iceberg look for the end of a file by the size in the table."""
+    cli("publish", place.out, place.address)
+    path = place.out / Output.open(place.out).shards()[0]
+    pq.write_table(pq.read_table(path), path, compression="snappy")  # as another machine might have written it
+    for file in (place.out / "_kosbert" / "receipts").glob("*.parquet"):
+        file.unlink()
+    (place.out / "_SUCCESS").unlink()
+    cli("embed", folder / "in", place.out, *BASE)
+    assert "0 shards added, 0 removed, 1 replaced" in cli("publish", place.out, place.address).stdout
+    require_same(place)
+    assert "0 shards added, 0 removed\n" in cli("publish", place.out, place.address).stdout
+    shutil.rmtree(place.out / "_kosbert" / "manifests")
+    (place.out / "_SUCCESS").unlink()
+    cli("embed", folder / "in", place.out, *BASE)
+    assert "drop the table and publish again" in told("publish", place.out, place.address, code=1)
+
+
 def test_only_one_publish_of_a_table_runs_at_once(cli, place: Place) -> None:
     arguments = ["publish", place.out, place.address]
     processes = [

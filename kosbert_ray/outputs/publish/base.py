@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -108,13 +108,13 @@ class State:
 
     Attributes:
         runs: the runs whose manifest it may show, as it records; empty if it shows none.
-        files: names of its files in the output's folder.
+        files: bytes of its files in the output's folder, by name.
         version: names its current state, for messages: "snapshot 123".
         rows_deleted: whether somebody deleted single rows, which the files still have.
     """
 
     runs: tuple[str, ...] = ()
-    files: frozenset[str] = frozenset()
+    files: Mapping[str, int] = field(default_factory=dict)
     version: str = ""
     rows_deleted: bool = False
 
@@ -126,13 +126,15 @@ class Changes:
     Attributes:
         add: shards that it lacks.
         remove: shards that left the manifest.
+        replace: shards that were embedded again, after they were lost or damaged, and have another size now.
     """
 
     add: tuple[str, ...]
     remove: tuple[str, ...]
+    replace: tuple[str, ...]
 
     def __bool__(self) -> bool:
-        return bool(self.add or self.remove)
+        return bool(self.add or self.remove or self.replace)
 
     @staticmethod
     def of(publication: Publication, state: State, table: Table) -> Changes:
@@ -142,8 +144,8 @@ class Changes:
             InputError: somebody else removed, rewrote or deleted what was published.
             StorageError: a manifest cannot be read.
         """
-        before = _published(publication, state)
-        if missing := sorted(before - state.files):
+        before = _published(publication, state, table)
+        if missing := sorted(before - state.files.keys()):
             raise InputError(
                 f"{table.address}: {missing[0]} was published and is no longer in the table "
                 f"({len(missing):,} of {len(before):,} files): somebody rewrote or deleted it "
@@ -157,10 +159,11 @@ class Changes:
                 f"{table.address}: somebody deleted rows from the table ({state.version}), which would come back in new "
                 "files; roll the table back, or publish as another one"
             )
-        return Changes(tuple(shard for shard in now if shard not in state.files), remove)
+        replace = tuple(name for name in now if state.files.get(name, now[name].output_bytes) != now[name].output_bytes)
+        return Changes(tuple(name for name in now if name not in state.files), remove, replace)
 
 
-def _published(publication: Publication, state: State) -> frozenset[str]:
+def _published(publication: Publication, state: State, table: Table) -> frozenset[str]:
     """The shards of the manifest that a table shows."""
     ledger = publication.output.ledger
     found: frozenset[str] = frozenset()
@@ -169,9 +172,10 @@ def _published(publication: Publication, state: State) -> frozenset[str]:
             found = ledger.shards_of(run)
         except StorageError as error:
             raise StorageError(
-                f"the table shows run {run} of the output, whose manifest cannot be read ({error})"
+                f"{table.address}: shows run {run} of the output, whose manifest in _kosbert/manifests is missing or "
+                "broken; drop the table and publish again"
             ) from error
-        if found <= state.files:
+        if found <= state.files.keys():
             break
     return found
 

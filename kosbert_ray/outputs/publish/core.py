@@ -31,7 +31,8 @@ class Published:
         version: its state, such as a snapshot.
         rows: rows of the output that it shows.
         shards: their shards.
-        added, removed: shards that were added and removed.
+        added, removed, replaced: shards that were added, that were removed, and that have another size since they were
+            embedded again.
         deleted: retired shards that were deleted from the output's folder.
         done: False for a dry run.
     """
@@ -43,16 +44,18 @@ class Published:
     shards: int
     added: int
     removed: int
+    replaced: int
     deleted: int
     done: bool
 
     def line(self) -> str:
         """Describes the changes and the table in one line."""
         verb = "published" if self.done else "to publish"
+        replaced = f", {self.replaced:,} replaced" if self.replaced else ""
         deleted = f", {plural(self.deleted, 'retired shard')} deleted" if self.deleted else ""
         return (
             f"{verb}: {self.table}, {self.version or 'new'}: {plural(self.rows, 'row')} in {plural(self.shards, 'shard')}; "
-            f"{plural(self.added, 'shard')} added, {self.removed:,} removed{deleted}"
+            f"{plural(self.added, 'shard')} added, {self.removed:,} removed{replaced}{deleted}"
         )
 
 
@@ -165,6 +168,7 @@ def _described(
         shards=len(publication.shards),
         added=len(changes.add),
         removed=len(changes.remove),
+        replaced=len(changes.replace),
         deleted=deleted,
         done=done,
     )

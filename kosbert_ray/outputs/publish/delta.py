@@ -30,7 +30,8 @@ except ImportError as error:
 NAME = "Delta"
 APPLICATION = "kosbert-ray"
 FORBIDDEN = " ,;{}()\n\t="  # in names of columns, without column mapping
-RUN = "kosbert-ray.run"
+RUN = "kosbert-ray.run"  # in the information about a commit
+RECENT_COMMITS = 20  # read for the last one of this output
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +89,18 @@ class Delta:
                 return State()
             files = pa.table(table.get_add_actions())
             self._sizes = dict(zip(map(unquote, files["path"].to_pylist()), files["size_bytes"].to_pylist(), strict=True))
-            number = table.transaction_version(self._application)
-            runs = () if number is None else tuple(self._publication.output.ledger.runs_numbered(number))
             features = table.protocol().reader_features or ()
-            return State(runs, frozenset(self._sizes), f"version {table.version()}", "deletionVectors" in features)
+            return State(self._runs(table), self._sizes, f"version {table.version()}", "deletionVectors" in features)
+
+    def _runs(self, table: DeltaTable) -> tuple[str, ...]:
+        """The run of the last commit of this output; where the log no longer has it, the runs of the manifest's number."""
+        number = table.transaction_version(self._application)
+        if number is None:
+            return ()
+        recent = (commit.get(RUN) for commit in table.history(RECENT_COMMITS))
+        if run := next(filter(None, recent), None):
+            return (str(run),)
+        return tuple(self._publication.output.ledger.runs_numbered(number)) or (f"number {number}",)
 
     def culprit(self, shard: str) -> str:
         """See :class:`Table`. Delta's history does not name files: it is the first commit after this output's last."""
@@ -113,7 +122,7 @@ class Delta:
             max_commit_retries=0,
             app_transactions=[Transaction(self._application, number, now)],
         )
-        adds = list(self._adds(changes.add, now))
+        adds = list(self._adds((*changes.add, *changes.replace), now))  # a file that is added again is replaced
         removes = [RemoveAction(shard, True, now, self._sizes[shard], {}) for shard in changes.remove]
         with self._errors():
             if self._table is None:

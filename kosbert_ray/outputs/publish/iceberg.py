@@ -144,7 +144,12 @@ class IcebergTable:
                     path = entry.data_file.file_path
                     if path.startswith(before):
                         self._files[path.removeprefix(before)] = entry.data_file
-            return State(self._runs(table, snapshot), frozenset(self._files), _told(snapshot), deletes)
+            return State(
+                self._runs(table, snapshot),
+                {name: file.file_size_in_bytes for name, file in self._files.items()},
+                _told(snapshot),
+                deletes,
+            )
 
     def _runs(self, table: OpenTable, snapshot: Snapshot) -> tuple[str, ...]:
         """The run of the last snapshot of this output; of the table's properties where that has expired."""
@@ -177,14 +182,14 @@ class IcebergTable:
         with self._errors():
             table = self._table or self._create()
             properties = {self._run_property: self._publication.run}
-            added = list(self._data_files(table, changes.add))
+            added = list(self._data_files(table, (*changes.add, *changes.replace)))
             transaction = table.transaction()
             transaction.set_properties(properties)
             about = {RUN: self._publication.run, OUTPUT: self._identity}
             with transaction.update_snapshot(snapshot_properties=about).overwrite() as update:
                 for file in added:
                     update.append_data_file(file)
-                for shard in changes.remove:
+                for shard in (*changes.remove, *changes.replace):
                     update.delete_data_file(self._files[shard])
             snapshot = transaction.commit_transaction().current_snapshot()
             assert snapshot is not None
