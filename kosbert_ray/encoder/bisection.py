@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,32 @@ from kosbert_ray.errors import DeviceBroken, described, first_line
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
 
 Found = TypeVar("Found")
-Forward = Callable[[Batch], npt.NDArray[np.float32]]
+Forward = Callable[[Batch], Any]
+
+
+class Rows(Protocol):
+    """Collects the vectors of a slice's texts from its batches."""
+
+    def put(self, texts: npt.NDArray[np.int64], found: Any) -> npt.NDArray[np.bool_]:
+        """Stores the vectors of some texts; returns which of them are finite, the others are left out."""
+        ...
+
+
+class DenseRows:
+    """Collects dense vectors.
+
+    Attributes:
+        vectors: float32 ``[texts, dimension]``, zeros for a text without a vector.
+    """
+
+    def __init__(self, texts: int, dimension: int) -> None:
+        self.vectors = np.zeros((texts, dimension), np.float32)
+
+    def put(self, texts: npt.NDArray[np.int64], found: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """See :class:`Rows`; ``found`` is float32 ``[texts, dimension]``."""
+        good: npt.NDArray[np.bool_] = np.asarray(np.isfinite(found).all(axis=1))
+        self.vectors[texts[good]] = found[good]
+        return good
 
 
 def encode_all(
@@ -30,12 +55,12 @@ def encode_all(
     unfit: Mapping[int, str],
     token_budget: int,
     forward: Forward,
-    dimension: int,
+    rows: Rows,
     pack: Pack = pack,
     streams: int = 1,
     done: npt.NDArray[np.int64] | None = None,
     encode_empty: bool = False,
-) -> tuple[npt.NDArray[np.float32], dict[int, str], int]:
+) -> tuple[dict[int, str], int]:
     """Runs ``forward`` over the texts of a slice.
 
     Terminates: a failed batch is either split or given up, and a single text is given up after one attempt.
@@ -44,21 +69,19 @@ def encode_all(
         tokens: the slice.
         unfit: reasons for texts not to try, by index.
         token_budget: maximum number of tokens in a batch.
-        forward: returns the vectors of a batch, float32 ``[texts, dimension]``; may raise.
-        dimension: length of a vector.
+        forward: returns the vectors of a batch; may raise.
+        rows: takes the vectors of the distinct texts, but for those that fail or are left out.
         pack: splits the slice into batches.
         streams: number of batches that ``forward`` takes concurrently, each from its own thread.
         done: indices of texts to leave out.
         encode_empty: whether ``forward`` takes texts without tokens; otherwise they fail.
 
     Returns:
-        The vectors of the distinct texts, float32 ``[u, dimension]``, with zeros for those that failed or were left out;
-        the reasons for those that failed, by index; and the remaining token budget.
+        The reasons for texts that failed, by index, and the remaining token budget.
 
     Raises:
         DeviceBroken: the engine no longer works in this process, or a CUDA error makes its later results unreliable.
     """
-    vectors = np.zeros((len(tokens.lengths), dimension), np.float32)
     left_out = np.empty(0, np.int64) if done is None else done
     empty = () if encode_empty else np.setdiff1d(np.flatnonzero(tokens.lengths == 0), left_out).tolist()
     failed = dict.fromkeys(empty, "no tokens are left of it") | dict(unfit)
@@ -89,17 +112,16 @@ def encode_all(
                     else:
                         failed[int(batch.texts[0])] = f"the model fails on it ({described(found)})"
                     continue
-                good = np.isfinite(found).all(axis=1)
-                vectors[batch.texts[good]] = found[good]
+                good = rows.put(batch.texts, found)
                 suspects = batch.texts[~good]
                 if len(batch.texts) == 1 and len(suspects):
                     failed[int(suspects[0])] = "its vector holds NaN or Inf"
                 elif len(suspects):  # find out which of them cause it and which are a neighbour's victims
                     todo.extend(_halves(tokens, suspects, pack))
-    return vectors, failed, token_budget
+    return failed, token_budget
 
 
-def _attempt(forward: Forward, batch: Batch) -> npt.NDArray[np.float32] | Exception:
+def _attempt(forward: Forward, batch: Batch) -> Any:
     try:
         return forward(batch)
     except Exception as error:

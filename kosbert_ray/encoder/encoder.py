@@ -9,20 +9,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kosbert_ray.encoder.bisection import encode_all
+from kosbert_ray.encoder.bisection import DenseRows, encode_all
 from kosbert_ray.encoder.devices import device_memory, pick_device, pick_precision
 from kosbert_ray.encoder.engines import table
-from kosbert_ray.encoder.engines.base import EngineSettings, PrecisionUnfit
+from kosbert_ray.encoder.engines.base import Computed, EngineSettings, PrecisionUnfit
 from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require_fitting
 from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
+from kosbert_ray.encoder.sparse import SparseRows, SparseVectors
 from kosbert_ray.encoder.texts import Texts, as_array
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import ModelError, UsageError, without_remedy
@@ -34,6 +35,9 @@ from kosbert_ray.model.source import ModelSource, bundled_sentences
 from kosbert_ray.model.spec import ModelSpec, read_spec
 from kosbert_ray.units import data_size, plural
 from kosbert_ray.vector_math import unit
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 Vectors = npt.NDArray[np.float32]
 
@@ -47,7 +51,9 @@ class Encoded:
     """The vectors of a slice.
 
     Attributes:
-        distinct: float32 ``[u, dimension]``, one row per distinct text; zeros for a text without a vector.
+        distinct: float32 ``[u, dimension]``, one row per distinct text; zeros for a text without a vector. Empty for a
+            sparse model.
+        sparse: the same of a sparse model; None for others.
         rows: int32 ``[n]``, the index in ``distinct`` of each row's vector.
         failed: the reason for each row without a vector, by row number.
         batches: number of batches that were computed.
@@ -59,6 +65,7 @@ class Encoded:
     failed: dict[int, str]
     batches: int
     computed_tokens: int
+    sparse: SparseVectors | None = None
 
     @property
     def vectors(self) -> Vectors:
@@ -167,7 +174,8 @@ class Encoder:
         sentences = bundled_sentences()
         tokens = self.tokenizer(pa.array([*sentences[:OVERFLOW_TEXTS], " ".join(sentences)]))
         for batch in self._engine.pack(tokens, OVERFLOW_TOKENS):
-            if not np.isfinite(self._engine.vectors(batch)).all():
+            found = self._engine.vectors(batch)
+            if not (found.finite if isinstance(found, SparseVectors) else np.isfinite(found)).all():
                 raise PrecisionUnfit(f"{self.spec.folder}: overflows in fp16; use encoder.precision=fp32")
 
     @property
@@ -203,7 +211,7 @@ class Encoder:
         which is usually 0. A job rejects such texts.
 
         Raises:
-            UsageError: ``texts`` are not strings, or the model has no prompt of that name.
+            UsageError: ``texts`` are not strings, the model has no prompt of that name, or its vectors are sparse.
             ModelError: a text cannot be encoded; the message gives its index and the reason.
 
         >>> from kosbert_ray import Encoder
@@ -230,6 +238,32 @@ class Encoder:
             vectors = unit(vectors)
         return vectors[0] if single else vectors
 
+    def encode_sparse(
+        self, texts: Texts, *, prompt: str | None = None, prompt_name: str | None = None, top_k: int | None = None
+    ) -> scipy.sparse.csr_matrix:
+        """Encodes ``n`` texts by a model of sparse vectors (SPLADE).
+
+        Args:
+            texts, prompt, prompt_name: as for :meth:`encode`; a single text counts as a list of one.
+            top_k: how many of the largest values to keep of a vector; None for all that are not 0.
+
+        Returns:
+            Vectors, float32 ``[n, dimension]``, where the dimension is the size of the vocabulary.
+
+        Raises:
+            UsageError: ``texts`` are not strings, the model has no prompt of that name, or its vectors are dense.
+            ModelError: a text cannot be encoded; the message gives its index and the reason.
+        """
+        if not self.spec.sparse:
+            raise UsageError(f"{self.spec.folder}: has dense vectors; use encode")
+        if prompt is not None or prompt_name is not None:
+            chosen = prompt if prompt is not None else self._own_prompt(str(prompt_name))
+            return self._with_prompt(chosen).encode_sparse(texts, top_k=top_k)
+        encoded = self._encoded(as_array([texts] if isinstance(texts, str) else texts), 0)
+        assert encoded.sparse is not None
+        found = encoded.sparse.take(encoded.rows)
+        return (found if top_k is None else found.strongest(top_k)).to_csr(self.spec.dimension)
+
     def _own_prompt(self, name: str) -> str:
         own = self.spec.prompts.own
         if name not in own:
@@ -238,10 +272,15 @@ class Encoder:
 
     def _vectors(self, texts: pa.Array, first: int) -> Vectors:
         """Vectors of texts, of which the first has this index."""
+        if self.spec.sparse:
+            raise UsageError(f"{self.spec.folder}: has sparse vectors; use encode_sparse")
+        return self._encoded(texts, first).vectors
+
+    def _encoded(self, texts: pa.Array, first: int) -> Encoded:
         encoded = self.encode_tokens(self.tokenizer(texts), encode_empty=self.spec.static)
         for row, reason in encoded.failed.items():
             raise ModelError(f"text {first + row}: {reason}")
-        return encoded.vectors
+        return encoded
 
     def encode_query(self, texts: Texts, **options: Any) -> npt.NDArray[np.float32]:
         """Encodes queries, as sentence-transformers' ``encode_query`` does; otherwise the same as :meth:`encode`.
@@ -297,23 +336,27 @@ class Encoder:
         self._computed.clear()
         means = tokens.part_of.astype(np.int64)
 
-        def forward(batch: Batch) -> Vectors:
+        collected = SparseRows(len(tokens.lengths)) if self.spec.sparse else None
+        dense = DenseRows(len(tokens.lengths), 0 if collected else self.spec.dimension)
+
+        def forward(batch: Batch) -> Computed:
             found = self._forward(batch)
             if on_batch:
                 on_batch(len(batch.ids))
             return found
 
-        vectors, failed, budget = encode_all(
+        failed, budget = encode_all(
             tokens,
             unfit,
             self.token_budget,
             forward,
-            self.spec.dimension,
+            collected or dense,
             self._engine.pack,
             self._engine.streams,
             np.concatenate((shared[0], means)) if shared else means,
             encode_empty,
         )
+        vectors = dense.vectors
         if shared:
             vectors[shared[0]] = shared[1]
         if len(tokens.part_of):
@@ -323,9 +366,10 @@ class Encoder:
             self.token_budget = budget
         hit = np.flatnonzero(np.isin(tokens.rows, list(failed))).tolist() if failed else []
         rows = {row: failed[int(tokens.rows[row])] for row in hit}
-        return Encoded(vectors, tokens.rows, rows, len(self._computed), sum(self._computed))
+        sparse = collected.result() if collected else None
+        return Encoded(vectors, tokens.rows, rows, len(self._computed), sum(self._computed), sparse)
 
-    def _forward(self, batch: Batch) -> Vectors:
+    def _forward(self, batch: Batch) -> Computed:
         self._computed.append(self._engine.computed_tokens(batch))
         return self._engine.vectors(batch)
 

@@ -27,6 +27,8 @@ POOLING_FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 TRANSFORMER, STATIC = "Transformer", "StaticEmbedding"
+MASKED, SPLADE = "MLMTransformer", "SpladePooling"
+SPLADE_OPTIONS = {"pooling_strategy": ("max", "sum"), "activation_function": ("relu", "log1p_relu")}
 MODEL2VEC = "model2vec"  # model_type of a static embedding that model2vec saved
 WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd", "emb_dim")
 
@@ -67,6 +69,19 @@ class Truncate:
     dimension: int
 
 
+@dataclass(frozen=True)
+class Splade:
+    """Pooling of a masked language model's logits to a sparse vector over its vocabulary.
+
+    Attributes:
+        strategy: "max" or "sum" over the tokens.
+        activation: "relu" for ``log(1 + relu(x))``, "log1p_relu" for its ``log(1 + ...)``.
+    """
+
+    strategy: str
+    activation: str
+
+
 HeadPart: TypeAlias = "Dense | LayerNorm | Normalize | Truncate"
 
 
@@ -88,11 +103,12 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
         if not kind.startswith("sentence_transformers."):
             raise ModelError(f"{folder}: module {kind} is custom code, which is not supported")
     modules = [(_class(kind), path) for kind, path in typed if _class(kind) != "Dropout"]
+    modules = [(TRANSFORMER if kind == MASKED else kind, path) for kind, path in modules]
     kinds = [kind for kind, _ in modules]
-    if kinds[:2] != [TRANSFORMER, "Pooling"] and kinds[:1] != [STATIC]:
+    if kinds[:2] != [TRANSFORMER, "Pooling"] and kinds[:1] != [STATIC] and kinds != [TRANSFORMER, SPLADE]:
         raise ModelError(
             f"{folder}: its modules are {', '.join(kinds)}; supported are {TRANSFORMER}, Pooling (or {STATIC}), then "
-            f"{' and '.join(READERS)}"
+            f"{' and '.join(READERS)}; or {TRANSFORMER}, {SPLADE}"
         )
     for _, path in modules:
         if ".." in Path(path).parts or Path(path).is_absolute():
@@ -178,6 +194,19 @@ def read_pooling(folder: Path, name: str, config: dict[str, Any], plain: str) ->
         kind = config.get("model_type", "unknown")
         raise ModelError(f"{folder}: the config.json of this {kind} model does not give its width (hidden_size)")
     return modes, bool(settings.get("include_prompt", True)), dimension * len(modes)
+
+
+def read_splade(folder: Path) -> Splade:
+    """Reads the config of SpladePooling.
+
+    Raises:
+        ModelError: an option is not supported.
+    """
+    settings = read_object(folder / "config.json")
+    for name, known in SPLADE_OPTIONS.items():
+        if settings.get(name, known[0]) not in known:
+            raise ModelError(f"{folder}: {name} {settings[name]!r} is not supported; supported are {', '.join(known)}")
+    return Splade(*(settings.get(name, known[0]) for name, known in SPLADE_OPTIONS.items()))
 
 
 def read_head(folder: Path, modules: list[tuple[str, str]]) -> tuple[HeadPart, ...]:

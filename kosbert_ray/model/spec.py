@@ -8,17 +8,20 @@ from typing import Any
 
 from kosbert_ray.errors import ModelError, UsageError
 from kosbert_ray.model import files, support
-from kosbert_ray.model.lengths import NO_LIMIT, read_length, read_static_length
+from kosbert_ray.model.lengths import NO_LIMIT, read_length, read_static_length, text_config
 from kosbert_ray.model.modules import (
+    SPLADE,
     STATIC,
     Dense,
     HeadPart,
     LayerNorm,
     Normalize,
+    Splade,
     Truncate,
     read_head,
     read_modules,
     read_pooling,
+    read_splade,
 )
 from kosbert_ray.model.options import SpecOptions
 from kosbert_ray.model.prompts import Prompts, read_prompts
@@ -39,7 +42,7 @@ class ModelSpec:
         model_type: the architecture, as transformers names it; "static" for a static embedding model.
         max_seq_length: maximum number of tokens in a text, special tokens included.
         do_lower_case: whether texts are lower-cased.
-        pooling: pooling modes, whose results are concatenated.
+        pooling: pooling modes, whose results are concatenated. Those of a sparse model serve its self-check only.
         include_prompt: whether the prompt's tokens are pooled.
         head: the modules behind pooling.
         prompt: text to put before every text; :func:`read_spec` gives that of sentence-transformers' ``encode``.
@@ -51,6 +54,8 @@ class ModelSpec:
         prompts: the prompts to choose from.
         remote_code: whether the model's own Python code runs.
         static: whether it is a static embedding model, which averages a vector for each token and has no transformer.
+        sparse: how the logits of a masked language model are pooled to sparse vectors; None for a model of dense ones,
+            whose hidden states are pooled.
         notices: messages for the user.
     """
 
@@ -70,6 +75,7 @@ class ModelSpec:
     prompts: Prompts = field(default_factory=Prompts)
     remote_code: bool = False
     static: bool = False
+    sparse: Splade | None = None
     notices: tuple[str, ...] = ()
 
     @property
@@ -139,6 +145,7 @@ class _Body:
     code: tuple[Path, ...] = ()
     remote_code: bool = False
     static: bool = False
+    sparse: Splade | None = None
 
 
 def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
@@ -178,6 +185,7 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         prompts=prompts,
         remote_code=body.remote_code,
         static=body.static,
+        sparse=body.sparse,
         notices=tuple(notices),
     )
 
@@ -188,10 +196,17 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
     config = files.read_object(transformer / "config.json")
     support.refuse_architecture(transformer / "config.json", config)
     remote_code = support.runs_remote_code(transformer, config, options.allow_remote_code, notices)
-    settings = support.read_transformer_settings(transformer)
+    sparse = read_splade(folder / modules[1][1]) if modules[1][0] == SPLADE else None
+    settings = support.read_transformer_settings(transformer, "fill-mask" if sparse else "feature-extraction")
     length = read_length(folder, transformer, config, settings, options.max_seq_length, notices)
-    plain = _plain_pooling(folder, config, options, notices)
-    pooling, include_prompt, width = read_pooling(folder, modules[1][1], config, plain)
+    if sparse:
+        if options.pooling or options.truncate_dim:
+            raise UsageError(f"{folder}: has sparse vectors; model.pooling and model.truncate_dim are for dense ones")
+        mean: tuple[str, ...] = ("mean",)
+        pooling, include_prompt, width = mean, True, int(text_config(config)["vocab_size"])
+    else:
+        plain = _plain_pooling(folder, config, options, notices)
+        pooling, include_prompt, width = read_pooling(folder, modules[1][1], config, plain)
     return _Body(
         folder=transformer,
         model_type=config.get("model_type", "unknown"),
@@ -204,6 +219,7 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
         do_lower_case=bool(settings.get("do_lower_case")),
         code=tuple(sorted(transformer.glob("*.py"))) if remote_code else (),
         remote_code=remote_code,
+        sparse=sparse,
     )
 
 

@@ -55,8 +55,8 @@ NATIVE_CODE = {
     "jina_embeddings_v3": "https://github.com/huggingface/transformers/tree/main/src/transformers/models/jina_embeddings_v3",
 }
 CHAT_TEMPLATE = "chat_template.jinja"
-EMBEDDING_MODEL = "SentenceTransformer"
-HIDDEN_STATE = ("last_hidden_state", ["last_hidden_state"])
+EMBEDDING_MODELS = ("SentenceTransformer", "SparseEncoder")
+TASKS = {"feature-extraction": ("last_hidden_state", ["last_hidden_state"]), "fill-mask": ("logits", ["logits"])}
 
 
 def refuse_architecture(path: Path, config: dict[str, Any]) -> None:
@@ -126,8 +126,12 @@ def runs_remote_code(transformer: Path, config: dict[str, Any], allowed: bool | 
     return True
 
 
-def read_transformer_settings(transformer: Path) -> dict[str, Any]:
+def read_transformer_settings(transformer: Path, task: str = "feature-extraction") -> dict[str, Any]:
     """Reads sentence_bert_config.json, or one of its older names; empty if there is none.
+
+    Args:
+        transformer: the folder of the transformer.
+        task: the transformer's task, as the modules behind it need it.
 
     Raises:
         ModelError: a setting changes vectors and is not supported.
@@ -140,7 +144,7 @@ def read_transformer_settings(transformer: Path) -> dict[str, Any]:
     unsupported += [name for name in ("processing_kwargs", "tokenizer_name_or_path") if settings.get(name)]
     for name in ARGUMENTS:
         unsupported += [f"{name}.{key}" for key in settings.get(name) or {} if key not in HARMLESS_ARGUMENTS]
-    if settings.get("transformer_task", "feature-extraction") != "feature-extraction":
+    if settings.get("transformer_task", task) != task:
         unsupported.append(f"transformer_task {settings['transformer_task']}")
     if settings.get("module_output_name", "token_embeddings") not in (None, "token_embeddings"):
         unsupported.append(f"module_output_name {settings['module_output_name']}")
@@ -149,7 +153,7 @@ def read_transformer_settings(transformer: Path) -> dict[str, Any]:
         output = value.get("method_output_name") if isinstance(value, dict) else None
         if name == "message":
             unsupported.append("modality_config.message (a chat template)")
-        elif name == "text" and (value.get("method") != "forward" or output not in HIDDEN_STATE):
+        elif name == "text" and (value.get("method") != "forward" or output not in TASKS[task]):
             unsupported.append(f"modality_config.text {json.dumps(value)}")
     if unsupported:
         raise ModelError(f"{path}: {unsupported[0]} is not supported, and the vectors depend on it")
@@ -164,6 +168,6 @@ def read_model_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config_sentence_transformers.json"
     settings: dict[str, Any] = read_object(path) if path.exists() else {}
-    if settings.get("model_type", EMBEDDING_MODEL) not in (None, EMBEDDING_MODEL):
-        raise ModelError(f"{path}: a {settings['model_type']} is not supported, only a {EMBEDDING_MODEL}")
+    if settings.get("model_type") not in (None, *EMBEDDING_MODELS):
+        raise ModelError(f"{path}: a {settings['model_type']} is not supported, only {' and '.join(EMBEDDING_MODELS)}")
     return settings

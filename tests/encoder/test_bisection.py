@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from models import BEYOND, UNKNOWN, save_fragile
 from sequences import tokens
 
-from kosbert_ray.encoder.bisection import encode_all
+from kosbert_ray.encoder.bisection import DenseRows, encode_all
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.packing import Batch, Pack, pack, pack_one_length
@@ -45,10 +45,11 @@ def test_exactly_the_texts_that_fail_alone_are_named_and_all_others_get_their_ve
             found[:] = np.nan
         return found
 
-    vectors, failed, left = encode_all(tokens(lengths), {}, budget, forward, 2, *way)
+    rows = DenseRows(len(lengths), 2)
+    failed, left = encode_all(tokens(lengths), {}, budget, forward, rows, *way)
     hopeless = {text for text, length in enumerate(lengths) if length > memory or length == 0 or text in raising | nan}
     assert failed.keys() == hopeless
-    assert [int(vectors[text, 0]) for text in range(len(lengths)) if text not in hopeless] == [
+    assert [int(rows.vectors[text, 0]) for text in range(len(lengths)) if text not in hopeless] == [
         text for text in range(len(lengths)) if text not in hopeless
     ]
     assert left <= budget
@@ -60,7 +61,7 @@ def test_a_lost_device_is_no_texts_fault() -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered", 710)
 
     with pytest.raises(DeviceBroken):
-        encode_all(tokens([3, 4]), {}, 100, forward, 2)
+        encode_all(tokens([3, 4]), {}, 100, forward, DenseRows(2, 2))
 
 
 OUT_OF_MEMORY = """

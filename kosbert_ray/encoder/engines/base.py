@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from kosbert_ray.encoder.packing import Batch, Pack
+from kosbert_ray.encoder.sparse import SparseVectors
 from kosbert_ray.errors import ModelError
+
+Computed: TypeAlias = "npt.NDArray[np.float32] | SparseVectors"
 
 # The least cosine between two ways to compute a vector that differ by rounding only: bf16 keeps 8 bits of each product,
 # fp32 keeps 24.
@@ -59,8 +62,8 @@ class Engine(Protocol):
     streams: int
     pack: Pack
 
-    def vectors(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Returns the vectors of a batch's sequences, float32 ``[sequences, dimension]``."""
+    def vectors(self, batch: Batch) -> Computed:
+        """Returns the vectors of a batch's sequences: float32 ``[sequences, dimension]``, or sparse ones."""
         ...
 
     def computed_tokens(self, batch: Batch) -> int:

@@ -31,6 +31,8 @@ def require_fitting(spec: ModelSpec, options: EncoderOptions) -> None:
             f"encoder.engine: static is for static embedding models, and {spec.folder} is a {spec.model_type} model; "
             "use encoder.engine=auto"
         )
+    if spec.sparse and options.engine not in ("auto", table.TORCH):
+        raise UsageError(f"encoder.engine: {spec.folder} has sparse vectors, which torch alone computes; use torch")
     if spec.static:
         require_layers(spec.head)
     for name, value in STATIC_OPTIONS.items() if spec.static else ():
@@ -61,7 +63,7 @@ def preferred_engine(spec: ModelSpec, options: EncoderOptions, device: str) -> s
     """
     if spec.static:
         return table.STATIC
-    if device != "cpu" or options.device not in ("cpu", "auto"):
+    if spec.sparse or device != "cpu" or options.device not in ("cpu", "auto"):
         return table.TORCH
     fits = [name for name in table.engines_for("cpu", options.precision) if table.is_installed(name)]
     openvino = (

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from kosbert_ray.encoder.engines import attention
+from kosbert_ray.encoder.engines.mlm_head import Head, take_head
 from kosbert_ray.encoder.engines.trials import require_positions
 from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.model.spec import ModelSpec
@@ -40,7 +41,8 @@ class Loaded:
     """A loaded transformer.
 
     Attributes:
-        model: the model, on its device.
+        model: the transformer, on its device.
+        head: the head of a masked language model, if vectors are made of its logits.
         pluggable: whether its attention can be replaced.
         notices: messages for the user.
     """
@@ -48,6 +50,7 @@ class Loaded:
     model: Any
     pluggable: bool
     notices: tuple[str, ...]
+    head: Head | None = None
 
 
 def load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str, attention_name: str) -> Loaded:
@@ -68,7 +71,8 @@ def load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str, attention
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     attention.register()
-    kind: Any = getattr(transformers, ENCODER_CLASSES.get(spec.model_type, "AutoModel"))
+    auto = "AutoModelForMaskedLM" if spec.sparse else "AutoModel"
+    kind: Any = getattr(transformers, ENCODER_CLASSES.get(spec.model_type, auto))
     load = {
         "dtype": dtype,
         "local_files_only": True,
@@ -96,9 +100,10 @@ def load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str, attention
             f"{spec.transformer}: {len(missing)} weights are missing ({missing[0]}, …); is it a {spec.model_type} model?"
         )
     notices = _unused_weights(spec, info["unexpected_keys"])
-    require_positions(spec, model.eval())
+    model, head = take_head(model.eval().to(device)) if spec.sparse else (model.eval(), None)
+    require_positions(spec, model)
     try:
-        return Loaded(model.to(device), pluggable, notices)
+        return Loaded(model.to(device), pluggable, notices, head)
     except torch.OutOfMemoryError as error:
         needed = sum(weight.nbytes for weight in model.parameters()) / 2**30
         raise ModelError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 from kosbert_ray.encoder.engines import attention, cuda
 from kosbert_ray.encoder.engines.base import AGREEMENT, Engine, EngineSettings, PrecisionUnfit
 from kosbert_ray.encoder.engines.loading import load_transformer
+from kosbert_ray.encoder.engines.mlm_head import splade
 from kosbert_ray.encoder.engines.model_info import position_offset, text_config, use_default_attention, vocabulary_of
 from kosbert_ray.encoder.engines.probe import Yardstick, agreement_of, in_float32, probe, singles
 from kosbert_ray.encoder.engines.trials import needs_type_ids, require_width
 from kosbert_ray.encoder.head import Head
 from kosbert_ray.encoder.packing import Batch, Pack, filled, pack, pack_one_length, random_batch
+from kosbert_ray.encoder.sparse import SparseVectors
 from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.model.pooling import pool, pool_by_offsets
 from kosbert_ray.model.spec import ModelSpec
@@ -63,7 +66,7 @@ class TorchEngine:
         self._compiled: Any = None
         self._head = Head(spec.head).to(self._device).eval()
         loaded = load_transformer(spec, DTYPES[self._precision], self._device, attention.NAME)
-        self.model = loaded.model
+        self.model, self._mlm_head = loaded.model, loaded.head
         self.notices: list[str] = [*loaded.notices]
         self.attention = "packed"
         if not loaded.pluggable:
@@ -81,16 +84,23 @@ class TorchEngine:
             self._compile()
 
     @torch.inference_mode()
-    def vectors(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Returns vectors, float32 ``[sequences, dimension]``."""
+    def vectors(self, batch: Batch) -> npt.NDArray[np.float32] | SparseVectors:
+        """Returns vectors, float32 ``[sequences, dimension]``, or sparse ones."""
+        if self._spec.sparse:
+            assert self._mlm_head is not None
+            hidden = self._on_device(self._hidden, batch)
+            return splade(hidden, batch.groups, self._mlm_head, self._spec.sparse, self._spec.dimension)
         vectors = self._head(self.pooled(batch))
         found: npt.NDArray[np.float32] = cuda.to_host(vectors) if self._device == "cuda" else vectors.cpu().numpy()
         return found
 
     def pooled(self, batch: Batch) -> torch.Tensor:
         """Returns pooled vectors, float32 ``[sequences, h * pooling modes]``, on the device."""
+        return self._on_device(self._packed if self.attention == "packed" else self._padded, batch)
+
+    def _on_device(self, compute: Callable[[Batch], torch.Tensor], batch: Batch) -> torch.Tensor:
         try:
-            return self._packed(batch) if self.attention == "packed" else self._padded(batch)
+            return compute(batch)
         except torch.OutOfMemoryError:
             cuda.empty_cache()
             raise
@@ -120,19 +130,29 @@ class TorchEngine:
 
     # -- forward passes --------------------------------------------------------------------------------------------
 
+    def _hidden(self, batch: Batch) -> torch.Tensor:
+        """Hidden states of a batch's tokens ``[T, h]``; a compiled model adds some of filled sequences."""
+        return self._packed_states(batch) if self.attention == "packed" else self._padded_states(batch)
+
     def _packed(self, batch: Batch) -> torch.Tensor:
+        hidden = self._packed_states(batch)
         if self._by_offsets:
-            return self._packed_by_offsets(batch)
+            return pool_by_offsets(hidden, batch.offsets, self._spec.pooling, self._skip, cuda.to_device)
+        return pool(hidden, batch.groups, self._spec.pooling, self._skip)
+
+    def _packed_states(self, batch: Batch) -> torch.Tensor:
+        if self._by_offsets:
+            return self._states_by_offsets(batch)
         ids = torch.from_numpy(batch.ids).to(self._device)[None]
-        hidden = self.model(
+        hidden: torch.Tensor = self.model(
             input_ids=ids,
             position_ids=torch.from_numpy(batch.positions + self._position_offset).to(self._device)[None],
             layout=attention.Layout(batch.groups),
             **self._more(ids),
         ).last_hidden_state[0]
-        return pool(hidden, batch.groups, self._spec.pooling, self._skip)
+        return hidden
 
-    def _packed_by_offsets(self, batch: Batch) -> torch.Tensor:
+    def _states_by_offsets(self, batch: Batch) -> torch.Tensor:
         run = filled(batch, self._filled_tokens(batch), self._spec.max_seq_length)
         compiled = self._compiled is not None and len(run.ids) % COMPILED_TOKENS == 0
         offsets = cuda.to_device(run.offsets)
@@ -140,22 +160,25 @@ class TorchEngine:
             torch._dynamo.mark_dynamic(offsets, 0)
         longest = max(length for _, _, length in run.groups)
         ids = cuda.to_device(run.ids)[None]
-        hidden = (self._compiled if compiled else self.model)(
+        hidden: torch.Tensor = (self._compiled if compiled else self.model)(
             input_ids=ids,
             position_ids=cuda.to_device(run.positions + self._position_offset)[None],
             # Rounded up to a power of two, so that a compiled model sees few values.
             layout=attention.Layout((), offsets, 1 << (longest - 1).bit_length()),
             **self._more(ids),
         ).last_hidden_state[0]
-        return pool_by_offsets(hidden, batch.offsets, self._spec.pooling, self._skip, cuda.to_device)
+        return hidden
 
     def _padded(self, batch: Batch) -> torch.Tensor:
+        return pool(self._padded_states(batch), batch.groups, self._spec.pooling, self._skip)
+
+    def _padded_states(self, batch: Batch) -> torch.Tensor:
         sequences = torch.from_numpy(batch.ids).split(np.diff(batch.offsets).tolist())
         padding = getattr(text_config(self.model), "pad_token_id", None) or 0
         ids = pad_sequence(list(sequences), batch_first=True, padding_value=padding).to(self._device)
         mask = pad_sequence([torch.ones_like(sequence) for sequence in sequences], batch_first=True).to(self._device)
-        hidden = self.model(input_ids=ids, attention_mask=mask, **self._more(ids)).last_hidden_state
-        return pool(hidden[mask.bool()], batch.groups, self._spec.pooling, self._skip)
+        hidden: torch.Tensor = self.model(input_ids=ids, attention_mask=mask, **self._more(ids)).last_hidden_state
+        return hidden[mask.bool()]
 
     def _more(self, ids: torch.Tensor) -> dict[str, Any]:
         """Returns the keyword arguments of every call besides tokens and positions."""
@@ -209,7 +232,8 @@ class TorchEngine:
         if self.attention == "packed":
             use_default_attention(self.model)
         alone = torch.cat([self._reference(one) for one in singles(batch)])
-        require_width(self._spec, alone.shape[1])
+        if not self._spec.sparse:
+            require_width(self._spec, alone.shape[1])
         yardstick = Yardstick(self._spec, self._precision, alone, self._in_float32(batch))
         if self.attention == "packed":
             self.model.set_attn_implementation(attention.NAME)
