@@ -28,7 +28,7 @@ from kosbert_ray.encoder.engines.choice import fitted, preferred_engine
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import usable_cores
 from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
-from kosbert_ray.errors import StorageError, UsageError
+from kosbert_ray.errors import ModelError, StorageError, UsageError
 from kosbert_ray.model.files import sha256
 from kosbert_ray.model.locate import locate
 from kosbert_ray.model.options import SpecOptions
@@ -242,8 +242,14 @@ class Job:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """The model's specification; raises ModelError if the model cannot be found."""
-        return self.model.spec()
+        """The model's specification; raises ModelError if the model cannot be found, or has no vectors for an output."""
+        spec = self.model.spec()
+        if spec.sparse:
+            raise ModelError(
+                f"{self.config.model.name}: has sparse vectors, which an output cannot hold yet; encode texts with "
+                "kosbert_ray.Encoder.encode_sparse"
+            )
+        return spec
 
     @cached_property
     def long_text(self) -> LongText:

@@ -162,3 +162,12 @@ def test_vectors_that_are_not_finite_are_left_out() -> None:
     found = SparseVectors.of_rows(np.array([[1, 0], [np.nan, 1]], np.float32))
     assert rows.put(np.array([2, 0]), found).tolist() == [True, False]
     assert rows.result().to_csr(2).toarray().tolist() == [[0, 0], [0, 0], [1, 0]]
+
+
+def test_a_job_refuses_a_sparse_model_before_anything_is_written(
+    told: Callable[..., str], model: Path, tmp_path: Path
+) -> None:
+    for command in ("embed", "plan"):
+        message = told(command, "bundled:everyday", tmp_path / "out", "--model", model, code=1)
+        assert "has sparse vectors, which an output cannot hold yet" in message
+    assert not (tmp_path / "out").exists()
