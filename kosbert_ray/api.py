@@ -62,13 +62,13 @@ def embed(
     (True, 520, ('id', 'text'))
     """
     from kosbert_ray.logs import set_format, shown
-    from kosbert_ray.outputs.publish.after_run import publisher
+    from kosbert_ray.outputs.publish import after_run
     from kosbert_ray.run.lifecycle import embed as run
 
     with shown():
         config = _job(options, input, output, model, text, keep, no_text, prune)
         set_format(config.log_format)
-        return run(config, publish=publisher(config))
+        return run(config, publisher=after_run)
 
 
 def plan(

@@ -37,7 +37,7 @@ REMEMBERED: dict[str, tuple[str, ...] | None] = {
     "on_bad_row": None,
 }
 # Keys of these sections that may differ from run to run.
-FORGOTTEN = {"model": ("mirror",), "input": ("path",), "output": ("path", "removed_inputs", "publish", "retain")}
+FORGOTTEN = {"model": ("mirror",), "input": ("path",), "output": ("path", "removed_inputs")}
 
 CHOSEN = ("slice.target_bytes",)  # options whose value is chosen for the user and not worth telling
 

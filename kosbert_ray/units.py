@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -23,7 +23,7 @@ def parse_bytes(value: Any) -> Any:
 def parse_seconds(value: Any) -> Any:
     """``5m``, ``300s``, ``0.5h``, ``7d`` and a plain number are times in seconds."""
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw]?)\s*", value)
         if not match:
             raise ValueError(f"{value!r} is no time; write it like 300 or 5m")
         return float(match[1]) * SECONDS[match[2]]

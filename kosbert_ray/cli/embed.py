@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from kosbert_ray.cli.common import INTERRUPTED, Commands, ProblemsOfRay, add_config, given, job_config, without_core_noise
 from kosbert_ray.cli.examples import add_examples
@@ -35,6 +35,16 @@ NAMES = {
     "max_minutes": "max_minutes",
     "log_format": "log_format",
 }
+
+
+class Joined(argparse.Action):
+    """Joins the names of an option that is repeated."""
+
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _option: str | None = None) -> None:
+        """Appends to what is there."""
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, f"{before},{values}" if before else values)
+
 
 EXAMPLES = (
     ("embed a folder", "kosbert-ray embed corpus/ vectors/ --keep id"),
@@ -81,7 +91,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", metavar="NAME", help="{model.name}")
     parser.add_argument("--text", metavar="COLUMN", help="{input.text}")
-    parser.add_argument("--keep", metavar="COLUMNS", help="{input.keep}")
+    parser.add_argument("--keep", metavar="COLUMNS", action=Joined, help="{input.keep}")
     parser.add_argument(
         "--no-text",
         action="store_const",
@@ -153,11 +163,10 @@ def _run(arguments: argparse.Namespace) -> int:
         for line in preview(config).lines():
             print(line)
         return 0
-    from kosbert_ray.outputs.publish.after_run import publisher
+    from kosbert_ray.outputs.publish import after_run
 
-    publish = publisher(config)
     with without_core_noise(), contextlib.redirect_stdout(ProblemsOfRay()):
-        summary = embed(config, publish=publish)
+        summary = embed(config, publisher=after_run)
     totals, new = summary.totals, summary.new
     if new.slices:
         log.info(summary.speed())

@@ -64,7 +64,8 @@ def _run(arguments: argparse.Namespace) -> int:
     changes = f"{plural(found.added, 'row')} added, {found.replaced:,} replaced, {found.removed:,} removed"
     skipped = "".join(f"; {plural(rows, 'row')} left out ({reason})" for reason, rows in found.skipped.items())
     print(f"{verb}: {changes}, {data_size(found.bytes)} of shards{skipped}")
-    print(f"{found.address}: {plural(found.rows, 'row')} of this output")
+    others = f", and {plural(found.others, 'row')} of other outputs" if found.others else ""
+    print(f"{found.address}: {plural(found.rows, 'row')} of this output{others}")
     return 0
 
 

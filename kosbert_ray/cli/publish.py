@@ -6,6 +6,7 @@ import argparse
 
 from kosbert_ray.cli.common import READS_OUTPUT, Commands, add_config, add_json, add_output, output_config, print_json
 from kosbert_ray.cli.examples import add_examples
+from kosbert_ray.units import plural
 
 EXAMPLES = (
     ("publish as a Delta table, whose log lies in the output", "kosbert-ray publish vectors/ delta"),
@@ -26,9 +27,10 @@ def add(commands: Commands) -> None:
     )
     add_output(parser)
     parser.add_argument("table", metavar="TABLE", help="delta, or iceberg://CATALOG/NAMESPACE.TABLE")
-    parser.add_argument("--retain", metavar="TIME", help="{output.retain} (default: 7d)")
-    parser.add_argument("--dry-run", action="store_true", help="show the shards to add and remove; change nothing")
-    parser.add_argument(
+    parser.add_argument("--retain", metavar="TIME", help="{output.retain}; default: 7d")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--dry-run", action="store_true", help="show the shards to add and remove; change nothing")
+    either.add_argument(
         "--forget", action="store_true", help="stop keeping shards for TABLE, which can then no longer be read"
     )
     add_json(parser)
@@ -39,22 +41,17 @@ def add(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = output_config(arguments, retain="output.retain")
-    from kosbert_ray.errors import InputError
     from kosbert_ray.outputs.output import Output
-    from kosbert_ray.outputs.publish.base import Publication
     from kosbert_ray.outputs.publish.core import forget, publish
-    from kosbert_ray.outputs.publish.table import format_of
 
     output = Output(config)
     if arguments.forget:
-        if not forget(output, arguments.table):
-            raise InputError(f"{output.storage.url()}: is not published as {arguments.table}")
-        print(f"forgotten: {arguments.table}")
+        deleted = forget(output, arguments.table)
+        if arguments.json:
+            print_json({"table": arguments.table, "deleted": deleted})
+        else:
+            print(f"forgotten: {arguments.table}" + (f"; {plural(deleted, 'retired shard')} deleted" if deleted else ""))
         return 0
-    format_of(arguments.table)
-    found = publish(Publication.of(output), arguments.table, config.output.retain, arguments.dry_run)
-    if arguments.json:
-        print_json(found)
-        return 0
-    print(found.line())
+    found = publish(output, arguments.table, config.output.retain, arguments.dry_run)
+    print_json(found) if arguments.json else print(found.line())
     return 0

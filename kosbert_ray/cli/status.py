@@ -92,6 +92,9 @@ def _lines(found: Status) -> list[str]:
         lines.append(
             f"written by run {holder.run} on {holder.host} (process {holder.pid}), started {duration(holder.age)} ago"
         )
+    for table, current in found.tables.items():
+        behind = "" if current else f", of an earlier run (kosbert-ray publish {found.output} {table})"
+        lines.append(f"published as {table}{behind}")
     if found.doing:
         lines.append(found.doing)
     if found.tokens_per_second:

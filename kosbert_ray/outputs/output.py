@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kosbert_ray.encoder.encoder import Encoder
     from kosbert_ray.model.spec import ModelSpec
     from kosbert_ray.outputs.nearest import Similarity
-    from kosbert_ray.outputs.search import Hit
+    from kosbert_ray.outputs.search import Hit, Searcher
     from kosbert_ray.outputs.verify import Verification
 
 SAMPLED_SHARDS = 16  # shards read for a sample
@@ -71,6 +71,8 @@ class Output:
             config: the path, and how to access stores and compute; what the job was comes from job.json.
             retry: retry for as long as ``storage.retry_seconds`` when the store fails.
         """
+        self._given = config, retry
+        self._searchers: dict[tuple[str | None, str | None], Searcher] = {}  # by prompt; each keeps the model loaded
         self.storage = open_output(config, retry)
         self.ledger = Ledger(self.storage)
         self.record = JobRecord.read(self.ledger)
@@ -98,6 +100,12 @@ class Output:
         """
         return cls(load_config(options, (), {"output.path": path}))
 
+    def again(self) -> Output:
+        """Opens it once more, to see what was committed since."""
+        config, retry = self._given
+        path = {"output": config.output.model_copy(update={"path": self.storage.address})}
+        return Output(config.model_copy(update=path), retry)
+
     def __repr__(self) -> str:
         return f"Output({self.storage.address!r})"
 
@@ -112,6 +120,11 @@ class Output:
     def identity(self) -> str:
         """sha256 of job.json, which is written once: identifies the output wherever it is copied."""
         return hashlib.sha256(self.storage.read(JOB_FILE)).hexdigest()
+
+    @property
+    def run(self) -> str:
+        """Id of the run that completed the output; empty if it is not complete."""
+        return str((self.success or {}).get("run", ""))
 
     @property
     def vectors_identity(self) -> str:
@@ -350,7 +363,7 @@ class Output:
         prompt_name: str | None = None,
         exact: bool = False,
     ) -> list[Hit]:
-        """Finds the rows nearest to each query. Queries are encoded by the output's model.
+        """Finds the rows nearest to each query. Queries are encoded by the output's model, which stays loaded.
 
         Args:
             queries: one text or several.
@@ -375,8 +388,9 @@ class Output:
         """
         from kosbert_ray.outputs.search import Searcher
 
+        searcher = self._searchers.setdefault((prompt, prompt_name), Searcher(self, prompt, prompt_name))
         asked = [queries] if isinstance(queries, str) else queries
-        return Searcher(self, prompt, prompt_name).search(asked, top_k, similarity, exact)
+        return searcher.search(asked, top_k, similarity, exact)
 
     def verify(self, input: str | PathLike[str] | None = None, sample: int = 0, seed: int = 0) -> Verification:
         """Checks every shard against its checksum, its receipt and the job, with threads of this process.

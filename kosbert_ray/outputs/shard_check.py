@@ -78,7 +78,9 @@ def check_shard(storage: Storage, name: str, promise: Promise, receipt: Receipt 
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         footer = footer_of(file.metadata)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+    except KeyError:
+        return ShardCheck(name, len(content), None, ("written by another program",))
+    except (pa.ArrowException, OSError, ValueError) as error:
         return ShardCheck(name, len(content), None, (f"not an intact shard of kosbert-ray ({first_line(error)})",))
     problems = []
     own: Receipt | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kosbert_ray.errors import KosbertError
 from kosbert_ray.job import list_input
@@ -40,6 +40,7 @@ class Status:
         finished_seconds: how long that run took.
         finished_rows: rows that it committed.
         finished_rows_per_second: without the start of Ray and of the model; None if it is unknown.
+        tables: the tables as which the output is published, and whether each shows its latest complete run.
     """
 
     output: str
@@ -61,6 +62,7 @@ class Status:
     finished_seconds: float | None = None
     finished_rows: int = 0
     finished_rows_per_second: float | None = None
+    tables: dict[str, bool] = field(default_factory=dict)
 
 
 def status(output: Output) -> Status:
@@ -104,6 +106,7 @@ def status(output: Output) -> Status:
         finished_at=max((receipt.finished_at for receipt in finished), default=0.0) or None,
         finished_seconds=float(success["seconds"]) if "seconds" in success and not running else None,
         finished_rows=sum(receipt.rows for receipt in finished),
+        tables={item.table: item.run == success.get("run") for item in output.ledger.publications.tables},
         finished_rows_per_second=_per_second(sum(receipt.rows for receipt in finished), _seconds(finished)),
     )
 

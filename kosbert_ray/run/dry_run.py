@@ -28,6 +28,7 @@ class Preview:
         failed: one line for each file that cannot be embedded.
         left: share of the input's bytes that is not committed.
         tokens_per_second: tokens that one encoder encoded per second in the runs so far; None if there are none.
+        retired: whether ``removed`` are kept for readers of published tables.
     """
 
     output: str
@@ -41,20 +42,22 @@ class Preview:
     failed: tuple[str, ...] = ()
     left: float = 1.0
     tokens_per_second: float | None = None
+    retired: bool = False
 
     def lines(self) -> list[str]:
         """The summary as text, with one line for each shard that would be deleted."""
         count, size = self.new
+        verb = "retire" if self.retired else "delete"
         lines = [
             f"{self.output}: {plural(self.files, 'file')} in the input, "
             f"{plural(self.committed, 'slice', 'are')} committed already",
             f"to embed: {plural(count, 'new file')} ({data_size(size)}), {len(self.changed):,} changed, "
             f"{len(self.partial):,} partly committed",
-            f"to delete: {plural(len(self.removed), 'shard')}; {plural(self.kept, 'shard')} of removed files would be kept",
+            f"to {verb}: {plural(len(self.removed), 'shard')}; {plural(self.kept, 'shard')} of removed files would be kept",
         ]
         lines += [f"changed {name}: {reason}" for name, reason in sorted(self.changed.items())]
         lines += [f"failed: {reason}" for reason in self.failed]
-        return [*lines, *(f"delete {shard} (of {file})" for shard, file in sorted(self.removed.items()))]
+        return [*lines, *(f"{verb} {shard} (of {file})" for shard, file in sorted(self.removed.items()))]
 
     @staticmethod
     def of(
@@ -64,6 +67,7 @@ class Preview:
         committed: Committed,
         left: Leftover,
         changes: Mapping[str, str],
+        retired: bool = False,
     ) -> Preview:
         """Compares the plan with what is committed.
 
@@ -74,6 +78,7 @@ class Preview:
             committed: the committed slices.
             left: committed slices that are not in the plan.
             changes: changed files, each with how the change was noticed.
+            retired: whether shards are kept for readers of published tables.
         """
         seen = {receipt.file for receipt in [*left.delete, *left.keep]}
         done: dict[str, list[bool]] = {}
@@ -100,4 +105,5 @@ class Preview:
             failed=tuple(file.reason for file in corpus.failed),
             left=max(0.0, left_bytes / max(1, corpus.size)),
             tokens_per_second=sum(receipt.encoded_tokens for receipt in receipts) / seconds if seconds else None,
+            retired=retired,
         )

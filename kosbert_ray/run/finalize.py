@@ -103,6 +103,7 @@ def finish(
         )
     receipts = committed.receipts(fragment.id for fragment in fragments)
     ledger.flush()
+    ledger.publications.reinstate({item.shard for item in receipts})  # before they are looked for
     there = ledger.shards()
     lost = ledger.storage.missing([item.shard for item in receipts if item.shard and item.shard not in there])
     if lost:

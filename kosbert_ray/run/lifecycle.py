@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from typing import Protocol
 
 from kosbert_ray.config import JobConfig
 from kosbert_ray.errors import JobFailed, KosbertError
@@ -25,15 +25,25 @@ MAX_RACES = 3  # claims of a new output that were lost to other runs
 log = logging.getLogger(__name__)
 
 
-def embed(
-    config: JobConfig, model: PreparedModel | None = None, publish: Callable[[JobConfig], tuple[str, ...]] | None = None
-) -> Summary:
+class Publisher(Protocol):
+    """Publishes an output after its run."""
+
+    def check(self, config: JobConfig) -> None:
+        """Raises KosbertError before the run if what ``config`` asks for cannot work."""
+        ...
+
+    def publish(self, config: JobConfig) -> tuple[str, ...]:
+        """Publishes the complete output as ``config`` says; returns the errors of what it could not publish."""
+        ...
+
+
+def embed(config: JobConfig, model: PreparedModel | None = None, publisher: Publisher | None = None) -> Summary:
     """Runs a job. After a crash, run it again: it skips what is committed.
 
     Args:
         config: the job.
         model: the job's model, if it is prepared already.
-        publish: publishes the complete output as ``config`` says; returns the errors of what it could not publish.
+        publisher: publishes the output if it is complete.
 
     Raises:
         KosbertError: the input, the model, the output or the run failed. Committed slices stay.
@@ -41,9 +51,9 @@ def embed(
     started = time.monotonic()
     ended = Ended("failed", config.output.path)
     try:
-        summary = _run(config, model)
-        if publish and summary.complete:
-            summary = replace(summary, unpublished=publish(config))
+        summary, settled = _run(config, model, publisher)
+        if publisher and summary.complete:
+            summary = replace(summary, unpublished=publisher.publish(settled))
         status = summary.bound or ("done" if summary.within_limit else "rejected")
         ended = Ended(status, summary.output, totals=asdict(summary.totals), new=asdict(summary.new))
         ended = replace(ended, unpublished=summary.unpublished)
@@ -72,11 +82,15 @@ def settings_of(config: JobConfig) -> JobConfig:
     return resumed(config, stored, output.address) if stored else config
 
 
-def _run(config: JobConfig, model: PreparedModel | None) -> Summary:
+def _run(config: JobConfig, model: PreparedModel | None, publisher: Publisher | None) -> tuple[Summary, JobConfig]:
+    """Runs a job; returns its summary, and its options with those of an existing output."""
     for _ in range(MAX_RACES):
         with ExitStack() as stack:
             try:
-                return Run(config, stack, embed, model).run()
+                run = Run(config, stack, embed, model)
+                if publisher:
+                    publisher.check(run.config)
+                return run.run(), run.config
             except Raced:
                 log.info("another run claimed this output first: planning again with its settings")
     raise JobFailed(f"{config.output.path}: other runs keep claiming it; run the same command again")

@@ -181,8 +181,9 @@ class Run:
         return self._passes(fragments)
 
     def _is_up_to_date(self, fragments: list[Fragment]) -> bool:
-        output = self.output
-        return output.is_done(fragments) and not self._leftover(fragments).delete and output.is_whole()
+        output, left = self.output, self._leftover(fragments)
+        expected = [*output.committed.receipts(fragment.id for fragment in fragments), *left.keep]
+        return output.is_done(fragments) and not left.delete and output.is_whole(expected)
 
     def _passes(self, fragments: list[Fragment]) -> Summary:
         for _ in range(MAX_PASSES):
@@ -223,7 +224,8 @@ class Run:
         fragments = self._fragments()
         output = self.output
         address, left = output.ledger.storage.address, self._leftover(fragments)
-        return Preview.of(address, self.job.corpus, fragments, output.committed, left, output.changes)
+        retired = bool(output.ledger.publications.tables)
+        return Preview.of(address, self.job.corpus, fragments, output.committed, left, output.changes, retired)
 
     # -- input ---------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from kosbert_ray.run.notices import Notices
 from kosbert_ray.shards.field_ids import ENTRY, field_ids
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.ledger import Committed, Ledger
+from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_schema
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vector_types import Ranges
@@ -132,13 +133,15 @@ class OutputState:
         """Sums over the committed slices of these fragments."""
         return Totals.of(self.committed.receipts(fragment.id for fragment in fragments))
 
-    def is_whole(self) -> bool:
-        """True if the manifest of a complete output can be read and names exactly the committed shards."""
+    def is_whole(self, expected: Iterable[Receipt]) -> bool:
+        """True if the manifest of a complete output can be read and names exactly the shards of these slices, and no others
+        are kept without a reason.
+        """
         try:
             manifest = self.ledger.manifest() or []
         except StorageError:
             return False
         self._notices.info(*self.ledger.notices)
-        named, there = ({item.shard for item in receipts} - {""} for receipts in (manifest, self.committed.all()))
-        there -= self.ledger.publications.retired - named
-        return named == there and not self.ledger.broken
+        named, there = ({item.shard for item in receipts} - {""} for receipts in (manifest, expected))
+        publications = self.ledger.publications
+        return named == there and not self.ledger.broken and (bool(publications.tables) or not publications.records)

@@ -277,7 +277,8 @@ class Ledger:
         if self.publications.tables:
             self.publications.retire(self.run, names)
         else:
-            self.delete(names)
+            self.delete([*names, *self.publications.retired])
+            self.publications.drop(self.publications.records)
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes shards, with their rejected rows and cluster labels."""

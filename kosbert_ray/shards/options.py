@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from kosbert_ray.settings import Address, Names, Seconds, Section, split_names
 from kosbert_ray.shards.vector_types import VectorType
+
+
+def require_unit(value: Any) -> Any:
+    """Refuses a few seconds that are written like days: what they delete too early is lost."""
+    if str(value).isdigit() and 0 < int(value) < 60:
+        raise ValueError(f"{value} would be seconds; write a unit, such as {value}d")
+    return value
 
 
 class OutputOptions(Section):
@@ -38,7 +45,7 @@ class OutputOptions(Section):
     publish: Names = Field(
         default=(), description="tables to publish the complete output as: delta, iceberg://CATALOG/NAMESPACE.TABLE"
     )
-    retain: Seconds = Field(
+    retain: Annotated[Seconds, BeforeValidator(require_unit)] = Field(
         default=7 * 86400, ge=0, description="how long shards are kept after the last published table has left them"
     )
 

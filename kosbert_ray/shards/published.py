@@ -10,7 +10,6 @@ import hashlib
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from kosbert_ray.shards.ledger_files import LedgerFiles
@@ -60,81 +59,92 @@ class Retired:
 
 
 class Publications:
-    """The records of published tables and retired shards of an output, read at first use."""
+    """The records of published tables and retired shards of an output. No shard in the manifest is among the retired."""
 
     def __init__(self, files: LedgerFiles) -> None:
         self._files = files
-        self._expired: list[Retired] = []
 
-    @cached_property
+    @property
     def tables(self) -> list[PublishedTable]:
-        """The tables."""
-        return [
-            PublishedTable(str(record["table"]), str(record.get("run", "")), float(record.get("published", 0.0)))
-            for record in self._records(PUBLISHED_FOLDER)
-            if "table" in record
-        ]
+        """The tables. One whose record is damaged may name anything, like one that was never published to the end."""
+        found = []
+        for name, record in self._records(PUBLISHED_FOLDER):
+            table = record.get("table")
+            if isinstance(table, str):
+                found.append(PublishedTable(table, str(record.get("run", "")), float(record.get("published", 0.0))))
+            else:
+                found.append(PublishedTable(f"the one of {self._files.storage.url(name)}, which is damaged"))
+        return found
 
-    @cached_property
+    @property
     def records(self) -> list[Retired]:
-        """The retired shards, by the run that retired them, oldest first."""
+        """The retired shards, by the run that retired them, oldest first. Those of a damaged record stay for good."""
         return [
-            Retired(str(record["run"]), tuple(map(str, record.get("shards", ()))), float(record.get("left", 0.0)))
-            for record in self._records(RETIRED_FOLDER)
-            if "run" in record
+            Retired(record["run"], tuple(map(str, record.get("shards", ()))), float(record.get("left", 0.0)))
+            for _, record in self._records(RETIRED_FOLDER)
+            if isinstance(record.get("run"), str)
         ]
 
     @property
     def retired(self) -> frozenset[str]:
-        """Names of all retired shards. One that a manifest lists again is among them."""
+        """Names of all retired shards."""
         return frozenset(shard for record in self.records for shard in record.shards)
+
+    def find(self, address: str) -> PublishedTable | None:
+        """The table at an address; None if the output is not published there. A damaged record counts."""
+        table = PublishedTable(address)
+        known = next((item for item in self.tables if item.table == address), None)
+        return known or (table if self._files.storage.exists(table.name) else None)
 
     def remember(self, table: PublishedTable) -> None:
         """Writes the record of a table."""
         self._files.write_json(table.name, asdict(table))
-        self.__dict__.pop("tables", None)
 
     def forget(self, table: PublishedTable) -> None:
         """Deletes the record of a table."""
         self._files.storage.delete([table.name])
-        self.__dict__.pop("tables", None)
 
     def retire(self, run: str, shards: Iterable[str]) -> None:
         """Records that a run retires shards."""
         record = Retired(run, tuple(shards))
         if record.shards:
-            self._files.write_json(record.name, asdict(record))
-            self.__dict__.pop("records", None)
+            self._write(record)
 
-    def expire(self, manifest: Collection[str], in_tables: Collection[str], retain: float) -> list[str]:
-        """Finds the retired shards that may be deleted.
+    def reinstate(self, shards: Collection[str]) -> None:
+        """Takes shards out of the records, because they are to be in the manifest again."""
+        for record in self.records:
+            left = tuple(shard for shard in record.shards if shard not in shards)
+            if not left:
+                self.drop([record])
+            elif len(left) < len(record.shards):
+                self._write(replace(record, shards=left))
+
+    def expired(self, in_tables: Collection[str], retain: float, mark: bool = True) -> list[Retired]:
+        """Returns the retired shards that may be deleted.
 
         Args:
-            manifest: shards in the manifest, which stay.
             in_tables: shards that the tables name in their current snapshots.
-            retain: seconds that the others stay after the last table was published without them.
-
-        Returns:
-            The shards to delete. Call :meth:`drop_expired` when they are deleted.
+            retain: seconds that a shard stays after the last table was published without it.
+            mark: whether to record since when no table names them.
         """
         now = time.time()
-        stays: set[str] = {*manifest, *in_tables}
-        self._expired = []
-        for record in list(self.records):
-            if not record.left and not {*record.shards}.difference(manifest).intersection(in_tables):
+        found = []
+        for record in self.records:
+            if not record.left and not {*record.shards}.intersection(in_tables):
                 record = replace(record, left=now)
-                self._files.write_json(record.name, asdict(record))
+                if mark:
+                    self._write(record)
             if record.left and now >= record.left + retain:
-                self._expired.append(record)
-            else:
-                stays.update(record.shards)
-        return [shard for record in self._expired for shard in record.shards if shard not in stays]
+                found.append(record)
+        return found
 
-    def drop_expired(self) -> None:
-        """Deletes the records of what :meth:`expire` returned: after the shards, so that none is left without."""
-        self._files.storage.delete([record.name for record in self._expired])
-        self.__dict__.pop("records", None)
+    def drop(self, records: Iterable[Retired]) -> None:
+        """Deletes records: after their shards, so that none is left without."""
+        self._files.storage.delete([record.name for record in records])
 
-    def _records(self, folder: str) -> list[Mapping[str, Any]]:
+    def _write(self, record: Retired) -> None:
+        self._files.write_json(record.name, asdict(record))
+
+    def _records(self, folder: str) -> list[tuple[str, Mapping[str, Any]]]:
         names = [entry.name for entry in self._files.storage.list(folder) if entry.name.endswith(".json")]
-        return [record for name in names if (record := self._files.read_json(name))]
+        return [(name, record) for name in names if (record := self._files.read_json(name)) is not None]

@@ -102,7 +102,8 @@ def list_files(fs: Any, path: str, root: str, recursive: bool) -> list[FileEntry
             raise
         return []
     prefix = len(root) + 1
-    files = (info for info in found if info["type"] == "file" and len(info["name"]) >= prefix)
+    # A key that ends with a slash marks a folder.
+    files = (info for info in found if info["type"] == "file" and info["name"][prefix:].rpartition("/")[2])
     return [FileEntry(info["name"][prefix:], int(info["size"] or 0), version_of(info)) for info in files]
 
 

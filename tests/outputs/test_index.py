@@ -55,7 +55,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "색인"
 
 
-@pytest.mark.parametrize(("memory", "kind"), [("16GB", "SQ8"), ("1K", "RaBitQ4")])
+@pytest.mark.parametrize(("memory", "kind"), [("16GB", "SQ8"), ("40K", "RaBitQ4")])
 def test_search_by_the_index_finds_what_exact_search_finds(cli, folder: Path, memory: str, kind: str) -> None:
     out = folder / "out"
     done = cli("index", out, "--memory", memory, "--recall", "1")
@@ -142,3 +142,11 @@ def test_in_an_object_store(cli, s3, folder: Path) -> None:
     assert "copying" not in cli("search", "s3://index/out", SENTENCES[7], "-k", "1", env=s3.env).stderr
     (copy,) = re.findall(r"to (/\S+)", done.stderr)
     shutil.rmtree(copy)
+
+
+def test_a_recall_or_a_memory_that_cannot_be_reached_is_told(cli, told, folder: Path) -> None:
+    done = cli("index", folder / "out", "--memory", "40K", "--recall", "1.0", "--rebuild")
+    if "recall@10 1.000" not in done.stdout:
+        assert "the codes do not tell nearer rows apart; use search --exact" in done.stderr
+    message = told("index", folder / "out", "--memory", "1K", code=2)
+    assert message.startswith("--memory: the smallest codes of 480 rows take 30.7 kB")

@@ -26,6 +26,9 @@ from conftest import TINY, command, everyday
 from pgvector.psycopg import register_vector
 from qdrant_client import QdrantClient
 
+from kosbert_ray.errors import JobFailed
+from kosbert_ray.outputs.load.base import LoadOptions, Source
+from kosbert_ray.outputs.load.core import load
 from kosbert_ray.outputs.load.ids import NAMESPACE
 from kosbert_ray.outputs.output import Output
 
@@ -445,3 +448,90 @@ def test_rows_without_a_vector_are_left_out(kind: str, request, cli, tmp_path: P
     for row in store.read("docs_null"):
         assert str(row["kosbert_id"]) == str(uuid.uuid5(NAMESPACE, f"a.jsonl\n{row['key']}\n0"))
     store.drop("docs_null")
+
+
+# -- found by trials ---------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_other_outputs_are_told(cli, store: Store, folder: Path) -> None:
+    cli("load", folder / "out", store.address, "--table", "docs_others")
+    shutil.copytree(folder / "in", folder / "in2")
+    cli("embed", folder / "in2", folder / "out2", *BASE, "--keep", "key", "--set", "max_rejected=0.5")
+    found = cli("load", folder / "out2", store.address, "--table", "docs_others").stdout
+    assert found.endswith(": 150 rows of this output, and 150 rows of other outputs\n")
+    store.drop("docs_others")
+
+
+def test_an_output_whose_rows_are_gone_empties_its_table_and_fills_it_again(cli, store: Store, folder: Path) -> None:
+    arguments = ["load", folder / "out", store.address, "--table", "docs_gone"]
+    cli(*arguments)
+    kept = {path: path.read_bytes() for path in (folder / "in").iterdir()}
+    for path in kept:
+        path.write_text('{"key": 1, "text": null}\n', "utf-8")
+    cli("embed", folder / "in", folder / "out", *BASE, "--set", "max_rejected=10")
+    assert "150 removed" in cli(*arguments).stdout
+    assert store.read("docs_gone") == []
+    store.drop("docs_gone")
+    cli(*arguments)  # makes an empty table, or none
+    for path, content in kept.items():
+        path.write_bytes(content)
+    cli("embed", folder / "in", folder / "out", *BASE, "--set", "max_rejected=10")
+    cli(*arguments)
+    require_same(store, "docs_gone", folder / "out")
+    store.drop("docs_gone")
+
+
+def test_a_load_that_began_before_a_run_ended_deletes_nothing_of_it(cli, store: Store, folder: Path) -> None:
+    source = Source.of(Output.open(folder / "out"), LoadOptions("docs_race"))
+    assert source.schema.names == ["kosbert_id", "key", "text"]  # reads what the load is about to need
+    change(cli, folder)
+    cli("load", folder / "out", store.address, "--table", "docs_race")
+    with pytest.raises(JobFailed, match="another run has ended meanwhile; run the same command again"):
+        load(source, store.address)
+    require_same(store, "docs_race", folder / "out")
+    store.drop("docs_race")
+
+
+def test_another_choice_of_ids_is_told(cli, told, folder: Path, tmp_path: Path) -> None:
+    store = _store("lancedb", tmp_path / "store", lambda _: None)
+    cli("load", folder / "out", store.address, "--table", "docs_uuid")
+    message = told("load", folder / "out", store.address, "--table", "docs_uuid", "--id", "key", code=1)
+    assert "was loaded with UUIDs, and this load has others" in message
+
+
+def test_tables_with_similar_and_long_names_have_indexes_of_their_own(cli, postgresql: str, folder: Path) -> None:
+    names = [
+        "documents_of_the_company_2023",
+        "documents_of_the_company_2024",
+        "a-b",
+        "a_b",
+        "우리회사의전체문서모음벡터테이블이천",
+    ]
+    for name in names:
+        cli("load", folder / "out", postgresql, "--table", name)
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        for name in names:
+            found = connection.execute("SELECT indexdef FROM pg_indexes WHERE tablename = %s", [name]).fetchall()
+            assert len(found) == 3, found
+            assert any("UNIQUE" in definition for (definition,) in found)
+            assert any("hnsw" in definition for (definition,) in found)
+            connection.execute(f'DROP TABLE "{name}"')
+
+
+def test_addresses_that_name_nothing_are_refused(told, folder: Path) -> None:
+    for address in ("qdrant://", "qdrant:"):
+        assert "name a server or a folder" in told("load", folder / "out", address, code=2)
+    message = told("load", folder / "out", "postgresql://u@127.0.0.1/db?password=hunter2", code=2)
+    assert "leave the password out of the address" in message
+
+
+def test_names_that_lancedb_does_not_take_are_refused(cli, told, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": SENTENCES[:30], "a.b": [1] * 30}), tmp_path / "in.parquet")
+    cli("embed", tmp_path / "in.parquet", tmp_path / "out", *BASE, "--keep", "a.b")
+    assert "LanceDB takes no '.' in names" in told("load", tmp_path / "out", f"lancedb:{tmp_path}/x", code=2)
+
+
+def test_keep_may_be_repeated(cli, tmp_path: Path) -> None:
+    write(tmp_path / "in", "a", SENTENCES[:5])
+    cli("embed", tmp_path / "in", tmp_path / "out", "--model", TINY, "--keep", "key", "--keep", "text")
+    assert Output.open(tmp_path / "out").columns == ("key", "text")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
@@ -63,10 +64,12 @@ class Place:
         return load_catalog("lake").load_table(self.address.rpartition("/")[2])
 
     def rows(self) -> list[dict[str, Any]]:
-        """Its rows, by the format's own library."""
+        """Its rows: by pyiceberg, and of the files that deltalake names, whose own reader aborts processes that end."""
         table = self.open()
-        found = table.to_pyarrow_table() if self.kind == "delta" else table.scan().to_arrow()
-        return list(found.to_pylist())
+        if self.kind == "iceberg":
+            return list(table.scan().to_arrow().to_pylist())
+        names = [unquote(name) for name in pa.table(table.get_add_actions())["path"].to_pylist()]
+        return [row for name in names for row in pq.read_table(self.out / name).to_pylist()]
 
     def by_polars(self) -> list[dict[str, Any]]:
         scanned = pl.scan_delta(str(self.out)) if self.kind == "delta" else pl.scan_iceberg(self.open())
@@ -229,7 +232,11 @@ def test_a_table_that_is_forgotten_keeps_nothing(cli, told, folder: Path) -> Non
     change(cli, folder)
     assert len(shards(place.out)) > 5
     place.drop()
-    assert cli("publish", place.out, "delta", "--forget").stdout == "forgotten: delta\n"
+    for option in ("--dry-run", "--retain=7"):
+        assert ("not allowed with" if option == "--dry-run" else "write a unit, such as 7d") in told(
+            "publish", place.out, "delta", "--forget", option, code=2
+        )
+    assert cli("publish", place.out, "delta", "--forget").stdout == "forgotten: delta; 7 retired shards deleted\n"
     assert {*shards(place.out)} == {*Output.open(place.out).shards()}
     write(folder / "in", "c", SENTENCES[5:10])
     cli("embed", folder / "in", folder / "out", *BASE)  # deletes again what it replaces
@@ -376,11 +383,115 @@ def test_addresses_that_are_wrong_are_named(told, folder: Path) -> None:
     assert "write iceberg://CATALOG/NAMESPACE.TABLE" in told("publish", out, "iceberg://lake/vectors", code=2)
     assert "write delta; the table is the output's own folder" in told("publish", out, "delta:x", code=2)
     message = told("publish", out, "iceberg://nowhere/a.b", code=2)
-    assert "catalog 'nowhere' cannot be opened" in message
+    assert "there is no catalog 'nowhere'" in message
     assert "PYICEBERG_CATALOG__NOWHERE__URI" in message
     assert not (out / "_kosbert" / "published").exists() or not [*(out / "_kosbert" / "published").iterdir()]
     (out / "_SUCCESS").unlink()
     assert "not complete" in told("publish", out, "delta", code=1)
+
+
+def test_files_that_come_and_go_are_in_the_output_and_the_table_each_time(cli, place: Place, folder: Path) -> None:
+    """A shard that is retired and planned again is no longer retired, and may be retired again."""
+    one, other = (folder / "in" / "b.jsonl").read_bytes(), '{"key": 9000, "text": "다른 문장"}\n'.encode()
+    for content in (one, other, one, other, None, other):
+        path = folder / "in" / "b.jsonl"
+        path.unlink(missing_ok=True) if content is None else path.write_bytes(content)
+        rows = 90 + (0 if content is None else 60 if content == one else 1)
+        assert cli("embed", folder / "in", place.out, *BASE).stdout.startswith(f"done: {rows} rows")
+        assert sum(receipt.rows for receipt in Output.open(place.out).manifest or ()) == rows
+        cli("publish", place.out, place.address)
+        require_same(place)
+        cli("verify", place.out, "--input", folder / "in")
+    cli("publish", place.out, place.address, "--retain", "0")
+    assert {*shards(place.out)} == {*Output.open(place.out).shards()}
+    require_same(place)
+
+
+def test_a_dry_run_tells_of_deletions(cli, folder: Path) -> None:
+    place = place_of("delta", folder)
+    cli("publish", place.out, place.address)
+    (folder / "in" / "b.jsonl").unlink()
+    preview = cli("embed", folder / "in", place.out, *BASE, "--dry-run").stdout
+    assert "to retire: 3 shards" in preview
+    assert "delete " not in preview
+    cli("embed", folder / "in", place.out, *BASE)
+    assert "published as delta, of an earlier run (kosbert-ray publish" in cli("status", place.out).stdout
+    arguments = ["publish", place.out, "delta", "--retain", "0"]
+    assert "0 added, 3 removed" not in cli(*arguments, "--dry-run").stdout
+    assert cli(*arguments, "--dry-run").stdout.endswith("0 shards added, 3 removed, 3 retired shards to delete\n")
+    assert cli(*arguments).stdout.endswith("0 shards added, 3 removed, 3 retired shards deleted\n")
+    assert "published as delta\n" in cli("status", place.out).stdout
+
+
+def test_a_table_that_somebody_rolled_back_is_brought_up_to_date(cli, place: Place, folder: Path) -> None:
+    cli("publish", place.out, place.address)
+    table = place.open()
+    first = None if place.kind == "delta" else table.current_snapshot().snapshot_id
+    (folder / "in" / "b.jsonl").unlink()
+    cli("embed", folder / "in", place.out, *BASE)
+    cli("publish", place.out, place.address)
+    table = place.open()
+    table.restore(0) if place.kind == "delta" else table.manage_snapshots().rollback_to_snapshot(first).commit()
+    assert len(place.rows()) == 150
+    assert "0 shards added, 3 removed" in cli("publish", place.out, place.address).stdout
+    require_same(place)
+
+
+def test_a_run_that_ends_during_a_publish_is_published_too(
+    cli, place: Place, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read before is not what is committed in the end, and no shard of the new run is deleted."""
+    from kosbert_ray.outputs.publish import core
+
+    compare, runs = core.Changes.of, []
+
+    def slower(*arguments: Any) -> Any:
+        found = compare(*arguments)
+        if not runs:
+            runs.append(change(cli, folder))
+        return found
+
+    monkeypatch.setattr(core.Changes, "of", slower)
+    assert ": 90 rows in 5 shards" in cli("publish", place.out, place.address, "--retain", "0").stdout
+    require_same(place)
+    assert {*shards(place.out)} == {*Output.open(place.out).shards()}
+
+
+def test_a_damaged_record_of_a_table_keeps_its_shards(cli, folder: Path) -> None:
+    place = place_of("delta", folder)
+    cli("publish", place.out, "delta")
+    for path in (place.out / "_kosbert" / "published").iterdir():
+        path.write_bytes(path.read_bytes()[:20])
+    change(cli, folder)
+    assert len(place.rows()) == 150
+    cli("publish", place.out, "delta")  # writes it again
+    require_same(place)
+    assert "7 retired shards deleted" in cli("publish", place.out, "delta", "--retain", "0").stdout
+
+
+def test_what_is_forgotten_while_the_output_is_incomplete_is_deleted_by_the_next_run(cli, folder: Path) -> None:
+    place = place_of("delta", folder)
+    cli("publish", place.out, "delta")
+    change(cli, folder)
+    (place.out / "_SUCCESS").unlink()  # as a run that was killed leaves it
+    assert "output is not complete" in cli("publish", place.out, "delta", "--forget").stderr
+    cli("embed", folder / "in", place.out, *BASE)
+    assert {*shards(place.out)} == {*Output.open(place.out).shards()}
+
+
+def test_an_output_that_was_moved_is_told(cli, told, folder: Path) -> None:
+    place = place_of("iceberg", folder)
+    cli("publish", place.out, place.address)
+    place.out.rename(folder / "moved")
+    assert "if the output was moved or copied" in told("publish", folder / "moved", place.address, code=1)
+
+
+def test_addresses_that_readers_misread_are_refused(cli, told, folder: Path) -> None:
+    for name, table in (("a#b", "iceberg://lake/a.b"), ("a%20b", "delta")):
+        shutil.copytree(folder / "out", folder / name)
+        assert f"take no {name[1]} in" in told("publish", folder / name, table, code=2).replace("takes", "take")
+        assert not (folder / name / "_delta_log").exists()
+    assert "write iceberg://" in told("publish", folder / "out", "iceberg://lake/a.b#1", code=2)
 
 
 # -- types -------------------------------------------------------------------------------------------------------------
@@ -541,6 +652,7 @@ def test_embed_publishes_and_its_failure_does_not_undo_the_run(cli, folder: Path
 def test_a_publish_that_cannot_work_is_refused_before_the_run(told, folder: Path, tmp_path: Path) -> None:
     arguments = ["embed", folder / "in", tmp_path / "out", *BASE, "--set"]
     assert "is no table; write delta" in told(*arguments, "output.publish=parquet", code=2)
+    assert "there is no catalog 'nowhere'" in told(*arguments, "output.publish=iceberg://nowhere/a.b", code=2)
     assert not (tmp_path / "out").exists()
 
 
@@ -551,6 +663,9 @@ def test_python_publishes_after_a_run(folder: Path, tmp_path: Path) -> None:
         folder / "in", tmp_path / "out", model=TINY, keep="key", max_rejected=5, output={"publish": ["delta"]}
     )
     assert done.unpublished == ()
+    require_same(Place("delta", "delta", tmp_path / "out"))
+    write(folder / "in", "e", SENTENCES[300:310], 7000)
+    kosbert_ray.embed(folder / "in", tmp_path / "out", max_rejected=5)  # job.json remembers what to publish
     require_same(Place("delta", "delta", tmp_path / "out"))
 
 
@@ -597,7 +712,14 @@ print(json.dumps(sorted(load_catalog("lake").load_table("s3.vectors").scan().to_
 """
 READ_DELTA = """
 import json, sys
+import pyarrow as pa, s3fs
+import pyarrow.parquet as pq
+from urllib.parse import unquote
 from deltalake import DeltaTable
 table = DeltaTable(sys.argv[1], storage_options={"aws_allow_http": "true", "allow_http": "true"})
-print(json.dumps(sorted(table.to_pyarrow_table()["key"].to_pylist())))
+files = [f"{sys.argv[1]}/{unquote(name)}" for name in pa.table(table.get_add_actions())["path"].to_pylist()]
+store = s3fs.S3FileSystem()
+tables = [pq.read_table(name.removeprefix("s3://"), filesystem=store) for name in files]
+rows = [key for table in tables for key in table["key"].to_pylist()]
+print(json.dumps(sorted(rows)))
 """

@@ -97,6 +97,10 @@ def build(output: Output, recall: float, memory: int, rebuild: bool = False, col
     vector_format = output.vector_format(column)
     rows = sum(receipt.rows for receipt in receipts.values())
     kind = KINDS[0] if rows * vector_format.dimension <= memory else KINDS[1]
+    if (least := rows * vector_format.dimension // 2) > memory:
+        raise UsageError(
+            f"--memory: the smallest codes of {plural(rows, 'row')} take {data_size(least)}; give at least that"
+        )
     record = None if rebuild else read_record(output)
     if record and (record.column, record.kind) != (vector_format.column, kind):
         record = None

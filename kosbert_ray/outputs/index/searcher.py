@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,9 +135,9 @@ def local_folder(storage: Storage, record: IndexRecord) -> Path:
     """The folder with the segments: the output's own or, of an object store, a copy in the temporary folder."""
     if not storage.remote:
         return Path(storage.path(FOLDER))
-    names = "\n".join([storage.url(), *(segment.name for segment in record.segments)])
-    key = hashlib.sha256(names.encode()).hexdigest()[:16]
-    folder = node_folder(f"index-{key}")
+    names = "\n".join(segment.name for segment in record.segments)
+    output, key = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (storage.url(), names))
+    folder = node_folder(f"index-{output}-{key}")
 
     def fill(partial: Path) -> None:
         log.info(f"copying {storage.url(FOLDER)} ({data_size(record.bytes)}) to {folder}")
@@ -148,4 +149,7 @@ def local_folder(storage: Storage, record: IndexRecord) -> Path:
         fill_once(folder, fill)
     except OSError as error:
         raise StorageError(f"{folder}: the index cannot be copied there ({error.strerror or error})") from error
+    for older in folder.parent.glob(f"{folder.name.removesuffix(key)}*"):
+        if older != folder and older.is_dir():  # what another process has mapped stays until it ends
+            shutil.rmtree(older, ignore_errors=True)
     return folder

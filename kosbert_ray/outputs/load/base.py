@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from kosbert_ray.corpus.types import as_parquet, parse_type
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.outputs.load.ids import first_rows, input_rows, place_ids, require_unique
 from kosbert_ray.outputs.output import Output
@@ -122,11 +123,13 @@ class Source:
     @cached_property
     def schema(self) -> pa.Schema:
         """The schema of :attr:`Rows.table`: the kept columns, and ``kosbert_id`` unless one of them is the id."""
-        kept: list[pa.Field] = []
         shards = [*self.receipts]
         if shards:
             with open_shard(self.output.storage, shards[0]) as file:
                 kept = [file.schema_arrow.field(name) for name in self.output.columns]
+        else:
+            named = (column.partition(": ") for column in self.output.record.kept)
+            kept = [pa.field(name, as_parquet(parse_type(kind))) for name, _, kind in named]
         own = [pa.field(ID, pa.string(), nullable=False)] if self.options.id_column is None else []
         return pa.schema([*own, *kept])
 
@@ -224,6 +227,10 @@ class Destination(Protocol):
         """
         ...
 
+    def others(self) -> int:
+        """Counts the rows of other outputs that it holds."""
+        ...
+
     def close(self) -> None:
         """Ends the connection."""
         ...
@@ -290,6 +297,9 @@ def require_own(address: str, theirs: Mapping[str, str] | None, ours: Mapping[st
     """
     if theirs is None:
         found = "the table was not made by kosbert-ray load"
+    elif (ID in theirs) != (ID in ours):
+        with_ids = "UUIDs" if ID in theirs else "the ids of a column (--id)"
+        found = f"was loaded with {with_ids}, and this load has others"
     elif theirs != ours:
         name = min({*theirs.items()} ^ {*ours.items()})[0]
         found = (

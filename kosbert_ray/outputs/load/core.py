@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 
-from kosbert_ray.errors import StorageError
+from kosbert_ray.errors import JobFailed, StorageError
 from kosbert_ray.outputs.alone import alone
 from kosbert_ray.outputs.load.base import Destination, Source, Work
 from kosbert_ray.outputs.load.table import open_destination
@@ -19,6 +19,7 @@ class Loaded:
     Attributes:
         address: the destination, without a password.
         rows: rows of this output that it holds now, by its own count.
+        others: rows of other outputs that it holds.
         added, replaced, removed: rows that were loaded for the first time, loaded again and deleted.
         bytes: bytes of the shards that were read.
         skipped: rows of the output that are not loaded, by reason.
@@ -27,6 +28,7 @@ class Loaded:
 
     address: str
     rows: int
+    others: int
     added: int
     replaced: int
     removed: int
@@ -49,7 +51,7 @@ def load(source: Source, address: str, dry_run: bool = False) -> Loaded:
     Raises:
         UsageError: the address is wrong, a library is missing, or the destination lacks a type.
         InputError: an id is null or occurs twice, or the destination holds other vectors.
-        JobFailed: another load of this output to this destination is running.
+        JobFailed: another load of this output to this destination is running, or the output has changed meanwhile.
         StorageError: the destination refuses, or holds other rows in the end.
     """
     destination = open_destination(address, source)
@@ -60,6 +62,10 @@ def load(source: Source, address: str, dry_run: bool = False) -> Loaded:
             return _described(source, destination, Work.of(source, held), held)
         source.require_unique_ids()
         with alone(source.output.ledger, destination.address, source.options.name, "load"):
+            if source.output.again().run != source.output.run:
+                raise JobFailed(
+                    f"{source.output.storage.url()}: another run has ended meanwhile; run the same command again"
+                )
             held = destination.held()  # after an earlier load has ended
             work = Work.of(source, held)
             destination.apply(work)
@@ -74,6 +80,7 @@ def _described(source: Source, destination: Destination, work: Work, held: dict[
     return Loaded(
         address=destination.address,
         rows=sum(held.values()),
+        others=destination.others(),
         added=sum(receipts[shard].rows for shard in work.add),
         replaced=sum(receipts[shard].rows for shard in work.replace),
         removed=sum(held[shard] for shard in work.remove),

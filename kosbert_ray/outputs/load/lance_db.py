@@ -81,6 +81,9 @@ class LanceDB:
     def require_fitting(self) -> None:
         """See :class:`~kosbert_ray.outputs.load.base.Destination`."""
         require_float_or_bits(self._source, VECTOR_TYPES, "LanceDB")
+        for column in self._schema.names:
+            if "." in column:
+                raise UsageError(f"column {column!r}: LanceDB takes no '.' in names; rename the column in the input")
         table = self._table()
         if table is None:
             return
@@ -98,6 +101,12 @@ class LanceDB:
             for batch in table.search().where(self._ours).select([SHARD]).to_batches():
                 counts.update(batch.column(SHARD).to_pylist())
         return dict(counts)
+
+    def others(self) -> int:
+        """See :class:`~kosbert_ray.outputs.load.base.Destination`."""
+        table = self._table()
+        with self._errors():
+            return 0 if table is None else int(table.count_rows(f"NOT ({self._ours})"))
 
     def apply(self, work: Work) -> None:
         """See :class:`~kosbert_ray.outputs.load.base.Destination`."""

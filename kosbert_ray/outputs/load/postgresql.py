@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -115,7 +115,7 @@ def _formatted(kind: str) -> str:
 def open(address: str, source: Source) -> PostgreSQL:
     """Connects; the password comes from ``PGPASSWORD`` or ``~/.pgpass``."""
     parts = urlsplit(address)
-    if parts.password:
+    if parts.password or "password" in parse_qs(parts.query):
         raise UsageError("postgresql: leave the password out of the address; set PGPASSWORD, or write it to ~/.pgpass")
     return PostgreSQL(address, source)
 
@@ -135,7 +135,9 @@ class PostgreSQL:
         self._table = sql.Identifier(*schema, table)
         self._loads = sql.Identifier(*schema, LOADS)
         self._staging = sql.Identifier(*schema, f"kosbert_staging_{source.identity[:16]}")
-        self._short = re.sub(r"\W", "_", table)[:24]
+        # Names of indexes are unique in a schema and cut at 63 bytes.
+        digest = hashlib.sha256(table.encode()).hexdigest()[:8]
+        self._short = f"{re.sub(r'[^A-Za-z0-9_]', '_', table)[:24]}_{digest}"
 
     def _connect(self) -> Connection:
         try:
@@ -214,6 +216,15 @@ class PostgreSQL:
             recorded = sql.SQL("SELECT shard FROM {} WHERE table_name = %s AND output = %s").format(self._loads)
             known = {shard for (shard,) in self._connection.execute(recorded, self._place)}
         return {shard: count if shard in known else 0 for shard, count in rows.items()}
+
+    def others(self) -> int:
+        """See :class:`~kosbert_ray.outputs.load.base.Destination`."""
+        if not self._there(self._table):
+            return 0
+        with self._errors():
+            count = sql.SQL("SELECT count(*) FROM {} WHERE {} <> %s").format(self._table, sql.Identifier(OUTPUT))
+            found = self._connection.execute(count, [self._tag]).fetchone()
+        return int(str(found[0])) if found else 0
 
     @property
     def _lock(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
@@ -62,6 +63,9 @@ def open(address: str, source: Source) -> Qdrant:
     parts = urlsplit(address)
     if parts.password or parts.username:
         raise UsageError("qdrant: leave the key out of the address; set QDRANT_API_KEY")
+    folder = address.partition(":")[2]
+    if not parts.netloc and (not folder or folder.startswith("//")):
+        raise UsageError("qdrant: name a server or a folder, such as qdrant://localhost:6334 or qdrant:points/")
     try:
         if parts.netloc:
             key = os.environ.get("QDRANT_API_KEY")
@@ -74,7 +78,9 @@ def open(address: str, source: Source) -> Qdrant:
                 timeout=TIMEOUT,
             )
         else:
-            client = QdrantClient(path=os.path.expanduser(address.partition(":")[2]))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that the local mode is for small data
+                client = QdrantClient(path=os.path.expanduser(folder))
     except Exception as error:
         raise StorageError(f"{address}: cannot be opened ({first_line(error)})") from error
     return Qdrant(address, client, source)
@@ -122,6 +128,14 @@ class Qdrant:
             ours = models.Filter(must=[self._ours])
             found = self._client.facet(self._name, SHARD, facet_filter=ours, limit=MAX_SHARDS, exact=True)
             return {str(hit.value): hit.count for hit in found.hits}
+
+    def others(self) -> int:
+        """See :class:`~kosbert_ray.outputs.load.base.Destination`."""
+        with self._errors():
+            if not self._client.collection_exists(self._name):
+                return 0
+            other = models.Filter(must_not=[self._ours])
+            return int(self._client.count(self._name, count_filter=other, exact=True).count)
 
     def apply(self, work: Work) -> None:
         """See :class:`~kosbert_ray.outputs.load.base.Destination`.
@@ -215,4 +229,6 @@ class Qdrant:
         except (InputError, UsageError, StorageError):
             raise
         except Exception as error:  # of HTTP, gRPC or the local mode
-            raise StorageError(f"{self.address}: Qdrant refuses ({first_line(error)})") from error
+            details = getattr(error, "details", None)  # what an error of gRPC says
+            reason = str(details()) if callable(details) else first_line(error)
+            raise StorageError(f"{self.address}: Qdrant refuses ({reason})") from error

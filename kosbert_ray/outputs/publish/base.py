@@ -10,10 +10,10 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kosbert_ray.errors import InputError, KosbertError, StorageError, UsageError
+from kosbert_ray.errors import InputError, KosbertError, StorageError, UsageError, first_line
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.shard import footer_of, reading
+from kosbert_ray.shards.shard import footer_of, read_metadata, reading
 
 FOOTER_BYTES = 2**16  # read of each shard's end; larger footers are read again
 FOOTERS_AT_ONCE = 256
@@ -46,7 +46,7 @@ class Publication:
             UsageError: no table can name its files.
         """
         output.require_complete()
-        publication = Publication(output, str((output.success or {})["run"]))
+        publication = Publication(output, output.run)
         publication.root  # noqa: B018 (raises)
         if not publication.shards:
             raise InputError(f"{output.storage.url()}: has no rows to publish")
@@ -60,6 +60,10 @@ class Publication:
             UsageError: readers of tables know no such addresses.
         """
         storage = self.output.storage
+        if found := {"#", "?"}.intersection(storage.root):
+            raise UsageError(
+                f"{storage.url()}: readers of tables take no {min(found)} in an address; move the output first"
+            )
         if not storage.remote:
             return f"file://{storage.root}"
         scheme = storage.address.partition("://")[0]
@@ -96,6 +100,13 @@ class Publication:
                     if footer_of(metadata).get("shard") != name:
                         raise ValueError("holds another shard's content")
                 yield name, metadata
+
+    def is_own(self, name: str) -> bool:
+        """True if a file in the output's folder is, or was, a shard of the output."""
+        storage = self.output.storage
+        if not storage.exists(name):
+            return True  # a table that names it cannot be read
+        return (read_metadata(storage, name) or {}).get("fingerprint") == self.output.record.digest
 
     def rows(self, shard: str) -> int:
         """Rows of a shard, with those that have no vector."""
@@ -145,7 +156,13 @@ class Changes:
             StorageError: a manifest cannot be read.
         """
         before = _published(publication, state, table)
-        if missing := sorted(before - state.files.keys()):
+        missing = sorted(before - state.files.keys())
+        if missing and not state.files:
+            raise InputError(
+                f"{table.address}: shows a run of the output, but names no file in {publication.root}; if the output was "
+                "moved or copied, publish it as another table"
+            )
+        if missing:
             raise InputError(
                 f"{table.address}: {missing[0]} was published and is no longer in the table "
                 f"({len(missing):,} of {len(before):,} files): somebody rewrote or deleted it "
@@ -153,7 +170,8 @@ class Changes:
                 "as another one"
             )
         now = publication.shards
-        remove = tuple(sorted(shard for shard in before if shard not in now))
+        others = state.files.keys() - before - now.keys()  # such as of a run that somebody rolled back
+        remove = tuple(sorted((before | {name for name in others if publication.is_own(name)}) - now.keys()))
         if remove and state.rows_deleted:
             raise InputError(
                 f"{table.address}: somebody deleted rows from the table ({state.version}), which would come back in new "
@@ -223,5 +241,4 @@ class Table(Protocol):
 
 def refused(address: str, error: BaseException) -> KosbertError:
     """The error for what a catalog or a library raises."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return StorageError(f"{address}: {text[:300]}")
+    return StorageError(f"{address}: {first_line(error)[:300]}")

@@ -7,13 +7,13 @@ import logging
 import time
 from dataclasses import dataclass
 
-from kosbert_ray.errors import KosbertError, StorageError
+from kosbert_ray.errors import InputError, KosbertError, StorageError
 from kosbert_ray.outputs.alone import alone
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.outputs.publish.base import Changes, Conflict, Publication, Table
 from kosbert_ray.outputs.publish.table import open_table
 from kosbert_ray.shards.lease import holders
-from kosbert_ray.shards.published import PublishedTable
+from kosbert_ray.shards.published import PublishedTable, Retired
 from kosbert_ray.units import plural
 
 ATTEMPTS = 10  # commits that others were faster than
@@ -52,109 +52,153 @@ class Published:
         """Describes the changes and the table in one line."""
         verb = "published" if self.done else "to publish"
         replaced = f", {self.replaced:,} replaced" if self.replaced else ""
-        deleted = f", {plural(self.deleted, 'retired shard')} deleted" if self.deleted else ""
+        word = "deleted" if self.done else "to delete"
+        deleted = f", {plural(self.deleted, 'retired shard')} {word}" if self.deleted else ""
         return (
             f"{verb}: {self.table}, {self.version or 'new'}: {plural(self.rows, 'row')} in {plural(self.shards, 'shard')}; "
             f"{plural(self.added, 'shard')} added, {self.removed:,} removed{replaced}{deleted}"
         )
 
 
-def publish(publication: Publication, address: str, retain: float, dry_run: bool = False) -> Published:
+def publish(output: Output, address: str, retain: float, dry_run: bool = False) -> Published:
     """Publishes an output.
 
     The changes are the manifest less what the table shows, so that the same publish completes one that was killed.
 
     Args:
-        publication: what to publish.
+        output: a complete output; it is read again once no other publish is running.
         address: the table.
         retain: seconds that shards are kept after the last table has left them.
         dry_run: only say what would change.
 
     Raises:
         UsageError: the address is wrong, a library is missing, or the format lacks the type of a column.
-        InputError: the table is another one, or somebody changed what was published.
+        InputError: the output is not complete, the table is another one, or somebody changed what was published.
         JobFailed: another publish of this output as this table is running.
         StorageError: the catalog or the store refuses.
     """
-    table = open_table(address, publication)
-    table.require_fitting()
+    publication, table = _opened(output, address)
     if dry_run:
         state = table.state()
-        return _described(publication, table, Changes.of(publication, state, table), state.version)
-    ledger = publication.output.ledger
-    with alone(ledger, address, "", "publish"):
-        known = next((item for item in ledger.publications.tables if item.table == address), None)
-        if known is None:  # before the first commit, so that no run deletes a shard that it names
+        changes = Changes.of(publication, state, table)
+        deleted = len(_deletable(output, retain, address)[1])
+        return _described(publication, table, changes, state.version, deleted)
+    publications = output.ledger.publications
+    with alone(output.ledger, address, "", "publish"):
+        known = publications.find(address)
+        if known is None:  # before the output is read, so that no run deletes a shard that is to be published
             known = PublishedTable(address)
-            ledger.publications.remember(known)
+            publications.remember(known)
         try:
-            changes, version = _commit(publication, table)
+            publication, table, changes, version = _published(output, address)
         except KosbertError:
             with contextlib.suppress(KosbertError):
                 if not known.run and not table.state().files:
-                    ledger.publications.forget(known)
+                    publications.forget(known)
             raise
-        ledger.publications.remember(PublishedTable(address, publication.run, time.time()))
-        deleted = delete_retired(publication.output, retain)
+        publications.remember(PublishedTable(address, publication.run, time.time()))
+        deleted = delete_retired(output.again(), retain)
         return _described(publication, table, changes, version, deleted, done=True)
 
 
-def _commit(publication: Publication, table: Table) -> tuple[Changes, str]:
-    """Changes the table until it shows the manifest; returns the changes and the version of the table."""
+def _opened(output: Output, address: str) -> tuple[Publication, Table]:
+    publication = Publication.of(output)
+    table = open_table(address, publication)
+    table.require_fitting()
+    return publication, table
+
+
+def _published(output: Output, address: str) -> tuple[Publication, Table, Changes, str]:
+    """Changes the table until it shows the output's latest run; returns the last changes and the version of the table."""
     for _ in range(ATTEMPTS):
+        publication, table = _opened(output.again(), address)
         state = table.state()
         changes = Changes.of(publication, state, table)
-        if not changes:
-            return changes, state.version
-        try:
-            return changes, table.commit(changes)
-        except Conflict:  # also if it is not known whether the commit succeeded
-            log.info(f"{table.address}: changed meanwhile; comparing again")
-    raise StorageError(f"{table.address}: others keep committing; run the same command again")
+        version = state.version
+        if changes:
+            try:
+                version = table.commit(changes)
+            except Conflict:  # also if it is not known whether the commit succeeded
+                log.info(f"{table.address}: changed meanwhile; comparing again")
+                continue
+        if output.again().run == publication.run:
+            return publication, table, changes, version
+        log.info(f"{output.storage.url()}: another run has ended meanwhile; publishing it, too")
+    raise StorageError(f"{address}: others keep committing; run the same command again")
 
 
-def forget(output: Output, address: str) -> bool:
+def forget(output: Output, address: str) -> int:
     """Stops keeping shards for a table. It can no longer be read once they are deleted.
 
     Returns:
-        False if the output is not published as this table.
+        The number of retired shards that were deleted; the next run of embed deletes those that a run still needs.
+
+    Raises:
+        InputError: the output is not published as this table.
+        JobFailed: a publish of this output as this table is running.
     """
     publications = output.ledger.publications
-    known = next((item for item in publications.tables if item.table == address), None)
+    known = publications.find(address)
     if known is None:
-        return False
-    publications.forget(known)
-    delete_retired(output, 0.0 if not publications.tables else float("inf"))
-    return True
+        tables = ", ".join(table.table for table in publications.tables) or "none"
+        raise InputError(f"{output.storage.url()}: is not published as {address}; its tables: {tables}")
+    with alone(output.ledger, address, "", "publish"):
+        publications.forget(known)
+        return delete_retired(output, float("inf") if publications.tables else 0.0)
 
 
 def delete_retired(output: Output, retain: float) -> int:
     """Deletes shards that left the manifest and that no table names any more; returns their number.
 
     Args:
-        output: the output.
+        output: the output, as it is now.
         retain: seconds that they are kept since.
     """
+    expired, names = _deletable(output, retain)
+    output.ledger.delete(names)
+    output.ledger.publications.drop(expired)
+    return len(names)
+
+
+def _deletable(output: Output, retain: float, published: str = "") -> tuple[list[Retired], list[str]]:
+    """Finds the retired shards to delete.
+
+    Args:
+        output: the output.
+        retain: seconds that they are kept.
+        published: the address of a table that is about to show the output as it is now, in a dry run.
+
+    Returns:
+        The records of the shards, and the shards' names.
+    """
     ledger = output.ledger
-    publications = ledger.publications
+    publications, tables = ledger.publications, ledger.publications.tables
+    nothing: tuple[list[Retired], list[str]] = [], []
     if not publications.records:
-        return 0
-    if not output.complete or any(not table.run for table in publications.tables):
-        return 0  # what a table shows that was never published to the end is not known
+        return nothing
+    if unknown := [table.table for table in tables if not table.run and table.table != published]:
+        log.warning(
+            f"retired shards stay: it is not known what {unknown[0]} shows; publish it again, or stop keeping shards for "
+            "it with --forget"
+        )
+        return nothing
     if others := holders(ledger.storage):
         log.info(f"retired shards stay for now: a run is writing to the output (on {others[0].host}, {others[0].pid})")
-        return 0
-    manifest = {receipt.shard for receipt in output.receipts}
-    runs = {table.run for table in publications.tables} - {str((output.success or {}).get("run"))}
+        return nothing
+    if not output.complete:
+        log.info("retired shards stay for now: the output is not complete")
+        return nothing
     try:
-        in_tables = manifest.union(*map(ledger.shards_of, runs))
+        runs = {table.run for table in tables if table.table != published}
+        in_tables = frozenset[str]().union(*map(ledger.shards_of, runs))
     except StorageError as error:
         log.warning(f"retired shards stay: {error}")
-        return 0
-    names = publications.expire(manifest, in_tables, retain)
-    ledger.delete(names)
-    publications.drop_expired()
-    return len(names)
+        return nothing
+    expired = publications.expired(in_tables, retain, mark=not published)
+    manifest = {receipt.shard for receipt in output.receipts}
+    gone = {record.run for record in expired}
+    kept = {shard for record in publications.records if record.run not in gone for shard in record.shards} | manifest
+    return expired, [shard for record in expired for shard in record.shards if shard not in kept]
 
 
 def _described(

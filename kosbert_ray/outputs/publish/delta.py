@@ -31,6 +31,7 @@ NAME = "Delta"
 APPLICATION = "kosbert-ray"
 FORBIDDEN = " ,;{}()\n\t="  # in names of columns, without column mapping
 RUN = "kosbert-ray.run"  # in the information about a commit
+UNSAFE = frozenset("%\\")  # in a path, which deltalake would look for elsewhere
 RECENT_COMMITS = 20  # read for the last one of this output
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,11 @@ def parse(address: str) -> None:
     """Checks the address; raises UsageError."""
     if address != "delta":
         raise UsageError(f"{address}: write delta; the table is the output's own folder")
+
+
+def require_reachable(address: str) -> None:
+    """The table is in the output's folder, which the run writes to."""
+    parse(address)
 
 
 def open(address: str, publication: Publication) -> Delta:
@@ -66,6 +72,8 @@ class Delta:
         schema = self._publication.schema
         require_table_types(schema, self._publication.output, NAME)
         require_column_names(schema.names, FORBIDDEN, NAME)
+        if found := UNSAFE.intersection(self._uri):
+            raise UsageError(f"{self._uri}: deltalake takes no {min(found)} in the path of a table; move the output first")
         if quote(self._publication.root, safe="/:=+@,") != self._publication.root:
             log.warning(
                 f"{self._uri}: Polars, Daft and DuckDB find no files of a Delta table at an address with such letters"
@@ -97,9 +105,15 @@ class Delta:
         number = table.transaction_version(self._application)
         if number is None:
             return ()
-        recent = (commit.get(RUN) for commit in table.history(RECENT_COMMITS))
-        if run := next(filter(None, recent), None):
-            return (str(run),)
+        newest = table.version()
+        for commit in table.history(RECENT_COMMITS):
+            if int(commit["version"]) > newest:
+                continue
+            if run := commit.get(RUN):
+                return (str(run),)
+            if commit.get("operation") == "RESTORE":  # what it skipped is no longer shown
+                target = commit.get("operationParameters", {}).get("version")
+                newest = int(target) if str(target).isdigit() else newest
         return tuple(self._publication.output.ledger.runs_numbered(number)) or (f"number {number}",)
 
     def culprit(self, shard: str) -> str:

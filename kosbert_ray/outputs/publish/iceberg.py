@@ -7,12 +7,13 @@ writer has added it meanwhile, so a commit that loses a race is compared with th
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any
 
-from kosbert_ray.errors import InputError, KosbertError, UsageError
+from kosbert_ray.errors import InputError, KosbertError, UsageError, first_line
 from kosbert_ray.outputs.publish.base import Changes, Conflict, Publication, State, refused
 from kosbert_ray.outputs.publish.types import require_table_types
 from kosbert_ray.shards.field_ids import field_ids, with_field_ids
@@ -41,6 +42,7 @@ except ImportError as error:
     raise UsageError("iceberg: pyiceberg is not installed; pip install 'kosbert-ray[iceberg]'") from error
 
 NAME = "Iceberg"
+UNSAFE = frozenset("#?%\\")  # in names, which become parts of URIs
 # Properties of the table. Those of an output end with the start of its identity.
 MODEL = "kosbert-ray.model"
 RUN = "kosbert-ray.run"
@@ -52,22 +54,36 @@ def parse(address: str) -> tuple[str, tuple[str, ...]]:
     """The catalog and the name of the table; raises UsageError."""
     match = re.fullmatch(r"iceberg://([^/]+)/([^/]+)", address)
     names = tuple(match[2].split(".")) if match else ()
-    if not match or len(names) < 2 or not all(names):
+    if not match or len(names) < 2 or not all(names) or UNSAFE.intersection(match[2]):
         raise UsageError(f"{address}: write iceberg://CATALOG/NAMESPACE.TABLE, such as iceberg://prod/search.vectors")
     return match[1], names
 
 
 def open(address: str, publication: Publication) -> IcebergTable:
     """Opens ``iceberg://CATALOG/NAMESPACE.TABLE``; the catalog is one of pyiceberg's configuration."""
-    name, identifier = parse(address)
+    logging.getLogger("pyiceberg").setLevel(logging.ERROR)  # it warns of each column without statistics
+    _, identifier = parse(address)
+    return IcebergTable(address, _catalog(address), identifier, publication)
+
+
+def require_reachable(address: str) -> None:
+    """Opens the catalog; raises UsageError if it is not configured, StorageError if it cannot be reached."""
+    _catalog(address)
+
+
+def _catalog(address: str) -> Catalog:
+    name, _ = parse(address)
     try:
         catalog = load_catalog(name)
-    except Exception as error:
+        catalog.namespace_exists("default")
+    except ValueError as error:
         raise UsageError(
-            f"{address}: catalog {name!r} cannot be opened ({refused(name, error)}); configure it in ~/.pyiceberg.yaml or "
-            f"by PYICEBERG_CATALOG__{name.upper()}__URI"
+            f"{address}: there is no catalog {name!r} ({first_line(error)}); configure it in ~/.pyiceberg.yaml or by "
+            f"PYICEBERG_CATALOG__{name.upper()}__URI"
         ) from error
-    return IcebergTable(address, catalog, identifier, publication)
+    except Exception as error:  # catalogs raise what their own libraries do
+        raise refused(address, error) from error
+    return catalog
 
 
 class IcebergTable:

@@ -27,9 +27,17 @@ def format_of(address: str) -> ModuleType:
     scheme = address.partition(":")[0]
     if scheme not in FORMATS:
         raise UsageError(f"{address!r} is no table; write delta or iceberg://CATALOG/NAMESPACE.TABLE")
-    module = importlib.import_module(f"kosbert_ray.outputs.publish.{FORMATS[scheme]}")
-    module.parse(address)
-    return module
+    return importlib.import_module(f"kosbert_ray.outputs.publish.{FORMATS[scheme]}")
+
+
+def require_table(address: str) -> None:
+    """Checks an address before a run.
+
+    Raises:
+        UsageError: no format has such an address, its library is not installed, or its catalog is not configured.
+        StorageError: the catalog cannot be reached.
+    """
+    format_of(address).require_reachable(address)
 
 
 def open_table(address: str, publication: Publication) -> Table:
