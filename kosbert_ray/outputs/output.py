@@ -101,7 +101,13 @@ class Output:
         return cls(load_config(options, (), {"output.path": path}))
 
     def again(self) -> Output:
-        """Opens it once more, to see what was committed since."""
+        """Opens it once more, to see what was committed since.
+
+        >>> from kosbert_ray import Output
+        >>> output = Output.open("vectors")
+        >>> output.again().totals.rows == output.totals.rows
+        True
+        """
         config, retry = self._given
         path = {"output": config.output.model_copy(update={"path": self.storage.address})}
         return Output(config.model_copy(update=path), retry)

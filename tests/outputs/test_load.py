@@ -287,7 +287,7 @@ def test_only_one_load_of_an_output_runs_at_once(cli, store: Store, folder: Path
     store.drop("docs_both")
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_kills_lose_and_repeat_nothing(cli, store: Store, folder: Path, kills: int) -> None:
     """In a first load, and in one that replaces and deletes."""
     seed = random.Random(kills)

@@ -295,7 +295,7 @@ def test_only_one_publish_of_a_table_runs_at_once(cli, place: Place) -> None:
     assert place.commits() == 1
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_kills_lose_and_repeat_nothing(cli, place: Place, folder: Path, kills: int) -> None:
     """In a first publish, and in one that adds and removes."""
     seed = random.Random(kills)

@@ -146,7 +146,7 @@ def stranger(out: Path, name: str) -> str:
 
 def foreign(out: Path, name: str) -> str:
     pq.write_table(pa.table({"a": [1]}), out / "zz.parquet")
-    return "zz.parquet: not an intact shard of kosbert-ray"
+    return "zz.parquet: written by another program"
 
 
 def unfinished(out: Path) -> str:

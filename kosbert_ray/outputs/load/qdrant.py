@@ -10,7 +10,7 @@ import os
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -67,23 +67,27 @@ def open(address: str, source: Source) -> Qdrant:
     if not parts.netloc and (not folder or folder.startswith("//")):
         raise UsageError("qdrant: name a server or a folder, such as qdrant://localhost:6334 or qdrant:points/")
     try:
-        if parts.netloc:
-            key = os.environ.get("QDRANT_API_KEY")
-            client = QdrantClient(
-                host=parts.hostname,
-                grpc_port=parts.port or 6334,
-                prefer_grpc=True,
-                api_key=key,
-                https=bool(key),
-                timeout=TIMEOUT,
-            )
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that the local mode is for small data
-                client = QdrantClient(path=os.path.expanduser(folder))
+        with warnings.catch_warnings():
+            # That the local mode is for small data, and that a server that does not answer did not tell its version.
+            warnings.simplefilter("ignore", UserWarning)
+            client = _client(parts, folder)
     except Exception as error:
         raise StorageError(f"{address}: cannot be opened ({first_line(error)})") from error
     return Qdrant(address, client, source)
+
+
+def _client(parts: SplitResult, folder: str) -> QdrantClient:
+    if not parts.netloc:
+        return QdrantClient(path=os.path.expanduser(folder))
+    key = os.environ.get("QDRANT_API_KEY")
+    return QdrantClient(
+        host=parts.hostname,
+        grpc_port=parts.port or 6334,
+        prefer_grpc=True,
+        api_key=key,
+        https=bool(key),
+        timeout=TIMEOUT,
+    )
 
 
 class Qdrant:

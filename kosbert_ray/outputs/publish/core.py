@@ -77,24 +77,24 @@ def publish(output: Output, address: str, retain: float, dry_run: bool = False) 
         JobFailed: another publish of this output as this table is running.
         StorageError: the catalog or the store refuses.
     """
-    publication, table = _opened(output, address)
+    publications = output.ledger.publications
+    first = publications.find(address) is None
+    if first or dry_run:
+        publication, table = _opened(output, address)
     if dry_run:
         state = table.state()
         changes = Changes.of(publication, state, table)
         deleted = len(_deletable(output, retain, address)[1])
         return _described(publication, table, changes, state.version, deleted)
-    publications = output.ledger.publications
     with alone(output.ledger, address, "", "publish"):
-        known = publications.find(address)
-        if known is None:  # before the output is read, so that no run deletes a shard that is to be published
-            known = PublishedTable(address)
-            publications.remember(known)
+        if first:  # before the output is read again, so that no run deletes a shard that is to be published
+            publications.remember(PublishedTable(address))
         try:
             publication, table, changes, version = _published(output, address)
         except KosbertError:
             with contextlib.suppress(KosbertError):
-                if not known.run and not table.state().files:
-                    publications.forget(known)
+                if first and not table.state().files:
+                    publications.forget(PublishedTable(address))
             raise
         publications.remember(PublishedTable(address, publication.run, time.time()))
         deleted = delete_retired(output.again(), retain)
@@ -190,12 +190,12 @@ def _deletable(output: Output, retain: float, published: str = "") -> tuple[list
         return nothing
     try:
         runs = {table.run for table in tables if table.table != published}
-        in_tables = frozenset[str]().union(*map(ledger.shards_of, runs))
+        manifest = ledger.shards_of(output.run)
+        in_tables = frozenset[str]().union(*map(ledger.shards_of, runs - {output.run}))
     except StorageError as error:
         log.warning(f"retired shards stay: {error}")
         return nothing
     expired = publications.expired(in_tables, retain, mark=not published)
-    manifest = {receipt.shard for receipt in output.receipts}
     gone = {record.run for record in expired}
     kept = {shard for record in publications.records if record.run not in gone for shard in record.shards} | manifest
     return expired, [shard for record in expired for shard in record.shards if shard not in kept]
