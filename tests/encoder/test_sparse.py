@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from conftest import everyday
 from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SparseEncoder
-from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sparse_encoder.modules import SpladePooling
+from sparse_models import save_splade
 from zoo import ZOO, tokenizer
 
 from kosbert_ray.encoder.encoder import Encoder
@@ -30,24 +28,9 @@ HEADS = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "albert", "m
 POOLINGS = (("max", "relu"), ("sum", "relu"), ("max", "log1p_relu"))
 
 
-def save(folder: Path, kind: str, pooling: tuple[str, str] = ("max", "relu")) -> Path:
-    """A tiny SPLADE model with random weights, as sentence-transformers saves it."""
-    row = ZOO[kind]
-    words = tokenizer(row.tokenizer)
-    torch.manual_seed(0)
-    settings = row.config | {"vocab_size": len(words), "initializer_range": 0.1}
-    config = getattr(transformers, f"{row.kind}Config")(**settings)
-    plain = folder / "plain"
-    getattr(transformers, f"{row.kind}ForMaskedLM")(config).save_pretrained(plain)
-    words.save_pretrained(plain)
-    body = Transformer(str(plain), transformer_task="fill-mask", max_seq_length=100)
-    SparseEncoder(modules=[body, SpladePooling(*pooling)], device="cpu").save_pretrained(str(folder / "model"))
-    return folder / "model"
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("splade"), "bert")
+    return save_splade(tmp_path_factory.mktemp("splade"), "bert")
 
 
 def require_same(folder: Path, texts: list[str], **options: Any) -> Encoder:
@@ -64,14 +47,14 @@ def require_same(folder: Path, texts: list[str], **options: Any) -> Encoder:
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_heads(kind: str, tmp_path: Path) -> None:
-    encoder = require_same(save(tmp_path, kind), TEXTS)
+    encoder = require_same(save_splade(tmp_path, kind), TEXTS)
     assert (encoder.engine, encoder.attention) == ("torch", "packed")
     assert encoder.spec.dimension == len(tokenizer(ZOO[kind].tokenizer))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS[1:], ids="-".join)
 def test_poolings(pooling: tuple[str, str], tmp_path: Path) -> None:
-    require_same(save(tmp_path, "bert", pooling), TEXTS)
+    require_same(save_splade(tmp_path, "bert", pooling), TEXTS)
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 50, 10**6])

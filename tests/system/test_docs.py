@@ -30,6 +30,7 @@ from chain import Chain
 from cluster import Cluster
 from conftest import everyday
 from pages import ROOT, Block, Page, pages
+from sparse_models import save_splade
 
 from kosbert_ray.cli.main import whole_parser
 from kosbert_ray.config import load_config
@@ -89,6 +90,7 @@ def reader(s3, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         shutil.copytree(tiny_model, cached / "snapshots" / COMMIT)
         (cached / "refs").mkdir()
         (cached / "refs" / "main").write_text(COMMIT)
+    shutil.copytree(save_splade(tmp_path_factory.mktemp("splade"), "bert"), folder / "models" / "splade")
     (folder / "questions.txt").write_text("\n".join(everyday()[60:63]), "utf-8")
     (folder / "korsts").mkdir()
     for name, start in (("train", 0), ("dev", 40), ("test", 80)):
