@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -242,3 +243,21 @@ class Table(Protocol):
 def refused(address: str, error: BaseException) -> KosbertError:
     """The error for what a catalog or a library raises."""
     return StorageError(f"{address}: {first_line(error)[:300]}")
+
+
+@contextlib.contextmanager
+def library_errors(address: str, *conflicts: type[Exception]) -> Iterator[None]:
+    """Turns what a library, its catalogs and stores raise into this package's errors.
+
+    Args:
+        address: of the table, for the message.
+        conflicts: raised where somebody else was faster, or where the end of a commit is not known.
+    """
+    try:
+        yield
+    except (KosbertError, Conflict):
+        raise
+    except conflicts as error:
+        raise Conflict from error
+    except Exception as error:  # catalogs raise what their own libraries do
+        raise refused(address, error) from error

@@ -15,8 +15,8 @@ from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
-from kosbert_ray.errors import InputError, KosbertError, UsageError
-from kosbert_ray.outputs.publish.base import Changes, Conflict, Publication, State, refused
+from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.outputs.publish.base import Changes, Publication, State, library_errors
 from kosbert_ray.outputs.publish.types import require_column_names, require_table_types
 
 try:
@@ -167,17 +167,8 @@ class Delta:
             self._table = None
         return self._table
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turns what deltalake raises into this package's errors."""
-        try:
-            yield
-        except (KosbertError, Conflict):
-            raise
-        except CommitFailedError as error:
-            raise Conflict from error
-        except (DeltaError, OSError, ValueError) as error:
-            raise refused(f"{self._uri}/_delta_log", error) from error
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return library_errors(f"{self._uri}/_delta_log", CommitFailedError)
 
 
 def _in_microseconds(schema: pa.Schema) -> pa.Schema:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any
 
-from kosbert_ray.errors import InputError, KosbertError, UsageError, first_line
-from kosbert_ray.outputs.publish.base import Changes, Conflict, Publication, State, refused
+from kosbert_ray.errors import InputError, UsageError, first_line
+from kosbert_ray.outputs.publish.base import Changes, Publication, State, library_errors, refused
 from kosbert_ray.outputs.publish.types import require_table_types
 from kosbert_ray.shards.field_ids import field_ids, with_field_ids
 
@@ -47,6 +47,7 @@ UNSAFE = frozenset("#?%\\")  # in names, which become parts of URIs
 MODEL = "kosbert-ray.model"
 RUN = "kosbert-ray.run"
 OUTPUT = "kosbert-ray.output"  # of a snapshot
+CONFLICTS = (CommitFailedException, CommitStateUnknownException, TableAlreadyExistsError)
 NAME_MAPPING = "schema.name-mapping.default"
 
 
@@ -266,17 +267,8 @@ class IcebergTable:
             self._table = None
         return self._table
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turns what pyiceberg, its catalogs and stores raise into this package's errors."""
-        try:
-            yield
-        except (KosbertError, Conflict):
-            raise
-        except (CommitFailedException, CommitStateUnknownException, TableAlreadyExistsError) as error:
-            raise Conflict from error
-        except Exception as error:  # catalogs raise what their own libraries do
-            raise refused(self.address, error) from error
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return library_errors(self.address, *CONFLICTS)
 
 
 def _properties(snapshot: Snapshot) -> dict[str, Any]:
