@@ -159,7 +159,7 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
     notices: list[str] = []
     modules = read_modules(folder)
     body = (_static if modules[0][0] == STATIC else _transformer)(folder, modules, options, notices)
-    own = support.read_model_settings(folder)
+    own = support.read_model_settings(folder, support.SPARSE_MODEL if body.sparse else support.DENSE_MODEL)
     prompts = read_prompts(folder, own, options)
     parts = read_head(folder, modules[body.modules :])
     head, dimension = _truncated(folder, *_sized(parts, body.width), own, options)

@@ -55,7 +55,7 @@ NATIVE_CODE = {
     "jina_embeddings_v3": "https://github.com/huggingface/transformers/tree/main/src/transformers/models/jina_embeddings_v3",
 }
 CHAT_TEMPLATE = "chat_template.jinja"
-EMBEDDING_MODELS = ("SentenceTransformer", "SparseEncoder")
+DENSE_MODEL, SPARSE_MODEL = "SentenceTransformer", "SparseEncoder"
 TASKS = {"feature-extraction": ("last_hidden_state", ["last_hidden_state"]), "fill-mask": ("logits", ["logits"])}
 
 
@@ -160,14 +160,18 @@ def read_transformer_settings(transformer: Path, task: str = "feature-extraction
     return settings
 
 
-def read_model_settings(folder: Path) -> dict[str, Any]:
+def read_model_settings(folder: Path, kind: str = DENSE_MODEL) -> dict[str, Any]:
     """Reads config_sentence_transformers.json; empty if there is none.
+
+    Args:
+        folder: the model's folder.
+        kind: sentence-transformers' class for its modules.
 
     Raises:
         ModelError: the folder holds another kind of model than an embedding model.
     """
     path = folder / "config_sentence_transformers.json"
     settings: dict[str, Any] = read_object(path) if path.exists() else {}
-    if settings.get("model_type") not in (None, *EMBEDDING_MODELS):
-        raise ModelError(f"{path}: a {settings['model_type']} is not supported, only {' and '.join(EMBEDDING_MODELS)}")
+    if settings.get("model_type") not in (None, kind):
+        raise ModelError(f"{path}: a {settings['model_type']} with these modules is not supported, only a {kind}")
     return settings

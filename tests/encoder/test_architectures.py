@@ -248,7 +248,7 @@ REFUSED: list[tuple[str, Callable[[Path], None], str]] = [
     ("tokenizer_args", edit(SETTINGS, tokenizer_args={"model_max_length": 9}), "tokenizer_args.model_max_length"),
     ("processing_kwargs", edit(SETTINGS, processing_kwargs={"text": {"max_length": 4}}), "processing_kwargs is not"),
     ("other task", edit(SETTINGS, transformer_task="fill-mask"), "transformer_task fill-mask"),
-    ("sparse encoder", edit(OWN, model_type="SparseEncoder"), "a SparseEncoder is not supported"),
+    ("sparse encoder", edit(OWN, model_type="SparseEncoder"), "a SparseEncoder with these modules is not supported"),
     ("encoder-decoder", edit("config.json", model_type="pegasus"), "models of type pegasus are not supported"),
     ("width", edit("1_Pooling/config.json", embedding_dimension=65), "vectors have 64 numbers instead of 65"),
 ]
