@@ -6,7 +6,6 @@ import argparse
 
 from kosbert_ray.cli.common import READS_OUTPUT, Commands, add_config, add_json, add_output, output_config, print_json
 from kosbert_ray.cli.examples import add_examples
-from kosbert_ray.units import plural
 
 EXAMPLES = (
     ("publish as a Delta table, whose log lies in the output", "kosbert-ray publish vectors/ delta"),
@@ -42,16 +41,16 @@ def add(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     config = output_config(arguments, retain="output.retain")
     from kosbert_ray.outputs.output import Output
-    from kosbert_ray.outputs.publish.core import forget, publish
+    from kosbert_ray.outputs.publish.core import Forgotten, Published, forget, publish
 
     output = Output(config)
+    found: Forgotten | Published
     if arguments.forget:
-        deleted = forget(output, arguments.table)
-        if arguments.json:
-            print_json({"table": arguments.table, "deleted": deleted})
-        else:
-            print(f"forgotten: {arguments.table}" + (f"; {plural(deleted, 'retired shard')} deleted" if deleted else ""))
-        return 0
-    found = publish(output, arguments.table, config.output.retain, arguments.dry_run)
-    print_json(found) if arguments.json else print(found.line())
+        found = forget(output, arguments.table)
+    else:
+        found = publish(output, arguments.table, config.output.retain, arguments.dry_run)
+    if arguments.json:
+        print_json(found)
+    else:
+        print(found.line())
     return 0

@@ -55,8 +55,8 @@ def embed(config: JobConfig, model: PreparedModel | None = None, publisher: Publ
         if publisher and summary.complete:
             summary = replace(summary, unpublished=publisher.publish(settled))
         status = summary.bound or ("done" if summary.within_limit else "rejected")
-        ended = Ended(status, summary.output, totals=asdict(summary.totals), new=asdict(summary.new))
-        ended = replace(ended, unpublished=summary.unpublished)
+        totals, new = asdict(summary.totals), asdict(summary.new)
+        ended = Ended(status, summary.output, totals=totals, new=new, unpublished=summary.unpublished)
         return summary
     except KosbertError as error:
         ended = replace(ended, error=str(error))

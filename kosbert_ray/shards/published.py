@@ -25,12 +25,10 @@ class PublishedTable:
     Attributes:
         table: its address.
         run: the run whose manifest it shows; empty before the first publish has ended.
-        published: Unix time of the last publish, in seconds.
     """
 
     table: str
     run: str = ""
-    published: float = 0.0
 
     @property
     def name(self) -> str:
@@ -71,7 +69,7 @@ class Publications:
         for name, record in self._records(PUBLISHED_FOLDER):
             table = record.get("table")
             if isinstance(table, str):
-                found.append(PublishedTable(table, str(record.get("run", "")), float(record.get("published", 0.0))))
+                found.append(PublishedTable(table, str(record.get("run", ""))))
             else:
                 found.append(PublishedTable(f"the one of {self._files.storage.url(name)}, which is damaged"))
         return found

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, command, everyday
+from keyed_rows import write
+from kills import kill_at_random
 from pgvector.psycopg import register_vector
 from qdrant_client import QdrantClient
 
@@ -102,12 +101,6 @@ def _store(kind: str, folder: Path, fixture: Callable[[str], Any]) -> Store:
         return lancedb.connect(folder).open_table(table).to_arrow().to_pylist()
 
     return Store(kind, f"lancedb:{folder}", lance, lambda table: lancedb.connect(folder).drop_table(table), nothing)
-
-
-def write(folder: Path, name: str, texts: list[str | None], first: int = 0) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps({"key": first + number, "text": text}, ensure_ascii=False) for number, text in enumerate(texts)]
-    (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
 
 
 def expected(out: Path) -> dict[int, tuple[str, str, list[float]]]:
@@ -295,14 +288,7 @@ def test_kills_lose_and_repeat_nothing(cli, store: Store, folder: Path, kills: i
     for round_ in ("first", "later"):
         if round_ == "later":
             change(cli, folder)
-        started = time.monotonic()
-        subprocess.run(command(*arguments, "--dry-run"), capture_output=True, check=True)
-        start = time.monotonic() - started
-        for _ in range(kills):
-            process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(start * seed.uniform(0.6, 1.3))
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+        kill_at_random(arguments, kills, seed, 1.3)
         cli(*arguments)
         require_same(store, f"docs_kills{kills}", folder / "out")
     store.drop(f"docs_kills{kills}")

@@ -6,10 +6,8 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, command, everyday, shards
+from keyed_rows import write
+from kills import kill_at_random
 
 from kosbert_ray.outputs.output import Output
 
@@ -95,12 +95,6 @@ class Place:
             table.delete(f"key = {key}")
         else:
             table.delete(f"key == {key}")
-
-
-def write(folder: Path, name: str, texts: list[str | None], first: int = 0) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps({"key": first + number, "text": text}, ensure_ascii=False) for number, text in enumerate(texts)]
-    (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
 
 
 def expected(out: Path) -> list[dict[str, Any]]:
@@ -237,6 +231,8 @@ def test_a_table_that_is_forgotten_keeps_nothing(cli, told, folder: Path) -> Non
             "publish", place.out, "delta", "--forget", option, code=2
         )
     assert cli("publish", place.out, "delta", "--forget").stdout == "forgotten: delta; 7 retired shards deleted\n"
+    cli("publish", place.out, "delta")
+    assert json.loads(cli("publish", place.out, "delta", "--forget", "--json").stdout) == {"table": "delta", "deleted": 0}
     assert {*shards(place.out)} == {*Output.open(place.out).shards()}
     write(folder / "in", "c", SENTENCES[5:10])
     cli("embed", folder / "in", folder / "out", *BASE)  # deletes again what it replaces
@@ -303,14 +299,7 @@ def test_kills_lose_and_repeat_nothing(cli, place: Place, folder: Path, kills: i
     for round_ in ("first", "later"):
         if round_ == "later":
             change(cli, folder)
-        started = time.monotonic()
-        subprocess.run(command(*arguments, "--dry-run"), capture_output=True, check=True)
-        start = time.monotonic() - started
-        for _ in range(kills):
-            process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(start * seed.uniform(0.6, 1.1))
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+        kill_at_random(arguments, kills, seed, 1.1)
         cli(*arguments)
         require_same(place)
     assert place.commits() == 2

@@ -100,10 +100,11 @@ def load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str, attention
             f"{spec.transformer}: {len(missing)} weights are missing ({missing[0]}, …); is it a {spec.model_type} model?"
         )
     notices = _unused_weights(spec, info["unexpected_keys"])
-    model, head = take_head(model.eval().to(device)) if spec.sparse else (model.eval(), None)
-    require_positions(spec, model)
+    body, head = take_head(model.eval()) if spec.sparse else (model.eval(), None)
+    require_positions(spec, body)
     try:
-        return Loaded(model.to(device), pluggable, notices, head)
+        model.to(device)  # a head without the transformer that was below it
+        return Loaded(body.to(device), pluggable, notices, head)
     except torch.OutOfMemoryError as error:
         needed = sum(weight.nbytes for weight in model.parameters()) / 2**30
         raise ModelError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ from kosbert_ray.encoder.sparse import SparseVectors
 from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.model.pooling import pool, pool_by_offsets
 from kosbert_ray.model.spec import ModelSpec
+
+Found = TypeVar("Found")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Tokens per batch. Measured on 2 CPU cores with BERT-base: 1,024 to 4,096 tokens differ by less than the noise.
@@ -87,9 +89,7 @@ class TorchEngine:
     def vectors(self, batch: Batch) -> npt.NDArray[np.float32] | SparseVectors:
         """Returns vectors, float32 ``[sequences, dimension]``, or sparse ones."""
         if self._spec.sparse:
-            assert self._mlm_head is not None
-            hidden = self._on_device(self._hidden, batch)
-            return splade(hidden, batch.groups, self._mlm_head, self._spec.sparse, self._spec.dimension)
+            return self._on_device(self._sparse, batch)
         vectors = self._head(self.pooled(batch))
         found: npt.NDArray[np.float32] = cuda.to_host(vectors) if self._device == "cuda" else vectors.cpu().numpy()
         return found
@@ -98,7 +98,7 @@ class TorchEngine:
         """Returns pooled vectors, float32 ``[sequences, h * pooling modes]``, on the device."""
         return self._on_device(self._packed if self.attention == "packed" else self._padded, batch)
 
-    def _on_device(self, compute: Callable[[Batch], torch.Tensor], batch: Batch) -> torch.Tensor:
+    def _on_device(self, compute: Callable[[Batch], Found], batch: Batch) -> Found:
         try:
             return compute(batch)
         except torch.OutOfMemoryError:
@@ -130,9 +130,12 @@ class TorchEngine:
 
     # -- forward passes --------------------------------------------------------------------------------------------
 
-    def _hidden(self, batch: Batch) -> torch.Tensor:
-        """Hidden states of a batch's tokens ``[T, h]``; a compiled model adds some of filled sequences."""
-        return self._packed_states(batch) if self.attention == "packed" else self._padded_states(batch)
+    def _sparse(self, batch: Batch) -> SparseVectors:
+        # A compiled model adds states of filled sequences, which are in no group.
+        hidden = self._packed_states(batch) if self.attention == "packed" else self._padded_states(batch)
+        assert self._spec.sparse is not None
+        assert self._mlm_head is not None
+        return splade(hidden, batch.groups, self._mlm_head, self._spec.sparse, self._spec.dimension)
 
     def _packed(self, batch: Batch) -> torch.Tensor:
         hidden = self._packed_states(batch)

@@ -31,11 +31,9 @@ class Publication:
 
     Attributes:
         output: the output.
-        run: id of the run that completed it.
     """
 
     output: Output
-    run: str
 
     @staticmethod
     def of(output: Output) -> Publication:
@@ -47,11 +45,16 @@ class Publication:
             UsageError: no table can name its files.
         """
         output.require_complete()
-        publication = Publication(output, output.run)
+        publication = Publication(output)
         publication.root  # noqa: B018 (raises)
         if not publication.shards:
             raise InputError(f"{output.storage.url()}: has no rows to publish")
         return publication
+
+    @property
+    def run(self) -> str:
+        """Id of the run that completed the output."""
+        return self.output.run
 
     @property
     def root(self) -> str:
@@ -200,8 +203,10 @@ def _published(publication: Publication, state: State, table: Table) -> frozense
 
 
 class Table(Protocol):
-    """A table. A module of a table format has a function ``open(address, publication) -> Table``, which raises UsageError
-    if the address is wrong, StorageError if the catalog cannot be reached; importing it raises UsageError if its library is
+    """A table as it was when it was opened.
+
+    A module of a table format has a function ``open(address, publication) -> Table``, which raises UsageError if the
+    address is wrong, StorageError if the catalog cannot be reached; importing it raises UsageError if its library is
     missing.
 
     Attributes:
@@ -220,7 +225,7 @@ class Table(Protocol):
         ...
 
     def state(self) -> State:
-        """Reads what it shows now; an empty state if it does not exist."""
+        """Reads what it shows; an empty state if it does not exist."""
         ...
 
     def culprit(self, shard: str) -> str:
@@ -228,13 +233,13 @@ class Table(Protocol):
         ...
 
     def commit(self, changes: Changes) -> str:
-        """Makes the changes to the state that was read last, in one commit. Creates the table if there is none.
+        """Makes the changes to the state that was read, in one commit. Creates the table if there is none.
 
         Returns:
             The new state, as in :attr:`State.version`.
 
         Raises:
-            Conflict: the table has changed since.
+            Conflict: the table has changed since it was opened.
             StorageError: the catalog or the store refuses.
         """
         ...

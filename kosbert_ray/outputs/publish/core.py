@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from dataclasses import dataclass
 
 from kosbert_ray.errors import InputError, KosbertError, StorageError
@@ -60,6 +59,24 @@ class Published:
         )
 
 
+@dataclass(frozen=True)
+class Forgotten:
+    """The result of :func:`forget`.
+
+    Attributes:
+        table: the address.
+        deleted: retired shards that were deleted from the output's folder.
+    """
+
+    table: str
+    deleted: int
+
+    def line(self) -> str:
+        """Describes it in one line."""
+        deleted = f"; {plural(self.deleted, 'retired shard')} deleted" if self.deleted else ""
+        return f"forgotten: {self.table}{deleted}"
+
+
 def publish(output: Output, address: str, retain: float, dry_run: bool = False) -> Published:
     """Publishes an output.
 
@@ -93,10 +110,10 @@ def publish(output: Output, address: str, retain: float, dry_run: bool = False) 
             publication, table, changes, version = _published(output, address)
         except KosbertError:
             with contextlib.suppress(KosbertError):
-                if first and not table.state().files:
+                if first and not open_table(address, publication).state().files:
                     publications.forget(PublishedTable(address))
             raise
-        publications.remember(PublishedTable(address, publication.run, time.time()))
+        publications.remember(PublishedTable(address, publication.run))
         deleted = delete_retired(output.again(), retain)
         return _described(publication, table, changes, version, deleted, done=True)
 
@@ -127,11 +144,10 @@ def _published(output: Output, address: str) -> tuple[Publication, Table, Change
     raise StorageError(f"{address}: others keep committing; run the same command again")
 
 
-def forget(output: Output, address: str) -> int:
+def forget(output: Output, address: str) -> Forgotten:
     """Stops keeping shards for a table. It can no longer be read once they are deleted.
 
-    Returns:
-        The number of retired shards that were deleted; the next run of embed deletes those that a run still needs.
+    Retired shards that cannot be deleted now, as a run is writing to the output, are deleted by the next run.
 
     Raises:
         InputError: the output is not published as this table.
@@ -144,7 +160,7 @@ def forget(output: Output, address: str) -> int:
         raise InputError(f"{output.storage.url()}: is not published as {address}; its tables: {tables}")
     with alone(output.ledger, address, "", "publish"):
         publications.forget(known)
-        return delete_retired(output, float("inf") if publications.tables else 0.0)
+        return Forgotten(address, delete_retired(output, float("inf") if publications.tables else 0.0))
 
 
 def delete_retired(output: Output, retain: float) -> int:

@@ -55,16 +55,20 @@ def open(address: str, publication: Publication) -> Delta:
 
 
 class Delta:
-    """The table in the output's folder."""
+    """The table in the output's folder, as it was when it was opened."""
 
     def __init__(self, publication: Publication) -> None:
         storage = publication.output.storage
         self.address = "delta"
         self._publication = publication
         self._uri = publication.root if storage.remote else storage.root
+        if found := UNSAFE.intersection(self._uri):
+            raise UsageError(f"{self._uri}: deltalake takes no {min(found)} in the path of a table; move the output first")
         self._options = storage.options.object_store_options() if storage.remote else None
         self._application = f"{APPLICATION}/{publication.output.identity[:16]}"
         self._table: DeltaTable | None = None
+        with self._errors(), contextlib.suppress(TableNotFoundError):
+            self._table = DeltaTable(self._uri, storage_options=self._options)
         self._sizes: dict[str, int] = {}
 
     def require_fitting(self) -> None:
@@ -72,15 +76,13 @@ class Delta:
         schema = self._publication.schema
         require_table_types(schema, self._publication.output, NAME)
         require_column_names(schema.names, FORBIDDEN, NAME)
-        if found := UNSAFE.intersection(self._uri):
-            raise UsageError(f"{self._uri}: deltalake takes no {min(found)} in the path of a table; move the output first")
         if quote(self._publication.root, safe="/:=+@,") != self._publication.root:
             log.warning(
                 f"{self._uri}: Polars, Daft and DuckDB find no files of a Delta table at an address with such letters"
             )
         with self._errors():
             self._schema = Schema.from_arrow(_in_microseconds(schema))
-            table = self._load()
+            table = self._table
             if table is None:
                 return
             if table.transaction_version(self._application) is None:
@@ -91,10 +93,10 @@ class Delta:
 
     def state(self) -> State:
         """See :class:`Table`."""
+        table = self._table
+        if table is None:
+            return State()
         with self._errors():
-            table = self._load()
-            if table is None:
-                return State()
             files = pa.table(table.get_add_actions())
             self._sizes = dict(zip(map(unquote, files["path"].to_pylist()), files["size_bytes"].to_pylist(), strict=True))
             features = table.protocol().reader_features or ()
@@ -159,13 +161,6 @@ class Delta:
         for shard in shards:
             stats = json.dumps({"numRecords": self._publication.rows(shard)})
             yield AddAction(shard, self._publication.shards[shard].output_bytes, {}, now, True, stats)
-
-    def _load(self) -> DeltaTable | None:
-        try:
-            self._table = DeltaTable(self._uri, storage_options=self._options)
-        except TableNotFoundError:
-            self._table = None
-        return self._table
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return library_errors(f"{self._uri}/_delta_log", CommitFailedError)

@@ -69,14 +69,14 @@ def open(address: str, publication: Publication) -> IcebergTable:
 
 def require_reachable(address: str) -> None:
     """Opens the catalog; raises UsageError if it is not configured, StorageError if it cannot be reached."""
-    _catalog(address)
+    with library_errors(address):
+        _catalog(address).namespace_exists("default")
 
 
 def _catalog(address: str) -> Catalog:
     name, _ = parse(address)
     try:
-        catalog = load_catalog(name)
-        catalog.namespace_exists("default")
+        return load_catalog(name)
     except ValueError as error:
         raise UsageError(
             f"{address}: there is no catalog {name!r} ({first_line(error)}); configure it in ~/.pyiceberg.yaml or by "
@@ -84,11 +84,10 @@ def _catalog(address: str) -> Catalog:
         ) from error
     except Exception as error:  # catalogs raise what their own libraries do
         raise refused(address, error) from error
-    return catalog
 
 
 class IcebergTable:
-    """A table, which may have files of several outputs."""
+    """A table as it was when it was opened. It may have files of several outputs."""
 
     def __init__(self, address: str, catalog: Catalog, identifier: tuple[str, ...], publication: Publication) -> None:
         self.address = address
@@ -96,6 +95,8 @@ class IcebergTable:
         self._identity = publication.output.identity
         self._run_property = f"{RUN}.{self._identity[:16]}"
         self._table: OpenTable | None = None
+        with self._errors(), contextlib.suppress(NoSuchTableError, NoSuchNamespaceError):
+            self._table = catalog.load_table(identifier)
         self._files: dict[str, DataFile] = {}
 
     # -- checks --------------------------------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ class IcebergTable:
         require_table_types(schema, self._publication.output, NAME)
         with self._errors():
             self._schema = pyarrow_to_schema(with_field_ids(schema))
-            table = self._load()
+        table = self._table
         if table is None:
             return
         theirs = table.metadata.properties.get(MODEL)
@@ -146,10 +147,9 @@ class IcebergTable:
     def state(self) -> State:
         """See :class:`Table`."""
         with self._errors():
-            table = self._load()
+            table = self._table
             snapshot = table.current_snapshot() if table else None
             if table is None or snapshot is None:
-                self._files = {}
                 return State()
             before = f"{self._publication.root}/"
             self._files, deletes = {}, False
@@ -259,13 +259,6 @@ class IcebergTable:
             )
 
     # -- the catalog ---------------------------------------------------------------------------------------------------
-
-    def _load(self) -> OpenTable | None:
-        try:
-            self._table = self._catalog.load_table(self._identifier)
-        except (NoSuchTableError, NoSuchNamespaceError):
-            self._table = None
-        return self._table
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return library_errors(self.address, *CONFLICTS)
