@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
 
 Vectors = npt.NDArray[np.float32]
 INITIAL_ROWS = 50  # vectors per cluster in the sample that the initial centres are chosen from

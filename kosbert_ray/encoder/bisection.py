@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from kosbert_ray.encoder.collected import Rows
 from kosbert_ray.encoder.packing import Batch, Pack, Tokens, pack
 from kosbert_ray.errors import DeviceBroken, described, first_line
 
@@ -23,31 +24,6 @@ CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", 
 
 Found = TypeVar("Found")
 Forward = Callable[[Batch], Any]
-
-
-class Rows(Protocol):
-    """Collects the vectors of a slice's texts from its batches."""
-
-    def put(self, texts: npt.NDArray[np.int64], found: Any) -> npt.NDArray[np.bool_]:
-        """Stores the vectors of some texts; returns which of them are finite, the others are left out."""
-        ...
-
-
-class DenseRows:
-    """Collects dense vectors.
-
-    Attributes:
-        vectors: float32 ``[texts, dimension]``, zeros for a text without a vector.
-    """
-
-    def __init__(self, texts: int, dimension: int) -> None:
-        self.vectors = np.zeros((texts, dimension), np.float32)
-
-    def put(self, texts: npt.NDArray[np.int64], found: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """See :class:`Rows`; ``found`` is float32 ``[texts, dimension]``."""
-        good: npt.NDArray[np.bool_] = np.asarray(np.isfinite(found).all(axis=1))
-        self.vectors[texts[good]] = found[good]
-        return good
 
 
 def encode_all(
@@ -112,7 +88,8 @@ def encode_all(
                     else:
                         failed[int(batch.texts[0])] = f"the model fails on it ({described(found)})"
                     continue
-                good = rows.put(batch.texts, found)
+                good = rows.finite(found)
+                rows.put(batch.texts, found, good)
                 suspects = batch.texts[~good]
                 if len(batch.texts) == 1 and len(suspects):
                     failed[int(suspects[0])] = "its vector holds NaN or Inf"

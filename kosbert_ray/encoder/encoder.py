@@ -7,15 +7,16 @@ tokenized elsewhere.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kosbert_ray.encoder.bisection import DenseRows, encode_all
+from kosbert_ray.encoder.bisection import encode_all
+from kosbert_ray.encoder.collected import KindRows
 from kosbert_ray.encoder.devices import device_memory, pick_device, pick_precision
 from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.engines.base import Computed, EngineSettings, PrecisionUnfit
@@ -23,7 +24,7 @@ from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require
 from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
-from kosbert_ray.encoder.sparse import SparseRows, SparseVectors
+from kosbert_ray.encoder.queries import are_different, query_batches
 from kosbert_ray.encoder.texts import Texts, as_array
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import ModelError, UsageError, without_remedy
@@ -34,12 +35,18 @@ from kosbert_ray.model.prepare import as_safetensors
 from kosbert_ray.model.source import ModelSource, bundled_sentences
 from kosbert_ray.model.spec import ModelSpec, read_spec
 from kosbert_ray.units import data_size, plural
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
+from kosbert_ray.vectors.kinds import DENSE, METHODS, MULTI_VECTOR, SPARSE, Kind, named
+from kosbert_ray.vectors.ragged import Ragged
+from kosbert_ray.vectors.sparse import SparseVectors
+from kosbert_ray.vectors.token_pooling import pooled
+from kosbert_ray.vectors.token_vectors import TokenVectors
 
 if TYPE_CHECKING:
     import scipy.sparse
 
 Vectors = npt.NDArray[np.float32]
+Task = Literal["query", "document"]
 
 
 SHOWN_TEXTS = 1024  # that are encoded between two steps of a progress bar
@@ -51,13 +58,13 @@ class Encoded:
     """The vectors of a slice.
 
     Attributes:
-        distinct: float32 ``[u, dimension]``, one row per distinct text; zeros for a text without a vector. Empty for a
-            sparse model.
-        sparse: the same of a sparse model; None for others.
-        rows: int32 ``[n]``, the index in ``distinct`` of each row's vector.
+        distinct: dense vectors, float32 ``[u, dimension]``, one row per distinct text; zeros for a text without a vector.
+            Empty if they were not asked for.
+        rows: int32 ``[n]``, the index of each row's text.
         failed: the reason for each row without a vector, by row number.
         batches: number of batches that were computed.
         computed_tokens: number of tokens in them, padding included.
+        ragged: the sparse and token vectors of the distinct texts that were asked for.
     """
 
     distinct: Vectors
@@ -65,7 +72,7 @@ class Encoded:
     failed: dict[int, str]
     batches: int
     computed_tokens: int
-    sparse: SparseVectors | None = None
+    ragged: Mapping[Kind, Ragged] = field(default_factory=dict)
 
     @property
     def vectors(self) -> Vectors:
@@ -81,9 +88,11 @@ class Encoder:
         options: how to compute.
         strict: whether the engine in ``options`` is required; if not, torch replaces an engine that is not installed or
             cannot load the model.
+        kinds: the kinds of vectors that the engine must compute; by default the first of the model's.
 
     Attributes:
         spec: the model's specification.
+        kinds: the kinds of vectors that the engine computes.
         device: "cuda", "mps" or "cpu".
         precision: the precision in use: "bf16", "fp16", "fp32" or "int8".
         engine: the engine in use, a key of :data:`~kosbert_ray.encoder.engines.table.ENGINES`.
@@ -93,16 +102,19 @@ class Encoder:
         notices: messages for the user, such as a fallback.
     """
 
-    def __init__(self, spec: ModelSpec, options: EncoderOptions, strict: bool = True) -> None:
+    def __init__(
+        self, spec: ModelSpec, options: EncoderOptions, strict: bool = True, kinds: Sequence[Kind] | None = None
+    ) -> None:
         self.spec = spec = as_safetensors(spec)
-        require_fitting(spec, options)
+        self.kinds = tuple(kinds or spec.kinds[:1])
+        require_fitting(spec, options, self.kinds)
         self._options, self._strict = options, strict
-        self._others: dict[str, Encoder] = {}  # encoders with other prompts, by prompt
+        self._others: dict[tuple[object, ...], Encoder] = {}  # encoders with other prompts, lengths or kinds
         options = fitted(spec, options)
         self.device = pick_device(options.device)
         require_possible(options.model_copy(update={"device": self.device}))
         auto = options.engine == "auto"
-        self.engine = preferred_engine(spec, options, self.device) if auto else options.engine
+        self.engine = preferred_engine(spec, options, self.device, self.kinds) if auto else options.engine
         self.precision = pick_precision(options.precision, self.device)
         if options.precision == "auto" and self.engine not in table.engines_for(self.device, self.precision):
             self.precision = "fp32"
@@ -174,8 +186,8 @@ class Encoder:
         sentences = bundled_sentences()
         tokens = self.tokenizer(pa.array([*sentences[:OVERFLOW_TEXTS], " ".join(sentences)]))
         for batch in self._engine.pack(tokens, OVERFLOW_TOKENS):
-            found = self._engine.vectors(batch)
-            if not (found.finite if isinstance(found, SparseVectors) else np.isfinite(found)).all():
+            found = self._engine.vectors(batch, self.kinds)
+            if not self._rows(0, self.kinds).finite(found).all():
                 raise PrecisionUnfit(f"{self.spec.folder}: overflows in fp16; use encoder.precision=fp32")
 
     @property
@@ -211,7 +223,7 @@ class Encoder:
         which is usually 0. A job rejects such texts.
 
         Raises:
-            UsageError: ``texts`` are not strings, the model has no prompt of that name, or its vectors are sparse.
+            UsageError: ``texts`` are not strings, the model has no prompt of that name, or no dense vectors.
             ModelError: a text cannot be encoded; the message gives its index and the reason.
 
         >>> from kosbert_ray import Encoder
@@ -239,30 +251,86 @@ class Encoder:
         return vectors[0] if single else vectors
 
     def encode_sparse(
-        self, texts: Texts, *, prompt: str | None = None, prompt_name: str | None = None, top_k: int | None = None
+        self,
+        texts: Texts,
+        *,
+        task: Task | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        top_k: int | None = None,
     ) -> scipy.sparse.csr_matrix:
         """Encodes ``n`` texts by a model of sparse vectors (SPLADE).
 
         Args:
             texts, prompt, prompt_name: as for :meth:`encode`; a single text counts as a list of one.
+            task: whether the texts are queries or documents, for prompts and models in which it matters.
             top_k: how many of the largest values to keep of a vector; None for all that are not 0.
 
         Returns:
-            Vectors, float32 ``[n, dimension]``, where the dimension is the size of the vocabulary.
+            Vectors, float32 ``[n, dimension]``, where the dimension is mostly the size of the vocabulary.
 
         Raises:
-            UsageError: ``texts`` are not strings, the model has no prompt of that name, or its vectors are dense.
+            UsageError: ``texts`` are not strings, the model has no prompt of that name, or no sparse vectors.
             ModelError: a text cannot be encoded; the message gives its index and the reason.
         """
-        if not self.spec.sparse:
-            raise UsageError(f"{self.spec.folder}: has dense vectors; use encode")
+        found = cast(SparseVectors, self._ragged(SPARSE, texts, task, prompt, prompt_name))
+        assert self.spec.sparse is not None
+        return (found if top_k is None else found.strongest(top_k)).to_csr(self.spec.sparse.dimension)
+
+    def encode_multi_vector(
+        self, texts: Texts, *, task: Task | None = None, prompt: str | None = None, prompt_name: str | None = None
+    ) -> list[npt.NDArray[np.float16]]:
+        """Encodes ``n`` texts to one vector for each token, as ``MultiVectorEncoder`` (ColBERT) does.
+
+        A model without a head for token vectors gives its normalized hidden states.
+
+        Args:
+            texts, prompt, prompt_name: as for :meth:`encode`; a single text counts as a list of one.
+            task: "query" for queries, which a model may cut, extend and pool in another way than documents.
+
+        Returns:
+            For each text its vectors, float16 ``[tokens, dimension]``.
+
+        Raises:
+            UsageError: ``texts`` are not strings, the model has no prompt of that name, or no token vectors.
+            ModelError: a text cannot be encoded; the message gives its index and the reason.
+
+        >>> from kosbert_ray import Encoder
+        >>> encoder = Encoder.load("bundled:kosbert-mini")
+        >>> [vectors.shape for vectors in encoder.encode_multi_vector(["비가 온다.", "눈"])]
+        [(5, 256), (3, 256)]
+        """
+        found = self._ragged(MULTI_VECTOR, texts, task, prompt, prompt_name)
+        return cast(TokenVectors, found).to_list()
+
+    def _ragged(self, kind: Kind, texts: Texts, task: Task | None, prompt: str | None, prompt_name: str | None) -> Ragged:
+        """Vectors of texts, of a kind of which each text has a different amount."""
+        self._require(kind)
+        spec = {"query": self.spec.for_queries, "document": self.spec.for_documents}[task]() if task else self.spec
         if prompt is not None or prompt_name is not None:
-            chosen = prompt if prompt is not None else self._own_prompt(str(prompt_name))
-            return self._with_prompt(chosen).encode_sparse(texts, top_k=top_k)
-        encoded = self._encoded(as_array([texts] if isinstance(texts, str) else texts), 0)
-        assert encoded.sparse is not None
-        found = encoded.sparse.take(encoded.rows)
-        return (found if top_k is None else found.strongest(top_k)).to_csr(self.spec.dimension)
+            spec = replace(spec, prompt=prompt if prompt is not None else self._own_prompt(str(prompt_name)))
+        encoder, array = self._for(spec, (kind,)), as_array([texts] if isinstance(texts, str) else texts)
+        if kind == MULTI_VECTOR and task == "query" and are_different(spec):
+            return encoder._queries(array)
+        encoded = encoder._encoded(array, 0, (kind,))
+        found, pooling = encoded.ragged[kind], spec.multi_vector.pooling if spec.multi_vector else None
+        if isinstance(found, TokenVectors) and pooling and task != "query":
+            found = pooled(found, pooling.factor, pooling.protected, pooling.normalize)
+        return found.take(encoded.rows)
+
+    def _queries(self, texts: pa.Array) -> Ragged:
+        """Token vectors of queries."""
+        tokens = self.tokenizer(texts)
+        for text, reason in tokens.failed.items():
+            raise ModelError(f"text {int(np.flatnonzero(tokens.rows == text)[0])}: {reason}")
+        found = [self._engine.vectors(batch, (MULTI_VECTOR,))[MULTI_VECTOR] for batch in query_batches(tokens, self.spec)]
+        assert self.spec.multi_vector is not None
+        return TokenVectors.empty(self.spec.multi_vector.dimension).joined(found).take(tokens.rows)
+
+    def _require(self, kind: Kind) -> None:
+        if kind not in self.spec.kinds:
+            own = self.spec.kinds[0]
+            raise UsageError(f"{self.spec.folder}: has {named([own])} vectors; use {METHODS[own]}")
 
     def _own_prompt(self, name: str) -> str:
         own = self.spec.prompts.own
@@ -272,12 +340,11 @@ class Encoder:
 
     def _vectors(self, texts: pa.Array, first: int) -> Vectors:
         """Vectors of texts, of which the first has this index."""
-        if self.spec.sparse:
-            raise UsageError(f"{self.spec.folder}: has sparse vectors; use encode_sparse")
-        return self._encoded(texts, first).vectors
+        self._require(DENSE)
+        return self._for(self.spec, (DENSE,))._encoded(texts, first, (DENSE,)).vectors
 
-    def _encoded(self, texts: pa.Array, first: int) -> Encoded:
-        encoded = self.encode_tokens(self.tokenizer(texts), encode_empty=self.spec.static)
+    def _encoded(self, texts: pa.Array, first: int, kinds: Sequence[Kind]) -> Encoded:
+        encoded = self.encode_tokens(self.tokenizer(texts), encode_empty=self.spec.static, kinds=kinds)
         for row, reason in encoded.failed.items():
             raise ModelError(f"text {first + row}: {reason}")
         return encoded
@@ -299,18 +366,27 @@ class Encoder:
         return self._with_prompt(self.spec.prompts.document).encode(texts, **options)
 
     def _with_prompt(self, prompt: str) -> Encoder:
-        """Returns an encoder that puts another prompt before texts and shares this one's engine if it can."""
-        if prompt == self.spec.prompt:
+        """Returns an encoder that puts another prompt before texts."""
+        return self._for(replace(self.spec, prompt=prompt), self.kinds)
+
+    def _for(self, spec: ModelSpec, kinds: Sequence[Kind]) -> Encoder:
+        """Returns an encoder with another prompt or length of this model, or for other kinds of vectors.
+
+        It shares this one's engine if that can compute them.
+        """
+        able = all(kind in self._engine.kinds for kind in kinds)
+        if spec == self.spec and able:
             return self
-        if prompt not in self._others:
-            spec = replace(self.spec, prompt=prompt)
-            if self.spec.include_prompt:
+        key = (spec.prompt, spec.max_seq_length, *(() if able else kinds))
+        if key not in self._others:
+            # Where the prompt is not pooled, the engine leaves as many tokens out as its own prompt has.
+            if able and (spec.include_prompt or spec.prompt == self.spec.prompt):
                 other = copy.copy(self)
                 other.spec, other._tokenizer = spec, None
-            else:  # the engine leaves as many tokens out of pooling as its own prompt has
-                other = Encoder(spec, self._options, self._strict)
-            self._others[prompt] = other
-        return self._others[prompt]
+            else:
+                other = Encoder(spec, self._options, self._strict, kinds)
+            self._others[key] = other
+        return self._others[key]
 
     def encode_tokens(
         self,
@@ -318,6 +394,7 @@ class Encoder:
         shared: tuple[npt.NDArray[np.int64], Vectors] | None = None,
         encode_empty: bool = False,
         on_batch: Callable[[int], None] | None = None,
+        kinds: Sequence[Kind] | None = None,
     ) -> Encoded:
         """Encodes a tokenized slice.
 
@@ -328,6 +405,7 @@ class Encoder:
             shared: texts that already have a vector: their indices, int64 ``[k]``, and vectors, float32 ``[k, dimension]``.
             encode_empty: whether the engine gives a text without tokens a vector, too; otherwise such texts fail.
             on_batch: called after each batch, maybe from several threads, with the number of its tokens.
+            kinds: the kinds of vectors to compute, all in one pass; by default those of the encoder.
 
         Raises:
             DeviceBroken: this process can no longer use the GPU.
@@ -336,11 +414,11 @@ class Encoder:
         self._computed.clear()
         means = tokens.part_of.astype(np.int64)
 
-        collected = SparseRows(len(tokens.lengths)) if self.spec.sparse else None
-        dense = DenseRows(len(tokens.lengths), 0 if collected else self.spec.dimension)
+        kinds = self.kinds if kinds is None else kinds
+        rows = self._rows(len(tokens.lengths), kinds)
 
         def forward(batch: Batch) -> Computed:
-            found = self._forward(batch)
+            found = self._forward(batch, kinds)
             if on_batch:
                 on_batch(len(batch.ids))
             return found
@@ -350,13 +428,13 @@ class Encoder:
             unfit,
             self.token_budget,
             forward,
-            collected or dense,
+            rows,
             self._engine.pack,
             self._engine.streams,
             np.concatenate((shared[0], means)) if shared else means,
             encode_empty,
         )
-        vectors = dense.vectors
+        vectors = rows.dense.vectors
         if shared:
             vectors[shared[0]] = shared[1]
         if len(tokens.part_of):
@@ -365,13 +443,19 @@ class Encoder:
             self.notices.append(f"out of memory: batches of {plural(budget, 'token')} instead of {self.token_budget:,}")
             self.token_budget = budget
         hit = np.flatnonzero(np.isin(tokens.rows, list(failed))).tolist() if failed else []
-        rows = {row: failed[int(tokens.rows[row])] for row in hit}
-        sparse = collected.result() if collected else None
-        return Encoded(vectors, tokens.rows, rows, len(self._computed), sum(self._computed), sparse)
+        reasons = {row: failed[int(tokens.rows[row])] for row in hit}
+        return Encoded(vectors, tokens.rows, reasons, len(self._computed), sum(self._computed), rows.ragged())
 
-    def _forward(self, batch: Batch) -> Computed:
+    def _rows(self, texts: int, kinds: Sequence[Kind]) -> KindRows:
+        """Returns what collects the vectors of some texts."""
+        nothing: dict[Kind, Ragged] = {SPARSE: SparseVectors.empty()} if SPARSE in kinds else {}
+        if MULTI_VECTOR in kinds and self.spec.multi_vector:
+            nothing[MULTI_VECTOR] = TokenVectors.empty(self.spec.multi_vector.dimension)
+        return KindRows(texts, self.spec.dimension if DENSE in kinds else None, nothing)
+
+    def _forward(self, batch: Batch, kinds: Sequence[Kind]) -> Computed:
         self._computed.append(self._engine.computed_tokens(batch))
-        return self._engine.vectors(batch)
+        return self._engine.vectors(batch, kinds)
 
     def _unknown_ids(self, tokens: Tokens) -> dict[int, str]:
         """Finds texts with a token that the model has no embedding for. On a GPU such an id would kill the process."""

@@ -55,12 +55,16 @@ class Batch:
         positions: int64 ``[T]``, restarting at 0 with each sequence.
         groups: ``(start, count, length)`` of each run of equal-length sequences, in order, covering ``[0, T)``.
         texts: int64 ``[sequences]``, the index in ``Tokens.lengths`` of each sequence.
+        query: whether the texts are queries, of which token vectors are made in another way.
+        attended: number of tokens that are attended to, in a batch of one sequence; None for all.
     """
 
     ids: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
     groups: tuple[tuple[int, int, int], ...]
     texts: npt.NDArray[np.int64]
+    query: bool = False
+    attended: int | None = None
 
     @property
     def offsets(self) -> Int32:

@@ -12,7 +12,7 @@ from kosbert_ray.evaluation.sts import MEASURES, SentencePairs, correlations
 from kosbert_ray.model.options import SpecOptions
 from kosbert_ray.model.source import ModelSource
 from kosbert_ray.shards.vector_types import CODECS, VectorType, ranges_of
-from kosbert_ray.vector_math import truncate
+from kosbert_ray.vectors.arithmetic import truncate
 
 Figures = dict[str, tuple[float, float]]
 

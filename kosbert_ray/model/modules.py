@@ -27,8 +27,8 @@ POOLING_FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 TRANSFORMER, STATIC = "Transformer", "StaticEmbedding"
-MASKED, SPLADE = "MLMTransformer", "SpladePooling"
-SPLADE_OPTIONS = {"pooling_strategy": ("max", "sum"), "activation_function": ("relu", "log1p_relu")}
+MASKED, SPLADE, MASK, TOKEN_POOLING = "MLMTransformer", "SpladePooling", "MultiVectorMask", "HierarchicalTokenPooling"
+TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
 MODEL2VEC = "model2vec"  # model_type of a static embedding that model2vec saved
 WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd", "emb_dim")
 
@@ -69,19 +69,6 @@ class Truncate:
     dimension: int
 
 
-@dataclass(frozen=True)
-class Splade:
-    """Pooling of a masked language model's logits to a sparse vector over its vocabulary.
-
-    Attributes:
-        strategy: "max" or "sum" over the tokens.
-        activation: "relu" for ``log(1 + relu(x))``, "log1p_relu" for its ``log(1 + ...)``.
-    """
-
-    strategy: str
-    activation: str
-
-
 HeadPart: TypeAlias = "Dense | LayerNorm | Normalize | Truncate"
 
 
@@ -105,10 +92,13 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
     modules = [(_class(kind), path) for kind, path in typed if _class(kind) != "Dropout"]
     modules = [(TRANSFORMER if kind == MASKED else kind, path) for kind, path in modules]
     kinds = [kind for kind, _ in modules]
-    if kinds[:2] != [TRANSFORMER, "Pooling"] and kinds[:1] != [STATIC] and kinds != [TRANSFORMER, SPLADE]:
+    token_level = kinds[:1] == [TRANSFORMER] and MASK in kinds
+    if not (
+        kinds[:2] == [TRANSFORMER, "Pooling"] or kinds[:1] == [STATIC] or kinds == [TRANSFORMER, SPLADE] or token_level
+    ):
         raise ModelError(
             f"{folder}: its modules are {', '.join(kinds)}; supported are {TRANSFORMER}, Pooling (or {STATIC}), then "
-            f"{' and '.join(READERS)}; or {TRANSFORMER}, {SPLADE}"
+            f"{' and '.join(READERS)}; {TRANSFORMER}, {SPLADE}; or {TRANSFORMER}, {' and '.join(READERS)} with {MASK}"
         )
     for _, path in modules:
         if ".." in Path(path).parts or Path(path).is_absolute():
@@ -178,8 +168,7 @@ def read_pooling(folder: Path, name: str, config: dict[str, Any], plain: str) ->
     Raises:
         ModelError: a mode is not supported, or no config gives the width.
     """
-    text = text_config(config)
-    hidden = next((int(text[key]) for key in WIDTH_KEYS if isinstance(text.get(key), int)), 0)
+    hidden = hidden_width(config)
     path = folder / name / "config.json"
     settings = read_object(path) if name else {"pooling_mode": plain}
     mode = settings.get("pooling_mode")
@@ -196,37 +185,26 @@ def read_pooling(folder: Path, name: str, config: dict[str, Any], plain: str) ->
     return modes, bool(settings.get("include_prompt", True)), dimension * len(modes)
 
 
-def read_splade(folder: Path) -> Splade:
-    """Reads the config of SpladePooling.
-
-    Raises:
-        ModelError: an option is not supported.
-    """
-    settings = read_object(folder / "config.json")
-    for name, known in SPLADE_OPTIONS.items():
-        if settings.get(name, known[0]) not in known:
-            raise ModelError(f"{folder}: {name} {settings[name]!r} is not supported; supported are {', '.join(known)}")
-    return Splade(*(settings.get(name, known[0]) for name, known in SPLADE_OPTIONS.items()))
-
-
-def read_head(folder: Path, modules: list[tuple[str, str]]) -> tuple[HeadPart, ...]:
-    """Reads the modules behind pooling.
+def read_head(folder: Path, modules: list[tuple[str, str]], features: str = SENTENCE) -> tuple[HeadPart, ...]:
+    """Reads the modules behind pooling, or of token vectors those behind the transformer.
 
     Args:
         folder: the model.
         modules: kind and subfolder of each.
+        features: what they read and write.
 
     Raises:
-        ModelError: a module is of an unsupported kind, or reads or writes something else than the sentence vector.
+        ModelError: a module is of an unsupported kind, or reads or writes something else than ``features``.
     """
-    return tuple(_read_part(folder / path, kind) for kind, path in modules)
+    return tuple(_read_part(folder / path, kind, features) for kind, path in modules)
 
 
-def _read_part(folder: Path, kind: str) -> HeadPart:
+def _read_part(folder: Path, kind: str, features: str) -> HeadPart:
     settings = read_object(folder / "config.json") if (folder / "config.json").exists() else {}
-    for key in ("module_input_name", "module_output_name"):
-        if settings.get(key) not in (None, "sentence_embedding"):
-            raise ModelError(f"{folder}: {key} {settings[key]!r} is not supported, only sentence_embedding")
+    read = settings.get("module_input_name") or (TOKENS if kind == "Dense" and features == TOKENS else SENTENCE)
+    for key, value in (("module_input_name", read), ("module_output_name", settings.get("module_output_name") or read)):
+        if value != features:
+            raise ModelError(f"{folder}: {key} {value!r} is not supported, only {features}")
     if kind not in READERS:
         raise ModelError(
             f"{folder}: module {kind} is not supported; supported are {TRANSFORMER}, Pooling, {' and '.join(READERS)}"
@@ -251,3 +229,27 @@ READERS: dict[str, Callable[[Path, dict[str, Any]], HeadPart]] = {
     "LayerNorm": lambda folder, settings: LayerNorm(folder, int(settings["dimension"])),
     "Normalize": lambda _folder, _settings: Normalize(),
 }
+
+
+def output_width(head: tuple[HeadPart, ...], width: int) -> int:
+    """Returns the length of a head's output.
+
+    Args:
+        head: the modules.
+        width: length of the vectors that they are given.
+
+    Raises:
+        ModelError: a Dense layer takes another length.
+    """
+    for part in head:
+        if isinstance(part, Dense):
+            if part.in_features != width:
+                raise ModelError(f"{part.folder}: takes {part.in_features} features, but gets {width}")
+            width = part.out_features
+    return width
+
+
+def hidden_width(config: dict[str, Any]) -> int:
+    """Returns the length of a hidden state by the transformer's config; 0 if it does not say."""
+    text = text_config(config)
+    return next((int(text[key]) for key in WIDTH_KEYS if isinstance(text.get(key), int)), 0)

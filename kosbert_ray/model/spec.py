@@ -6,28 +6,32 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.errors import ModelError, UsageError
+from kosbert_ray.errors import UsageError
 from kosbert_ray.model import files, support
 from kosbert_ray.model.lengths import NO_LIMIT, read_length, read_static_length, text_config
 from kosbert_ray.model.modules import (
+    MASK,
     SPLADE,
     STATIC,
     Dense,
     HeadPart,
     LayerNorm,
     Normalize,
-    Splade,
     Truncate,
+    hidden_width,
+    output_width,
     read_head,
     read_modules,
     read_pooling,
-    read_splade,
 )
 from kosbert_ray.model.options import SpecOptions
 from kosbert_ray.model.prompts import Prompts, read_prompts
 from kosbert_ray.model.static_table import read_width
+from kosbert_ray.model.vector_heads import SparseHead, TokenHead, plain_token_head, read_splade, read_token_head
+from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind, named
 
 WEIGHTED = (Dense, LayerNorm)  # modules of the head that have weights
+CLASSES = {DENSE: support.DENSE_MODEL, SPARSE: support.SPARSE_MODEL, MULTI_VECTOR: support.MULTI_VECTOR_MODEL}
 
 __all__ = ["Dense", "HeadPart", "LayerNorm", "ModelSpec", "Normalize", "Truncate", "read_spec"]
 
@@ -42,11 +46,13 @@ class ModelSpec:
         model_type: the architecture, as transformers names it; "static" for a static embedding model.
         max_seq_length: maximum number of tokens in a text, special tokens included.
         do_lower_case: whether texts are lower-cased.
-        pooling: pooling modes, whose results are concatenated. Those of a sparse model serve its self-check only.
+        pooling: pooling modes, whose results are concatenated. Those of a model without dense vectors serve its self-check
+            only.
         include_prompt: whether the prompt's tokens are pooled.
         head: the modules behind pooling.
         prompt: text to put before every text; :func:`read_spec` gives that of sentence-transformers' ``encode``.
-        dimension: length of a vector.
+        dimension: length of a dense vector; 0 if the model has none.
+        kinds: the kinds of vectors that the model has, that of its sentence-transformers class first.
         weight_files: weights and configs of all modules, and the model's own code if it runs.
         tokenizer_files: the tokenizer's files.
         legacy_weight_files: the files that version 0.1.0 hashed as weights. They differ from ``weight_files`` only if
@@ -54,8 +60,8 @@ class ModelSpec:
         prompts: the prompts to choose from.
         remote_code: whether the model's own Python code runs.
         static: whether it is a static embedding model, which averages a vector for each token and has no transformer.
-        sparse: how the logits of a masked language model are pooled to sparse vectors; None for a model of dense ones,
-            whose hidden states are pooled.
+        sparse: how sparse vectors are made; None if the model has none.
+        multi_vector: how token vectors are made; None if the model has none.
         notices: messages for the user.
     """
 
@@ -71,11 +77,13 @@ class ModelSpec:
     dimension: int
     weight_files: tuple[Path, ...]
     tokenizer_files: tuple[Path, ...]
+    kinds: tuple[Kind, ...] = (DENSE,)
     legacy_weight_files: tuple[Path, ...] = ()
     prompts: Prompts = field(default_factory=Prompts)
     remote_code: bool = False
     static: bool = False
-    sparse: Splade | None = None
+    sparse: SparseHead | None = None
+    multi_vector: TokenHead | None = None
     notices: tuple[str, ...] = ()
 
     @property
@@ -94,12 +102,14 @@ class ModelSpec:
         return any(path.suffix == ".bin" for path in self.weight_files)
 
     def for_documents(self) -> ModelSpec:
-        """Returns the spec with the prompt of sentence-transformers' ``encode_document``."""
-        return replace(self, prompt=self.prompts.document)
+        """Returns the spec with the prompt and the length of sentence-transformers' ``encode_document``."""
+        length = self.multi_vector.document_length if self.multi_vector else None
+        return replace(self, prompt=self.prompts.document, max_seq_length=length or self.max_seq_length)
 
     def for_queries(self) -> ModelSpec:
-        """Returns the spec with the prompt of sentence-transformers' ``encode_query``."""
-        return replace(self, prompt=self.prompts.query)
+        """Returns the spec with the prompt and the length of sentence-transformers' ``encode_query``."""
+        length = self.multi_vector.query_limit if self.multi_vector else None
+        return replace(self, prompt=self.prompts.query, max_seq_length=length or self.max_seq_length)
 
     def moved(self, folder: Path) -> ModelSpec:
         """Returns the spec of a copy of the model's folder, in which weights may have been converted."""
@@ -107,14 +117,21 @@ class ModelSpec:
         def there(path: Path) -> Path:
             return folder / path.relative_to(self.folder)
 
-        head = tuple(replace(part, folder=there(part.folder)) if isinstance(part, WEIGHTED) else part for part in self.head)
-        weights = [path for inner in _weight_folders(there(self.transformer), head) for path in files.weight_paths(inner)]
+        def moved(head: tuple[HeadPart, ...]) -> tuple[HeadPart, ...]:
+            return tuple(replace(part, folder=there(part.folder)) if isinstance(part, WEIGHTED) else part for part in head)
+
+        head, tokens = moved(self.head), self.multi_vector
+        if tokens:
+            tokens = replace(tokens, head=moved(tokens.head))
+        folders = _weight_folders(there(self.transformer), (*head, *(tokens.head if tokens else ())))
+        weights = [path for inner in folders for path in files.weight_paths(inner)]
         others = [there(path) for path in self.weight_files if path.suffix not in (".safetensors", ".bin")]
         return replace(
             self,
             folder=folder,
             transformer=there(self.transformer),
             head=head,
+            multi_vector=tokens,
             weight_files=(*weights, *others),
             tokenizer_files=tuple(map(there, self.tokenizer_files)),
             legacy_weight_files=(),
@@ -145,7 +162,9 @@ class _Body:
     code: tuple[Path, ...] = ()
     remote_code: bool = False
     static: bool = False
-    sparse: Splade | None = None
+    kinds: tuple[Kind, ...] = (DENSE,)
+    sparse: SparseHead | None = None
+    multi_vector: TokenHead | None = None
 
 
 def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
@@ -159,11 +178,14 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
     notices: list[str] = []
     modules = read_modules(folder)
     body = (_static if modules[0][0] == STATIC else _transformer)(folder, modules, options, notices)
-    own = support.read_model_settings(folder, support.SPARSE_MODEL if body.sparse else support.DENSE_MODEL)
+    own = support.read_model_settings(folder, CLASSES[body.kinds[0]])
     prompts = read_prompts(folder, own, options)
-    parts = read_head(folder, modules[body.modules :])
-    head, dimension = _truncated(folder, *_sized(parts, body.width), own, options)
-    folders = _weight_folders(body.folder, head)
+    head: tuple[HeadPart, ...] = ()
+    dimension = 0
+    if DENSE in body.kinds:
+        parts = read_head(folder, modules[body.modules :])
+        head, dimension = _truncated(folder, parts, output_width(parts, body.width), own, options)
+    folders = _weight_folders(body.folder, (*head, *(body.multi_vector.head if body.multi_vector else ())))
     weights = [path for inner in folders for path in files.weight_paths(inner)]
     files.require_content([*weights, *body.tokenizer_files])
     configs = [path for _, name in modules if (path := folder / name / "config.json").exists()]
@@ -179,6 +201,7 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         head=head,
         prompt=prompts.encode,
         dimension=dimension,
+        kinds=body.kinds,
         weight_files=(*weights, *others),
         tokenizer_files=body.tokenizer_files,
         legacy_weight_files=(*(path for inner in folders for path in files.legacy_weight_paths(inner)), *others),
@@ -186,6 +209,7 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         remote_code=body.remote_code,
         static=body.static,
         sparse=body.sparse,
+        multi_vector=body.multi_vector,
         notices=tuple(notices),
     )
 
@@ -196,17 +220,31 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
     config = files.read_object(transformer / "config.json")
     support.refuse_architecture(transformer / "config.json", config)
     remote_code = support.runs_remote_code(transformer, config, options.allow_remote_code, notices)
-    sparse = read_splade(folder / modules[1][1]) if modules[1][0] == SPLADE else None
-    settings = support.read_transformer_settings(transformer, "fill-mask" if sparse else "feature-extraction")
+    names = [kind for kind, _ in modules]
+    masked, tokens = SPLADE in names, MASK in names
+    settings = support.read_transformer_settings(transformer, "fill-mask" if masked else "feature-extraction", tokens)
     length = read_length(folder, transformer, config, settings, options.max_seq_length, notices)
-    if sparse:
+    kinds: tuple[Kind, ...] = (DENSE, MULTI_VECTOR)
+    sparse: SparseHead | None = None
+    multi_vector: TokenHead | None = None
+    pooling: tuple[str, ...] = ("mean",)
+    include_prompt, width = True, 0
+    if masked or tokens:
+        kinds = (SPARSE,) if masked else (MULTI_VECTOR,)
         if options.pooling or options.truncate_dim:
-            raise UsageError(f"{folder}: has sparse vectors; model.pooling and model.truncate_dim are for dense ones")
-        mean: tuple[str, ...] = ("mean",)
-        pooling, include_prompt, width = mean, True, int(text_config(config)["vocab_size"])
+            raise UsageError(
+                f"{folder}: has {named(kinds)} vectors; model.pooling and model.truncate_dim are for dense ones"
+            )
+    if masked:
+        sparse = read_splade(folder / modules[1][1], int(text_config(config)["vocab_size"]))
+    elif tokens:
+        multi_vector = read_token_head(folder, modules[1:], hidden_width(config), settings)
+        if options.max_seq_length:
+            multi_vector = replace(multi_vector, document_length=None)
     else:
         plain = _plain_pooling(folder, config, options, notices)
         pooling, include_prompt, width = read_pooling(folder, modules[1][1], config, plain)
+        multi_vector = plain_token_head(width // len(pooling))
     return _Body(
         folder=transformer,
         model_type=config.get("model_type", "unknown"),
@@ -219,7 +257,9 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
         do_lower_case=bool(settings.get("do_lower_case")),
         code=tuple(sorted(transformer.glob("*.py"))) if remote_code else (),
         remote_code=remote_code,
+        kinds=kinds,
         sparse=sparse,
+        multi_vector=multi_vector,
     )
 
 
@@ -257,16 +297,6 @@ def _plain_pooling(folder: Path, config: dict[str, Any], options: SpecOptions, n
 def _weight_folders(transformer: Path, head: tuple[HeadPart, ...]) -> list[Path]:
     """Lists the folders of the modules that have weights."""
     return [transformer, *(part.folder for part in head if isinstance(part, WEIGHTED))]
-
-
-def _sized(head: tuple[HeadPart, ...], dimension: int) -> tuple[tuple[HeadPart, ...], int]:
-    """Returns the head and the length of its output; raises ModelError if a Dense layer takes another length."""
-    for part in head:
-        if isinstance(part, Dense):
-            if part.in_features != dimension:
-                raise ModelError(f"{part.folder}: takes {part.in_features} features, but gets {dimension}")
-            dimension = part.out_features
-    return head, dimension
 
 
 def _truncated(

@@ -55,7 +55,8 @@ NATIVE_CODE = {
     "jina_embeddings_v3": "https://github.com/huggingface/transformers/tree/main/src/transformers/models/jina_embeddings_v3",
 }
 CHAT_TEMPLATE = "chat_template.jinja"
-DENSE_MODEL, SPARSE_MODEL = "SentenceTransformer", "SparseEncoder"
+DENSE_MODEL, SPARSE_MODEL, MULTI_VECTOR_MODEL = "SentenceTransformer", "SparseEncoder", "MultiVectorEncoder"
+TASK_OPTIONS = ("query_length", "document_length", "query_expansion")  # of token vectors
 TASKS = {"feature-extraction": ("last_hidden_state", ["last_hidden_state"]), "fill-mask": ("logits", ["logits"])}
 
 
@@ -126,12 +127,13 @@ def runs_remote_code(transformer: Path, config: dict[str, Any], allowed: bool | 
     return True
 
 
-def read_transformer_settings(transformer: Path, task: str = "feature-extraction") -> dict[str, Any]:
+def read_transformer_settings(transformer: Path, task: str = "feature-extraction", tokens: bool = False) -> dict[str, Any]:
     """Reads sentence_bert_config.json, or one of its older names; empty if there is none.
 
     Args:
         transformer: the folder of the transformer.
         task: the transformer's task, as the modules behind it need it.
+        tokens: whether its token vectors are used as they are, not pooled.
 
     Raises:
         ModelError: a setting changes vectors and is not supported.
@@ -140,7 +142,7 @@ def read_transformer_settings(transformer: Path, task: str = "feature-extraction
     if path is None:
         return {}
     settings: dict[str, Any] = read_object(path)
-    unsupported = [name for name in ("query_length", "document_length", "query_expansion") if settings.get(name)]
+    unsupported = [name for name in TASK_OPTIONS if settings.get(name) and not tokens]
     unsupported += [name for name in ("processing_kwargs", "tokenizer_name_or_path") if settings.get(name)]
     for name in ARGUMENTS:
         unsupported += [f"{name}.{key}" for key in settings.get(name) or {} if key not in HARMLESS_ARGUMENTS]

@@ -26,7 +26,7 @@ from kosbert_ray.outputs.kept import text_column
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.ledger import CLUSTERS_FOLDER
 from kosbert_ray.units import plural
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
 
 CENTRAL_TEXTS = 200  # texts nearest to a centre from which a cluster's words are taken
 TERMS, TEXTS = 8, 3

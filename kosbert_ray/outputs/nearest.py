@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.vectors import read_vectors
 from kosbert_ray.storage import Storage
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
 
 Similarity = Literal["cosine", "dot"]
 

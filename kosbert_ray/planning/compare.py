@@ -13,7 +13,7 @@ from kosbert_ray.corpus.sample import sampled_texts
 from kosbert_ray.errors import InputError, ModelError, UsageError, first_line
 from kosbert_ray.job import Job, model_ref
 from kosbert_ray.units import plural
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
 
 SLICES = 4  # of each kind of file
 # The least cosine that rounding explains, by precision.

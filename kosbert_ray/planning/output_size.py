@@ -14,7 +14,7 @@ from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import parquet_bytes, shard_bytes
 from kosbert_ray.shards.vector_types import ranges_of
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
 
 VECTORS = 512
 VECTOR_CHUNKS = 8

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kosbert_ray.analysis import duplicates
 from kosbert_ray.analysis.duplicates import communities
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
 
 
 def brute_force(vectors: np.ndarray, threshold: float) -> list[set[int]]:

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
 from kosbert_ray.analysis.kmeans import assign, fit
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
 
 
 def planted(groups: int, rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from models import BEYOND, UNKNOWN, save_fragile
 from sequences import tokens
 
-from kosbert_ray.encoder.bisection import DenseRows, encode_all
+from kosbert_ray.encoder.bisection import encode_all
+from kosbert_ray.encoder.collected import DenseRows
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.encoder.packing import Batch, Pack, pack, pack_one_length

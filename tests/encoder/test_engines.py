@@ -79,15 +79,15 @@ ENGINE = """
     from kosbert_ray.encoder.packing import pack
 
     class Lengths:
-        attention, streams, vocabulary = "none", 1, 10**6
+        attention, streams, vocabulary, kinds = "none", 1, 10**6, ("dense",)
         pack = staticmethod(pack)
 
         def __init__(self, spec, settings):
             self.width, self.notices = spec.dimension, [f"{settings.precision} on {settings.device}"]
 
-        def vectors(self, batch):
+        def vectors(self, batch, kinds):
             lengths = np.array([length for _, count, length in batch.groups for _ in range(count)], np.float32)
-            return np.repeat(lengths[:, None], self.width, axis=1)
+            return {"dense": np.repeat(lengths[:, None], self.width, axis=1)}
 
         def computed_tokens(self, batch):
             return len(batch.ids)

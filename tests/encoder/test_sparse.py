@@ -16,11 +16,13 @@ from sentence_transformers import SparseEncoder
 from sparse_models import save_splade
 from zoo import ZOO, tokenizer
 
+from kosbert_ray.encoder.collected import KindRows
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.engines import mlm_head
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.sparse import SparseRows, SparseVectors
 from kosbert_ray.errors import ModelError, UsageError
+from kosbert_ray.vectors.kinds import DENSE, SPARSE
+from kosbert_ray.vectors.sparse import SparseVectors
 
 TEXTS = [*everyday()[:40], " ".join(everyday()[40:60]), "가"]
 # On the hub: naver/splade-v3, opensearch-project/opensearch-neural-sparse-encoding-v2-distill, yjoonjang/splade-ko-v1.
@@ -49,7 +51,7 @@ def require_same(folder: Path, texts: list[str], **options: Any) -> Encoder:
 def test_heads(kind: str, tmp_path: Path) -> None:
     encoder = require_same(save_splade(tmp_path, kind), TEXTS)
     assert (encoder.engine, encoder.attention) == ("torch", "packed")
-    assert encoder.spec.dimension == len(tokenizer(ZOO[kind].tokenizer))
+    assert encoder.spec.sparse.dimension == len(tokenizer(ZOO[kind].tokenizer))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS[1:], ids="-".join)
@@ -96,7 +98,7 @@ def test_one_text_and_repeated_texts(model: Path) -> None:
     assert encoder.encode_sparse("비가 온다.").shape[0] == 1
     twice = encoder.encode_sparse([TEXTS[0], TEXTS[1], TEXTS[0]]).toarray()
     assert (twice[0] == twice[2]).all()
-    assert encoder.encode_sparse([]).shape == (0, encoder.spec.dimension)
+    assert encoder.encode_sparse([]).shape == (0, encoder.spec.sparse.dimension)
 
 
 def test_dense_and_sparse_are_not_mistaken_for_each_other(model: Path, tiny_model: Path) -> None:
@@ -104,7 +106,7 @@ def test_dense_and_sparse_are_not_mistaken_for_each_other(model: Path, tiny_mode
         Encoder.load(str(model), EncoderOptions(device="cpu")).encode(["가"])
     with pytest.raises(UsageError, match="has dense vectors; use encode"):
         Encoder.load(str(tiny_model), EncoderOptions(device="cpu")).encode_sparse(["가"])
-    with pytest.raises(UsageError, match="has sparse vectors, which torch alone computes"):
+    with pytest.raises(UsageError, match="torch alone computes sparse vectors"):
         Encoder.load(str(model), EncoderOptions(device="cpu", engine="openvino"))
 
 
@@ -130,7 +132,7 @@ def test_sparse_vectors_are_those_of_the_matrix(rows: list[list[float]], most: i
     positive = np.where(matrix > 0, matrix, 0)
     vectors = SparseVectors.of_rows(matrix)
     assert (vectors.to_csr(6).toarray() == positive).all()
-    halves = SparseVectors.join([SparseVectors.of_rows(matrix[:3]), SparseVectors.of_rows(matrix[3:])])
+    halves = SparseVectors.of_rows(matrix[:3]).joined([SparseVectors.of_rows(matrix[3:])])
     assert (halves.to_csr(6).toarray() == positive).all()
     order = np.arange(len(matrix))[::-1]
     assert (vectors.take(order).to_csr(6).toarray() == positive[order]).all()
@@ -141,10 +143,16 @@ def test_sparse_vectors_are_those_of_the_matrix(rows: list[list[float]], most: i
 
 
 def test_vectors_that_are_not_finite_are_left_out() -> None:
-    rows = SparseRows(3)
-    found = SparseVectors.of_rows(np.array([[1, 0], [np.nan, 1]], np.float32))
-    assert rows.put(np.array([2, 0]), found).tolist() == [True, False]
-    assert rows.result().to_csr(2).toarray().tolist() == [[0, 0], [0, 0], [1, 0]]
+    """A text that is not finite in one kind of vectors has none of any kind."""
+    rows = KindRows(3, 1, {SPARSE: SparseVectors.empty()})
+    sparse = SparseVectors.of_rows(np.array([[1, 0], [np.nan, 1]], np.float32))
+    found = {SPARSE: sparse, DENSE: np.array([[1], [2]], np.float32)}
+    good = rows.finite(found)
+    assert good.tolist() == [True, False]
+    rows.put(np.array([2, 0]), found, good)
+    (vectors,) = rows.ragged().values()
+    assert vectors.to_csr(2).toarray().tolist() == [[0, 0], [0, 0], [1, 0]]
+    assert rows.dense.vectors.tolist() == [[0], [0], [1]]
 
 
 def test_a_job_refuses_a_sparse_model_before_anything_is_written(

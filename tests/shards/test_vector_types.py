@@ -20,7 +20,7 @@ from kosbert_ray.shards.shard import checksum, write_shard
 from kosbert_ray.shards.vector_types import CODECS, Codec, VectorType, ranges_of
 from kosbert_ray.shards.vectors import read_vectors
 from kosbert_ray.storage import Storage
-from kosbert_ray.vector_math import truncate, unit
+from kosbert_ray.vectors.arithmetic import truncate, unit
 
 VECTORS = np.random.default_rng(0).normal(size=(200, 90)).astype(np.float32)
 

@@ -39,11 +39,13 @@ class Layout:
         groups: ``(start, count, length)`` of each run of equal-length sequences.
         offsets: int32 ``[sequences + 1]`` on the device, or None to use ``groups``.
         longest: an upper bound of the sequences' lengths, with ``offsets``.
+        attended: number of tokens that are attended to, in a batch of one sequence; None for all.
     """
 
     groups: tuple[tuple[int, int, int], ...] = ()
     offsets: torch.Tensor | None = None
     longest: int = 0
+    attended: int | None = None
 
 
 def register() -> None:
@@ -98,6 +100,9 @@ def packed_attention(
             x[0, :, start:stop].view(x.shape[1], count, length, x.shape[-1]).transpose(0, 1) for x in (query, key, value)
         )
         to = out[0, start:stop].view(count, length, heads, value.shape[-1])
+        if layout.attended is not None:
+            k, v = k[:, :, : layout.attended], v[:, :, : layout.attended]
+        reached = k.shape[2]
         window = None if sliding_window is None or length <= sliding_window else sliding_window
         if window is None:
             attended = F.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=causal, enable_gqa=grouped)
@@ -106,7 +111,7 @@ def packed_attention(
         positions = torch.arange(length, device=query.device)
         for first in range(0, length, BLOCK):  # a mask of all of a long text would take length² bytes
             last = min(first + BLOCK, length)
-            left, right = max(0, first - window + 1), last if causal else min(length, last + window - 1)
+            left, right = max(0, first - window + 1), min(reached, last if causal else last + window - 1)
             mask = reach_mask(positions[first:last], positions[left:right], window, causal)
             part = (q[:, :, first:last], k[:, :, left:right], v[:, :, left:right])
             attended = F.scaled_dot_product_attention(*part, attn_mask=mask, scale=scaling, enable_gqa=grouped)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Protocol, TypeAlias
 
 from kosbert_ray.encoder.packing import Batch, Pack
-from kosbert_ray.encoder.sparse import SparseVectors
 from kosbert_ray.errors import ModelError
+from kosbert_ray.vectors.kinds import DENSE, Kind
 
-Computed: TypeAlias = "npt.NDArray[np.float32] | SparseVectors"
+# Of each kind the vectors of a batch's sequences: dense as float32 ``[sequences, dimension]``, sparse as SparseVectors,
+# multi-vector as TokenVectors.
+Computed: TypeAlias = Mapping[Kind, Any]
 
 # The least cosine between two ways to compute a vector that differ by rounding only: bf16 keeps 8 bits of each product,
 # fp32 keeps 24.
@@ -54,6 +54,7 @@ class Engine(Protocol):
         vocabulary: number of token ids that the model has embeddings for.
         streams: number of batches that :meth:`vectors` takes concurrently, each from its own thread.
         pack: how a slice is cut into batches.
+        kinds: the kinds of vectors that it computes.
     """
 
     attention: str
@@ -61,9 +62,10 @@ class Engine(Protocol):
     vocabulary: int
     streams: int
     pack: Pack
+    kinds: tuple[Kind, ...]
 
-    def vectors(self, batch: Batch) -> Computed:
-        """Returns the vectors of a batch's sequences: float32 ``[sequences, dimension]``, or sparse ones."""
+    def vectors(self, batch: Batch, kinds: Sequence[Kind] = (DENSE,)) -> Computed:
+        """Returns the vectors of a batch's sequences, of each of ``kinds``."""
         ...
 
     def computed_tokens(self, batch: Batch) -> int:

@@ -6,6 +6,7 @@ Both follow from rules alone, so that all parts of a job and all of its runs agr
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 
 from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.numpy_head import require_layers
@@ -13,6 +14,7 @@ from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import UsageError
 from kosbert_ray.model.parameters import weight_bytes
 from kosbert_ray.model.spec import ModelSpec
+from kosbert_ray.vectors.kinds import DENSE, Kind, named
 
 CPUS = ("x86_64", "AMD64")  # where OpenVINO was measured to be the faster engine
 # Architectures whose OpenVINO graphs were tested to give PyTorch's vectors.
@@ -24,15 +26,22 @@ CONVERTED_BYTES = 4 * 10**9
 STATIC_OPTIONS = {"engine": table.STATIC, "device": "cpu", "precision": "fp32"}
 
 
-def require_fitting(spec: ModelSpec, options: EncoderOptions) -> None:
-    """Raises UsageError if the model cannot run under these options on any machine, ModelError if under none."""
+def require_fitting(spec: ModelSpec, options: EncoderOptions, kinds: Sequence[Kind] = (DENSE,)) -> None:
+    """Raises UsageError if the model cannot run under these options on any machine, ModelError if under none.
+
+    Args:
+        spec: the model.
+        options: the options.
+        kinds: the kinds of vectors to compute.
+    """
     if options.engine == table.STATIC and not spec.static:
         raise UsageError(
             f"encoder.engine: static is for static embedding models, and {spec.folder} is a {spec.model_type} model; "
             "use encoder.engine=auto"
         )
-    if spec.sparse and options.engine not in ("auto", table.TORCH):
-        raise UsageError(f"encoder.engine: {spec.folder} has sparse vectors, which torch alone computes; use torch")
+    others = [kind for kind in kinds if kind != DENSE]
+    if others and not spec.static and options.engine not in ("auto", table.TORCH):
+        raise UsageError(f"encoder.engine: {spec.folder}: torch alone computes {named(others)} vectors; use torch")
     if spec.static:
         require_layers(spec.head)
     for name, value in STATIC_OPTIONS.items() if spec.static else ():
@@ -52,7 +61,7 @@ def fitted(spec: ModelSpec, options: EncoderOptions) -> EncoderOptions:
     return options
 
 
-def preferred_engine(spec: ModelSpec, options: EncoderOptions, device: str) -> str:
+def preferred_engine(spec: ModelSpec, options: EncoderOptions, device: str, kinds: Sequence[Kind] = (DENSE,)) -> str:
     """Returns the engine to prefer: that of its kind for a static embedding model, OpenVINO for a tested architecture of up
     to a billion parameters on an x86 CPU if it is installed, else torch.
 
@@ -60,10 +69,11 @@ def preferred_engine(spec: ModelSpec, options: EncoderOptions, device: str) -> s
         spec: the model.
         options: the options; an engine is preferred only for a precision that it supports.
         device: the device in use: "cuda", "mps" or "cpu".
+        kinds: the kinds of vectors to compute; all but dense ones take torch.
     """
     if spec.static:
         return table.STATIC
-    if spec.sparse or device != "cpu" or options.device not in ("cpu", "auto"):
+    if {*kinds} != {DENSE} or device != "cpu" or options.device not in ("cpu", "auto"):
         return table.TORCH
     fits = [name for name in table.engines_for("cpu", options.precision) if table.is_installed(name)]
     openvino = (

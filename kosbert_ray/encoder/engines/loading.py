@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from kosbert_ray.encoder.engines import attention
-from kosbert_ray.encoder.engines.mlm_head import Head, take_head
+from kosbert_ray.encoder.engines.mlm_head import LogitsHead, take_head
 from kosbert_ray.encoder.engines.trials import require_positions
 from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.model.spec import ModelSpec
+from kosbert_ray.model.vector_heads import Splade
 
 # The encoder alone of these encoder-decoders is the embedding model, as in sentence-transformers.
 ENCODER_CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
@@ -50,7 +51,7 @@ class Loaded:
     model: Any
     pluggable: bool
     notices: tuple[str, ...]
-    head: Head | None = None
+    head: LogitsHead | None = None
 
 
 def load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str, attention_name: str) -> Loaded:
@@ -71,7 +72,8 @@ def load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str, attention
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     attention.register()
-    auto = "AutoModelForMaskedLM" if spec.sparse else "AutoModel"
+    masked = isinstance(spec.sparse, Splade)
+    auto = "AutoModelForMaskedLM" if masked else "AutoModel"
     kind: Any = getattr(transformers, ENCODER_CLASSES.get(spec.model_type, auto))
     load = {
         "dtype": dtype,
@@ -100,7 +102,7 @@ def load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str, attention
             f"{spec.transformer}: {len(missing)} weights are missing ({missing[0]}, …); is it a {spec.model_type} model?"
         )
     notices = _unused_weights(spec, info["unexpected_keys"])
-    body, head = take_head(model.eval()) if spec.sparse else (model.eval(), None)
+    body, head = take_head(model.eval()) if masked else (model.eval(), None)
     require_positions(spec, body)
     try:
         model.to(device)  # a head without the transformer that was below it

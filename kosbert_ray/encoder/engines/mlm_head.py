@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from kosbert_ray.encoder.sparse import SparseVectors
-from kosbert_ray.model.modules import Splade
+from kosbert_ray.model.vector_heads import Splade
+from kosbert_ray.vectors.sparse import SparseVectors
 
 BLOCK_BYTES = {"cpu": 64 * 2**20, "mps": 128 * 2**20, "cuda": 512 * 2**20}  # of logits
 
-Head = Callable[[torch.Tensor], torch.Tensor]
+LogitsHead = Callable[[torch.Tensor], torch.Tensor]
 
 
 class _Given(torch.nn.Module):
@@ -30,7 +30,7 @@ class _Given(torch.nn.Module):
         return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds)
 
 
-def take_head(model: Any) -> tuple[Any, Head]:
+def take_head(model: Any) -> tuple[Any, LogitsHead]:
     """Splits a masked language model into its transformer, and its head: hidden states ``[T, h]`` to logits ``[T, V]``."""
     body = model.base_model
     setattr(model, model.base_model_prefix, _Given())
@@ -43,7 +43,7 @@ def take_head(model: Any) -> tuple[Any, Head]:
 
 
 def splade(
-    hidden: torch.Tensor, groups: Sequence[tuple[int, int, int]], head: Head, pooling: Splade, dimension: int
+    hidden: torch.Tensor, groups: Sequence[tuple[int, int, int]], head: LogitsHead, pooling: Splade
 ) -> SparseVectors:
     """Pools the hidden states of a batch.
 
@@ -52,19 +52,25 @@ def splade(
         groups: runs of equal-length sequences; see :class:`Batch`.
         head: gives the logits of hidden states.
         pooling: how logits are pooled.
-        dimension: size of the vocabulary.
 
     Returns:
         A vector for each sequence.
     """
-    block = max(1, BLOCK_BYTES[hidden.device.type] // (4 * dimension))
-    return SparseVectors.join(
-        [SparseVectors.of_rows(rows.float().cpu().numpy()) for rows in _pooled(hidden, groups, head, pooling, block)]
-    )
+    block = max(1, BLOCK_BYTES[hidden.device.type] // (4 * pooling.dimension))
+    return SparseVectors.empty().joined([_sparse(rows.float()) for rows in _pooled(hidden, groups, head, pooling, block)])
+
+
+def _sparse(rows: torch.Tensor) -> SparseVectors:
+    """The numbers above 0 of ``[n, V]``. On a GPU they are found there: few of them have to be copied."""
+    if rows.device.type == "cpu":
+        return SparseVectors.of_rows(rows.numpy())
+    at, indices = (rows > 0).nonzero(as_tuple=True)
+    values, finite = rows[at, indices], rows.isfinite().all(1)
+    return SparseVectors.of_coordinates(*(part.cpu().numpy() for part in (at, indices, values, finite)))
 
 
 def _pooled(
-    hidden: torch.Tensor, groups: Sequence[tuple[int, int, int]], head: Head, pooling: Splade, block: int
+    hidden: torch.Tensor, groups: Sequence[tuple[int, int, int]], head: LogitsHead, pooling: Splade, block: int
 ) -> Iterator[torch.Tensor]:
     """Yields vectors ``[sequences, V]``, in order."""
     summed = pooling.strategy == "sum"

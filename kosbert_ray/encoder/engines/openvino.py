@@ -7,6 +7,7 @@ without torch.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ import numpy.typing as npt
 
 from kosbert_ray.encoder.bisection import in_streams
 from kosbert_ray.encoder.engines import openvino_runtime
-from kosbert_ray.encoder.engines.base import Engine, EngineSettings
+from kosbert_ray.encoder.engines.base import Computed, Engine, EngineSettings
 from kosbert_ray.encoder.engines.openvino_cache import converted
 from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT, GRAPH, HEAD
 from kosbert_ray.encoder.packing import Batch, pack_one_length, random_batch
 from kosbert_ray.errors import ModelError
 from kosbert_ray.model.spec import ModelSpec
+from kosbert_ray.vectors.kinds import DENSE, Kind
 
 TOKEN_BUDGET = 1024
 # Of the first call: long enough that each stream takes one.
@@ -40,6 +42,7 @@ class OpenVinoEngine:
 
     attention = "one_length"
     pack = staticmethod(pack_one_length)
+    kinds: tuple[Kind, ...] = (DENSE,)
 
     def __init__(self, spec: ModelSpec, settings: EngineSettings) -> None:
         self._skip = settings.skip
@@ -55,11 +58,12 @@ class OpenVinoEngine:
         self._heads = openvino_runtime.requests(str(folder / HEAD), "fp32", self.streams)
         self._warm_up(min(WARM_UP_LENGTH, spec.max_seq_length))
 
-    def vectors(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Returns vectors, float32 ``[sequences, dimension]``. Call from up to ``streams`` threads."""
+    def vectors(self, batch: Batch, kinds: Sequence[Kind] = (DENSE,)) -> Computed:
+        """Returns dense vectors. Call from up to ``streams`` threads."""
+        del kinds
         request, head = self._requests.get(), self._heads.get()
         try:
-            return np.concatenate([self._group(request, head, batch, *group) for group in batch.groups])
+            return {DENSE: np.concatenate([self._group(request, head, batch, *group) for group in batch.groups])}
         finally:
             self._requests.put(request)
             self._heads.put(head)

@@ -14,7 +14,7 @@ from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import ModelError
 from kosbert_ray.model.source import bundled_sentences
 from kosbert_ray.model.spec import ModelSpec
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
 
 MIN_AGREEMENT = 0.95  # mean cosine to float32
 CALIBRATION_TEXTS = 300

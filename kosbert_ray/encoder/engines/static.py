@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from kosbert_ray.encoder.engines.base import Engine, EngineSettings
+from kosbert_ray.encoder.engines.base import Computed, Engine, EngineSettings
 from kosbert_ray.encoder.numpy_head import layers
 from kosbert_ray.encoder.packing import Batch, pack
 from kosbert_ray.model.files import weight_paths
 from kosbert_ray.model.spec import ModelSpec
 from kosbert_ray.model.static_table import read_table
+from kosbert_ray.vectors.kinds import DENSE, Kind
 
 TOKEN_BUDGET = 65_536
 # Tokens whose vectors are gathered at a time: 1 MiB of vectors of 256 numbers, which fits a core's cache. Fixed, because
@@ -35,6 +38,7 @@ class StaticEngine:
     attention = "none"
     streams = 1  # the mean takes a tenth of the time of tokenizing
     pack = staticmethod(pack)
+    kinds: tuple[Kind, ...] = (DENSE,)
 
     def __init__(self, spec: ModelSpec, settings: EngineSettings) -> None:
         del settings
@@ -43,8 +47,9 @@ class StaticEngine:
         self.vocabulary = len(self._table)
         self.notices: list[str] = []
 
-    def vectors(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Returns vectors, float32 ``[sequences, dimension]``; a sequence without tokens has the mean 0."""
+    def vectors(self, batch: Batch, kinds: Sequence[Kind] = (DENSE,)) -> Computed:
+        """Returns dense vectors; a sequence without tokens has the mean 0."""
+        del kinds
         vectors = np.zeros((len(batch.texts), self._table.shape[1]), np.float32)
         row = 0
         for start, count, length in batch.groups:
@@ -54,7 +59,7 @@ class StaticEngine:
             row += count
         for layer in self._head:
             vectors = layer(vectors)
-        return vectors
+        return {DENSE: vectors}
 
     def computed_tokens(self, batch: Batch) -> int:
         """Counts the tokens of a batch, which is never padded."""

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from kosbert_ray.encoder.engines import attention, cuda
-from kosbert_ray.encoder.engines.base import AGREEMENT, Engine, EngineSettings, PrecisionUnfit
+from kosbert_ray.encoder.engines.base import AGREEMENT, Computed, Engine, EngineSettings, PrecisionUnfit
+from kosbert_ray.encoder.engines.heads import States, heads, pooled
 from kosbert_ray.encoder.engines.loading import load_transformer
-from kosbert_ray.encoder.engines.mlm_head import splade
 from kosbert_ray.encoder.engines.model_info import position_offset, text_config, use_default_attention, vocabulary_of
 from kosbert_ray.encoder.engines.probe import Yardstick, agreement_of, in_float32, probe, singles
 from kosbert_ray.encoder.engines.trials import needs_type_ids, require_width
-from kosbert_ray.encoder.head import Head
 from kosbert_ray.encoder.packing import Batch, Pack, filled, pack, pack_one_length, random_batch
-from kosbert_ray.encoder.sparse import SparseVectors
 from kosbert_ray.errors import ModelError, first_line
-from kosbert_ray.model.pooling import pool, pool_by_offsets
 from kosbert_ray.model.spec import ModelSpec
-
-Found = TypeVar("Found")
+from kosbert_ray.vectors.kinds import DENSE, Kind
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Tokens per batch. Measured on 2 CPU cores with BERT-base: 1,024 to 4,096 tokens differ by less than the noise.
@@ -66,9 +61,10 @@ class TorchEngine:
         self.streams = 2 if self._device == "cuda" else 1
         self.pack: Pack = pack
         self._compiled: Any = None
-        self._head = Head(spec.head).to(self._device).eval()
         loaded = load_transformer(spec, DTYPES[self._precision], self._device, attention.NAME)
-        self.model, self._mlm_head = loaded.model, loaded.head
+        self.model = loaded.model
+        self._heads = heads(spec, self._device, self._skip, loaded.head)
+        self.kinds: tuple[Kind, ...] = tuple(self._heads)
         self.notices: list[str] = [*loaded.notices]
         self.attention = "packed"
         if not loaded.pluggable:
@@ -86,24 +82,18 @@ class TorchEngine:
             self._compile()
 
     @torch.inference_mode()
-    def vectors(self, batch: Batch) -> npt.NDArray[np.float32] | SparseVectors:
-        """Returns vectors, float32 ``[sequences, dimension]``, or sparse ones."""
-        if self._spec.sparse:
-            return self._on_device(self._sparse, batch)
-        vectors = self._head(self.pooled(batch))
-        found: npt.NDArray[np.float32] = cuda.to_host(vectors) if self._device == "cuda" else vectors.cpu().numpy()
-        return found
-
-    def pooled(self, batch: Batch) -> torch.Tensor:
-        """Returns pooled vectors, float32 ``[sequences, h * pooling modes]``, on the device."""
-        return self._on_device(self._packed if self.attention == "packed" else self._padded, batch)
-
-    def _on_device(self, compute: Callable[[Batch], Found], batch: Batch) -> Found:
+    def vectors(self, batch: Batch, kinds: Sequence[Kind] = (DENSE,)) -> Computed:
+        """Returns the vectors of a batch's sequences, of each of ``kinds``: the transformer runs once for all of them."""
         try:
-            return compute(batch)
+            states = self._states(batch)
+            return {kind: self._heads[kind](states) for kind in kinds}
         except torch.OutOfMemoryError:
             cuda.empty_cache()
             raise
+
+    def pooled(self, batch: Batch) -> torch.Tensor:
+        """Returns pooled vectors, float32 ``[sequences, h * pooling modes]``, on the device."""
+        return self._pool(self._states(batch))
 
     def computed_tokens(self, batch: Batch) -> int:
         """Counts the tokens that the model computes for a batch, padding included."""
@@ -130,27 +120,25 @@ class TorchEngine:
 
     # -- forward passes --------------------------------------------------------------------------------------------
 
-    def _sparse(self, batch: Batch) -> SparseVectors:
-        # A compiled model adds states of filled sequences, which are in no group.
-        hidden = self._packed_states(batch) if self.attention == "packed" else self._padded_states(batch)
-        assert self._spec.sparse is not None
-        assert self._mlm_head is not None
-        return splade(hidden, batch.groups, self._mlm_head, self._spec.sparse, self._spec.dimension)
+    def _states(self, batch: Batch) -> States:
+        if self.attention == "packed":
+            return States(self._packed_states(batch), batch, self._by_offsets)
+        return States(self._padded_states(batch), batch, False)
+
+    def _pool(self, states: States) -> torch.Tensor:
+        return pooled(states, self._spec.pooling, self._skip)
 
     def _packed(self, batch: Batch) -> torch.Tensor:
-        hidden = self._packed_states(batch)
-        if self._by_offsets:
-            return pool_by_offsets(hidden, batch.offsets, self._spec.pooling, self._skip, cuda.to_device)
-        return pool(hidden, batch.groups, self._spec.pooling, self._skip)
+        return self._pool(States(self._packed_states(batch), batch, self._by_offsets))
 
     def _packed_states(self, batch: Batch) -> torch.Tensor:
-        if self._by_offsets:
+        if self._by_offsets and batch.attended is None:
             return self._states_by_offsets(batch)
         ids = torch.from_numpy(batch.ids).to(self._device)[None]
         hidden: torch.Tensor = self.model(
             input_ids=ids,
             position_ids=torch.from_numpy(batch.positions + self._position_offset).to(self._device)[None],
-            layout=attention.Layout(batch.groups),
+            layout=attention.Layout(batch.groups, attended=batch.attended),
             **self._more(ids),
         ).last_hidden_state[0]
         return hidden
@@ -173,14 +161,17 @@ class TorchEngine:
         return hidden
 
     def _padded(self, batch: Batch) -> torch.Tensor:
-        return pool(self._padded_states(batch), batch.groups, self._spec.pooling, self._skip)
+        return self._pool(States(self._padded_states(batch), batch, False))
 
     def _padded_states(self, batch: Batch) -> torch.Tensor:
         sequences = torch.from_numpy(batch.ids).split(np.diff(batch.offsets).tolist())
         padding = getattr(text_config(self.model), "pad_token_id", None) or 0
         ids = pad_sequence(list(sequences), batch_first=True, padding_value=padding).to(self._device)
         mask = pad_sequence([torch.ones_like(sequence) for sequence in sequences], batch_first=True).to(self._device)
-        hidden: torch.Tensor = self.model(input_ids=ids, attention_mask=mask, **self._more(ids)).last_hidden_state
+        seen = mask.clone()
+        if batch.attended is not None:
+            seen[:, batch.attended :] = 0
+        hidden: torch.Tensor = self.model(input_ids=ids, attention_mask=seen, **self._more(ids)).last_hidden_state
         return hidden[mask.bool()]
 
     def _more(self, ids: torch.Tensor) -> dict[str, Any]:
@@ -235,7 +226,7 @@ class TorchEngine:
         if self.attention == "packed":
             use_default_attention(self.model)
         alone = torch.cat([self._reference(one) for one in singles(batch)])
-        if not self._spec.sparse:
+        if DENSE in self.kinds:
             require_width(self._spec, alone.shape[1])
         yardstick = Yardstick(self._spec, self._precision, alone, self._in_float32(batch))
         if self.attention == "packed":

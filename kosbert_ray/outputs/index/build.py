@@ -38,7 +38,7 @@ from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.vectors import read_vectors
 from kosbert_ray.units import data_size, plural
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
 
 BLOCK_BYTES = 64 * 2**20  # of codes that are held before they are written
 TRAINING_BYTES = 256 * 2**20  # of vectors

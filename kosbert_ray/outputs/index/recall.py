@@ -10,7 +10,7 @@ from kosbert_ray.outputs.index.searcher import IndexSearcher, Vectors
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.format import EmbeddingFormat
 from kosbert_ray.shards.vectors import read_vectors
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
 
 QUERIES = 1000  # rows of the output, which are compared with every row
 TOP = 10

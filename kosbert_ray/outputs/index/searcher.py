@@ -20,7 +20,7 @@ from kosbert_ray.outputs.index.quiet import quietly
 from kosbert_ray.outputs.nearest import Nearest
 from kosbert_ray.storage import Storage
 from kosbert_ray.units import data_size
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
 
 if TYPE_CHECKING:
     from kosbert_ray.outputs.output import Output

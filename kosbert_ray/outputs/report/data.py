@@ -33,7 +33,7 @@ from kosbert_ray.shards.shard import read_rejected
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vectors import read_rows
 from kosbert_ray.units import plural
-from kosbert_ray.vector_math import unit
+from kosbert_ray.vectors.arithmetic import unit
 
 MAX_REJECTED = 50  # slices whose rejected rows are read
 EXAMPLES = 3  # of each reason

@@ -1,0 +1,53 @@
+"""Queries of late-interaction models, which are cut, extended and filtered in another way than documents.
+
+Source: sentence-transformers 6, ``Transformer.preprocess`` and ``MultiVectorMask``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from kosbert_ray.encoder.packing import Batch, Tokens
+from kosbert_ray.errors import ModelError
+from kosbert_ray.model.spec import ModelSpec
+from kosbert_ray.model.vector_heads import Expansion
+
+
+def are_different(spec: ModelSpec) -> bool:
+    """Returns True if a model makes the token vectors of queries in another way than those of documents."""
+    head = spec.multi_vector
+    return head is not None and bool(head.expansion or head.skiplist or head.query_skiplist)
+
+
+def query_batches(tokens: Tokens, spec: ModelSpec) -> Iterator[Batch]:
+    """Yields a batch for each distinct query: its tokens, then those that the model adds.
+
+    Raises:
+        ModelError: the tokenizer does not have the token that queries are extended with.
+    """
+    assert spec.multi_vector is not None
+    expansion = spec.multi_vector.expansion
+    token = expansion_id(spec, expansion) if expansion else 0
+    for number, ids in enumerate(np.split(tokens.ids.astype(np.int64), np.cumsum(tokens.lengths)[:-1])):
+        own = len(ids)
+        if expansion and own < expansion.length:
+            ids = np.concatenate([ids, np.full(expansion.length - own, token, np.int64)])
+        attended = own if expansion and not expansion.attend and own < len(ids) else None
+        positions = np.arange(len(ids), dtype=np.int64)
+        yield Batch(ids, positions, ((0, 1, len(ids)),), np.array([number]), query=True, attended=attended)
+
+
+def expansion_id(spec: ModelSpec, expansion: Expansion) -> int:
+    """Returns the id of the token that queries are extended with; raises ModelError if the tokenizer has none."""
+    from transformers import AutoTokenizer
+
+    tokenizer: object = AutoTokenizer.from_pretrained(
+        spec.transformer, local_files_only=True, trust_remote_code=spec.remote_code
+    )
+    known = tokenizer.get_vocab()  # type: ignore[attr-defined]
+    name = expansion.token or getattr(tokenizer, "mask_token", None)
+    if name not in known:
+        raise ModelError(f"{spec.folder}: its queries are extended with {name}, which is not a token of its tokenizer")
+    return int(known[name])

@@ -1,0 +1,203 @@
+"""How a model makes sparse and token vectors, read from its folder. Loads without torch.
+
+Covers the modules of sentence-transformers 6: ``SparseEncoder`` and ``MultiVectorEncoder``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from kosbert_ray.errors import ModelError
+from kosbert_ray.model.files import read_object
+from kosbert_ray.model.modules import MASK, TOKEN_POOLING, TOKENS, HeadPart, Normalize, output_width, read_head
+
+SPLADE_OPTIONS = {"pooling_strategy": ("max", "sum"), "activation_function": ("relu", "log1p_relu")}
+
+
+@dataclass(frozen=True)
+class Splade:
+    """Pooling of a masked language model's logits to a sparse vector over its vocabulary.
+
+    Attributes:
+        dimension: size of the vocabulary.
+        strategy: "max" or "sum" over the tokens.
+        activation: "relu" for ``log(1 + relu(x))``, "log1p_relu" for its ``log(1 + ...)``.
+    """
+
+    dimension: int
+    strategy: str
+    activation: str
+
+    def __str__(self) -> str:
+        return f"splade {self.strategy} {self.activation}"
+
+
+SparseHead: TypeAlias = "Splade"
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Tokens that a query is extended with, whose vectors count like those of its own tokens.
+
+    Attributes:
+        length: number of tokens that a query has at least.
+        fixed: whether longer queries are cut to ``length``.
+        token: the token; None for the tokenizer's mask token.
+        attend: whether a query's own tokens attend to it.
+    """
+
+    length: int
+    fixed: bool = True
+    token: str | None = None
+    attend: bool = False
+
+
+@dataclass(frozen=True)
+class TokenPooling:
+    """Hierarchical pooling of a document's token vectors.
+
+    Attributes:
+        factor: about how many token vectors become one.
+        protected: number of leading tokens that are not pooled.
+        normalize: whether the vectors are normalized afterwards.
+    """
+
+    factor: float
+    protected: int = 1
+    normalize: bool = True
+
+    def __str__(self) -> str:
+        return f"hierarchical {self.factor:g} protected={self.protected}" + (" normalized" if self.normalize else "")
+
+
+@dataclass(frozen=True)
+class TokenHead:
+    """The way from hidden states to token vectors.
+
+    Attributes:
+        head: the modules behind the transformer, which apply to each token.
+        dimension: length of a token vector.
+        skiplist: tokens that documents have no vector for.
+        query_skiplist: tokens that queries have no vector for.
+        skip: number of leading tokens that have no vector.
+        pooling: pooling of a document's token vectors, if the model has any.
+        document_length: the most tokens of a document; None for those of the model.
+        query_length: the most tokens of a query; None for those of the model.
+        expansion: what queries are extended with, if anything.
+        trained: whether the model was trained for token vectors.
+    """
+
+    head: tuple[HeadPart, ...]
+    dimension: int
+    skiplist: tuple[str, ...] = ()
+    query_skiplist: tuple[str, ...] = ()
+    skip: int = 0
+    pooling: TokenPooling | None = None
+    document_length: int | None = None
+    query_length: int | None = None
+    expansion: Expansion | None = None
+    trained: bool = True
+
+    @property
+    def query_limit(self) -> int | None:
+        """The most tokens of a query; None for those of the model."""
+        if self.expansion is None:
+            return self.query_length
+        if self.expansion.fixed:
+            return self.expansion.length
+        return max(self.query_length, self.expansion.length) if self.query_length else None
+
+    def described(self) -> tuple[str, ...]:
+        """Returns what decides the vectors of documents, for an output's fingerprint."""
+        parts = [type(part).__name__ for part in self.head]
+        if self.skiplist:
+            parts.append(f"skiplist {' '.join(self.skiplist)}")
+        if self.skip:
+            parts.append(f"skip {self.skip}")
+        return (*parts, *([str(self.pooling)] if self.pooling else []))
+
+
+def read_splade(folder: Path, vocabulary: int) -> Splade:
+    """Reads the config of SpladePooling.
+
+    Args:
+        folder: its folder.
+        vocabulary: size of the vocabulary.
+
+    Raises:
+        ModelError: an option is not supported.
+    """
+    settings = read_object(folder / "config.json")
+    for name, known in SPLADE_OPTIONS.items():
+        if settings.get(name, known[0]) not in known:
+            raise ModelError(f"{folder}: {name} {settings[name]!r} is not supported; supported are {', '.join(known)}")
+    return Splade(vocabulary, *(settings.get(name, known[0]) for name, known in SPLADE_OPTIONS.items()))
+
+
+def plain_token_head(width: int) -> TokenHead:
+    """Returns the way to the normalized hidden states of a model that was not trained for token vectors.
+
+    Args:
+        width: length of a hidden state.
+    """
+    return TokenHead((Normalize(),), width, trained=False)
+
+
+def read_token_head(folder: Path, modules: list[tuple[str, str]], width: int, settings: dict[str, Any]) -> TokenHead:
+    """Reads the modules of a ``MultiVectorEncoder`` behind its transformer.
+
+    Args:
+        folder: the model.
+        modules: kind and subfolder of each.
+        width: length of a hidden state.
+        settings: the content of the transformer's sentence_bert_config.json.
+
+    Raises:
+        ModelError: a module or an option is not supported.
+    """
+    kinds = [kind for kind, _ in modules]
+    if TOKEN_POOLING in kinds and kinds.index(TOKEN_POOLING) != len(kinds) - 1:
+        raise ModelError(
+            f"{folder}: {TOKEN_POOLING} is supported as the last module only, and the modules are {', '.join(kinds)}"
+        )
+    parts = read_head(folder, [module for module in modules if module[0] not in (MASK, TOKEN_POOLING)], TOKENS)
+    mask = _options(folder, modules, MASK)
+    if mask.get("keep_only_token_ids"):
+        raise ModelError(f"{folder}: keep_only_token_ids of {MASK} is for images, which are not supported")
+    skiplist, tasks = tuple(mask.get("skiplist_words") or ()), mask.get("skiplist_tasks") or ["document"]
+    return TokenHead(
+        parts,
+        output_width(parts, width),
+        skiplist=skiplist if "document" in tasks else (),
+        query_skiplist=skiplist if "query" in tasks else (),
+        pooling=_token_pooling(_options(folder, modules, TOKEN_POOLING)) if TOKEN_POOLING in kinds else None,
+        document_length=settings.get("document_length"),
+        query_length=settings.get("query_length"),
+        expansion=_expansion(folder, settings.get("query_expansion")),
+    )
+
+
+def _options(folder: Path, modules: list[tuple[str, str]], kind: str) -> dict[str, Any]:
+    path = folder / next(path for name, path in modules if name == kind) / "config.json"
+    return read_object(path) if path.exists() else {}
+
+
+def _token_pooling(settings: dict[str, Any]) -> TokenPooling | None:
+    if "document" not in (settings.get("tasks") or ["document"]):
+        return None
+    # Configs that were saved before there was this option mean false.
+    normalize = bool(settings.get("normalize_embeddings", False))
+    return TokenPooling(float(settings.get("pool_factor", 1)), int(settings.get("num_protected_tokens", 1)), normalize)
+
+
+def _expansion(folder: Path, settings: dict[str, Any] | None) -> Expansion | None:
+    if settings is None:
+        return None
+    if settings.get("strategy") not in ("fixed", "min") or not isinstance(settings.get("length"), int):
+        raise ModelError(f"{folder}: query_expansion {json.dumps(settings, ensure_ascii=False)} is not supported")
+    return Expansion(
+        settings["length"], settings["strategy"] == "fixed", settings.get("token"), bool(settings.get("attend"))
+    )
