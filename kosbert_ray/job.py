@@ -16,7 +16,7 @@ from kosbert_ray.corpus.columns import Columns
 from kosbert_ray.corpus.footers import Footers
 from kosbert_ray.corpus.fragments import Fragment, Limits
 from kosbert_ray.corpus.listing import Corpus, list_corpus
-from kosbert_ray.corpus.options import SliceOptions
+from kosbert_ray.corpus.options import MAX_BYTES, SliceOptions
 from kosbert_ray.corpus.plan import plan, replan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.schema import inspect
@@ -28,23 +28,43 @@ from kosbert_ray.encoder.engines.choice import fitted, preferred_engine
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import usable_cores
 from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
-from kosbert_ray.errors import ModelError, StorageError, UsageError
+from kosbert_ray.errors import StorageError, UsageError
 from kosbert_ray.model.files import sha256
 from kosbert_ray.model.locate import locate
 from kosbert_ray.model.options import SpecOptions
 from kosbert_ray.model.prepare import PreparedModel, prepare
 from kosbert_ray.model.source import BUNDLED_PREFIX, ModelSource, bundled_path
 from kosbert_ray.model.spec import ModelSpec, read_spec
+from kosbert_ray.model.vector_heads import TokenPooling
 from kosbert_ray.shards.fingerprint import Fingerprint
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.base import VectorFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
+from kosbert_ray.shards.formats.multi_vector import MultiVectorFormat
+from kosbert_ray.shards.formats.sparse import SparseFormat
 from kosbert_ray.shards.ledger import JOB_FILE, Committed
+from kosbert_ray.shards.options import OutputOptions
 from kosbert_ray.shards.pointer import current
 from kosbert_ray.shards.vector_types import Ranges
 from kosbert_ray.storage import Storage, StorageOptions
+from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind, in_order, named
 
 HUB_PREFIX = "hub://"  # a dataset on the Hugging Face hub: OWNER/NAME[@REVISION][/FOLDER]
 OVERLAP = 8  # by default chunks share an eighth of their tokens
 REMOTE_THREADS = 16
+MAX_TOKEN_VECTOR_BYTES = 96 * 10**6  # of a slice, in half precision: what a row of the pipeline holds without harm
+TOKENS_PER_BYTE = 0.25  # of text, special tokens included; short Korean texts have 0.21 (kosbert-mini), long ones fewer
+OUTPUT_DEFAULTS = OutputOptions()
+# Options of the output that are for one kind of vectors.
+KIND_OPTIONS: dict[str, Kind] = {
+    "dtype": DENSE,
+    "column": DENSE,
+    "list_type": DENSE,
+    "sparse_top_k": SPARSE,
+    "sparse_threshold": SPARSE,
+    "sparse_dtype": SPARSE,
+    "multi_vector_dtype": MULTI_VECTOR,
+    "token_pooling": MULTI_VECTOR,
+}
 
 
 def require_input(config: JobConfig) -> None:
@@ -242,14 +262,39 @@ class Job:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """The model's specification; raises ModelError if the model cannot be found, or has no vectors for an output."""
-        spec = self.model.spec()
-        if spec.sparse:
-            raise ModelError(
-                f"{self.config.model.name}: has sparse vectors, which an output cannot hold yet; encode texts with "
-                "kosbert_ray.Encoder.encode_sparse"
+        """The model's specification; raises ModelError if the model cannot be found."""
+        return self.model.spec()
+
+    @cached_property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of vectors, in the order of their columns.
+
+        Raises:
+            UsageError: the model does not have them, or another option does not go with them.
+        """
+        config, own = self.config, self.spec.kinds
+        kinds = in_order(config.output.vectors or own[:1])
+        if lacking := [kind for kind in kinds if kind not in own]:
+            raise UsageError(
+                f"output.vectors: {config.model.name} has {named(own)} vectors, and no {named(lacking)} ones; set "
+                f"output.vectors={','.join(own)} or a part of it"
             )
-        return spec
+        for option, kind in KIND_OPTIONS.items():
+            if getattr(config.output, option) != getattr(OUTPUT_DEFAULTS, option) and kind not in kinds:
+                raise UsageError(f"output.{option}: is for {named([kind])} vectors, and the output has {named(kinds)} ones")
+        others = [kind for kind in kinds if kind != DENSE]
+        for name, hit in (
+            ("reuse", config.reuse),
+            ("dedup", config.dedup != "slice"),
+            ("long_text", config.long_text == "mean"),
+        ):
+            if hit and others:
+                raise UsageError(
+                    f"{name}: {getattr(config, name)} is for dense vectors only, and the output has {named(others)} ones"
+                )
+        if taken := {*config.columns()} & {*others}:
+            raise UsageError(f"output.vectors: the column {min(taken)!r} is also a kept one; keep it under another name")
+        return kinds
 
     @cached_property
     def long_text(self) -> LongText:
@@ -260,7 +305,7 @@ class Job:
         """The job with options that fit its model, and with an engine for CPUs chosen by a rule if its config sets none."""
         encoder = fitted(self.spec, self.config.encoder)
         if encoder.engine == "auto":
-            encoder = encoder.model_copy(update={"engine": preferred_engine(self.spec, encoder, "cpu")})
+            encoder = encoder.model_copy(update={"engine": preferred_engine(self.spec, encoder, "cpu", self.kinds)})
         return replace(self, config=self.config.model_copy(update={"encoder": encoder}))
 
     def sized(self, gpu: bool) -> Job:
@@ -270,9 +315,18 @@ class Job:
             gpu: whether its encoders have a GPU.
         """
         if self.config.slice.model_fields_set:
-            return self
+            slices = self.config.slice.model_copy(update={"max_bytes": min(self.config.slice.max_bytes, self.most_bytes())})
+            return replace(self, config=self.config.model_copy(update={"slice": slices}))
         target = target_bytes(self.corpus.files, plain_bytes_per_second(self.spec, gpu), gpu)
+        target = min(target, self.most_bytes())
         return replace(self, config=self.config.model_copy(update={"slice": SliceOptions(target_bytes=target)}))
+
+    def most_bytes(self) -> int:
+        """Bytes of text in a slice whose token vectors fit into one row of the pipeline; a number of any size if none."""
+        tokens = self.spec.multi_vector
+        if tokens is None or MULTI_VECTOR not in self.kinds:
+            return MAX_BYTES
+        return max(1, int(MAX_TOKEN_VECTOR_BYTES / (TOKENS_PER_BYTE * 2 * tokens.dimension)))
 
     @property
     def nullable(self) -> bool:
@@ -310,21 +364,32 @@ class Job:
             storage = storage.with_retries(config.storage.retry_seconds)
         return FragmentReader(storage, self.columns, config.input.line_options(), Limits.of(config.slice))
 
-    def formats(self, ranges: Ranges = ()) -> tuple[EmbeddingFormat, ...]:
-        """The storage formats of the vector columns.
+    def formats(self, ranges: Ranges = ()) -> tuple[VectorFormat, ...]:
+        """The storage formats of the columns of vectors.
 
         Args:
             ranges: ranges of int8.
         """
-        out = self.config.output
-        first = EmbeddingFormat(
-            self.spec.dimension,
-            out.column,
-            list_type=out.list_type,
-            compression=out.compression,
-            nullable=self.nullable,
-        )
-        return first.each(out.dtype, ranges)
+        out, spec, found = self.config.output, self.spec, list[VectorFormat]()
+        shared: Any = {"compression": out.compression, "nullable": self.nullable}
+        if DENSE in self.kinds:
+            found += EmbeddingFormat(spec.dimension, out.column, list_type=out.list_type, **shared).each(out.dtype, ranges)
+        if SPARSE in self.kinds and spec.sparse:
+            limits: Any = {"top_k": out.sparse_top_k or 0, "threshold": out.sparse_threshold}
+            found.append(SparseFormat(spec.sparse.dimension, out.sparse_dtype, **limits, **shared))
+        if MULTI_VECTOR in self.kinds and spec.multi_vector:
+            found.append(MultiVectorFormat(spec.multi_vector.dimension, out.multi_vector_dtype, **shared))
+        return tuple(found)
+
+    def token_pooling(self) -> TokenPooling | None:
+        """The pooling of token vectors: the model's own, or the one that the config asks for."""
+        own = self.spec.multi_vector.pooling if self.spec.multi_vector else None
+        factor = self.config.output.token_pooling
+        if factor == 1:
+            return own
+        if own:
+            raise UsageError(f"output.token_pooling: the model pools its token vectors itself ({own})")
+        return TokenPooling(factor)
 
     def shard_schema(self) -> pa.Schema:
         """The columns of a shard, in their order."""
@@ -339,22 +404,39 @@ class Job:
             weights: sha256 of the model's weight files.
             ranges: ranges of int8.
         """
-        config, spec, source = self.config, self.spec, self.columns.source
+        config, spec, source, out = self.config, self.spec, self.columns.source, self.config.output
+        dense, sparse, tokens = DENSE in self.kinds, spec.sparse, spec.multi_vector
+        more: dict[str, Any] = {"vectors": self.kinds}
+        if SPARSE in self.kinds and sparse:
+            more |= {
+                "sparse": (str(sparse),),
+                "sparse_dimension": sparse.dimension,
+                "sparse_dtype": out.sparse_dtype,
+                "sparse_top_k": out.sparse_top_k or 0,
+                "sparse_threshold": out.sparse_threshold,
+            }
+        if MULTI_VECTOR in self.kinds and tokens:
+            more |= {
+                "multi_vector": tokens.described(),
+                "multi_vector_dimension": tokens.dimension,
+                "multi_vector_dtype": out.multi_vector_dtype,
+                "token_pooling": out.token_pooling,
+            }
         return Fingerprint(
             weights=weights,
             tokenizer=sha256(spec.folder, spec.tokenizer_files),
-            pooling=spec.pooling,
-            head=tuple(type(part).__name__ for part in spec.head),
+            pooling=spec.pooling if dense else (),
+            head=tuple(type(part).__name__ for part in spec.head) if dense else (),
             max_seq_length=spec.max_seq_length,
             do_lower_case=spec.do_lower_case,
             prompt=spec.prompt,
             long_text=_described(self.long_text),
             precision=config.encoder.precision,
-            dtype=config.output.dtype,
+            dtype=out.dtype if dense else (),
             ranges=ranges,
-            list_type=config.output.list_type,
-            dimension=spec.dimension,
-            column=config.output.column,
+            list_type=out.list_type,
+            dimension=spec.dimension if dense else 0,
+            column=out.column,
             text=source.template,
             normalize=source.normalize,
             keep=(
@@ -365,6 +447,7 @@ class Job:
             on_bad_row="null_vector" if self.nullable else "reject",
             max_rows=config.slice.max_rows,
             max_bytes=config.slice.max_bytes,
+            **more,
         )
 
 

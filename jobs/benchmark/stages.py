@@ -68,7 +68,7 @@ def measure_stages(texts: list[str], model: Path, dimension: int) -> list[Stage]
     from kosbert_ray.corpus.schema import inspect
     from kosbert_ray.encoder.tokenizer import Tokenizer
     from kosbert_ray.model.spec import read_spec
-    from kosbert_ray.shards.format import EmbeddingFormat
+    from kosbert_ray.shards.formats.dense import EmbeddingFormat
     from kosbert_ray.shards.shard import checksum, write_shard
     from kosbert_ray.storage import Storage
 

@@ -150,6 +150,9 @@ def _lines(
     lines.append(
         f"output    {about}{plural(found.slices, 'shard')}, {data_size(found.output_bytes)}{_price(config, found)}"
     )
+    if {*found.vector_bytes} != {config.output.column}:
+        each = ", ".join(f"{column} {size:,.0f}" for column, size in found.vector_bytes.items())
+        lines.append(f"          bytes of a row's vectors: {each}")
     if found.copied_bytes:
         lines.append(f"          of which {data_size(found.copied_bytes)} for the texts, which --no-text leaves out")
     lines.append(f"requests  {about}{found.puts:,.0f} to write, {found.gets:,.0f} to read")

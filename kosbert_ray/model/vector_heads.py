@@ -14,6 +14,7 @@ from kosbert_ray.errors import ModelError
 from kosbert_ray.model.files import read_object
 from kosbert_ray.model.modules import MASK, TOKEN_POOLING, TOKENS, HeadPart, Normalize, output_width, read_head
 
+SPLADE_VALUES = 200.0
 SPLADE_OPTIONS = {"pooling_strategy": ("max", "sum"), "activation_function": ("relu", "log1p_relu")}
 
 
@@ -30,6 +31,11 @@ class Splade:
     dimension: int
     strategy: str
     activation: str
+
+    def typical_values(self, tokens: float) -> float:
+        """Returns about how many values a text's vector has: the order of what published models are trained to."""
+        del tokens
+        return SPLADE_VALUES
 
     def __str__(self) -> str:
         return f"splade {self.strategy} {self.activation}"

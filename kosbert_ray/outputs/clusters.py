@@ -99,7 +99,7 @@ def _read(output: Output, shard: str) -> tuple[Vectors, npt.NDArray[np.int64]]:
     """Reads a shard's vectors and their row numbers."""
     blocks = list(output.vectors(shard))
     if not blocks:
-        return np.empty((0, output.formats[0].dimension), np.float32), np.empty(0, np.int64)
+        return np.empty((0, output.dense.dimension), np.float32), np.empty(0, np.int64)
     vectors, rows = zip(*blocks, strict=True)
     return np.concatenate(vectors), np.concatenate(rows)
 
@@ -134,7 +134,7 @@ def _by_threshold(output: Output, threshold: float) -> Label:
     vectors = unit(np.concatenate(parts))
     groups = communities(vectors, threshold)
     ends = np.cumsum([0, *map(len, parts)])
-    centres = np.zeros((groups.max() + 1, output.formats[0].dimension), np.float32)
+    centres = np.zeros((groups.max() + 1, output.dense.dimension), np.float32)
     np.add.at(centres, groups[groups >= 0], vectors[groups >= 0])
     centres = unit(centres)
 

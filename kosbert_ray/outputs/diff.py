@@ -55,7 +55,7 @@ class _Side:
     def __init__(self, output: Output) -> None:
         output.require_complete()
         self.output = output
-        self.format = output.formats[0]
+        self.format = output.dense
         self.chunks = output.record.fingerprint["long_text"] if output.job.long_text == "chunk" else ""
         self.files: dict[str, list[Receipt]] = defaultdict(list)
         for receipt in output.receipts:

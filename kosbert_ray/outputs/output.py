@@ -19,12 +19,15 @@ from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import model_ref, open_output
 from kosbert_ray.outputs.record import JobRecord
 from kosbert_ray.outputs.sample import Sample, sample
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.base import VectorFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
+from kosbert_ray.shards.formats.table import kinds_of
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vectors import Block, read_rows, read_vectors
 from kosbert_ray.units import plural
+from kosbert_ray.vectors.kinds import Kind, named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,20 +212,62 @@ class Output:
         if not self.complete:
             log.warning(f"{self.storage.url()} is not complete: only the {plural(rows, 'row')} committed so far are {done}")
 
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of vectors in the output.
+
+        >>> from kosbert_ray import Output
+        >>> Output.open("vectors").kinds
+        ('dense',)
+        """
+        return kinds_of(self.record.fingerprint)
+
+    @property
+    def nullable(self) -> bool:
+        """True if rejected rows are in the shards, with a null vector."""
+        return self.formats[0].nullable
+
+    @property
+    def dense(self) -> EmbeddingFormat:
+        """The format of the first column of dense vectors; raises InputError if there is none."""
+        return self.vector_format()
+
     def vector_format(self, column: str | None = None) -> EmbeddingFormat:
-        """Returns how a column of vectors is stored.
+        """Returns how a column of dense vectors is stored.
 
         Args:
             column: its name; None for the first.
 
         Raises:
-            InputError: the output has no such column of vectors.
+            InputError: the output has no such column of dense vectors.
         """
-        for found in self.formats:
+        dense = [found for found in self.formats if isinstance(found, EmbeddingFormat)]
+        if not dense:
+            raise InputError(f"{self.storage.url()}: has {named(self.kinds)} vectors only, and this needs dense ones")
+        for found in dense:
             if column in (None, found.column):
+                return found
+        names = ", ".join(found.column for found in dense)
+        raise InputError(f"{self.storage.url()}: no column of vectors {column!r}; its columns of vectors are {names}")
+
+    def column_format(self, column: str) -> VectorFormat:
+        """Returns how a column of vectors of any kind is stored; raises InputError if there is no such column."""
+        for found in self.formats:
+            if found.column == column:
                 return found
         names = ", ".join(found.column for found in self.formats)
         raise InputError(f"{self.storage.url()}: no column of vectors {column!r}; its columns of vectors are {names}")
+
+    def kind_format(self, kind: Kind) -> VectorFormat:
+        """Returns how the first column of a kind of vectors is stored.
+
+        Raises:
+            InputError: the output has no vectors of this kind.
+        """
+        for found in self.formats:
+            if found.kind == kind:
+                return found
+        raise InputError(f"{self.storage.url()}: has no {named([kind])} vectors, only {named(self.kinds)} ones")
 
     def model(self, prompt: str | None = None, prompt_name: str | None = None) -> ModelSpec:
         """Reads the model that made the output.

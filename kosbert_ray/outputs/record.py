@@ -13,7 +13,8 @@ from kosbert_ray.config import JobConfig
 from kosbert_ray.encoder.engines.table import supports
 from kosbert_ray.errors import InputError
 from kosbert_ray.job import recorded_commits
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.base import VectorFormat
+from kosbert_ray.shards.formats.table import formats_of
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
 from kosbert_ray.storage import Storage
 from kosbert_ray.stored import settled_types, stored_config
@@ -59,9 +60,9 @@ class JobRecord:
         )
 
     @cached_property
-    def formats(self) -> tuple[EmbeddingFormat, ...]:
+    def formats(self) -> tuple[VectorFormat, ...]:
         """Formats of the vectors, one per column of vectors."""
-        return EmbeddingFormat.all_of(self.fingerprint)
+        return formats_of(self.fingerprint)
 
     @property
     def kept(self) -> tuple[str, ...]:

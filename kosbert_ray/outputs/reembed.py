@@ -68,7 +68,7 @@ def reembed(
             continue
         cosines = _cosines(stored, _round_trip(output, _encode(encoder, job, texts)))
         least = min(least, float(cosines.min()))
-        limits = AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], output.formats[0].codec.agreement
+        limits = AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], output.dense.codec.agreement
         off = int((cosines < min(limits)).sum())
         if off:
             problems.append(
@@ -97,7 +97,7 @@ def _texts_and_vectors(
         LookupError: the input no longer has the texts.
         StorageError: the shard cannot be read.
     """
-    column = output.formats[0].column
+    column = output.dense.column
     with open_shard(output.storage, receipt.shard) as file:
         table = file.read()
     table = table.filter(table[column].is_valid())
@@ -112,7 +112,7 @@ def _texts_and_vectors(
             texts = chunk_texts(texts.take(pa.array(sources[rows])), chosen)
         else:
             texts = texts.take(pa.array(rows))
-    return texts.to_pylist(), output.formats[0].matrix(chosen[column].combine_chunks())[0]
+    return texts.to_pylist(), output.dense.matrix(chosen[column].combine_chunks())[0]
 
 
 def _input_texts(plan: InputPlan, receipt: Receipt, output: Output) -> pa.Array | pa.ChunkedArray:
@@ -141,7 +141,7 @@ def _encode(encoder: Encoder, job: JobConfig, texts: list[str]) -> npt.NDArray[n
 
 def _round_trip(output: Output, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Vectors as they would come back from a shard of the output."""
-    return output.formats[0].matrix(output.formats[0].array(vectors))[0]
+    return output.dense.matrix(output.dense.array(vectors))[0]
 
 
 def _cosines(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -75,7 +75,7 @@ def sample(output: Output, n: int, seed: int, columns: Sequence[str], max_shards
     with ThreadPoolExecutor(reader_threads(output.storage)) as pool:
         parts = list(pool.map(read, drawn))
     if not parts:
-        return Sample(np.empty((0, output.formats[0].dimension), np.float32), pa.table({name: [] for name in columns}), ())
+        return Sample(np.empty((0, output.dense.dimension), np.float32), pa.table({name: [] for name in columns}), ())
     vectors, tables, rows = zip(*parts, strict=True)
     places = zip((receipts[group].shard for group in drawn), rows, strict=True)
     return Sample(np.concatenate(vectors), pa.concat_tables(tables), tuple(places))

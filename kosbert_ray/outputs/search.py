@@ -107,7 +107,7 @@ class Searcher:
             found = index.search(vectors, top_k)
             return Nearest(found.score, self._indexed[found.shard], found.row)
         threads = reader_threads(output.storage)
-        return nearest(output.storage, shards, output.formats[0], vectors, top_k, similarity, threads)
+        return nearest(output.storage, shards, output.dense, vectors, top_k, similarity, threads)
 
     def search(self, queries: Sequence[str], top_k: int, similarity: Similarity, exact: bool = False) -> list[Hit]:
         """Finds the rows nearest to each query, by the output's index if there is one.

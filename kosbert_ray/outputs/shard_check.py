@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kosbert_ray.errors import StorageError, first_line
 from kosbert_ray.outputs.record import JobRecord
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.base import VectorFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import REJECTED_FOLDER, VECTORS_KEY, checksum, described, footer_of
 from kosbert_ray.storage import Storage
@@ -33,7 +32,7 @@ class Promise:
     """
 
     fingerprint: str
-    formats: tuple[EmbeddingFormat, ...]
+    formats: tuple[VectorFormat, ...]
     keep: tuple[str, ...]
     normalized: bool
 
@@ -126,8 +125,7 @@ def _columns(described: Iterable[str]) -> list[str]:
 
 def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Iterable[str]:
     problems = []
-    first = promise.formats[0]
-    rows = receipt.shard_rows(first.nullable)
+    rows = receipt.shard_rows(promise.formats[0].nullable)
     if file.metadata.num_rows != rows:
         problems.append(f"has {plural(file.metadata.num_rows, 'row')} instead of {rows:,}")
     vectors: dict[str, list[pa.Array]] = {item.column: [] for item in promise.formats}
@@ -138,21 +136,16 @@ def _check_rows(file: pq.ParquetFile, receipt: Receipt, promise: Promise) -> Ite
         nulls = sum(array.null_count for array in arrays)
         if nulls != rows - receipt.rows:
             problems.append(f"{name} has {plural(nulls, 'null vector')}")
-    if checksum(*(array for arrays in vectors.values() for array in arrays)) != receipt.embedding_xxh128:
+    if checksum(*(pa.chunked_array(arrays) for arrays in vectors.values() if arrays)) != receipt.embedding_xxh128:
         problems.append("its vectors are not those that were written (XXH128)")
-    for array in vectors[first.column]:
-        try:
-            matrix, _ = first.matrix(array)
-        except ValueError as error:
-            return [*problems, first_line(error)]
-        broken = int((~np.isfinite(matrix)).any(axis=1).sum())
-        if broken:
-            return [*problems, f"{plural(broken, 'vector', 'hold')} NaN or Inf"]
-        tolerance = first.codec.norm_tolerance
-        if promise.normalized and tolerance is not None:
-            off = int((np.abs(np.linalg.norm(matrix, axis=1) - 1) > tolerance).sum())
-            if off:
-                return [*problems, f"{plural(off, 'vector', 'do')} not have length 1, as the model promises"]
+    for item in promise.formats:
+        for array in vectors[item.column]:
+            try:
+                found = item.problem(array, promise.normalized)
+            except ValueError as error:
+                found = first_line(error)
+            if found:
+                return [*problems, found]
     return problems
 
 

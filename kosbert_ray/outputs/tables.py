@@ -53,7 +53,7 @@ def to_arrow(output: Output, columns: Sequence[str] | None, limit: int | None) -
     names = source.schema.names if columns is None else list(columns)
     if unknown := [name for name in names if name not in source.schema.names]:
         raise InputError(f"{output.storage.url()}: no column {unknown[0]!r}; there are {', '.join(source.schema.names)}")
-    rows = sum(receipt.shard_rows(output.formats[0].nullable) for receipt in output.receipts)
+    rows = sum(receipt.shard_rows(output.nullable) for receipt in output.receipts)
     if limit is not None:
         rows = min(rows, limit)
     needed, free = rows * _row_bytes(output, names), _free_memory()

@@ -29,7 +29,7 @@ from kosbert_ray.encoder.options import has_gpu
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import Job
-from kosbert_ray.planning.output_size import kept_bytes, output_bytes, typical_vectors
+from kosbert_ray.planning.output_size import RowBytes, kept_bytes, output_bytes
 from kosbert_ray.run.chunk_rows import chunk_columns
 from kosbert_ray.run.text_hashes import hashes_of
 
@@ -77,6 +77,7 @@ class Estimate:
         max_seq_length: the model's maximum length in tokens; None if it takes texts of any length.
         slices: number of slices.
         output_bytes: bytes of all shards.
+        vector_bytes: bytes of a row's vectors, by column.
         copied_bytes: those of the column with the texts.
         puts, gets: requests to the stores.
         looked_at: sampled rows.
@@ -103,6 +104,7 @@ class Estimate:
     max_seq_length: int | None
     slices: float
     output_bytes: float
+    vector_bytes: Mapping[str, float]
     copied_bytes: float
     puts: float
     gets: float
@@ -189,10 +191,12 @@ def estimate(config: JobConfig) -> Estimate:
     trial = f"the whole input is estimated, not only --limit {config.limit:,}" if config.limit else None
     formats = job.formats()
     output_rows = whole.values["output_rows"]
-    row_bytes = copied = shard_overhead = 0.0
+    of_row, copied = RowBytes({}, 0.0, 0.0), 0.0
     if any(map(len, texts)):
         slice_rows = round(output_rows / max(1.0, slices))
-        row_bytes, shard_overhead = output_bytes(formats, typical_vectors(spec), kept, slice_rows)
+        pooling = job.token_pooling()
+        tokens = whole.values["tokens"] / max(1.0, output_rows) / (pooling.factor if pooling else 1)
+        of_row = output_bytes(formats, spec, tokens, kept, slice_rows)
         if column := config.copied_column():
             copied = kept_bytes(formats, [table.select([column]) for table in kept])
     written = output_rows + (sum(whole.rejected.values()) if formats[0].nullable else 0)
@@ -214,7 +218,8 @@ def estimate(config: JobConfig) -> Estimate:
         lengths=dict(sorted(whole.lengths.items())),
         max_seq_length=spec.length_limit,
         slices=slices,
-        output_bytes=written * row_bytes + slices * shard_overhead,
+        output_bytes=written * of_row.row + slices * of_row.shard,
+        vector_bytes=dict(of_row.vectors),
         copied_bytes=written * copied,
         puts=puts,
         gets=len(corpus.files) + len(fragments) * GETS_OF_A_FRAGMENT + slices * GETS_OF_A_SLICE,

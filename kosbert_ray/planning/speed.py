@@ -62,7 +62,7 @@ def measure(config: JobConfig) -> Speed:
     from kosbert_ray.encoder.encoder import Encoder
 
     job = Job.resolve(config).with_engine()
-    encoder = Encoder(job.spec, job.config.encoder)
+    encoder = Encoder(job.spec, job.config.encoder, kinds=job.kinds)
     found = sampled_texts(job.reader(), job.fragments(), config.plan.slices)
     parts = [texts.take(pa.array(range(0, len(texts), max(1, len(texts) // TEXTS)))) for texts in found if len(texts)]
     if not parts:
@@ -107,7 +107,7 @@ def remembered(spec: ModelSpec, config: JobConfig) -> Speed | None:
 def _memory(spec: ModelSpec, config: JobConfig) -> Path:
     parts = [
         sha256(spec.folder, spec.weight_files),
-        str(config.encoder.model_dump(exclude={"actors"})),
+        str(config.encoder.model_dump(exclude={"actors"})) + ",".join(config.output.vectors),
         platform.processor(),
         platform.node(),
     ]

@@ -31,7 +31,7 @@ from kosbert_ray.run.read_tasks import shared_read_tasks
 from kosbert_ray.run.shared_vectors import SharedTexts, SharedVectors
 from kosbert_ray.run.shuffle import PARTITION, Shuffle
 from kosbert_ray.run.text_hashes import HASH, halves, hashes_of
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.options import OutputOptions
 from kosbert_ray.storage import Storage

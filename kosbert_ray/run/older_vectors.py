@@ -21,7 +21,7 @@ from kosbert_ray.model.source import node_folder
 from kosbert_ray.run.node_files import fill_node_folder
 from kosbert_ray.run.shared_vectors import SharedTexts
 from kosbert_ray.run.text_hashes import HASH, halves
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.vectors import read_rows
 from kosbert_ray.storage import Storage
 

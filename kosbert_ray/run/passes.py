@@ -85,6 +85,7 @@ class Pass:
             encoders_per_node=pool.per_node,
             output=output.ledger.storage,
             formats=job.formats(self.ranges),
+            token_pooling=job.token_pooling(),
             field_ids=output.has_field_ids,
             rejected_text=job.config.output.rejected_text,
             on_bad_row=job.config.on_bad_row,

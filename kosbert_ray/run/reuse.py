@@ -29,7 +29,7 @@ from kosbert_ray.run.older_vectors import FIRST, FOLDER, PLACE, PLACES, SHARD, S
 from kosbert_ray.run.shuffle import PARTITION, Shuffle
 from kosbert_ray.run.text_hashes import HASH, HASH_TYPE, halves, hashes_of
 from kosbert_ray.shards.fingerprint import Fingerprint
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
 from kosbert_ray.shards.vectors import open_shard
 from kosbert_ray.storage import Storage

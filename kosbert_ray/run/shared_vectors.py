@@ -15,7 +15,7 @@ import pyarrow as pa
 from kosbert_ray.model.source import node_folder
 from kosbert_ray.run.node_files import fill_node_folder
 from kosbert_ray.run.text_hashes import UInt64, halves, hashes_of
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.vectors import read_vectors
 from kosbert_ray.storage import Storage
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +21,10 @@ from kosbert_ray.corpus.fragments import Fragment
 from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
 from kosbert_ray.encoder.packing import Tokens
 from kosbert_ray.shards.receipt import Receipt
+from kosbert_ray.vectors.kinds import DENSE, SPARSE, Kind
+from kosbert_ray.vectors.ragged import Ragged
+from kosbert_ray.vectors.sparse import SparseVectors
+from kosbert_ray.vectors.token_vectors import TokenVectors
 
 NOTES = "notes"  # the pickled slices without their columns, and the lengths of these
 KEEP = "keep."  # prefix of the kept columns
@@ -27,7 +32,7 @@ MADE = "made."  # prefix of the columns that are made while texts are tokenized
 TOKENS = ("ids", "lengths", "rows", "dropped", "part_of", "part")  # fields of Tokens
 KNOWN = "known"
 REUSED = "reused"
-VECTORS = "vectors"
+VECTORS = "vectors"  # dense ones, and the prefix of the columns of others
 VECTOR_ROWS = "vector_rows"
 
 
@@ -111,6 +116,39 @@ class SliceRow:
     def with_tokens(self, tokens: Tokens) -> SliceRow:
         """Adds a tokenized slice."""
         return self.with_columns({name: pa.array(getattr(tokens, name)) for name in TOKENS})
+
+    # -- vectors -------------------------------------------------------------------------------------------------------
+
+    def with_vectors(self, dense: npt.NDArray[np.float32], ragged: Mapping[Kind, Ragged], rows: pa.Array) -> SliceRow:
+        """Adds the vectors of the distinct texts.
+
+        Args:
+            dense: float32 ``[u, dimension]``.
+            ragged: vectors of other kinds.
+            rows: int32 ``[good rows]``, the index of each one's text.
+        """
+        add = {VECTORS: pa.array(dense.reshape(-1)), VECTOR_ROWS: rows}
+        for kind, found in ragged.items():
+            for number, column in enumerate((found.offsets, *found.columns())):
+                add[f"{VECTORS}.{kind}.{number}"] = pa.array(column.reshape(-1))
+        return self.with_columns(add)
+
+    def vectors(self, kind: Kind, dimension: int) -> npt.NDArray[np.float32] | Ragged:
+        """The vectors of the distinct texts, of one kind.
+
+        Args:
+            kind: the kind.
+            dimension: length of a dense vector or of a token vector.
+        """
+        if kind == DENSE:
+            dense: npt.NDArray[np.float32] = self.columns[VECTORS].to_numpy().reshape(-1, dimension)
+            return dense
+        nothing: Ragged = SparseVectors.empty() if kind == SPARSE else TokenVectors.empty(dimension)
+        offsets, *columns = (
+            self.columns[f"{VECTORS}.{kind}.{number}"].to_numpy() for number in range(1 + len(nothing.columns()))
+        )
+        shaped = [column.reshape(-1, *empty.shape[1:]) for column, empty in zip(columns, nothing.columns(), strict=True)]
+        return nothing.with_columns(offsets, shaped, np.ones(len(offsets) - 1, bool))
 
     # -- changes -------------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,17 @@ OPTIONS = {
     "keep": "input.keep",
     "input_format": "input.delimiter, input.quoting, …",
     "on_bad_row": "on_bad_row",
+    "vectors": "output.vectors",
+    "sparse": "model.name",
+    "sparse_dimension": "model.name",
+    "sparse_dtype": "output.sparse_dtype",
+    "sparse_top_k": "output.sparse_top_k",
+    "sparse_threshold": "output.sparse_threshold",
+    "multi_vector": "model.name",
+    "multi_vector_dimension": "model.name",
+    "multi_vector_dtype": "output.multi_vector_dtype",
+    "token_pooling": "output.token_pooling",
+    "head_weights": "model.name",
 }
 # Fields whose option takes the same value, so that a message can suggest it.
 SETTABLE = (
@@ -44,6 +55,11 @@ SETTABLE = (
     "text",
     "normalize",
     "on_bad_row",
+    "vectors",
+    "sparse_dtype",
+    "sparse_threshold",
+    "multi_vector_dtype",
+    "token_pooling",
 )
 # A difference in the first field explains one in the second.
 EXPLAINS = {"dimension": "head", "weights": "pooling"}
@@ -87,6 +103,10 @@ class Fingerprint:
         ranges: smallest and largest values per dimension for int8; empty for other types.
         keep: columns carried over from the input, each as ``name: type``.
         on_bad_row: "null_vector" or "reject"; "fail" counts as "reject", since its shards are the same.
+        vectors: the kinds of vectors, in the order of their columns.
+        sparse, multi_vector: how the model makes them.
+        sparse_top_k: 0 for all values.
+        head_weights: sha256 of weights that only these kinds use, where they are not among ``weights``.
     """
 
     weights: str
@@ -110,6 +130,17 @@ class Fingerprint:
     on_bad_row: str
     max_rows: int
     max_bytes: int
+    vectors: tuple[str, ...] = ("dense",)
+    sparse: tuple[str, ...] = ()
+    sparse_dimension: int = 0
+    sparse_dtype: str = "float32"
+    sparse_top_k: int = 0
+    sparse_threshold: float = 0.0
+    multi_vector: tuple[str, ...] = ()
+    multi_vector_dimension: int = 0
+    multi_vector_dtype: str = "float32"
+    token_pooling: float = 1.0
+    head_weights: str = ""
 
     def described(self) -> dict[str, Any]:
         """Returns the fields as stored in job.json; newer ones only if they are not at their default."""

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from kosbert_ray.settings import Address, Names, Seconds, Section, split_names
 from kosbert_ray.shards.vector_types import VectorType
+from kosbert_ray.vectors.kinds import DENSE, Kind
 
 
 def require_unit(value: Any) -> Any:
@@ -32,11 +33,27 @@ class OutputOptions(Section):
         description="write the place of each row in the input: columns file, row and byte_offset, of which one is null",
     )
     rejected_text: bool = Field(default=True, description="keep the texts of rejected rows in rejected/")
-    column: str = Field(default="embedding", description="name of the vector column")
+    vectors: Annotated[tuple[Kind, ...], BeforeValidator(split_names)] = Field(
+        default=(), description="kinds of vectors: dense, sparse, multi_vector; by default that of the model"
+    )
+    column: str = Field(default="embedding", description="name of the column of dense vectors")
     dtype: Annotated[tuple[VectorType, ...], BeforeValidator(split_names), Field(min_length=1)] = Field(
-        default=("float32",), description="vector types: the first is stored in column, each other in <column>_<type>"
+        default=("float32",),
+        description="types of dense vectors: the first is stored in column, each other in <column>_<type>",
     )
     list_type: Literal["list", "fixed_size_list"] = Field(default="list", description="Arrow type of vector columns")
+    sparse_top_k: Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="how many of the largest values a sparse vector keeps; by default all"
+    )
+    sparse_threshold: float = Field(default=0.0, ge=0, description="the smallest value that a sparse vector keeps")
+    sparse_dtype: Literal["float32", "float16"] = Field(default="float32", description="type of a sparse vector's values")
+    multi_vector_dtype: Literal["float32", "float16"] = Field(
+        default="float32",
+        description="type of token vectors, whose numbers have half precision in both; more readers take float32",
+    )
+    token_pooling: float = Field(
+        default=1.0, ge=1, description="about how many token vectors of a text become one, the mean of similar ones"
+    )
     compression: Literal["zstd", "snappy", "none"] = Field(default="zstd", description="compression of the Parquet files")
     removed_inputs: Literal["keep", "delete"] = Field(
         default="keep", description="what to do with the vectors of input files that no longer exist"
@@ -51,10 +68,13 @@ class OutputOptions(Section):
 
     @model_validator(mode="after")
     def _check(self) -> OutputOptions:
-        if len(set(self.dtype)) < len(self.dtype):
-            raise ValueError("dtype: a type is named twice")
+        for name in ("dtype", "vectors"):
+            if len({*getattr(self, name)}) < len(getattr(self, name)):
+                raise ValueError(f"{name}: an entry is named twice")
         return self
 
     def columns(self) -> tuple[str, ...]:
-        """Names of the vector columns."""
-        return (self.column, *(f"{self.column}_{dtype}" for dtype in self.dtype[1:]))
+        """Names of the columns of vectors, as far as they are known without the model."""
+        dense = (self.column, *(f"{self.column}_{dtype}" for dtype in self.dtype[1:]))
+        others = tuple(kind for kind in self.vectors if kind != DENSE)  # their columns have the names of the kinds
+        return (*(dense if DENSE in self.vectors or not self.vectors else ()), *others)

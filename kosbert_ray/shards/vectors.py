@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.shard import reading
 from kosbert_ray.storage import Storage
 from kosbert_ray.units import plural

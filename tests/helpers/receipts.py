@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kosbert_ray.shards.fingerprint import Fingerprint
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import write_shard
 from kosbert_ray.storage import Storage

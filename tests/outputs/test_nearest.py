@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kosbert_ray.errors import StorageError
 from kosbert_ray.outputs.nearest import nearest
 from kosbert_ray.shards import vectors as module
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.vector_types import ranges_of
 from kosbert_ray.storage import Storage
 

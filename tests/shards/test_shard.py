@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.shard import REJECTED_SCHEMA, read_metadata, write_rejected, write_shard
 from kosbert_ray.shards.vector_types import ranges_of
 from kosbert_ray.storage import Storage

@@ -14,7 +14,7 @@ import pytest
 from sentence_transformers.util import quantize_embeddings
 
 from kosbert_ray.outputs.shard_check import Promise, check_shard
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import checksum, write_shard
 from kosbert_ray.shards.vector_types import CODECS, Codec, VectorType, ranges_of

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kosbert_ray.errors import StorageError
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.vectors import read_rows, read_vectors
 from kosbert_ray.storage import Storage
 

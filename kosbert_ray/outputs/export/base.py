@@ -9,7 +9,7 @@ from typing import Protocol
 from kosbert_ray.errors import UsageError
 from kosbert_ray.job import require_outside
 from kosbert_ray.outputs.output import Output
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.base import VectorFormat
 from kosbert_ray.storage import Storage
 
 
@@ -24,7 +24,7 @@ class Source:
     """
 
     output: Output
-    formats: Sequence[EmbeddingFormat]
+    formats: Sequence[VectorFormat]
     shard_size: int | None = None
 
 
@@ -80,7 +80,7 @@ def export(
         StorageError: a shard cannot be read, or the destination cannot be written.
     """
     output.require_complete()
-    formats = (output.vector_format(column),) if column else output.formats
+    formats = (output.column_format(column),) if column else output.formats
     if f"{output.storage.address}/".startswith(f"{Storage(address, output.storage.options).address}/"):
         raise UsageError(f"{address}: holds the output itself; choose another folder")
     require_outside(Storage(address, output.storage.options))

@@ -19,7 +19,7 @@ from kosbert_ray.job import reader_threads
 from kosbert_ray.outputs.export import sidecar
 from kosbert_ray.outputs.export.base import Export, Source
 from kosbert_ray.outputs.output import Output
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.vectors import open_shard
 from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
@@ -30,7 +30,8 @@ SIDECAR = "export.json"  # says what was exported; written first as incomplete, 
 
 def export(source: Source, address: str) -> Export:
     """Writes the first column of vectors, one file per shard; files of an earlier export of the same output stay."""
-    output, vector_format = source.output, source.formats[0]
+    output = source.output
+    vector_format = output.vector_format(source.formats[0].column if len(source.formats) == 1 else None)
     target = Storage(address, output.storage.options)
     content = sidecar.described(output) | json.loads(json.dumps(vector_format.described()))
     present = {entry.name for folder in (VECTORS, METADATA) for entry in target.list(folder)}

@@ -43,7 +43,7 @@ def export(source: Source, address: str) -> Export:
             _write_file(source, target, name, group)
     target.delete(sorted(present - {*names}))
     sidecar.write(target, SIDECAR, content, complete=True)
-    nullable = output.formats[0].nullable
+    nullable = output.nullable
     return Export(target.address, sum(item.shard_rows(nullable) for group in groups for item in group), kept, len(names))
 
 

@@ -8,7 +8,7 @@ from kosbert_ray.outputs.index.files import Int64
 from kosbert_ray.outputs.index.library import faiss
 from kosbert_ray.outputs.index.searcher import IndexSearcher, Vectors
 from kosbert_ray.outputs.output import Output
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.vectors import read_vectors
 from kosbert_ray.vectors.arithmetic import unit
 

@@ -16,9 +16,10 @@ from kosbert_ray.corpus.types import as_parquet, parse_type
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.outputs.load.ids import first_rows, input_rows, place_ids, require_unique
 from kosbert_ray.outputs.output import Output
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.vectors import open_shard
+from kosbert_ray.vectors.kinds import DENSE
 
 # Columns of a destination beside those of the output.
 OUTPUT, SHARD, ID = "kosbert_output", "kosbert_shard", "kosbert_id"
@@ -248,7 +249,7 @@ def require_float_or_bits(source: Source, types: Mapping[str, str], name: str) -
         UsageError: it has none, or the dot product of the stored numbers means nothing.
     """
     dtype = source.format.dtype
-    others = [item.column for item in source.output.formats if item.dtype in types]
+    others = [item.column for item in source.output.formats if item.kind == DENSE and item.dtype in types]
     remedy = f"load --column {others[0]}" if others else "embed with --set output.dtype=float32"
     if source.format.codec.needs_ranges:
         raise UsageError(

@@ -51,7 +51,7 @@ def input_rows(output: Output, receipt: Receipt, chunk: pa.ChunkedArray | None, 
     else:  # a rejected row that is kept has no chunk
         numbers = pc.fill_null(chunk.cast(pa.int64()), 0).to_numpy()
         index = np.cumsum(numbers == 0) - 1
-    if not receipt.rejected or output.formats[0].nullable:
+    if not receipt.rejected or output.nullable:
         return index
     rejected = read_rejected(output.storage, receipt.shard)["slice_row"]
     if rejected.null_count:  # written by an earlier version: rows are counted without the rejected ones

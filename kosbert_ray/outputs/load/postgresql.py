@@ -34,6 +34,7 @@ from kosbert_ray.outputs.load.base import (
     require_own,
     require_types,
 )
+from kosbert_ray.vectors.kinds import DENSE
 
 try:
     import psycopg
@@ -163,7 +164,7 @@ class PostgreSQL:
         self._vector = require_float_or_bits(source, VECTOR_TYPES, "pgvector")
         most = INDEXED[self._vector]
         if source.options.index and source.format.dimension > most:
-            halves = [item.column for item in source.output.formats if item.dtype == "float16"]
+            halves = [item.column for item in source.output.formats if item.kind == DENSE and item.dtype == "float16"]
             half = (
                 f"load --column {halves[0]}" if halves else "embed with output.dtype=float32,float16 and load that column"
             )

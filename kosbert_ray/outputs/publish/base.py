@@ -114,7 +114,7 @@ class Publication:
 
     def rows(self, shard: str) -> int:
         """Rows of a shard, with those that have no vector."""
-        return self.shards[shard].shard_rows(self.output.formats[0].nullable)
+        return self.shards[shard].shard_rows(self.output.nullable)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,14 @@ import pyarrow as pa
 from kosbert_ray.corpus.types import may_cast, parse_type
 from kosbert_ray.errors import UsageError
 from kosbert_ray.outputs.output import Output
+from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind
 
 UTC = "UTC"
 MAX_PRECISION = 38  # of a decimal
+
+
+# The option that sets the type of each kind of vectors.
+DTYPE_OPTIONS: dict[Kind, str] = {DENSE: "dtype", SPARSE: "sparse_dtype", MULTI_VECTOR: "multi_vector_dtype"}
 
 
 def require_table_types(schema: pa.Schema, output: Output, name: str) -> None:
@@ -32,10 +37,10 @@ def require_table_types(schema: pa.Schema, output: Output, name: str) -> None:
             if not reason:
                 continue
             if column.name in vectors:
-                dtype = vectors[column.name].dtype
+                item = vectors[column.name]
                 raise UsageError(
-                    f"column {column.name!r} holds {dtype} ({kind}), and {name} has no {reason}; embed into another output "
-                    "with --set output.dtype=float32"
+                    f"column {column.name!r} holds {item.dtype} ({kind}), and {name} has no {reason}; embed into another "
+                    f"output with --set output.{DTYPE_OPTIONS[item.kind]}=float32"
                 )
             remedy = _remedy(column, kind)
             how = f"with {remedy}, or without the column" if remedy else "without the column"

@@ -14,8 +14,11 @@ import pyarrow as pa
 
 from kosbert_ray.errors import KosbertError, ModelError, described
 from kosbert_ray.run.monitor.board import Board, Part
-from kosbert_ray.run.slice_row import KNOWN, REUSED, TOKENS, VECTOR_ROWS, VECTORS, SliceRow
+from kosbert_ray.run.slice_row import KNOWN, REUSED, TOKENS, SliceRow
 from kosbert_ray.run.stages.work import Work, run_stage
+from kosbert_ray.shards.formats.sparse import SparseFormat
+from kosbert_ray.vectors.ragged import Ragged
+from kosbert_ray.vectors.sparse import SparseVectors
 
 REPORT_SECONDS = 1.0  # between two reports
 
@@ -65,14 +68,14 @@ class EncodeSlices:
 
         spec = work.model.spec()  # raises if it is not the model that the driver prepared
         with work.model.naming():
-            self.encoder = Encoder(spec, work.encoder, work.strict_engine)
+            self.encoder = Encoder(spec, work.encoder, work.strict_engine, work.kinds)
         self.shared = work.shared.open() if work.shared else None
         work.board.encoder_ready(name)
 
     def __call__(self, slices: Sequence[SliceRow]) -> list[SliceRow]:
         """Encodes slices.
 
-        Adds one vector per distinct text (float32, flattened) and, for each good row, the index of its vector.
+        Adds the vectors of each distinct text and, for each good row, the index of its text.
         """
         if self._broken:
             raise self._broken
@@ -90,8 +93,9 @@ class EncodeSlices:
             notices=(*self._notices(), *row.notices),
             reread=row.reread or bool(encoded.failed),
         )
-        vectors = {VECTORS: pa.array(encoded.distinct.reshape(-1)), VECTOR_ROWS: pa.array(rows)}
-        row = row.with_columns(vectors, drop=(*TOKENS, KNOWN, REUSED)).with_facts(
+        ragged = {kind: self._kept(found) for kind, found in encoded.ragged.items()}
+        row = row.with_columns({}, drop=(*TOKENS, KNOWN, REUSED)).with_vectors(encoded.distinct, ragged, pa.array(rows))
+        row = row.with_facts(
             precision=self.encoder.precision,
             attention=self.encoder.attention,
             device=self.encoder.device,
@@ -103,6 +107,13 @@ class EncodeSlices:
         )
         self._free_since = time.perf_counter()
         return row
+
+    def _kept(self, found: Ragged) -> Ragged:
+        """The vectors without what is not stored, which need not travel."""
+        for item in self.work.formats:
+            if isinstance(item, SparseFormat) and isinstance(found, SparseVectors):
+                return item.kept(found)
+        return found
 
     def _notices(self) -> list[str]:
         """The encoder's notices but those on the model's folder, which the driver has told under the user's name for it."""

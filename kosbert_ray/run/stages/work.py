@@ -18,13 +18,15 @@ from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import InputChanged, KosbertError, described
 from kosbert_ray.model.prepare import PreparedModel
+from kosbert_ray.model.vector_heads import TokenPooling
 from kosbert_ray.run.monitor.board import MAX_ATTEMPTS, Board
 from kosbert_ray.run.older_vectors import OlderVectors
 from kosbert_ray.run.shared_vectors import SharedVectors
 from kosbert_ray.run.slice_row import SliceRow
-from kosbert_ray.shards.format import EmbeddingFormat
+from kosbert_ray.shards.formats.base import VectorFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.storage import Storage
+from kosbert_ray.vectors.kinds import Kind
 
 MAX_BUNDLED = 64  # slices in a row
 
@@ -44,6 +46,7 @@ class Work:
         encoders_per_node: most encoders on one node.
         output: the output directory.
         formats: how vectors are stored, one for each column.
+        token_pooling: how the token vectors of a text are pooled, if they are.
         field_ids: whether the columns have field ids.
         on_bad_row: what to do with rows that cannot be embedded.
         rejected_text: whether the texts of rejected rows are kept.
@@ -64,7 +67,8 @@ class Work:
     strict_engine: bool
     encoders_per_node: int
     output: Storage
-    formats: tuple[EmbeddingFormat, ...]
+    formats: tuple[VectorFormat, ...]
+    token_pooling: TokenPooling | None
     field_ids: bool
     on_bad_row: OnBadRow
     rejected_text: bool
@@ -74,6 +78,11 @@ class Work:
     older: OlderVectors | None
     bundle: Limits
     bundle_input_bytes: int
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of vectors, in the order of their columns."""
+        return tuple(dict.fromkeys(item.kind for item in self.formats))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,11 +17,14 @@ from kosbert_ray.corpus.row_table import TEXT
 from kosbert_ray.encoder.packing import take_rows
 from kosbert_ray.errors import InputError
 from kosbert_ray.run.chunk_rows import collapse, sources
-from kosbert_ray.run.slice_row import KEEP, MADE, VECTOR_ROWS, VECTORS, SliceRow
+from kosbert_ray.run.slice_row import KEEP, MADE, VECTOR_ROWS, SliceRow
 from kosbert_ray.run.stages.work import Outcome, Work, run_stage
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, write_shard
 from kosbert_ray.storage import Storage
+from kosbert_ray.vectors.kinds import Kind
+from kosbert_ray.vectors.token_pooling import pooled
+from kosbert_ray.vectors.token_vectors import TokenVectors
 
 NONE_REJECTED = REJECTED_SCHEMA.empty_table()
 WRITERS = 8  # slices that are written at once to an object store, whose answer each waits for
@@ -80,12 +84,22 @@ def _columns(row: SliceRow, work: Work) -> tuple[dict[str, pa.Array], list[pa.Ar
         assert row.fragment is not None
         keep |= addresses(row.fragment, row.positions)
     keep |= {name: row.columns[MADE + name] for name in work.made_columns}
-    main, good = work.formats[0], row.good
-    distinct = row.columns[VECTORS].to_numpy().reshape(-1, main.dimension)
-    vectors = take_rows(distinct, row.columns[VECTOR_ROWS].to_numpy())
-    if row.reasons.null_count < len(row.reasons) and not main.nullable:
+    good, nullable = row.good, work.formats[0].nullable
+    vectors = {kind: _vectors(row, work, kind) for kind in work.kinds}
+    if row.reasons.null_count < len(row.reasons) and not nullable:
         keep = {name: column.filter(good) for name, column in keep.items()}
-    return keep, [item.array(vectors, good if item.nullable else None) for item in work.formats]
+    return keep, [item.array(vectors[item.kind], good if nullable else None) for item in work.formats]
+
+
+def _vectors(row: SliceRow, work: Work, kind: Kind) -> Any:
+    """The vectors of the good rows, of one kind."""
+    found = row.vectors(kind, next(item.dimension for item in work.formats if item.kind == kind))
+    rows = row.columns[VECTOR_ROWS].to_numpy()
+    if isinstance(found, np.ndarray):
+        return take_rows(found, rows)
+    if isinstance(found, TokenVectors) and (pooling := work.token_pooling):
+        found = pooled(found, pooling.factor, pooling.protected, pooling.normalize)
+    return found if np.array_equal(rows, np.arange(len(found))) else found.take(rows)
 
 
 def _rejected(row: SliceRow, work: Work) -> pa.Table:

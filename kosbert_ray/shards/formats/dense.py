@@ -12,14 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kosbert_ray.errors import UsageError
+from kosbert_ray.shards.formats.base import has_vector
 from kosbert_ray.shards.vector_types import CODECS, Codec, Ranges, VectorType
+from kosbert_ray.units import plural
+from kosbert_ray.vectors.kinds import DENSE, Kind
 
 INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class EmbeddingFormat:
-    """The storage format of one vector column.
+    """The storage format of one column of dense vectors; implements ``VectorFormat``.
 
     Attributes:
         dimension: length of the vectors. A packed type such as ubinary stores fewer values.
@@ -38,15 +41,16 @@ class EmbeddingFormat:
     compression: Literal["zstd", "snappy", "none"] = "zstd"
     nullable: bool = False
     ranges: Ranges = ()
+    kind: Kind = DENSE
 
     @staticmethod
     def of(fingerprint: Mapping[str, Any]) -> EmbeddingFormat:
-        """Returns the format of an output's first vector column. See :meth:`all_of`."""
+        """Returns the format of an output's first column of dense vectors. See :meth:`all_of`."""
         return EmbeddingFormat.all_of(fingerprint)[0]
 
     @staticmethod
     def all_of(fingerprint: Mapping[str, Any]) -> tuple[EmbeddingFormat, ...]:
-        """Returns the format of each vector column, as a job's fingerprint records it.
+        """Returns the format of each column of dense vectors, as a job's fingerprint records it.
 
         Raises:
             KeyError: the fingerprint lacks a field.
@@ -91,6 +95,10 @@ class EmbeddingFormat:
         numbers = {"dimension": self.dimension, "dtype": self.dtype}
         return numbers | ({"ranges": self.ranges} if self.codec.needs_ranges else {})
 
+    def leaves(self) -> dict[str, bool]:
+        """See ``VectorFormat``."""
+        return {f"{self.column}.list.element": self.codec.byte_stream_split}
+
     def array(self, vectors: npt.NDArray[np.float32], valid: pa.Array | None = None) -> pa.Array:
         """Converts float32 ``[n, dimension]`` to an Arrow array. float32 is not copied.
 
@@ -104,7 +112,7 @@ class EmbeddingFormat:
         if len(vectors) * self.width > INT32_MAX:
             raise UsageError(f"slice.max_rows: {len(vectors)} vectors of {self.dimension} are too many for one file")
         values = self.codec.encode(vectors, self.ranges)
-        has = np.ones(len(values), bool) if valid is None else valid.to_numpy(zero_copy_only=False)
+        has = has_vector(valid, len(values))
         mask = None if has.all() else pa.array(~has)
         if self.list_type == "fixed_size_list":
             if mask is not None:  # a null occupies a list's worth of values
@@ -129,6 +137,19 @@ class EmbeddingFormat:
         if len(values) != len(rows) * self.width:
             raise ValueError(f"its vectors do not all have {self.width} numbers")
         return self.codec.decode(values.reshape(-1, self.width), self.dimension, self.ranges), rows
+
+    def problem(self, vectors: pa.Array, normalized: bool) -> str | None:
+        """See ``VectorFormat``."""
+        matrix, _ = self.matrix(vectors)
+        broken = int((~np.isfinite(matrix)).any(axis=1).sum())
+        if broken:
+            return f"{plural(broken, 'vector', 'hold')} NaN or Inf"
+        tolerance = self.codec.norm_tolerance
+        if normalized and tolerance is not None:
+            off = int((np.abs(np.linalg.norm(matrix, axis=1) - 1) > tolerance).sum())
+            if off:
+                return f"{plural(off, 'vector', 'do')} not have length 1, as the model promises"
+        return None
 
 
 def _flat(values: npt.NDArray[Any]) -> pa.Array:

@@ -1,0 +1,1 @@
+"""How vectors are stored: one module for each kind, listed in ``table``."""
