@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from kosbert_ray.config import JobConfig
-    from kosbert_ray.outputs.nearest import Similarity
-    from kosbert_ray.outputs.search import Hit
+    from kosbert_ray.outputs.fusion import Fusion
+    from kosbert_ray.outputs.scoring import Similarity
+    from kosbert_ray.outputs.search import By, Hit
     from kosbert_ray.outputs.status import Status
     from kosbert_ray.outputs.verify import Verification
     from kosbert_ray.planning.estimate import Estimate
@@ -114,13 +115,16 @@ def search(
     prompt: str | None = None,
     prompt_name: str | None = None,
     exact: bool = False,
+    by: By | None = None,
+    rerank: int = 0,
+    fusion: Fusion = "standardized",
     **options: Any,
 ) -> list[Hit]:
     """Finds the rows of an output nearest to each query. To search it again, open it once: :meth:`Output.search`.
 
     Args:
         output: a folder or URL.
-        queries, top_k, similarity, prompt, prompt_name, exact: as for :meth:`Output.search`.
+        queries, top_k, similarity, prompt, prompt_name, exact, by, rerank, fusion: as for :meth:`Output.search`.
         options: sections of a job file that say how to access it and how to compute.
 
     Raises:
@@ -132,7 +136,7 @@ def search(
     """
     from kosbert_ray.outputs.output import Output
 
-    return Output.open(output, **options).search(queries, top_k, similarity, prompt, prompt_name, exact)
+    return Output.open(output, **options).search(queries, top_k, similarity, prompt, prompt_name, exact, by, rerank, fusion)
 
 
 def verify(output: Path, /, *, input: Path | None = None, sample: int = 0, seed: int = 0, **options: Any) -> Verification:

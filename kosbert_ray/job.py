@@ -318,8 +318,10 @@ class Job:
             slices = self.config.slice.model_copy(update={"max_bytes": min(self.config.slice.max_bytes, self.most_bytes())})
             return replace(self, config=self.config.model_copy(update={"slice": slices}))
         target = target_bytes(self.corpus.files, plain_bytes_per_second(self.spec, gpu), gpu)
-        target = min(target, self.most_bytes())
-        return replace(self, config=self.config.model_copy(update={"slice": SliceOptions(target_bytes=target)}))
+        return replace(
+            self,
+            config=self.config.model_copy(update={"slice": SliceOptions(target_bytes=target, max_bytes=self.most_bytes())}),
+        )
 
     def most_bytes(self) -> int:
         """Bytes of text in a slice whose token vectors fit into one row of the pipeline; a number of any size if none."""

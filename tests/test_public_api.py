@@ -18,7 +18,7 @@ from kosbert_ray import Output
 PINNED = Path(__file__).parent / "outputs_0_1_0"
 METHODS = [name for name, value in vars(Output).items() if inspect.isfunction(value) and not name.startswith("_")]
 # Methods for the package's own tools; their docstrings need no example.
-INTERNAL = {"require_complete", "warn_if_partial", "vector_format", "model", "encoder"}
+INTERNAL = {"require_complete", "warn_if_partial", "vector_format", "column_format", "kind_format", "model", "encoder"}
 
 
 def examples(name: str) -> list[doctest.DocTest]:

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 EXAMPLES = (
     ("run one query", "kosbert-ray search vectors/ '환불은 어떻게 하나요?' -k 5"),
+    ("compare token vectors, too", "kosbert-ray search vectors/ '환불은 어떻게 하나요?' --by hybrid"),
     ("run many queries, for a program", "kosbert-ray search vectors/ --queries questions.txt --format jsonl"),
 )
 
@@ -53,7 +54,27 @@ def add(commands: Commands) -> None:
     parser.add_argument("--queries", metavar="FILE", help="a text file with one query per line")
     parser.add_argument("-k", "--top-k", type=int, default=10, metavar="N", help="rows per query (default: 10)")
     parser.add_argument("--exact", action="store_true", help="compare with every row, although there is an index")
-    parser.add_argument("--similarity", choices=["cosine", "dot"], default="cosine", help="default: cosine")
+    parser.add_argument(
+        "--similarity", choices=["cosine", "dot"], default="cosine", help="of dense vectors (default: cosine)"
+    )
+    parser.add_argument(
+        "--by",
+        choices=["dense", "sparse", "multi_vector", "hybrid"],
+        help="kind of vectors to compare, or all that the output has; by default its first",
+    )
+    parser.add_argument(
+        "--rerank",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --by multi_vector: compare token vectors of the N nearest by dense or sparse vectors only",
+    )
+    parser.add_argument(
+        "--fusion",
+        choices=["standardized", "reciprocal_rank"],
+        default="standardized",
+        help="how --by hybrid combines scores (default: standardized)",
+    )
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument(
         "--prompt", metavar="TEXT", help="put before each query; by default the model's prompt for queries"
@@ -88,7 +109,15 @@ def _run(arguments: argparse.Namespace) -> int:
     searcher = Searcher(Output(config), prompt, model.prompt_name)
 
     def find(queries: list[str]) -> list[Hit]:
-        return searcher.search(queries, arguments.top_k, arguments.similarity, arguments.exact)
+        return searcher.search(
+            queries,
+            arguments.top_k,
+            arguments.similarity,
+            arguments.exact,
+            arguments.by,
+            arguments.rerank,
+            arguments.fusion,
+        )
 
     if asking:
         _ask(find)

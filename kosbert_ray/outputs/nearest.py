@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kosbert_ray.shards.formats.dense import EmbeddingFormat
-from kosbert_ray.shards.vectors import read_vectors
+from kosbert_ray.outputs.scoring import Scorer
 from kosbert_ray.storage import Storage
-from kosbert_ray.vectors.arithmetic import unit
-
-Similarity = Literal["cosine", "dot"]
 
 
 @dataclass(frozen=True)
@@ -39,62 +35,45 @@ class Nearest:
         return Nearest(np.asarray(score, np.float32), np.asarray(shard, np.int64), np.asarray(row, np.int64))
 
 
-def nearest(
-    storage: Storage,
-    names: Sequence[str],
-    vector_format: EmbeddingFormat,
-    queries: npt.NDArray[np.float32],
-    k: int,
-    similarity: Similarity = "cosine",
-    threads: int = 1,
-) -> Nearest:
-    """Compares every vector with every query, in products of blocks, and keeps the best.
-
-    Rows without a vector are skipped; the cosine with a zero vector is 0. Quantized vectors are decoded and compared with
-    the full-precision queries, so every row is rescored.
+def nearest(storage: Storage, names: Sequence[str], scorer: Scorer, k: int, threads: int = 1) -> Nearest:
+    """Compares every row with every query, block by block, and keeps the best. Rows without a vector are skipped.
 
     Args:
         storage: the output directory.
         names: its shards.
-        vector_format: how their vectors are stored.
-        queries: float32 ``[q, d]``.
+        scorer: compares rows with the queries.
         k: rows per query.
-        similarity: "cosine" or "dot".
         threads: shards to read at once.
 
     Raises:
         StorageError: a shard cannot be read.
     """
-    if similarity == "cosine":
-        queries = unit(queries)
-    found = _none(len(queries))
+    found = none_for(scorer.queries)
     with ThreadPoolExecutor(threads) as pool:
-        jobs = [
-            pool.submit(_of_shard, storage, name, index, vector_format, queries, k, similarity)
-            for index, name in enumerate(names)
-        ]
+        jobs = [pool.submit(_of_shard, storage, name, index, scorer, k) for index, name in enumerate(names)]
         for job in jobs:
             found = _joined(found, job.result()).best(k)
     return found
 
 
-def _of_shard(
-    storage: Storage,
-    name: str,
-    index: int,
-    vector_format: EmbeddingFormat,
-    queries: npt.NDArray[np.float32],
-    k: int,
-    similarity: Similarity,
-) -> Nearest:
-    found = _none(len(queries))
-    for vectors, rows in read_vectors(storage, name, vector_format):
-        scores = queries @ vectors.T
-        if similarity == "cosine":
-            lengths = np.linalg.norm(vectors, axis=1)
-            scores /= np.where(lengths == 0, 1, lengths)
-        found = _joined(found, _best_of(scores, rows, index, k)).best(k)
+def _of_shard(storage: Storage, name: str, index: int, scorer: Scorer, k: int) -> Nearest:
+    found = none_for(scorer.queries)
+    for scores, rows in scorer.scores(storage, name):
+        found = keep_best(found, scores, rows, index, k)
     return found
+
+
+def keep_best(found: Nearest, scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], index: int, k: int) -> Nearest:
+    """Returns the ``k`` best of what was found before and of further rows.
+
+    Args:
+        found: what was found before.
+        scores: of the rows, float32 ``[q, m]``.
+        rows: their numbers in the shard, int64 ``[m]``.
+        index: of the shard.
+        k: rows per query.
+    """
+    return _joined(found, _best_of(scores, rows, index, k)).best(k)
 
 
 def _best_of(scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], index: int, k: int) -> Nearest:
@@ -111,6 +90,7 @@ def _joined(one: Nearest, other: Nearest) -> Nearest:
     return Nearest(*(np.concatenate(pair, 1) for pair in pairs))
 
 
-def _none(queries: int) -> Nearest:
+def none_for(queries: int) -> Nearest:
+    """Returns no rows for each of some queries."""
     empty = np.empty((queries, 0), np.int64)
     return Nearest(np.empty((queries, 0), np.float32), empty, empty)

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
     from kosbert_ray.encoder.encoder import Encoder
     from kosbert_ray.model.spec import ModelSpec
-    from kosbert_ray.outputs.nearest import Similarity
-    from kosbert_ray.outputs.search import Hit, Searcher
+    from kosbert_ray.outputs.fusion import Fusion
+    from kosbert_ray.outputs.scoring import Similarity
+    from kosbert_ray.outputs.search import By, Hit, Searcher
     from kosbert_ray.outputs.verify import Verification
 
 SAMPLED_SHARDS = 16  # shards read for a sample
@@ -413,16 +414,22 @@ class Output:
         prompt: str | None = None,
         prompt_name: str | None = None,
         exact: bool = False,
+        by: By | None = None,
+        rerank: int = 0,
+        fusion: Fusion = "standardized",
     ) -> list[Hit]:
         """Finds the rows nearest to each query. Queries are encoded by the output's model, which stays loaded.
 
         Args:
             queries: one text or several.
             top_k: rows per query.
-            similarity: "cosine" or "dot".
+            similarity: "cosine" or "dot", of dense vectors.
             prompt: text put before each query instead of the model's own prompt for queries.
             prompt_name: the name of one of the model's prompts instead.
             exact: compare queries with every row, although there is an index (``kosbert-ray index``).
+            by: "dense", "sparse" or "multi_vector", or "hybrid" for all kinds that the output has; by default the first.
+            rerank: compare token vectors of this many rows only, the nearest by dense or else by sparse vectors; 0 for all.
+            fusion: how a hybrid search combines scores: "standardized" or "reciprocal_rank".
 
         Returns:
             The hits of each query, best first, query by query.
@@ -441,7 +448,7 @@ class Output:
 
         searcher = self._searchers.setdefault((prompt, prompt_name), Searcher(self, prompt, prompt_name))
         asked = [queries] if isinstance(queries, str) else queries
-        return searcher.search(asked, top_k, similarity, exact)
+        return searcher.search(asked, top_k, similarity, exact, by, rerank, fusion)
 
     def verify(self, input: str | PathLike[str] | None = None, sample: int = 0, seed: int = 0) -> Verification:
         """Checks every shard against its checksum, its receipt and the job, with threads of this process.

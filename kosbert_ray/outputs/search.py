@@ -6,13 +6,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job import reader_threads
-from kosbert_ray.outputs.nearest import Nearest, Similarity, nearest
+from kosbert_ray.outputs.fusion import Fusion, hybrid
+from kosbert_ray.outputs.nearest import Nearest, nearest
+from kosbert_ray.outputs.scoring import DenseScorer, MaxSimScorer, Scorer, Similarity, SparseScorer
+from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind, named
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from kosbert_ray.encoder.encoder import Encoder
     from kosbert_ray.outputs.index.searcher import IndexSearcher
     from kosbert_ray.outputs.output import Output
+
+By = Literal["dense", "sparse", "multi_vector", "hybrid"]
+HYBRID: By = "hybrid"
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +85,7 @@ class Searcher:
             log.info(f"prompt of the queries: {spec.prompts.described(spec.prompt)}")
         if warning := spec.prompts.query_warning(output.job.model.name, output.job.model.prompt or ""):
             log.warning(warning)
-        return Encoder(spec, output.job.encoder)
+        return Encoder(spec, output.job.encoder, kinds=output.kinds[:1])
 
     @cached_property
     def _index(self) -> IndexSearcher | None:
@@ -99,24 +105,86 @@ class Searcher:
         place_of = {name: place for place, name in enumerate(self._shards)}
         return np.array([place_of.get(name, -1) for name in self._index.shards.names], np.int64)
 
-    def _found(self, vectors: npt.NDArray[np.float32], top_k: int, similarity: Similarity, exact: bool) -> Nearest:
-        """The nearest rows, with places in ``_shards``."""
-        output, shards = self._output, self._shards
-        cosine = similarity == "cosine" or output.record.normalized
-        if not exact and cosine and (index := self._index):
-            found = index.search(vectors, top_k)
-            return Nearest(found.score, self._indexed[found.shard], found.row)
-        threads = reader_threads(output.storage)
-        return nearest(output.storage, shards, output.dense, vectors, top_k, similarity, threads)
+    def _scorer(self, kind: Kind, queries: list[str], similarity: Similarity) -> Scorer:
+        """Compares queries with the output's vectors of one kind."""
+        output, encoder = self._output, self._encoder
+        if kind == DENSE:
+            return DenseScorer(output.dense, encoder.encode(queries), similarity)
+        if kind == SPARSE:
+            return SparseScorer(output.kind_format(kind), encoder.encode_sparse(queries, task="query"))
+        return MaxSimScorer(output.kind_format(kind), encoder.encode_multi_vector(queries, task="query"))
 
-    def search(self, queries: Sequence[str], top_k: int, similarity: Similarity, exact: bool = False) -> list[Hit]:
+    def _by_index(self, queries: list[str], top_k: int) -> Nearest | None:
+        """The nearest rows by the output's index; None if there is none."""
+        if not (index := self._index):
+            return None
+        found = index.search(self._encoder.encode(queries), top_k)
+        return Nearest(found.score, self._indexed[found.shard], found.row)
+
+    def _found(
+        self, queries: list[str], by: By, top_k: int, similarity: Similarity, exact: bool, rerank: int, fusion: Fusion
+    ) -> Nearest:
+        """The nearest rows, with places in ``_shards``."""
+        output, shards, threads = self._output, self._shards, reader_threads(self._output.storage)
+        if by == HYBRID:
+            scorers = [self._scorer(kind, queries, similarity) for kind in output.kinds]
+            return hybrid(output.storage, shards, scorers, top_k, fusion, threads)
+        if rerank:
+            first = DENSE if DENSE in output.kinds else SPARSE
+            candidates = self._found(queries, first, max(rerank, top_k), similarity, exact, 0, fusion)
+            return self._reranked(queries, candidates).best(top_k)
+        cosine = similarity == "cosine" or output.record.normalized
+        if by == DENSE and not exact and cosine and (found := self._by_index(queries, top_k)):
+            return found
+        return nearest(output.storage, shards, self._scorer(cast(Kind, by), queries, similarity), top_k, threads)
+
+    def _reranked(self, queries: list[str], found: Nearest) -> Nearest:
+        """The same rows with the scores of their token vectors."""
+        output, scorer = self._output, self._scorer(MULTI_VECTOR, queries, "dot")
+        assert isinstance(scorer, MaxSimScorer)
+        item, scores = output.kind_format(MULTI_VECTOR), np.zeros(found.score.shape, np.float32)
+        for shard in np.unique(found.shard):
+            query, place = np.nonzero(found.shard == shard)
+            column = output.rows(self._shards[shard], found.row[query, place], [item.column])[item.column]
+            vectors, _ = item.matrix(column.combine_chunks())
+            scores[query, place] = scorer.pairs(vectors, query)
+        return Nearest(scores, found.shard, found.row)
+
+    def _by(self, by: By | None, rerank: int) -> By:
+        """What to search by; raises UsageError if the output does not have it."""
+        kinds = self._output.kinds
+        by = by or kinds[0]
+        if by == HYBRID and len(kinds) < 2:
+            raise UsageError(
+                f"--by hybrid: {self._output.storage.url()} has {named(kinds)} vectors only; embed with "
+                "--set output.vectors=dense,sparse or another pair of kinds that the model has"
+            )
+        if by != HYBRID and by not in kinds:
+            raise UsageError(f"--by {by}: {self._output.storage.url()} has {named(kinds)} vectors only")
+        if rerank and (by != MULTI_VECTOR or len(kinds) < 2):
+            raise UsageError("--rerank: needs --by multi_vector, and an output with dense or sparse vectors as well")
+        return by
+
+    def search(
+        self,
+        queries: Sequence[str],
+        top_k: int,
+        similarity: Similarity,
+        exact: bool = False,
+        by: By | None = None,
+        rerank: int = 0,
+        fusion: Fusion = "standardized",
+    ) -> list[Hit]:
         """Finds the rows nearest to each query, by the output's index if there is one.
 
         Args:
             queries: the texts to look for.
             top_k: rows per query.
-            similarity: "cosine" or "dot".
+            similarity: "cosine" or "dot", of dense vectors.
             exact: compare queries with every row, although there is an index.
+            by: the kind of vectors to compare, or "hybrid" for all that the output has; by default its first kind.
+            rerank: compare token vectors of this many rows only, the nearest by dense or else by sparse vectors; 0 for all.
+            fusion: how a hybrid search combines scores.
 
         Returns:
             The hits of each query, best first, query by query.
@@ -124,12 +192,12 @@ class Searcher:
         Raises:
             InputError: there are no shards yet.
             ModelError: the model cannot be loaded, or has changed since.
+            UsageError: the output does not have these vectors.
         """
         if top_k < 1:
             raise UsageError("--top-k: ask for at least one row")
         output, shards = self._output, self._shards
-        vectors = self._encoder.encode(list(queries))
-        found = self._found(vectors, top_k, similarity, exact)
+        found = self._found(list(queries), self._by(by, rerank), top_k, similarity, exact, rerank, fusion)
         columns: dict[tuple[int, int], dict[str, Any]] = {}
         if output.columns:
             for shard in sorted({*found.shard.ravel().tolist()}):

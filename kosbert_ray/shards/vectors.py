@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kosbert_ray.shards.formats.base import VectorFormat
 from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.shard import reading
 from kosbert_ray.storage import Storage
 from kosbert_ray.units import plural
 
 BLOCK_ROWS = 16_384  # 48 MiB for float32 vectors of 768 dimensions
+BLOCK_VALUES = BLOCK_ROWS * 4096
 
 Block = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
@@ -45,12 +48,26 @@ def read_vectors(storage: Storage, name: str, vector_format: EmbeddingFormat) ->
     Raises:
         StorageError: the shard cannot be read, or does not hold such vectors.
     """
+    yield from read_blocks(storage, name, vector_format)
+
+
+def read_blocks(storage: Storage, name: str, vector_format: VectorFormat) -> Iterator[tuple[Any, npt.NDArray[np.int64]]]:
+    """Yields a shard's vectors of any kind; see :func:`read_vectors`. Blocks hold about as many numbers."""
     start = 0
     with open_shard(storage, name) as shard:
-        for batch in shard.iter_batches(BLOCK_ROWS, columns=[vector_format.column]):
+        for batch in shard.iter_batches(_block_rows(shard, vector_format), columns=[vector_format.column]):
             vectors, rows = vector_format.matrix(batch.column(vector_format.column))
             yield vectors, rows + start
             start += len(batch)
+
+
+def _block_rows(shard: pq.ParquetFile, vector_format: VectorFormat) -> int:
+    """Rows of a block: fewer where a row has many token vectors."""
+    metadata, paths = shard.metadata, vector_format.leaves()
+    columns = [n for n in range(metadata.num_columns) if metadata.schema.column(n).path in paths]
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    values = sum(int(group.column(column).num_values) for group in groups for column in columns)
+    return max(1, min(BLOCK_ROWS, BLOCK_VALUES * int(metadata.num_rows) // max(1, values)))
 
 
 def read_rows(storage: Storage, name: str, rows: Sequence[int] | npt.NDArray[np.int64], columns: Sequence[str]) -> pa.Table:

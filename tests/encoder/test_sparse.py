@@ -153,12 +153,3 @@ def test_vectors_that_are_not_finite_are_left_out() -> None:
     (vectors,) = rows.ragged().values()
     assert vectors.to_csr(2).toarray().tolist() == [[0, 0], [0, 0], [1, 0]]
     assert rows.dense.vectors.tolist() == [[0], [0], [1]]
-
-
-def test_a_job_refuses_a_sparse_model_before_anything_is_written(
-    told: Callable[..., str], model: Path, tmp_path: Path
-) -> None:
-    for command in ("embed", "plan"):
-        message = told(command, "bundled:everyday", tmp_path / "out", "--model", model, code=1)
-        assert "has sparse vectors, which an output cannot hold yet" in message
-    assert not (tmp_path / "out").exists()

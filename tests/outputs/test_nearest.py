@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kosbert_ray.errors import StorageError
 from kosbert_ray.outputs.nearest import nearest
+from kosbert_ray.outputs.scoring import DenseScorer
 from kosbert_ray.shards import vectors as module
 from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.vector_types import ranges_of
@@ -62,7 +63,7 @@ def test_recall_against_brute_force_is_1(tmp_path_factory, sizes, queries, k, si
     names = [f"{index}.parquet" for index in range(len(sizes))]
     module_rows, module.BLOCK_ROWS = module.BLOCK_ROWS, 6
     try:
-        found = nearest(Storage(str(folder)), names, EmbeddingFormat(5), asked, k, similarity, threads=2)
+        found = nearest(Storage(str(folder)), names, DenseScorer(EmbeddingFormat(5), asked, similarity), k, threads=2)
     finally:
         module.BLOCK_ROWS = module_rows
     got = [list(zip(*pair, strict=True)) for pair in zip(found.shard.tolist(), found.row.tolist(), strict=True)]
@@ -77,7 +78,7 @@ def test_fewer_bits_are_compared_as_the_numbers_they_stand_for(tmp_path: Path, d
     ranges = ranges_of(vectors)
     format = EmbeddingFormat(20, dtype=dtype, ranges=ranges if dtype == "int8" else ())
     pq.write_table(pa.table({"embedding": format.array(vectors)}), tmp_path / "0.parquet")
-    found = nearest(Storage(str(tmp_path)), ["0.parquet"], format, queries, 10, similarity)
+    found = nearest(Storage(str(tmp_path)), ["0.parquet"], DenseScorer(format, queries, similarity), 10)
     low, high = np.array(ranges)
     step = (high - low) / 255
     stood_for = {
@@ -92,4 +93,4 @@ def test_fewer_bits_are_compared_as_the_numbers_they_stand_for(tmp_path: Path, d
 def test_a_shard_of_another_dimension_is_named(tmp_path: Path) -> None:
     write(tmp_path, [np.zeros((3, 4), np.float32)])
     with pytest.raises(StorageError, match=r"0\.parquet: cannot be read \(its vectors do not all have 5 numbers\); see"):
-        nearest(Storage(str(tmp_path)), ["0.parquet"], EmbeddingFormat(5), np.zeros((1, 5), np.float32), 1)
+        nearest(Storage(str(tmp_path)), ["0.parquet"], DenseScorer(EmbeddingFormat(5), np.zeros((1, 5), np.float32)), 1)

@@ -1,0 +1,156 @@
+"""Scores of every row of a shard for some queries: one class for each kind of vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kosbert_ray.shards.formats.base import VectorFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
+from kosbert_ray.shards.vectors import read_blocks, read_vectors
+from kosbert_ray.storage import Storage
+from kosbert_ray.vectors.arithmetic import unit
+from kosbert_ray.vectors.token_vectors import TokenVectors
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+Similarity = Literal["cosine", "dot"]
+Scores = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+class Scorer(Protocol):
+    """Compares queries with the rows of shards."""
+
+    @property
+    def queries(self) -> int:
+        """Number of queries."""
+        ...
+
+    def scores(self, storage: Storage, name: str) -> Iterator[tuple[Scores, Int64]]:
+        """Yields the scores of a shard's rows, block by block; rows without a vector are skipped.
+
+        Args:
+            storage: the output directory.
+            name: the shard.
+
+        Yields:
+            float32 ``[queries, m]``, and the row numbers, int64 ``[m]``.
+
+        Raises:
+            StorageError: the shard cannot be read.
+        """
+        ...
+
+
+class DenseScorer:
+    """The cosine or the dot product of dense vectors; quantized ones are decoded. The cosine with a zero vector is 0.
+
+    Args:
+        vector_format: how the rows' vectors are stored.
+        vectors: of the queries, float32 ``[q, d]``.
+        similarity: "cosine" or "dot".
+    """
+
+    def __init__(self, vector_format: EmbeddingFormat, vectors: Scores, similarity: Similarity = "cosine") -> None:
+        self._format, self._similarity = vector_format, similarity
+        self._vectors = unit(vectors) if similarity == "cosine" else vectors
+
+    @property
+    def queries(self) -> int:
+        """Number of queries."""
+        return len(self._vectors)
+
+    def scores(self, storage: Storage, name: str) -> Iterator[tuple[Scores, Int64]]:
+        """See :class:`Scorer`."""
+        for vectors, rows in read_vectors(storage, name, self._format):
+            scores = self._vectors @ vectors.T
+            if self._similarity == "cosine":
+                lengths = np.linalg.norm(vectors, axis=1)
+                scores /= np.where(lengths == 0, 1, lengths)
+            yield scores, rows
+
+
+class SparseScorer:
+    """The dot product of sparse vectors.
+
+    Args:
+        vector_format: how the rows' vectors are stored.
+        vectors: of the queries, float32 ``[q, d]``.
+    """
+
+    def __init__(self, vector_format: VectorFormat, vectors: scipy.sparse.csr_matrix) -> None:
+        self._format = vector_format
+        self._vectors = np.ascontiguousarray(vectors.toarray().T, np.float32)
+
+    @property
+    def queries(self) -> int:
+        """Number of queries."""
+        return int(self._vectors.shape[1])
+
+    def scores(self, storage: Storage, name: str) -> Iterator[tuple[Scores, Int64]]:
+        """See :class:`Scorer`."""
+        for vectors, rows in read_blocks(storage, name, self._format):
+            yield np.ascontiguousarray((vectors.to_csr(self._format.dimension) @ self._vectors).T), rows
+
+
+class MaxSimScorer:
+    """The sum over a query's tokens of the largest dot product with a token of the row.
+
+    Source: Khattab and Zaharia 2020, "ColBERT" (arXiv:2004.12832).
+
+    Args:
+        vector_format: how the rows' vectors are stored.
+        vectors: of each query, ``[tokens, d]``.
+    """
+
+    def __init__(self, vector_format: VectorFormat, vectors: Sequence[npt.NDArray[Any]]) -> None:
+        self._format = vector_format
+        self._vectors = [one.astype(np.float32, copy=False) for one in vectors]
+
+    @property
+    def queries(self) -> int:
+        """Number of queries."""
+        return len(self._vectors)
+
+    def scores(self, storage: Storage, name: str) -> Iterator[tuple[Scores, Int64]]:
+        """See :class:`Scorer`."""
+        for vectors, rows in read_blocks(storage, name, self._format):
+            yield self.of(vectors), rows
+
+    def of(self, rows: TokenVectors) -> Scores:
+        """Returns the scores of some rows, float32 ``[queries, m]``; a row without token vectors has 0."""
+        values = rows.values.astype(np.float32, copy=False)
+        return np.stack([maxsim(one, values, rows.offsets) for one in self._vectors])
+
+    def pairs(self, rows: TokenVectors, queries: Int64) -> Scores:
+        """Returns the score of each row for one query, whose number ``queries`` gives: float32 ``[m]``."""
+        scores = np.empty(len(rows), np.float32)
+        for query in np.unique(queries):
+            chosen = np.flatnonzero(queries == query)
+            part = rows.take(chosen)
+            scores[chosen] = maxsim(self._vectors[query], part.values.astype(np.float32), part.offsets)
+        return scores
+
+
+def maxsim(query: Scores, values: Scores, offsets: Int64) -> Scores:
+    """Returns MaxSim of a query with each of some rows.
+
+    Args:
+        query: float32 ``[tokens, d]``.
+        values: token vectors of the rows, float32 ``[total, d]``.
+        offsets: int64 ``[m + 1]``, where each row starts in ``values``.
+
+    Returns:
+        float32 ``[m]``; 0 for a row without token vectors.
+    """
+    scores = np.zeros(len(offsets) - 1, np.float32)
+    there = np.flatnonzero(np.diff(offsets))
+    if len(there) and len(query):
+        # Rows without token vectors take no place, so the others follow each other.
+        scores[there] = np.maximum.reduceat(query @ values.T, offsets[there], axis=1).sum(axis=0)
+    return scores

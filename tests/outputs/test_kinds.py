@@ -1,0 +1,338 @@
+"""Outputs of sparse and token vectors: what they hold, that they resume, verify and are searched as the reference does."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import command, everyday, leftovers, shards
+from hypothesis import given
+from hypothesis import strategies as st
+from multi_vector_models import DIMENSION, save_colbert
+from sentence_transformers import util
+from sparse_models import save_splade
+
+import kosbert_ray
+from kosbert_ray import Output
+from kosbert_ray.encoder.encoder import Encoder
+from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.errors import UsageError
+from kosbert_ray.outputs.scoring import MaxSimScorer
+from kosbert_ray.shards.formats.multi_vector import MultiVectorFormat
+from kosbert_ray.shards.formats.sparse import SparseFormat
+from kosbert_ray.shards.shard import checksum
+from kosbert_ray.vectors.sparse import SparseVectors
+from kosbert_ray.vectors.token_vectors import TokenVectors
+
+SOURCE = "bundled:everyday"
+ENCODER = {"precision": "fp32", "device": "cpu"}
+QUERIES = ["비가 오는 날에 무엇을 먹을까?", "지하철을 갈아타는 곳"]
+
+
+@pytest.fixture(scope="module")
+def splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_splade(tmp_path_factory.mktemp("splade"), "bert")
+
+
+@pytest.fixture(scope="module")
+def colbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    expansion = {"strategy": "fixed", "length": 16, "attend": False}
+    return save_colbert(tmp_path_factory.mktemp("colbert"), "bert", (".", ","), query_expansion=expansion)
+
+
+def embed(folder: Path, model: Path | str, **options: Any) -> Output:
+    options = {"input": {"keep": ["id"]}, "executor": "local", "encoder": ENCODER} | options
+    kosbert_ray.embed(SOURCE, folder, model=str(model), **options)
+    return Output.open(folder, encoder=ENCODER)
+
+
+@pytest.fixture(scope="module")
+def sparse(splade: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
+    return embed(tmp_path_factory.mktemp("희소") / "out", splade)
+
+
+@pytest.fixture(scope="module")
+def tokens(colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
+    return embed(tmp_path_factory.mktemp("토큰") / "out", colbert)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Output:
+    folder = tmp_path_factory.mktemp("both") / "out"
+    return embed(folder, "bundled:kosbert-mini", output={"vectors": ["multi_vector", "dense"]})
+
+
+# -- what is written ---------------------------------------------------------------------------------------------------
+
+
+def test_a_sparse_output_has_the_model_s_vectors(sparse: Output, splade: Path) -> None:
+    assert (sparse.kinds, sparse.columns, sparse.complete) == (("sparse",), ("id", "text"), True)
+    table = sparse.to_arrow()
+    assert str(table.schema.field("sparse").type) == "struct<indices: list<element: int32>, values: list<element: float>>"
+    expected = Encoder.load(str(splade), EncoderOptions(**ENCODER)).encode_sparse(table["text"].to_pylist()).toarray()
+    for row, right in zip(table["sparse"].to_pylist(), expected, strict=True):
+        assert row["indices"] == np.flatnonzero(right).tolist()
+        assert np.allclose(row["values"], right[right > 0], atol=1e-5)
+    assert sparse.verify().problems == ()
+
+
+def test_an_output_of_token_vectors_has_the_model_s_vectors(tokens: Output, colbert: Path) -> None:
+    table = tokens.to_arrow()
+    kind = f"list<element: fixed_size_list<element: float>[{DIMENSION}]>"
+    assert str(table.schema.field("multi_vector").type) == kind
+    encoder = Encoder.load(str(colbert), EncoderOptions(**ENCODER))
+    expected = encoder.encode_multi_vector(table["text"].to_pylist(), task="document")
+    for row, right in zip(table["multi_vector"].to_pylist(), expected, strict=True):
+        assert np.allclose(np.array(row, np.float32), right.astype(np.float32), atol=2e-3)
+    assert tokens.verify().problems == ()
+
+
+def test_kinds_of_one_pass_are_those_of_separate_runs(both: Output, tmp_path: Path) -> None:
+    assert both.kinds == ("dense", "multi_vector")  # columns have a fixed order
+    engine = {"encoder": ENCODER | {"engine": "torch"}}
+    for kind, column in (("dense", "embedding"), ("multi_vector", "multi_vector")):
+        alone = embed(tmp_path / kind, "bundled:kosbert-mini", output={"vectors": [kind]}, **engine)
+        assert alone.to_arrow([column])[column].equals(both.to_arrow([column])[column])
+
+
+def test_top_k_and_a_threshold_limit_sparse_vectors(splade: Path, sparse: Output, tmp_path: Path) -> None:
+    limits = {"sparse_top_k": 5, "sparse_threshold": 0.2, "sparse_dtype": "float16"}
+    limited = embed(tmp_path / "out", splade, output=limits)
+    rows = limited.to_arrow()["sparse"]
+    assert rows.type.field("values").type.value_type == pa.float16()
+    for row, whole in zip(rows.to_pylist(), sparse.to_arrow()["sparse"].to_pylist(), strict=True):
+        pairs = sorted(zip(whole["values"], whole["indices"], strict=True), key=lambda pair: (-pair[0], pair[1]))
+        right = sorted(index for value, index in pairs[:5] if value >= 0.2)
+        assert row["indices"] == right
+    assert limited.verify().problems == ()
+
+
+def test_token_pooling_leaves_fewer_vectors(both: Output, tmp_path: Path) -> None:
+    pooled = embed(tmp_path / "out", "bundled:kosbert-mini", output={"vectors": ["multi_vector"], "token_pooling": 2.0})
+    counts = [[len(row) for row in one.to_arrow(["multi_vector"])["multi_vector"].to_pylist()] for one in (pooled, both)]
+    assert all(1 + max(1, (every - 1) // 2) == left for left, every in zip(*counts, strict=True))
+
+
+def test_rejected_rows_have_a_null_vector_of_each_kind(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"text": ["가", None, "나 다", " ", "라"]}), tmp_path / "in" / "a.parquet")
+    settings = {"output": {"vectors": ["dense", "multi_vector"]}, "on_bad_row": "null_vector", "max_rejected": 5}
+    kosbert_ray.embed(tmp_path / "in", tmp_path / "out", model="bundled:kosbert-mini", executor="local", **settings)
+    output = Output.open(tmp_path / "out")
+    for column in ("embedding", "multi_vector"):
+        assert [row is None for row in output.to_arrow([column])[column].to_pylist()] == [False, True, False, True, False]
+    assert output.verify().problems == ()
+    for by in ("dense", "multi_vector", "hybrid"):
+        assert {hit.row for hit in output.search("나 다", by=by)} == {0, 2, 4}
+
+
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_an_interrupted_run_of_all_kinds_goes_on(executor: str, both: Output, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "output": {"vectors": ["dense", "multi_vector"]},
+        "executor": executor,
+        "encoder": ENCODER | {"actors": 1},
+    }
+    embed(tmp_path / "out", "bundled:kosbert-mini", limit=1, **options)
+    output = embed(tmp_path / "out", "bundled:kosbert-mini", **options)
+    assert output.complete
+    assert output.verify().problems == ()
+    for column in both.to_arrow().column_names:
+        assert output.to_arrow([column])[column].equals(both.to_arrow([column])[column])
+
+
+def test_slices_of_token_vectors_are_cut_small(both: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kosbert_ray import job
+
+    monkeypatch.setattr(job, "MAX_TOKEN_VECTOR_BYTES", 10**6)
+    small = embed(tmp_path / "out", "bundled:kosbert-mini", output={"vectors": ["multi_vector"]})
+    assert len(small.shards()) > len(both.shards())
+    for shard in small.shards():
+        column = pq.read_table(tmp_path / "out" / shard)["multi_vector"]
+        assert sum(map(len, column.to_pylist())) * 2 * 256 <= 10**6
+
+
+def test_damage_is_found(tokens: Output, tmp_path: Path) -> None:
+    """Values that moved to a neighbour have the same sum, and another place."""
+    import shutil
+
+    shutil.copytree(tokens.storage.root, tmp_path / "out")
+    name = tokens.shards()[0]
+    table = pq.read_table(tmp_path / "out" / name)
+    rows = table["multi_vector"].to_pylist()
+    rows[0], rows[1] = rows[0][:-1], [rows[0][-1], *rows[1]]
+    place = table.column_names.index("multi_vector")
+    moved = table.set_column(place, table.schema.field(place), pa.array(rows, table.schema.field(place).type))
+    pq.write_table(moved, tmp_path / "out" / name, write_page_checksum=True)
+    assert any("XXH128" in str(problem) for problem in Output.open(tmp_path / "out").verify().problems)
+
+
+@given(st.lists(st.lists(st.integers(-2, 2), min_size=0, max_size=4), min_size=1, max_size=6), st.integers(1, 3))
+def test_checksums_do_not_depend_on_chunks(rows: list[list[int]], size: int) -> None:
+    values = np.array([[number, 1] for row in rows for number in row], np.float16).reshape(-1, 2)
+    counts = np.array([len(row) for row in rows])
+    array = MultiVectorFormat(2).array(TokenVectors.of_lengths(values, counts))
+    chunks = pa.chunked_array([array.slice(start, size) for start in range(0, len(array), size)])
+    assert checksum(array) == checksum(chunks)
+    matrix = np.array([[0.0, *row, *[0.0] * (4 - len(row))] for row in rows], np.float32)
+    sparse = SparseFormat(5).array(SparseVectors.of_rows(matrix))
+    chunks = pa.chunked_array([sparse.slice(start, size) for start in range(0, len(sparse), size)])
+    assert checksum(sparse) == checksum(chunks)
+    found, _ = SparseFormat(5).matrix(sparse.slice(1))
+    assert (found.to_csr(5).toarray() == np.maximum(matrix[1:], 0)).all()
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+MINI = "bundled:kosbert-mini"
+REFUSED = {
+    "a kind that the model lacks": (
+        MINI,
+        {"output": {"vectors": ["sparse"]}},
+        "has dense and multi-vector vectors, and no",
+    ),
+    "an option of another kind": (MINI, {"output": {"sparse_top_k": 3}}, "output.sparse_top_k: is for sparse vectors"),
+    "a mean of chunks": (
+        MINI,
+        {"output": {"vectors": ["multi_vector"]}, "long_text": "mean"},
+        "long_text: mean is for dense vectors only",
+    ),
+    "duplicates of the corpus": (
+        MINI,
+        {"output": {"vectors": ["multi_vector"]}, "dedup": "corpus"},
+        "dedup: corpus is for dense vectors only",
+    ),
+    "a type of dense vectors": ("splade", {"output": {"dtype": ["int8"]}}, "output.dtype: is for dense vectors"),
+    "a kind twice": (MINI, {"output": {"vectors": ["dense", "dense"]}}, "vectors: an entry is named twice"),
+    "an unknown kind": (MINI, {"output": {"vectors": ["colbert"]}}, "output.vectors"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused_before_anything_is_written(case: str, splade: Path, tmp_path: Path) -> None:
+    model, options, message = REFUSED[case]
+    with pytest.raises(UsageError, match=message):
+        embed(tmp_path / "out", splade if model == "splade" else model, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_kinds_are_another_job(both: Output, told: Callable[..., str]) -> None:
+    message = told("embed", SOURCE, both.storage.root, "--model", MINI, "--set", "output.vectors=dense", code=1)
+    assert "output.vectors is" in message
+
+
+def test_tools_for_dense_vectors_say_so(tokens: Output, told: Callable[..., str], tmp_path: Path) -> None:
+    output = tokens.storage.root
+    for arguments in (
+        ("report", output, "-o", tmp_path / "report.html"),
+        ("cluster", output, "--clusters", "3"),
+        ("index", output),
+        ("export", output, tmp_path / "npy", "--format", "npy"),
+        ("diff", output, output),
+    ):
+        assert "multi-vector vectors only" in told(*arguments, code=1), arguments
+    for by in ("dense", "hybrid"):
+        assert "multi-vector vectors only" in told("search", output, "가", "--by", by, code=2)
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
+
+
+def ranked(output: Output, scores: np.ndarray, by: str, **options: Any) -> None:
+    """The hits are the rows with the largest scores, float ``[queries, rows]`` in the order of the output."""
+    rows = [row["id"] for row in output.to_arrow(["id"]).to_pylist()]
+    hits = output.search(QUERIES, top_k=5, by=by, **options)
+    for number, query in enumerate(QUERIES):
+        found = [hit for hit in hits if hit.query == query]
+        best = np.argsort(-scores[number], kind="stable")[:5]
+        assert [hit.columns["id"] for hit in found] == [rows[place] for place in best]
+        assert np.allclose([hit.score for hit in found], scores[number][best], rtol=1e-4)
+
+
+def test_search_by_token_vectors_is_maxsim(tokens: Output, colbert: Path) -> None:
+    stored = [np.array(row, np.float32) for row in tokens.to_arrow(["multi_vector"])["multi_vector"].to_pylist()]
+    queries = Encoder.load(str(colbert), EncoderOptions(**ENCODER)).encode_multi_vector(QUERIES, task="query")
+    assert {len(one) for one in queries} == {16}  # queries are expanded
+    right = util.maxsim([one.astype(np.float32) for one in queries], stored)
+    ranked(tokens, np.asarray(right), "multi_vector")
+
+
+def test_search_by_sparse_vectors_is_the_dot_product(sparse: Output, splade: Path) -> None:
+    stored = Encoder.load(str(splade), EncoderOptions(**ENCODER)).encode_sparse(sparse.to_arrow(["text"])["text"])
+    queries = Encoder.load(str(splade), EncoderOptions(**ENCODER)).encode_sparse(QUERIES)
+    ranked(sparse, (queries @ stored.T).toarray(), "sparse")
+
+
+def test_hybrid_search_adds_standardized_scores(both: Output) -> None:
+    table, encoder = both.to_arrow(), Encoder.load(MINI, EncoderOptions(**ENCODER))
+    dense = util.cos_sim(encoder.encode(QUERIES), np.array(table["embedding"].to_pylist(), np.float32)).numpy()
+    stored = [np.array(row, np.float32) for row in table["multi_vector"].to_pylist()]
+    queries = [one.astype(np.float32) for one in encoder.encode_multi_vector(QUERIES)]
+    late = np.asarray(util.maxsim(queries, stored))
+    ranked(both, dense, "dense")
+    ranked(both, late, "multi_vector")
+    total = sum((each - each.mean(1, keepdims=True)) / each.std(1, keepdims=True) for each in (dense, late))
+    ranked(both, total, "hybrid")
+    ranks = [np.argsort(np.argsort(-each, 1, kind="stable"), 1, kind="stable") + 1 for each in (dense, late)]
+    ranked(both, sum(1 / (60 + each) for each in ranks), "hybrid", fusion="reciprocal_rank")
+
+
+def test_reranking_looks_at_the_nearest_only(both: Output) -> None:
+    every = both.search(QUERIES[0], top_k=3, by="multi_vector")
+    assert both.search(QUERIES[0], top_k=3, by="multi_vector", rerank=10**6) == every
+    few = both.search(QUERIES[0], top_k=3, by="multi_vector", rerank=3)
+    dense = both.search(QUERIES[0], top_k=3, by="dense")
+    assert {hit.columns["id"] for hit in few} == {hit.columns["id"] for hit in dense}
+    scores = {hit.columns["id"]: hit.score for hit in both.search(QUERIES[0], top_k=520, by="multi_vector")}
+    assert [hit.score for hit in few] == pytest.approx([scores[hit.columns["id"]] for hit in few])
+
+
+# -- kills -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
+    """Killed at ten random moments, a run of all kinds ends with the bytes of a run that was left alone."""
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        texts = [f"{number} {text}" for text in everyday()]
+        pq.write_table(pa.table({"id": list(range(len(texts))), "text": texts}), tmp_path / "in" / f"{number}.parquet")
+    options = ["--model", MINI, "--keep", "id", "--set", "output.vectors=dense,multi_vector", "--set", "executor=local"]
+    started = time.monotonic()
+    subprocess.run(command("embed", tmp_path / "in", tmp_path / "alone", *options), check=True, capture_output=True)
+    whole = time.monotonic() - started
+    seed = random.Random(30)
+    for _ in range(10):
+        process = subprocess.Popen(
+            command("embed", tmp_path / "in", tmp_path / "out", *options),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(whole * seed.uniform(0.3, 0.7))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command("embed", tmp_path / "in", tmp_path / "out", *options), check=True, capture_output=True)
+    assert shards(tmp_path / "out") == shards(tmp_path / "alone")
+    output = Output.open(tmp_path / "out")
+    assert output.verify(tmp_path / "in").problems == ()
+    assert output.totals.rows == 12 * len(everyday())
+    assert not leftovers(tmp_path / "out")
+
+
+def test_scorers_take_rows_without_vectors() -> None:
+    rows = TokenVectors.of_lengths(np.eye(3, dtype=np.float16), np.array([0, 2, 0, 1, 0]))
+    scorer = MaxSimScorer(
+        MultiVectorFormat(3), [np.array([[1, 0, 0], [0, 0, 2]], np.float32), np.empty((0, 3), np.float32)]
+    )
+    assert scorer.of(rows).tolist() == [[0, 1, 0, 2, 0], [0, 0, 0, 0, 0]]
+    assert scorer.pairs(rows, np.array([0, 0, 1, 1, 0])).tolist() == [0, 1, 0, 0, 0]
