@@ -383,16 +383,6 @@ class Job:
             found.append(MultiVectorFormat(spec.multi_vector.dimension, out.multi_vector_dtype, **shared))
         return tuple(found)
 
-    def token_pooling(self) -> TokenPooling | None:
-        """The pooling of token vectors: the model's own, or the one that the config asks for."""
-        own = self.spec.multi_vector.pooling if self.spec.multi_vector else None
-        factor = self.config.output.token_pooling
-        if factor == 1:
-            return own
-        if own:
-            raise UsageError(f"output.token_pooling: the model pools its token vectors itself ({own})")
-        return TokenPooling(factor)
-
     def shard_schema(self) -> pa.Schema:
         """The columns of a shard, in their order."""
         made = column_types(self.config.address_columns() | self.config.made_columns())
@@ -451,6 +441,17 @@ class Job:
             max_bytes=config.slice.max_bytes,
             **more,
         )
+
+
+def token_pooling(config: JobConfig, spec: ModelSpec) -> TokenPooling | None:
+    """The pooling of token vectors: the model's own, or the one that the config asks for; raises UsageError for both."""
+    own = spec.multi_vector.pooling if spec.multi_vector else None
+    factor = config.output.token_pooling
+    if factor == 1:
+        return own
+    if own:
+        raise UsageError(f"output.token_pooling: the model pools its token vectors itself ({own})")
+    return TokenPooling(factor)
 
 
 def long_text(config: JobConfig, spec: ModelSpec) -> LongText:

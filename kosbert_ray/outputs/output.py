@@ -296,7 +296,7 @@ class Output:
         """Loads the model that made the output; takes and raises what :meth:`model` does."""
         from kosbert_ray.encoder.encoder import Encoder
 
-        return Encoder(self.model(prompt, prompt_name), self.job.encoder)
+        return Encoder(self.model(prompt, prompt_name).for_documents(), self.job.encoder, kinds=self.kinds)
 
     # -- rows --------------------------------------------------------------------------------------------------------
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kosbert_ray.config import JobConfig
 from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
-from kosbert_ray.errors import InputError, StorageError
-from kosbert_ray.job import long_text
+from kosbert_ray.errors import InputError, ModelError, StorageError
+from kosbert_ray.job import long_text, token_pooling
 from kosbert_ray.kept_texts import KeptTexts, chunk_texts
 from kosbert_ray.outputs.input_check import InputPlan
 from kosbert_ray.outputs.sample import Rows, draw
+from kosbert_ray.shards.formats.base import VectorFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
 from kosbert_ray.shards.vectors import open_shard
 from kosbert_ray.units import plural
+from kosbert_ray.vectors.arithmetic import unit
+from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind
+from kosbert_ray.vectors.sparse import SparseVectors
+from kosbert_ray.vectors.token_pooling import pooled
+from kosbert_ray.vectors.token_vectors import TokenVectors
 
 if TYPE_CHECKING:
     from kosbert_ray.encoder.encoder import Encoder
@@ -49,8 +56,7 @@ def reembed(
         InputError: the texts are neither in the output nor in an input.
         ModelError: the model cannot be loaded, or has changed since.
     """
-    job = output.job
-    kept = KeptTexts.of(job, output.record.kept)
+    kept = KeptTexts.of(output.job, output.record.kept)
     if kept is None:
         receipts = _with_input(output, receipts, plan)
     drawn = draw([receipt.rows for receipt in receipts], sample, seed)
@@ -66,15 +72,18 @@ def reembed(
         except (StorageError, LookupError) as error:
             problems.append(error.args[0])
             continue
-        cosines = _cosines(stored, _round_trip(output, _encode(encoder, job, texts)))
-        least = min(least, float(cosines.min()))
-        limits = AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], output.dense.codec.agreement
-        off = int((cosines < min(limits)).sum())
-        if off:
-            problems.append(
-                f"{receipt.shard}: {off:,} of {plural(len(rows), 'sampled vector', 'are')} not the model's "
-                f"(cosine {cosines.min():.4f})"
-            )
+        again = _encode(encoder, output, texts)
+        for item, there in zip(_compared(output), stored, strict=True):
+            here, _ = item.matrix(item.array(again[item.kind]))
+            cosines = COSINES[item.kind](there, here)
+            least = min(least, float(cosines.min()))
+            rounding = item.codec.agreement if isinstance(item, EmbeddingFormat) else 1.0
+            off = int((cosines < min(AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], rounding)).sum())
+            if off:
+                problems.append(
+                    f"{receipt.shard}: {off:,} of {plural(len(rows), 'sampled vector', 'are')} not the model's "
+                    f"(cosine {cosines.min():.4f} in {item.column})"
+                )
     return problems, least, sampled
 
 
@@ -88,19 +97,24 @@ def _with_input(output: Output, receipts: list[Receipt], plan: InputPlan | None)
     return found
 
 
+def _compared(output: Output) -> list[VectorFormat]:
+    """The formats of the columns that are compared: the first of each kind."""
+    return [output.kind_format(kind) for kind in output.kinds]
+
+
 def _texts_and_vectors(
     output: Output, receipt: Receipt, rows: Rows, source: KeptTexts | InputPlan | None
-) -> tuple[list[str], npt.NDArray[np.float32]]:
-    """Reads texts and stored vectors of rows of a shard; ``rows`` counts only rows that have a vector.
+) -> tuple[list[str], list[Any]]:
+    """Reads texts of rows of a shard, and of each kind their stored vectors; ``rows`` counts only rows that have one.
 
     Raises:
         LookupError: the input no longer has the texts.
         StorageError: the shard cannot be read.
     """
-    column = output.dense.column
+    compared = _compared(output)
     with open_shard(output.storage, receipt.shard) as file:
         table = file.read()
-    table = table.filter(table[column].is_valid())
+    table = table.filter(table[compared[0].column].is_valid())
     chosen = table.take(pa.array(rows))
     if isinstance(source, KeptTexts):
         texts = source.read(chosen)
@@ -112,7 +126,7 @@ def _texts_and_vectors(
             texts = chunk_texts(texts.take(pa.array(sources[rows])), chosen)
         else:
             texts = texts.take(pa.array(rows))
-    return texts.to_pylist(), output.dense.matrix(chosen[column].combine_chunks())[0]
+    return texts.to_pylist(), [item.matrix(chosen[item.column].combine_chunks())[0] for item in compared]
 
 
 def _input_texts(plan: InputPlan, receipt: Receipt, output: Output) -> pa.Array | pa.ChunkedArray:
@@ -131,19 +145,60 @@ def _input_texts(plan: InputPlan, receipt: Receipt, output: Output) -> pa.Array 
     return table[TEXT]
 
 
-def _encode(encoder: Encoder, job: JobConfig, texts: list[str]) -> npt.NDArray[np.float32]:
-    array = pa.array(texts, pa.large_string())
-    if job.long_text != "mean":
-        return encoder.encode(array)
-    found = long_text(job, encoder.spec)(encoder.tokenizer, array)
-    return encoder.encode_tokens(found.tokens).vectors
+def _encode(encoder: Encoder, output: Output, texts: list[str]) -> dict[Kind, Any]:
+    """Returns the vectors of texts, of each kind of the output.
 
-
-def _round_trip(output: Output, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Vectors as they would come back from a shard of the output."""
-    return output.dense.matrix(output.dense.array(vectors))[0]
+    Raises:
+        ModelError: a text cannot be encoded.
+    """
+    job, array = output.job, pa.array(texts, pa.large_string())
+    policy = job.long_text == "mean"
+    tokens = long_text(job, encoder.spec)(encoder.tokenizer, array).tokens if policy else encoder.tokenizer(array)
+    encoded = encoder.encode_tokens(tokens, kinds=output.kinds)
+    for text, reason in encoded.failed.items():
+        raise ModelError(f"text {text}: {reason}")
+    found: dict[Kind, Any] = {DENSE: encoded.vectors} if DENSE in output.kinds else {}
+    pooling = token_pooling(job, encoder.spec)
+    for kind, vectors in encoded.ragged.items():
+        if isinstance(vectors, SparseVectors):
+            vectors = vectors.strongest(job.output.sparse_top_k, job.output.sparse_threshold)
+        if isinstance(vectors, TokenVectors) and pooling:
+            vectors = pooled(vectors, pooling.factor, pooling.protected, pooling.normalize)
+        found[kind] = vectors.take(encoded.rows)
+    return found
 
 
 def _cosines(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     return np.asarray((one * other).sum(axis=1) / np.where(lengths == 0, 1, lengths), np.float32)
+
+
+def _sparse_cosines(one: SparseVectors, other: SparseVectors) -> npt.NDArray[np.float32]:
+    """Cosines of sparse vectors; 1 for two empty ones."""
+    size = 1 + int(max([*one.indices, *other.indices, 0]))
+    first, second = one.to_csr(size), other.to_csr(size)
+    products = np.asarray(first.multiply(second).sum(axis=1)).ravel()
+    squares = (np.asarray(side.multiply(side).sum(axis=1)).ravel() for side in (first, second))
+    lengths = np.sqrt(np.prod([*squares], axis=0))
+    empty = (one.counts == 0) & (other.counts == 0)
+    return np.where(empty, 1, products / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+
+
+def _token_cosines(one: TokenVectors, other: TokenVectors) -> npt.NDArray[np.float32]:
+    """The mean cosine of a text's token vectors; of pooled ones, which have no order, of the nearest. 1 for none."""
+    found = []
+    for first, second in zip(one.to_list(), other.to_list(), strict=True):
+        sides = [unit(side.astype(np.float32)) for side in (first, second)]
+        if not len(first) or not len(second):
+            found.append(float(len(first) == len(second)))
+            continue
+        cosines = sides[0] @ sides[1].T
+        found.append(float(min(cosines.max(0).mean(), cosines.max(1).mean())))
+    return np.array(found, np.float32)
+
+
+COSINES: dict[Kind, Callable[[Any, Any], npt.NDArray[np.float32]]] = {
+    DENSE: _cosines,
+    SPARSE: _sparse_cosines,
+    MULTI_VECTOR: _token_cosines,
+}

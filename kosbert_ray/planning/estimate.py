@@ -28,7 +28,7 @@ from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import has_gpu
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, StorageError
-from kosbert_ray.job import Job
+from kosbert_ray.job import Job, token_pooling
 from kosbert_ray.planning.output_size import RowBytes, kept_bytes, output_bytes
 from kosbert_ray.run.chunk_rows import chunk_columns
 from kosbert_ray.run.text_hashes import hashes_of
@@ -194,7 +194,7 @@ def estimate(config: JobConfig) -> Estimate:
     of_row, copied = RowBytes({}, 0.0, 0.0), 0.0
     if any(map(len, texts)):
         slice_rows = round(output_rows / max(1.0, slices))
-        pooling = job.token_pooling()
+        pooling = token_pooling(config, spec)
         tokens = whole.values["tokens"] / max(1.0, output_rows) / (pooling.factor if pooling else 1)
         of_row = output_bytes(formats, spec, tokens, kept, slice_rows)
         if column := config.copied_column():

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kosbert_ray.encoder.tokenizer import Tokenizer
-from kosbert_ray.job import Job
+from kosbert_ray.job import Job, token_pooling
 from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.bookkeeping import Books
 from kosbert_ray.run.bounds import Bound, Bounds
@@ -85,7 +85,7 @@ class Pass:
             encoders_per_node=pool.per_node,
             output=output.ledger.storage,
             formats=job.formats(self.ranges),
-            token_pooling=job.token_pooling(),
+            token_pooling=token_pooling(job.config, job.spec),
             field_ids=output.has_field_ids,
             rejected_text=job.config.output.rejected_text,
             on_bad_row=job.config.on_bad_row,

@@ -336,3 +336,19 @@ def test_scorers_take_rows_without_vectors() -> None:
     )
     assert scorer.of(rows).tolist() == [[0, 1, 0, 2, 0], [0, 0, 0, 0, 0]]
     assert scorer.pairs(rows, np.array([0, 0, 1, 1, 0])).tolist() == [0, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["sparse", "tokens", "both"])
+def test_a_sample_is_embedded_again(name: str, request: pytest.FixtureRequest) -> None:
+    found = request.getfixturevalue(name).verify(sample=40)
+    assert found.problems == ()
+    assert (found.sampled, found.agreement > 0.99999) == (40, True)
+
+
+def test_the_vectors_of_another_text_do_not_agree(sparse: Output) -> None:
+    vectors, _ = sparse.kind_format("sparse").matrix(sparse.to_arrow(["sparse"])["sparse"].combine_chunks())
+    turned = vectors.take(np.arange(len(vectors))[::-1])
+    assert COSINES["sparse"](vectors, vectors).min() > 0.99999
+    assert COSINES["sparse"](vectors, turned).min() < 0.9
+    tokens = TokenVectors.of_lengths(np.eye(4, dtype=np.float16), np.array([2, 2, 0]))
+    assert COSINES["multi_vector"](tokens, tokens.take(np.array([1, 1, 2]))).tolist() == [0, 1, 1]
