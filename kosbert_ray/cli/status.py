@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kosbert_ray.cli.common import READS_OUTPUT, Commands, add_config, add_json, add_output, output_config, print_json
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.units import data_size, duration, plural
+from kosbert_ray.vectors.kinds import DENSE, named
 
 if TYPE_CHECKING:
     from kosbert_ray.outputs.status import Status
@@ -79,7 +80,7 @@ def _lines(found: Status) -> list[str]:
     totals = found.totals
     lines = [
         f"{found.output}: {found.state}{_share(found)}",
-        f"{found.model} on {found.input}",
+        f"{found.model} on {found.input}" + ("" if found.kinds == (DENSE,) else f"; vectors: {named(found.kinds)}"),
         f"{plural(totals.slices, 'shard')}, {plural(totals.rows, 'row')}, "
         f"{plural(totals.tokens, 'token')} ({totals.encoded_tokens:,} encoded), "
         f"{data_size(totals.output_bytes)}",

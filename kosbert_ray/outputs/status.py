@@ -14,6 +14,7 @@ from kosbert_ray.shards.lease import Holder, holders
 from kosbert_ray.shards.ledger import RUNS_FOLDER
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
+from kosbert_ray.vectors.kinds import Kind
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Status:
         output: the output directory.
         input: the input.
         model: the model's name.
+        kinds: the kinds of vectors.
         state: "done", "running", or "stopped" if the job is not complete and no run is writing to the output.
         holders: the runs that are writing to the output.
         totals: sums over the shards in the output.
@@ -46,6 +48,7 @@ class Status:
     output: str
     input: str
     model: str
+    kinds: tuple[Kind, ...]
     state: str
     holders: tuple[Holder, ...]
     totals: Totals
@@ -91,6 +94,7 @@ def status(output: Output) -> Status:
         output=output.storage.address,
         input=output.job.input.path,
         model=output.job.model.name,
+        kinds=output.kinds,
         state="running" if running else "done" if output.complete else "stopped",
         holders=running,
         totals=output.totals,

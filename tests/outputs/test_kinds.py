@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import command, everyday, leftovers, shards
+from conftest import Run, command, everyday, leftovers, shards
 from hypothesis import given
 from hypothesis import strategies as st
 from multi_vector_models import DIMENSION, save_colbert
@@ -27,6 +28,7 @@ from kosbert_ray import Output
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import UsageError
+from kosbert_ray.outputs.reembed import COSINES
 from kosbert_ray.outputs.scoring import MaxSimScorer
 from kosbert_ray.shards.formats.multi_vector import MultiVectorFormat
 from kosbert_ray.shards.formats.sparse import SparseFormat
@@ -226,6 +228,20 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(case: str, spla
     assert not (tmp_path / "out").exists()
 
 
+def test_status_names_the_kinds(both: Output, sparse: Output, cli: Run) -> None:
+    assert "vectors: dense and multi-vector" in cli("status", both.storage.root).stdout
+    assert kosbert_ray.status(sparse.storage.root).kinds == ("sparse",)
+
+
+def test_a_plan_gives_the_bytes_of_each_kind(both: Output, cli: Run, tmp_path: Path) -> None:
+    kinds = ("--set", "output.vectors=dense,multi_vector")
+    shown = cli("plan", SOURCE, "--model", MINI, "--keep", "id", *kinds).stdout
+    assert "bytes of a row's vectors: embedding" in shown
+    size = re.search(r"shards, ([\d.]+) MB", shown)
+    assert size is not None
+    assert 1e6 * float(size[1]) == pytest.approx(both.totals.output_bytes, rel=0.15)
+
+
 def test_other_kinds_are_another_job(both: Output, told: Callable[..., str]) -> None:
     message = told("embed", SOURCE, both.storage.root, "--model", MINI, "--set", "output.vectors=dense", code=1)
     assert "output.vectors is" in message
@@ -345,10 +361,10 @@ def test_a_sample_is_embedded_again(name: str, request: pytest.FixtureRequest) -
     assert (found.sampled, found.agreement > 0.99999) == (40, True)
 
 
-def test_the_vectors_of_another_text_do_not_agree(sparse: Output) -> None:
-    vectors, _ = sparse.kind_format("sparse").matrix(sparse.to_arrow(["sparse"])["sparse"].combine_chunks())
-    turned = vectors.take(np.arange(len(vectors))[::-1])
-    assert COSINES["sparse"](vectors, vectors).min() > 0.99999
-    assert COSINES["sparse"](vectors, turned).min() < 0.9
+def test_the_vectors_of_another_text_do_not_agree() -> None:
+    vectors = SparseVectors.of_rows(np.array([[1, 2, 0], [0, 2, 0], [0, 0, 0]], np.float32))
+    cosines = COSINES["sparse"](vectors, vectors.take(np.array([1, 1, 2])))
+    assert cosines.tolist() == pytest.approx([2 / np.sqrt(5), 1, 1])
+    assert COSINES["sparse"](vectors, vectors.take(np.array([0, 2, 0]))).tolist() == pytest.approx([1, 0, 0])
     tokens = TokenVectors.of_lengths(np.eye(4, dtype=np.float16), np.array([2, 2, 0]))
     assert COSINES["multi_vector"](tokens, tokens.take(np.array([1, 1, 2]))).tolist() == [0, 1, 1]
