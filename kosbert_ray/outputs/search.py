@@ -151,7 +151,7 @@ class Searcher:
         return Nearest(scores, found.shard, found.row)
 
     def _by(self, by: By | None, rerank: int) -> By:
-        """What to search by; raises UsageError if the output does not have it."""
+        """Returns the kind to search by; raises UsageError if the output does not have it."""
         kinds = self._output.kinds
         by = by or kinds[0]
         if by == HYBRID and len(kinds) < 2:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "kosbert_ray"
-BASE = {"errors", "units", "logs", "vector_math", "_version"}
+BASE = {"errors", "units", "logs", "vectors", "_version"}
 OPTIONS = {"settings"} | BASE  # what a room's options.py may import; config.py and rooms above it may import any
 CORE = {"corpus", "model", "encoder", "shards", "storage", "settings"} | BASE
 JOB = {"job", "kept_texts", "stored", "config", "options"} | CORE
@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {
     "errors": set(),
     "units": set(),
-    "vector_math": set(),
+    "vectors": set(),
     "logs": set(),
     "_version": set(),
     "settings": BASE,

@@ -1,4 +1,4 @@
-"""What follows the transformer in PyTorch: one head for each kind of vectors, over the hidden states of one batch.
+"""The heads behind the transformer in PyTorch: one for each kind of vectors, over the hidden states of one batch.
 
 To add a way to make sparse vectors, write its module and add an entry to ``SPARSE_HEADS``.
 """

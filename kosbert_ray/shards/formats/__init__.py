@@ -1,1 +1,1 @@
-"""How vectors are stored: one module for each kind, listed in ``table``."""
+"""The storage of vectors: one module for each kind, listed in ``table``."""
