@@ -20,6 +20,7 @@ from kosbert_ray.encoder.devices import device_memory, pick_device, pick_precisi
 from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.engines.base import Computed, EngineSettings, PrecisionUnfit
 from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require_fitting
+from kosbert_ray.encoder.late import LateVectors
 from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
@@ -51,8 +52,8 @@ class Encoded:
     """The vectors of a slice.
 
     Attributes:
-        distinct: float32 ``[u, dimension]``, one row per distinct text; zeros for a text without a vector. Empty for a
-            sparse model.
+        distinct: float32 ``[u + s, dimension]``, one row per distinct text and per span; zeros for a text without a
+            vector. Empty for a sparse model.
         sparse: the same of a sparse model; None for others.
         rows: int32 ``[n]``, the index in ``distinct`` of each row's vector.
         failed: the reason for each row without a vector, by row number.
@@ -108,11 +109,12 @@ class Encoder:
             self.precision = "fp32"
         self._require_memory()
         self._tokenizer: Tokenizer | None = None
+        self._skip = 0 if spec.include_prompt or not spec.prompt else self.tokenizer.prompt_length
         settings = EngineSettings(
             self.device,
             self.precision,
             threads=options.threads or usable_cores(),
-            skip=0 if spec.include_prompt or not spec.prompt else self.tokenizer.prompt_length,
+            skip=self._skip,
             compile=options.compile,
         )
         fallback: list[str] = []
@@ -337,10 +339,12 @@ class Encoder:
         means = tokens.part_of.astype(np.int64)
 
         collected = SparseRows(len(tokens.lengths)) if self.spec.sparse else None
-        dense = DenseRows(len(tokens.lengths), 0 if collected else self.spec.dimension)
+        dimension = 0 if collected else self.spec.dimension
+        late = LateVectors(tokens, self._skip) if len(tokens.span_of) else None
+        dense = late.rows(dimension) if late else DenseRows(len(tokens.lengths), dimension)
 
         def forward(batch: Batch) -> Computed:
-            found = self._forward(batch)
+            found = self._forward(late.with_spans(batch) if late else batch)
             if on_batch:
                 on_batch(len(batch.ids))
             return found
@@ -364,8 +368,9 @@ class Encoder:
         if budget < self.token_budget:
             self.notices.append(f"out of memory: batches of {plural(budget, 'token')} instead of {self.token_budget:,}")
             self.token_budget = budget
-        hit = np.flatnonzero(np.isin(tokens.rows, list(failed))).tolist() if failed else []
-        rows = {row: failed[int(tokens.rows[row])] for row in hit}
+        texts = tokens.row_texts()
+        hit = np.flatnonzero(np.isin(texts, list(failed))).tolist() if failed else []
+        rows = {row: failed[int(texts[row])] for row in hit}
         sparse = collected.result() if collected else None
         return Encoded(vectors, tokens.rows, rows, len(self._computed), sum(self._computed), sparse)
 

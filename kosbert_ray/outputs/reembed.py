@@ -50,7 +50,7 @@ def reembed(
         ModelError: the model cannot be loaded, or has changed since.
     """
     job = output.job
-    kept = KeptTexts.of(job, output.record.kept)
+    kept = KeptTexts.of(job, output.record.kept, whole=job.long_text == "late")
     if kept is None:
         receipts = _with_input(output, receipts, plan)
     drawn = draw([receipt.rows for receipt in receipts], sample, seed)
@@ -62,11 +62,12 @@ def reembed(
     for place, rows in drawn.items():
         receipt = receipts[place]
         try:
-            texts, stored = _texts_and_vectors(output, receipt, rows, kept or plan)
+            texts, chosen = _texts_and_rows(output, receipt, rows, kept or plan)
         except (StorageError, LookupError) as error:
             problems.append(error.args[0])
             continue
-        cosines = _cosines(stored, _round_trip(output, _encode(encoder, job, texts)))
+        stored = output.formats[0].matrix(chosen[output.formats[0].column].combine_chunks())[0]
+        cosines = _cosines(stored, _round_trip(output, _encode(encoder, job, texts, chosen)))
         least = min(least, float(cosines.min()))
         limits = AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], output.formats[0].codec.agreement
         off = int((cosines < min(limits)).sum())
@@ -81,17 +82,19 @@ def reembed(
 def _with_input(output: Output, receipts: list[Receipt], plan: InputPlan | None) -> list[Receipt]:
     """Returns the receipts of files that are still in the input."""
     if plan is None:
-        raise InputError(f"{output.storage.url()}: the texts are not among its columns; give the input with --input")
+        texts = "whole texts" if output.job.long_text == "late" else "texts"
+        raise InputError(f"{output.storage.url()}: the {texts} are not among its columns; give the input with --input")
     found = [receipt for receipt in receipts if receipt.file in plan.files]
     if len(found) < len(receipts):
         log.info(f"not sampling {plural(len(receipts) - len(found), 'shard')} of files that are no longer in the input")
     return found
 
 
-def _texts_and_vectors(
+def _texts_and_rows(
     output: Output, receipt: Receipt, rows: Rows, source: KeptTexts | InputPlan | None
-) -> tuple[list[str], npt.NDArray[np.float32]]:
-    """Reads texts and stored vectors of rows of a shard; ``rows`` counts only rows that have a vector.
+) -> tuple[pa.Array, pa.Table]:
+    """Reads rows of a shard and their texts, with ``long_text=late`` the whole ones; ``rows`` counts only rows that have a
+    vector.
 
     Raises:
         LookupError: the input no longer has the texts.
@@ -107,12 +110,12 @@ def _texts_and_vectors(
     else:
         assert source is not None
         texts = _input_texts(source, receipt, output)
-        if output.job.long_text == "chunk":  # a text's first chunk is in the shard if any of its chunks is
-            sources = np.cumsum(table["chunk"].to_numpy() == 0) - 1
-            texts = chunk_texts(texts.take(pa.array(sources[rows])), chosen)
-        else:
-            texts = texts.take(pa.array(rows))
-    return texts.to_pylist(), output.formats[0].matrix(chosen[column].combine_chunks())[0]
+        if output.job.chunked:  # a text's first chunk is in the shard if any of its chunks is
+            rows = (np.cumsum(table["chunk"].to_numpy() == 0) - 1)[rows]
+        texts = texts.take(pa.array(rows))
+        if output.job.long_text == "chunk":
+            texts = chunk_texts(texts, chosen)
+    return texts, chosen
 
 
 def _input_texts(plan: InputPlan, receipt: Receipt, output: Output) -> pa.Array | pa.ChunkedArray:
@@ -131,12 +134,16 @@ def _input_texts(plan: InputPlan, receipt: Receipt, output: Output) -> pa.Array 
     return table[TEXT]
 
 
-def _encode(encoder: Encoder, job: JobConfig, texts: list[str]) -> npt.NDArray[np.float32]:
-    array = pa.array(texts, pa.large_string())
-    if job.long_text != "mean":
+def _encode(encoder: Encoder, job: JobConfig, texts: pa.Array, rows: pa.Table) -> npt.NDArray[np.float32]:
+    """Returns the vectors of rows of a shard; see :func:`_texts_and_rows`."""
+    array = pa.array(texts.to_pylist(), pa.large_string())
+    if job.long_text not in ("mean", "late"):
         return encoder.encode(array)
     found = long_text(job, encoder.spec)(encoder.tokenizer, array)
-    return encoder.encode_tokens(found.tokens).vectors
+    vectors = encoder.encode_tokens(found.tokens).vectors
+    if found.chunks:
+        vectors = vectors[np.searchsorted(found.chunks.source, np.arange(len(array))) + rows["chunk"].to_numpy()]
+    return vectors
 
 
 def _round_trip(output: Output, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -24,7 +24,8 @@ from kosbert_ray.shards.receipt import Receipt
 NOTES = "notes"  # the pickled slices without their columns, and the lengths of these
 KEEP = "keep."  # prefix of the kept columns
 MADE = "made."  # prefix of the columns that are made while texts are tokenized
-TOKENS = ("ids", "lengths", "rows", "dropped", "part_of", "part")  # fields of Tokens
+# Fields of Tokens.
+TOKENS = ("ids", "lengths", "rows", "dropped", "part_of", "part", "span_of", "span_start", "span_end")
 KNOWN = "known"
 REUSED = "reused"
 VECTORS = "vectors"

@@ -63,7 +63,7 @@ class Engine(Protocol):
     pack: Pack
 
     def vectors(self, batch: Batch) -> Computed:
-        """Returns the vectors of a batch's sequences: float32 ``[sequences, dimension]``, or sparse ones."""
+        """Returns the vectors of a batch: float32, one row for each sequence or for each of its spans; or sparse ones."""
         ...
 
     def computed_tokens(self, batch: Batch) -> int:

@@ -20,10 +20,10 @@ from kosbert_ray.encoder.engines.model_info import position_offset, text_config,
 from kosbert_ray.encoder.engines.probe import Yardstick, agreement_of, in_float32, probe, singles
 from kosbert_ray.encoder.engines.trials import needs_type_ids, require_width
 from kosbert_ray.encoder.head import Head
-from kosbert_ray.encoder.packing import Batch, Pack, filled, pack, pack_one_length, random_batch
+from kosbert_ray.encoder.packing import Batch, Pack, Spans, filled, pack, pack_one_length, random_batch
 from kosbert_ray.encoder.sparse import SparseVectors
 from kosbert_ray.errors import ModelError, first_line
-from kosbert_ray.model.pooling import pool, pool_by_offsets
+from kosbert_ray.model.pooling import pool, pool_by_offsets, pool_spans, pool_spans_by_offsets
 from kosbert_ray.model.spec import ModelSpec
 
 Found = TypeVar("Found")
@@ -87,7 +87,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def vectors(self, batch: Batch) -> npt.NDArray[np.float32] | SparseVectors:
-        """Returns vectors, float32 ``[sequences, dimension]``, or sparse ones."""
+        """Returns vectors, float32 ``[sequences, dimension]``, or one row for each span, or sparse ones."""
         if self._spec.sparse:
             return self._on_device(self._sparse, batch)
         vectors = self._head(self.pooled(batch))
@@ -95,7 +95,7 @@ class TorchEngine:
         return found
 
     def pooled(self, batch: Batch) -> torch.Tensor:
-        """Returns pooled vectors, float32 ``[sequences, h * pooling modes]``, on the device."""
+        """Returns pooled vectors, float32 ``[sequences or spans, h * pooling modes]``, on the device."""
         return self._on_device(self._packed if self.attention == "packed" else self._padded, batch)
 
     def _on_device(self, compute: Callable[[Batch], Found], batch: Batch) -> Found:
@@ -139,6 +139,8 @@ class TorchEngine:
 
     def _packed(self, batch: Batch) -> torch.Tensor:
         hidden = self._packed_states(batch)
+        if batch.spans:
+            return self._spans(hidden, batch.spans)
         if self._by_offsets:
             return pool_by_offsets(hidden, batch.offsets, self._spec.pooling, self._skip, cuda.to_device)
         return pool(hidden, batch.groups, self._spec.pooling, self._skip)
@@ -173,7 +175,15 @@ class TorchEngine:
         return hidden
 
     def _padded(self, batch: Batch) -> torch.Tensor:
-        return pool(self._padded_states(batch), batch.groups, self._spec.pooling, self._skip)
+        hidden = self._padded_states(batch)
+        if batch.spans:
+            return self._spans(hidden, batch.spans)
+        return pool(hidden, batch.groups, self._spec.pooling, self._skip)
+
+    def _spans(self, hidden: torch.Tensor, spans: Spans) -> torch.Tensor:
+        if self._by_offsets:
+            return pool_spans_by_offsets(hidden, spans.starts, spans.lengths, self._spec.pooling, cuda.to_device)
+        return pool_spans(hidden, spans.starts, spans.lengths, self._spec.pooling)
 
     def _padded_states(self, batch: Batch) -> torch.Tensor:
         sequences = torch.from_numpy(batch.ids).split(np.diff(batch.offsets).tolist())

@@ -72,7 +72,7 @@ class EncodeSlices:
     def __call__(self, slices: Sequence[SliceRow]) -> list[SliceRow]:
         """Encodes slices.
 
-        Adds one vector per distinct text (float32, flattened) and, for each good row, the index of its vector.
+        Adds one vector per distinct text and per span (float32, flattened) and, for each good row, the index of its vector.
         """
         if self._broken:
             raise self._broken
