@@ -393,7 +393,7 @@ def _require_late(config: JobConfig, spec: ModelSpec) -> None:
     if spec.static:
         raise UsageError(
             f"long_text: {name} is a static embedding model, whose tokens do not depend on the text around them; use "
-            "long_text=chunk instead of late"
+            "long_text=chunk"
         )
     if spec.pooling != ("mean",):
         raise UsageError(

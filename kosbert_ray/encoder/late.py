@@ -115,8 +115,9 @@ def _token_spans(encoding: Any, chunks: Sequence[Span], shift: int) -> Int64:
     """
     spans = _overlapping(encoding.offsets, np.array(chunks, np.int64) + shift)
     spans[0, 0], spans[-1, 1] = 0, len(encoding.ids)
+    # A chunk without tokens takes the one before it, or the first.
     spans[:, 1] = np.maximum(spans[:, 1], 1)
-    spans[:, 0] = np.minimum(spans[:, 0], spans[:, 1] - 1)  # a chunk without tokens takes the one before it
+    spans[:, 0] = np.minimum(spans[:, 0], spans[:, 1] - 1)
     return spans
 
 
