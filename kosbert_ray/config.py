@@ -67,7 +67,8 @@ class JobConfig(Section):
     plan: PlanOptions = PlanOptions()
     long_text: LongTextPolicy = Field(
         default="truncate",
-        description="texts over the model's limit: cut off, average the vectors of their chunks, or write a row per chunk",
+        description="texts over the model's limit: cut off, average the vectors of their chunks, or write a row per chunk; "
+        "late does so for texts over chunk.size, and pools each chunk from one encoding of as much text as the model takes",
     )
     chunk: ChunkOptions = ChunkOptions()
     dedup: Literal["slice", "corpus"] = Field(
@@ -106,9 +107,13 @@ class JobConfig(Section):
         if both := {*self.output.columns()} & {*self.input.keep}:
             raise ValueError(f"output.column: {min(both)!r} is also among input.keep; choose another name")
         if self.long_text == "truncate" and self.chunk != ChunkOptions():
-            raise ValueError("chunk: long texts are cut off unless long_text is mean or chunk")
-        if self.long_text != "chunk" and self.chunk.text:
-            raise ValueError("chunk.text: there is a text for each chunk only where long_text is chunk")
+            raise ValueError("chunk: long texts are cut off unless long_text is mean, chunk or late")
+        if not self.chunked and self.chunk.text:
+            raise ValueError("chunk.text: there is a text for each chunk only where long_text is chunk or late")
+        if self.long_text == "late" and self.reuse:
+            raise ValueError(
+                "reuse: with long_text=late the vector of a chunk depends on the text around it; leave out --reuse"
+            )
         if self.copied_text() in self.output.columns():
             raise ValueError(
                 f"output.column: {TEXT_COLUMN!r} is the column of the texts; choose another name, or set output.text=false"
@@ -119,12 +124,19 @@ class JobConfig(Section):
             raise ValueError(f"output.text_hash: writes a column {TEXT_HASH!r} of its own; keep it under another name")
         taken = {*self.input.keep, *self.output.columns()} & {*self.chunk_columns()}
         if taken:
-            raise ValueError(f"long_text: chunk writes a column {min(taken)!r} of its own; keep it under another name")
+            raise ValueError(
+                f"long_text: {self.long_text} writes a column {min(taken)!r} of its own; keep it under another name"
+            )
         return self
+
+    @property
+    def chunked(self) -> bool:
+        """True if rows of the output are chunks of texts."""
+        return self.long_text in ("chunk", "late")
 
     def chunk_columns(self) -> dict[str, str]:
         """Names and Arrow types of the columns that locate a chunk in its text."""
-        if self.long_text != "chunk":
+        if not self.chunked:
             return {}
         text = CHUNK_TEXT if self.chunk.text else self.copied_text()
         return CHUNK_COLUMNS | ({text: "string"} if text else {})
@@ -140,7 +152,7 @@ class JobConfig(Section):
 
     def row_text(self) -> str | None:
         """Name of the column to which whole texts are copied; None if there is none."""
-        return None if self.long_text == "chunk" else self.copied_text()
+        return None if self.chunked else self.copied_text()
 
     def chunk_text(self) -> str | None:
         """Name of the column with the text of each chunk; None if there is none."""

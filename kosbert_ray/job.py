@@ -25,6 +25,7 @@ from kosbert_ray.corpus.text import RowText
 from kosbert_ray.corpus.types import column_types
 from kosbert_ray.encoder.chunks import splitter_version
 from kosbert_ray.encoder.engines.choice import fitted, preferred_engine
+from kosbert_ray.encoder.late import default_size
 from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import usable_cores
 from kosbert_ray.encoder.plain_speed import plain_bytes_per_second
@@ -286,7 +287,7 @@ class Job:
         for name, hit in (
             ("reuse", config.reuse),
             ("dedup", config.dedup != "slice"),
-            ("long_text", config.long_text == "mean"),
+            ("long_text", config.long_text in ("mean", "late")),
         ):
             if hit and others:
                 raise UsageError(
@@ -298,7 +299,7 @@ class Job:
 
     @cached_property
     def long_text(self) -> LongText:
-        """The policy for texts that are too long; raises UsageError if the model does not take chunks of that size."""
+        """The policy for texts that are too long; raises UsageError if it does not suit the model."""
         return long_text(self.config, self.spec)
 
     def with_engine(self) -> Job:
@@ -455,8 +456,11 @@ def token_pooling(config: JobConfig, spec: ModelSpec) -> TokenPooling | None:
 
 
 def long_text(config: JobConfig, spec: ModelSpec) -> LongText:
-    """The policy for texts that are too long; raises UsageError if the model does not take chunks of that size."""
+    """The policy for texts that are too long; raises UsageError if it does not suit the model."""
     chunk = config.chunk
+    if config.long_text == "late":
+        _require_late(config, spec)
+        chunk = chunk.model_copy(update={"size": chunk.size or default_size(spec.max_seq_length)})
     if config.long_text != "truncate" and chunk.size is None and spec.length_limit is None:
         raise UsageError(
             "chunk.size: the model takes texts of any length, so set the tokens of a chunk (such as chunk.size=256), or "
@@ -467,6 +471,21 @@ def long_text(config: JobConfig, spec: ModelSpec) -> LongText:
         raise UsageError(f"chunk.size: {size} is more than the {spec.max_seq_length} tokens that the model takes")
     overlap = size // OVERLAP if chunk.overlap is None else chunk.overlap
     return LongText(config.long_text, size, overlap, chunk.splitter, spec.normalized)
+
+
+def _require_late(config: JobConfig, spec: ModelSpec) -> None:
+    """Raises UsageError if a chunk's vector cannot be pooled from the vectors of its tokens."""
+    name = config.model.name
+    if spec.static:
+        raise UsageError(
+            f"long_text: {name} is a static embedding model, whose tokens do not depend on the text around them; use "
+            "long_text=chunk"
+        )
+    if spec.pooling != ("mean",):
+        raise UsageError(
+            f"long_text: late needs a model with mean pooling, and {name} has {' and '.join(spec.pooling)} pooling; use "
+            "long_text=chunk, or another model"
+        )
 
 
 def _described(policy: LongText) -> str:

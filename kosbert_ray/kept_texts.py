@@ -28,7 +28,7 @@ class KeptTexts:
     _chunked: bool
 
     @staticmethod
-    def of(job: JobConfig, kept: Collection[str]) -> KeptTexts | None:
+    def of(job: JobConfig, kept: Collection[str], whole: bool = False) -> KeptTexts | None:
         """Returns the reader for the outputs of a job; None if they do not hold their texts.
 
         A text column of another type than string may have been spelled in another way before it was cast, so it does not
@@ -37,9 +37,10 @@ class KeptTexts:
         Args:
             job: the job.
             kept: ``name: type`` of each column of its outputs beside the vectors, as the fingerprint has them.
+            whole: whether to read the whole text of each row, also where rows are chunks.
         """
-        source, chunked = RowText.of(job.input), job.long_text == "chunk"
-        if column := job.copied_column():
+        source, chunked = RowText.of(job.input), job.chunked and not whole
+        if column := job.row_text() if whole else job.copied_column():
             return KeptTexts((column,), source, True, chunked)
         texts = {name for name, _, kind in (column.rpartition(": ") for column in kept) if kind in TEXT_TYPES}
         if {*source.columns} <= texts & {*job.input.keep}:

@@ -24,9 +24,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo",
         help="embed bundled sentences and search them",
-        description="Embeds 520 bundled sentences with the bundled model kosbert-mini into FOLDER, and searches them by one "
-        "vector a text and by one a token. "
-        "Downloads nothing, and prints the commands that do the same.",
+        description="Embeds 520 bundled sentences with the bundled model kosbert-mini into FOLDER, and searches them by "
+        "one vector a text and by one a token. Downloads nothing, and prints the commands that do the same.",
     )
     parser.add_argument("folder", nargs="?", default=FOLDER, metavar="FOLDER", help=f"the output (default: {FOLDER})")
     add_examples(parser, EXAMPLES)

@@ -88,7 +88,7 @@ def encode_all(
                     else:
                         failed[int(batch.texts[0])] = f"the model fails on it ({described(found)})"
                     continue
-                good = rows.finite(found)
+                good = rows.finite(batch.texts, found)
                 rows.put(batch.texts, found, good)
                 suspects = batch.texts[~good]
                 if len(batch.texts) == 1 and len(suspects):

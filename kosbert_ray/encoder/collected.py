@@ -18,8 +18,13 @@ Flags = npt.NDArray[np.bool_]
 class Rows(Protocol):
     """Collects one kind of vectors, or several."""
 
-    def finite(self, found: Any) -> Flags:
-        """Returns which vectors of a batch have neither NaN nor Inf."""
+    def finite(self, texts: Int64, found: Any) -> Flags:
+        """Returns for which texts of a batch the vectors have neither NaN nor Inf.
+
+        Args:
+            texts: the indices of its texts, int64 ``[k]``.
+            found: their vectors.
+        """
         ...
 
     def put(self, texts: Int64, found: Any, good: Flags) -> None:
@@ -37,8 +42,9 @@ class DenseRows:
     def __init__(self, texts: int, dimension: int) -> None:
         self.vectors = np.zeros((texts, dimension), np.float32)
 
-    def finite(self, found: npt.NDArray[np.float32]) -> Flags:
+    def finite(self, texts: Int64, found: npt.NDArray[np.float32]) -> Flags:
         """See :class:`Rows`; ``found`` is float32 ``[texts, dimension]``."""
+        del texts
         good: Flags = np.asarray(np.isfinite(found).all(axis=1))
         return good
 
@@ -61,8 +67,9 @@ class RaggedRows:
         self._parts: list[Ragged] = []
         self._total = 0
 
-    def finite(self, found: Ragged) -> Flags:
+    def finite(self, texts: Int64, found: Ragged) -> Flags:
         """See :class:`Rows`."""
+        del texts
         return found.finite
 
     def put(self, texts: Int64, found: Ragged, good: Flags) -> None:
@@ -81,21 +88,21 @@ class KindRows:
 
     Args:
         texts: number of distinct texts.
-        dimension: length of dense vectors; None if there are none.
+        dense: collects dense vectors; None if there are none.
         nothing: of each other kind the vectors of no texts.
 
     Attributes:
-        dense: the dense vectors, float32 ``[texts, dimension]``.
+        dense: what collects the dense vectors, if there are any.
     """
 
-    def __init__(self, texts: int, dimension: int | None, nothing: Mapping[Kind, Ragged]) -> None:
-        self.dense = DenseRows(texts, dimension or 0)
+    def __init__(self, texts: int, dense: DenseRows | None, nothing: Mapping[Kind, Ragged]) -> None:
+        self.dense = dense
         self._ragged = {kind: RaggedRows(texts, each) for kind, each in nothing.items()}
-        self._rows: dict[Kind, Rows] = {**({} if dimension is None else {DENSE: self.dense}), **self._ragged}
+        self._rows: dict[Kind, Rows] = {**({DENSE: dense} if dense else {}), **self._ragged}
 
-    def finite(self, found: Mapping[Kind, Any]) -> Flags:
+    def finite(self, texts: Int64, found: Mapping[Kind, Any]) -> Flags:
         """See :class:`Rows`."""
-        return cast(Flags, np.logical_and.reduce([rows.finite(found[kind]) for kind, rows in self._rows.items()]))
+        return cast(Flags, np.logical_and.reduce([rows.finite(texts, found[kind]) for kind, rows in self._rows.items()]))
 
     def put(self, texts: Int64, found: Mapping[Kind, Any], good: Flags) -> None:
         """See :class:`Rows`."""

@@ -16,11 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.encoder.bisection import encode_all
-from kosbert_ray.encoder.collected import KindRows
+from kosbert_ray.encoder.collected import DenseRows, KindRows
 from kosbert_ray.encoder.devices import device_memory, pick_device, pick_precision
 from kosbert_ray.encoder.engines import table
 from kosbert_ray.encoder.engines.base import Computed, EngineSettings, PrecisionUnfit
 from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require_fitting
+from kosbert_ray.encoder.late import LateVectors
 from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
@@ -58,9 +59,9 @@ class Encoded:
     """The vectors of a slice.
 
     Attributes:
-        distinct: dense vectors, float32 ``[u, dimension]``, one row per distinct text; zeros for a text without a vector.
-            Empty if they were not asked for.
-        rows: int32 ``[n]``, the index of each row's text.
+        distinct: dense vectors, float32 ``[u + s, dimension]``, one row per distinct text and per span; zeros for a text
+            without a vector. Empty if they were not asked for.
+        rows: int32 ``[n]``, the index of each row's text or span.
         failed: the reason for each row without a vector, by row number.
         batches: number of batches that were computed.
         computed_tokens: number of tokens in them, padding included.
@@ -120,11 +121,12 @@ class Encoder:
             self.precision = "fp32"
         self._require_memory()
         self._tokenizer: Tokenizer | None = None
+        self._skip = 0 if spec.include_prompt or not spec.prompt else self.tokenizer.prompt_length
         settings = EngineSettings(
             self.device,
             self.precision,
             threads=options.threads or usable_cores(),
-            skip=0 if spec.include_prompt or not spec.prompt else self.tokenizer.prompt_length,
+            skip=self._skip,
             compile=options.compile,
         )
         fallback: list[str] = []
@@ -187,7 +189,7 @@ class Encoder:
         tokens = self.tokenizer(pa.array([*sentences[:OVERFLOW_TEXTS], " ".join(sentences)]))
         for batch in self._engine.pack(tokens, OVERFLOW_TOKENS):
             found = self._engine.vectors(batch, self.kinds)
-            if not self._rows(0, self.kinds).finite(found).all():
+            if not self._rows(0, self.kinds).finite(batch.texts, found).all():
                 raise PrecisionUnfit(f"{self.spec.folder}: overflows in fp16; use encoder.precision=fp32")
 
     @property
@@ -415,10 +417,11 @@ class Encoder:
         means = tokens.part_of.astype(np.int64)
 
         kinds = self.kinds if kinds is None else kinds
-        rows = self._rows(len(tokens.lengths), kinds)
+        late = LateVectors(tokens, self._skip) if len(tokens.span_of) else None
+        rows = self._rows(len(tokens.lengths), kinds, late)
 
         def forward(batch: Batch) -> Computed:
-            found = self._forward(batch, kinds)
+            found = self._forward(late.with_spans(batch) if late else batch, kinds)
             if on_batch:
                 on_batch(len(batch.ids))
             return found
@@ -434,7 +437,7 @@ class Encoder:
             np.concatenate((shared[0], means)) if shared else means,
             encode_empty,
         )
-        vectors = rows.dense.vectors
+        vectors = rows.dense.vectors if rows.dense else np.empty((0, 0), np.float32)
         if shared:
             vectors[shared[0]] = shared[1]
         if len(tokens.part_of):
@@ -442,16 +445,20 @@ class Encoder:
         if budget < self.token_budget:
             self.notices.append(f"out of memory: batches of {plural(budget, 'token')} instead of {self.token_budget:,}")
             self.token_budget = budget
-        hit = np.flatnonzero(np.isin(tokens.rows, list(failed))).tolist() if failed else []
-        reasons = {row: failed[int(tokens.rows[row])] for row in hit}
+        texts = tokens.row_texts()
+        hit = np.flatnonzero(np.isin(texts, list(failed))).tolist() if failed else []
+        reasons = {row: failed[int(texts[row])] for row in hit}
         return Encoded(vectors, tokens.rows, reasons, len(self._computed), sum(self._computed), rows.ragged())
 
-    def _rows(self, texts: int, kinds: Sequence[Kind]) -> KindRows:
-        """Returns what collects the vectors of some texts."""
+    def _rows(self, texts: int, kinds: Sequence[Kind], late: LateVectors | None = None) -> KindRows:
+        """Returns what collects the vectors of some texts, of which the dense ones may be those of spans."""
         nothing: dict[Kind, Ragged] = {SPARSE: SparseVectors.empty()} if SPARSE in kinds else {}
         if MULTI_VECTOR in kinds and self.spec.multi_vector:
             nothing[MULTI_VECTOR] = TokenVectors.empty(self.spec.multi_vector.dimension)
-        return KindRows(texts, self.spec.dimension if DENSE in kinds else None, nothing)
+        dense = None
+        if DENSE in kinds:
+            dense = late.rows(self.spec.dimension) if late else DenseRows(texts, self.spec.dimension)
+        return KindRows(texts, dense, nothing)
 
     def _forward(self, batch: Batch, kinds: Sequence[Kind]) -> Computed:
         self._computed.append(self._engine.computed_tokens(batch))

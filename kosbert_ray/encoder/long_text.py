@@ -1,6 +1,7 @@
 """Texts that exceed the model's maximum length: truncated, or split into chunks with a row each or a mean vector.
 
-A chunk's vector is the one that the model gives for ``text[start:end]`` alone.
+A chunk's vector is the one that the model gives for ``text[start:end]`` alone; with the policy "late", it is
+pooled from an encoding of more of the text.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kosbert_ray.encoder import late
 from kosbert_ray.encoder.chunks import Span, cut, levels_of
 from kosbert_ray.encoder.options import LongTextPolicy, Splitter
 from kosbert_ray.encoder.packing import Int32, Int64, Tokens
@@ -44,10 +46,10 @@ class Sequences:
     """The model's input for some texts.
 
     Attributes:
-        tokens: token ids, with a row per text, or per chunk with the policy "chunk".
+        tokens: token ids, with a row per text, or per chunk with the policies "chunk" and "late".
         known: int64 ``[u]``, the index of each sequence's shared vector, or -1 if it must be encoded.
         split: number of texts that were split into chunks.
-        chunks: the chunks, with the policy "chunk".
+        chunks: the chunks, with the policies "chunk" and "late".
     """
 
     tokens: Tokens
@@ -61,6 +63,11 @@ class Sequences:
         wanted[self.tokens.part_of] = False
         return wanted
 
+    @property
+    def distinct(self) -> int:
+        """Number of vectors that the model must compute."""
+        return int(self.to_encode().sum()) + len(self.tokens.span_of) - len(np.unique(self.tokens.span_of))
+
 
 @dataclass(frozen=True)
 class LongText:
@@ -68,7 +75,7 @@ class LongText:
 
     Attributes:
         policy: "truncate", as sentence-transformers does; "mean" for the mean of the chunks' vectors, weighted by their
-            tokens; "chunk" for a row per chunk.
+            tokens; "chunk" for a row per chunk; "late" for a row per chunk, pooled from an encoding of the text.
         size: maximum number of tokens in a chunk, including special tokens and the prompt's.
         overlap: number of tokens that may be repeated from the previous chunk.
         splitter: name of the splitter that finds sentence boundaries.
@@ -113,12 +120,15 @@ class LongText:
             tokens = replace(tokens, dropped=np.where(known < 0, tokens.dropped, 0).astype(np.int32))
             is_long &= known < 0
         long = np.flatnonzero(is_long)
-        spans, pieces, part = self._pieces(tokenizer, distinct.take(pa.array(long)).to_pylist())
+        long_texts = distinct.take(pa.array(long)).to_pylist()
+        spans, pieces = self._pieces(tokenizer, long_texts)
+        if self.policy == "late":
+            pieces = late.windows(tokenizer, long_texts, spans)
         more = np.full(len(pieces.lengths), -1, np.int64)
-        if find:
-            more = find(_strings(spans, distinct, long, part))
+        if find and self.policy != "late":  # the vector of a chunk depends on the text around it
+            more = find(_strings(spans, distinct, long, pieces.rows))
         known = np.concatenate((known, more))
-        part += len(tokens.lengths)
+        part = pieces.rows + np.int32(len(tokens.lengths))
         part_of = np.repeat(long, [len(items) for items in spans]).astype(np.int32)
         both = _joined(tokens, pieces, is_long)
         if self.policy == "mean":
@@ -127,13 +137,13 @@ class LongText:
         chunks, rows = _expanded(flat, tokens.rows)
         # The long texts themselves are not encoded.
         left = np.concatenate((~is_long, np.ones(len(pieces.lengths), bool)))
-        number = np.cumsum(left) - 1
+        number = np.concatenate((np.cumsum(left) - 1, left.sum() + np.arange(len(pieces.span_of)))).astype(np.int32)
         failed = {int(number[index]): reason for index, reason in both.failed.items() if left[index]}
-        both = Tokens(both.ids, both.lengths[left], number[rows].astype(np.int32), both.dropped[left], failed)
-        return Sequences(both, known[left], split, chunks)
+        both = replace(both, lengths=both.lengths[left], rows=number[rows], dropped=both.dropped[left], failed=failed)
+        return Sequences(replace(both, span_of=number[both.span_of]), known[left], split, chunks)
 
-    def _pieces(self, tokenizer: Tokenizer, texts: list[str]) -> tuple[list[list[Span]], Tokens, Int32]:
-        """Returns the chunks of each text, their tokens, and the index of each chunk's sequence, text by text."""
+    def _pieces(self, tokenizer: Tokenizer, texts: list[str]) -> tuple[list[list[Span]], Tokens]:
+        """Returns the chunks of each text, and their tokens with a row per chunk, text by text."""
         room = max(1, self.size - tokenizer.overhead)
         spans = [
             list(cut(text, places, room, self.overlap, levels_of(text, self.splitter))) or [(0, len(text))]
@@ -143,7 +153,7 @@ class LongText:
             pieces = tokenizer([text[start:end] for text, items in zip(texts, spans, strict=True) for start, end in items])
             too_long = ((pieces.lengths > self.size) | (pieces.dropped > 0))[pieces.rows]
             if room == 1 or not too_long.any():
-                return spans, pieces, pieces.rows.copy()
+                return spans, pieces
             # A word that is split may have more tokens than the whole word.
             room //= 2
             flags = iter(too_long.tolist())
@@ -171,7 +181,7 @@ def _strings(spans: list[list[Span]], texts: pa.Array, long: Int64, part: Int32)
 
 
 def _joined(tokens: Tokens, pieces: Tokens, emptied: npt.NDArray[np.bool_]) -> Tokens:
-    """Concatenates both, dropping the tokens of the ``emptied`` texts of the first."""
+    """Concatenates both, dropping the tokens of the ``emptied`` texts of the first, which has no spans."""
     ids: npt.NDArray[Any] = np.concatenate((tokens.ids[~np.repeat(emptied, tokens.lengths)], pieces.ids))
     before = len(tokens.lengths)
     return Tokens(
@@ -180,6 +190,9 @@ def _joined(tokens: Tokens, pieces: Tokens, emptied: npt.NDArray[np.bool_]) -> T
         tokens.rows,
         np.concatenate((np.where(emptied, 0, tokens.dropped), pieces.dropped)).astype(np.int32),
         {**tokens.failed, **{before + index: reason for index, reason in pieces.failed.items()}},
+        span_of=pieces.span_of + np.int32(before),
+        span_start=pieces.span_start,
+        span_end=pieces.span_end,
     )
 
 

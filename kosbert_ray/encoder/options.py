@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Engine: TypeAlias = str
 else:  # what the options accept: the names in the tables
     Engine = Literal[(*ENGINES, "auto")]
-LongTextPolicy = Literal["truncate", "mean", "chunk"]
+LongTextPolicy = Literal["truncate", "mean", "chunk", "late"]
 Splitter = Literal["words", "kiwi"]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -53,10 +53,12 @@ class EncoderOptions(Section):
 
 
 class ChunkOptions(Section):
-    """Chunks of long texts, where long_text is mean or chunk."""
+    """Chunks of long texts, where long_text is mean, chunk or late."""
 
     size: Positive | None = Field(
-        default=None, description="maximum tokens per chunk, with the special ones; by default the model's limit"
+        default=None,
+        description="maximum tokens per chunk, with the special ones; by default the model's limit, and with "
+        "long_text=late a quarter of it, at most 256",
     )
     overlap: int | None = Field(
         default=None, ge=0, description="tokens that a chunk shares with the previous one; by default an eighth of size"

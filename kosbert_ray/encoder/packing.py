@@ -24,11 +24,14 @@ class Tokens:
     Attributes:
         ids: uint16 (vocabularies up to 65,536) or int32 ``[T]``, the concatenated sequences.
         lengths: int32 ``[u]``, the number of tokens of each distinct text, special tokens included.
-        rows: int32 ``[n]``, the index of each row's text among the ``u``.
+        rows: int32 ``[n]``, the index of each row's vector: below ``u`` that of a text, from ``u`` on that of a span.
         dropped: int32 ``[u]``, the number of tokens that truncation removed.
         failed: the reason for each distinct text that could not be tokenized (its length is 0), by index.
         part_of: int32 ``[p]``, texts (of length 0) whose vector is the mean of other texts' vectors.
         part: int32 ``[p]``, the other text of each pair; a mean weights its parts by their lengths.
+        span_of: int32 ``[s]``, the text of each span, ascending. A text with spans has one vector for each of them, pooled
+            from some of its tokens, and none of its own.
+        span_start, span_end: int32 ``[s]``, the tokens of each span, counted from the start of its text.
     """
 
     ids: npt.NDArray[np.uint16] | Int32
@@ -38,12 +41,33 @@ class Tokens:
     failed: Mapping[int, str] = field(default_factory=dict)
     part_of: Int32 = field(default_factory=lambda: np.empty(0, np.int32))
     part: Int32 = field(default_factory=lambda: np.empty(0, np.int32))
+    span_of: Int32 = field(default_factory=lambda: np.empty(0, np.int32))
+    span_start: Int32 = field(default_factory=lambda: np.empty(0, np.int32))
+    span_end: Int32 = field(default_factory=lambda: np.empty(0, np.int32))
 
     def row_lengths(self) -> Int64:
         """Returns the number of tokens of each row, int64 ``[n]``; a mean counts the tokens of its parts."""
-        lengths = self.lengths.astype(np.int64)
+        lengths: Int64 = np.concatenate((self.lengths, self.span_end - self.span_start)).astype(np.int64)
         np.add.at(lengths, self.part_of, self.lengths[self.part])
         return lengths[self.rows]
+
+    def row_texts(self) -> Int64:
+        """Returns the text that each row's vector is computed from, int64 ``[n]``."""
+        texts: Int64 = np.concatenate((np.arange(len(self.lengths)), self.span_of.astype(np.int64)))
+        return texts[self.rows]
+
+
+@dataclass(frozen=True)
+class Spans:
+    """The vectors of a batch in which a sequence may have several.
+
+    Attributes:
+        starts: int64 ``[vectors]``, the position in the batch of the first token that each vector is pooled from.
+        lengths: int64 ``[vectors]``, the number of those tokens; they are consecutive and of one sequence.
+    """
+
+    starts: Int64
+    lengths: Int64
 
 
 @dataclass(frozen=True)
@@ -57,6 +81,7 @@ class Batch:
         texts: int64 ``[sequences]``, the index in ``Tokens.lengths`` of each sequence.
         query: whether the texts are queries, of which token vectors are made in another way.
         attended: number of tokens that are attended to, in a batch of one sequence; None for all.
+        spans: the tokens of each vector, sequence by sequence; None if each sequence has one vector.
     """
 
     ids: npt.NDArray[np.int64]
@@ -65,6 +90,7 @@ class Batch:
     texts: npt.NDArray[np.int64]
     query: bool = False
     attended: int | None = None
+    spans: Spans | None = None
 
     @property
     def offsets(self) -> Int32:

@@ -246,6 +246,26 @@ class Tokenizer:
         """Number of tokens that every text gets in addition: special tokens and the prompt's."""
         return len(self._whole.encode(self.prompt, add_special_tokens=self.special_tokens > 0))
 
+    @cached_property
+    def max_tokens(self) -> int:
+        """Maximum number of tokens in a text, including special tokens and the prompt's."""
+        return int(self._rust.truncation["max_length"])
+
+    @property
+    def id_type(self) -> type[np.uint16 | np.int32]:
+        """The type of token ids."""
+        return np.uint16 if self.vocabulary <= UINT16_VOCABULARY else np.int32
+
+    def encodings(self, texts: list[str]) -> list[Any]:
+        """Tokenizes texts like a call does; returns the library's encodings, whose offsets count the prompt, too."""
+        texts = [self.prompt + text for text in texts]
+        return list(self._rust.encode_batch(texts, add_special_tokens=self.special_tokens > 0))
+
+    def dropped(self, encoding: Any) -> int:
+        """Returns the number of tokens that truncation removed from an encoding."""
+        # The truncated rest is returned as further encodings, each with its own special tokens.
+        return sum(len(rest) - self.special_tokens for rest in encoding.overflowing)
+
     def places(self, texts: list[str]) -> list[list[tuple[int, int]]]:
         """Returns ``(start, end)`` of every token of each text, in code points. Special tokens and prompt are left out."""
         return [item.offsets for item in self._whole.encode_batch(texts, add_special_tokens=False)]
@@ -258,14 +278,13 @@ class Tokenizer:
         array = pa.array(texts, pa.large_string()) if isinstance(texts, list) else texts
         encoded = array.dictionary_encode()
         failed: dict[int, str] = {}
-        kind = np.uint16 if self.vocabulary <= UINT16_VOCABULARY else np.int32
-        ids: list[npt.NDArray[Any]] = [np.empty(0, kind)]
+        ids: list[npt.NDArray[Any]] = [np.empty(0, self.id_type)]
         lengths: list[int] = []
         dropped: list[int] = []
         for block in _blocks(encoded.dictionary):
             encodings = self._encode([self.prompt + text for text in block.to_pylist()], len(lengths), failed)
             sizes = [0 if item is None else len(item) for item in encodings]
-            some = np.empty(sum(sizes), kind)
+            some = np.empty(sum(sizes), self.id_type)
             end = 0
             for item, size in zip(encodings, sizes, strict=True):
                 if size:
@@ -273,11 +292,7 @@ class Tokenizer:
                 end += size
             ids.append(some)
             lengths += sizes
-            # The truncated rest is returned as further encodings, each with its own special tokens.
-            dropped += [
-                0 if item is None else sum(len(rest) - self.special_tokens for rest in item.overflowing)
-                for item in encodings
-            ]
+            dropped += [0 if item is None else self.dropped(item) for item in encodings]
         rows = encoded.indices.to_numpy().astype(np.int32)
         return Tokens(np.concatenate(ids), np.array(lengths, np.int32), rows, np.array(dropped, np.int32), failed)
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+
+    Int64: TypeAlias = npt.NDArray[np.int64]
+    ToDevice: TypeAlias = Callable[[Int64], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -144,12 +147,29 @@ def pool(hidden: torch.Tensor, groups: tuple[tuple[int, int, int], ...], modes: 
     return torch.cat(pooled)
 
 
+def pool_spans(hidden: torch.Tensor, starts: Int64, lengths: Int64, modes: tuple[str, ...]) -> torch.Tensor:
+    """Pools spans of a packed batch, one by one.
+
+    Args:
+        hidden: token vectors ``[T, h]``.
+        starts, lengths: int64 ``[spans]``, the first token of each span and the number of its tokens.
+        modes: keys of ``POOLING``, whose results are concatenated.
+
+    Returns:
+        float32 ``[spans, h * len(modes)]``.
+    """
+    import torch
+
+    places = zip(starts.tolist(), lengths.tolist(), strict=True)
+    return torch.cat([pool_block(hidden[None, start : start + length], modes) for start, length in places])
+
+
 def pool_by_offsets(
     hidden: torch.Tensor,
     offsets: npt.NDArray[np.int32],
     modes: tuple[str, ...],
     skip: int,
-    to_device: Callable[[npt.NDArray[np.int64]], torch.Tensor],
+    to_device: ToDevice,
 ) -> torch.Tensor:
     """Pools a packed batch on a GPU, without a kernel launch per length and without waiting for the device.
 
@@ -164,17 +184,39 @@ def pool_by_offsets(
         float32 ``[sequences, h * len(modes)]``.
     """
     import numpy as np
-    import torch
 
     lengths = np.diff(offsets).astype(np.int64)
     left_out = np.minimum(skip, lengths - 1)
     lengths -= left_out
-    firsts = np.cumsum(lengths) - lengths
-    starts = offsets[:-1] + left_out
-    if skip:
-        within = np.arange(int(lengths.sum())) - np.repeat(firsts, lengths)
-        tokens = hidden[to_device(np.repeat(starts, lengths) + within)]
-    else:
-        tokens = hidden[: offsets[-1]]
-    segments = Segments(tokens, to_device(lengths), to_device(firsts), to_device(left_out))
+    starts = offsets[:-1].astype(np.int64) + left_out
+    tokens = _gathered(hidden, starts, lengths, to_device) if skip else hidden[: offsets[-1]]
+    return _pool_segments(tokens, lengths, left_out, modes, to_device)
+
+
+def pool_spans_by_offsets(
+    hidden: torch.Tensor, starts: Int64, lengths: Int64, modes: tuple[str, ...], to_device: ToDevice
+) -> torch.Tensor:
+    """Pools spans of a packed batch as :func:`pool_by_offsets` pools sequences; see :func:`pool_spans`."""
+    import numpy as np
+
+    tokens = _gathered(hidden, starts, lengths, to_device)
+    return _pool_segments(tokens, lengths, np.zeros_like(lengths), modes, to_device)
+
+
+def _gathered(hidden: torch.Tensor, starts: Int64, lengths: Int64, to_device: ToDevice) -> torch.Tensor:
+    """Concatenates ``hidden[start : start + length]`` of all sequences."""
+    import numpy as np
+
+    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return hidden[to_device(np.repeat(starts, lengths) + within)]
+
+
+def _pool_segments(
+    tokens: torch.Tensor, lengths: Int64, left_out: Int64, modes: tuple[str, ...], to_device: ToDevice
+) -> torch.Tensor:
+    """Pools sequences of these lengths, one after another."""
+    import numpy as np
+    import torch
+
+    segments = Segments(tokens, to_device(lengths), to_device(np.cumsum(lengths) - lengths), to_device(left_out))
     return torch.cat([POOLING[mode].by_offsets(segments) for mode in modes], dim=1)

@@ -56,7 +56,8 @@ class _Side:
         output.require_complete()
         self.output = output
         self.format = output.dense
-        self.chunks = output.record.fingerprint["long_text"] if output.job.long_text == "chunk" else ""
+        # Without the policy: chunk and late cut the same chunks.
+        self.chunks = output.record.fingerprint["long_text"].partition(" ")[2] if output.job.chunked else ""
         self.files: dict[str, list[Receipt]] = defaultdict(list)
         for receipt in output.receipts:
             self.files[receipt.file].append(receipt)

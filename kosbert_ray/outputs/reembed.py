@@ -16,7 +16,6 @@ from kosbert_ray.job import long_text, token_pooling
 from kosbert_ray.kept_texts import KeptTexts, chunk_texts
 from kosbert_ray.outputs.input_check import InputPlan
 from kosbert_ray.outputs.sample import Rows, draw
-from kosbert_ray.shards.formats.base import VectorFormat
 from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
@@ -56,7 +55,8 @@ def reembed(
         InputError: the texts are neither in the output nor in an input.
         ModelError: the model cannot be loaded, or has changed since.
     """
-    kept = KeptTexts.of(output.job, output.record.kept)
+    job = output.job
+    kept = KeptTexts.of(job, output.record.kept, whole=job.long_text == "late")
     if kept is None:
         receipts = _with_input(output, receipts, plan)
     drawn = draw([receipt.rows for receipt in receipts], sample, seed)
@@ -68,12 +68,13 @@ def reembed(
     for place, rows in drawn.items():
         receipt = receipts[place]
         try:
-            texts, stored = _texts_and_vectors(output, receipt, rows, kept or plan)
+            texts, chosen = _texts_and_rows(output, receipt, rows, kept or plan)
         except (StorageError, LookupError) as error:
             problems.append(error.args[0])
             continue
-        again = _encode(encoder, output, texts)
-        for item, there in zip(_compared(output), stored, strict=True):
+        again = _encode(encoder, output, texts, chosen)
+        for item in (output.kind_format(kind) for kind in output.kinds):
+            there, _ = item.matrix(chosen[item.column].combine_chunks())
             here, _ = item.matrix(item.array(again[item.kind]))
             cosines = COSINES[item.kind](there, here)
             least = min(least, float(cosines.min()))
@@ -90,43 +91,39 @@ def reembed(
 def _with_input(output: Output, receipts: list[Receipt], plan: InputPlan | None) -> list[Receipt]:
     """Returns the receipts of files that are still in the input."""
     if plan is None:
-        raise InputError(f"{output.storage.url()}: the texts are not among its columns; give the input with --input")
+        texts = "whole texts" if output.job.long_text == "late" else "texts"
+        raise InputError(f"{output.storage.url()}: the {texts} are not among its columns; give the input with --input")
     found = [receipt for receipt in receipts if receipt.file in plan.files]
     if len(found) < len(receipts):
         log.info(f"not sampling {plural(len(receipts) - len(found), 'shard')} of files that are no longer in the input")
     return found
 
 
-def _compared(output: Output) -> list[VectorFormat]:
-    """The formats of the columns that are compared: the first of each kind."""
-    return [output.kind_format(kind) for kind in output.kinds]
-
-
-def _texts_and_vectors(
+def _texts_and_rows(
     output: Output, receipt: Receipt, rows: Rows, source: KeptTexts | InputPlan | None
-) -> tuple[list[str], list[Any]]:
-    """Reads texts of rows of a shard, and of each kind their stored vectors; ``rows`` counts only rows that have one.
+) -> tuple[pa.Array, pa.Table]:
+    """Reads rows of a shard and their texts, with ``long_text=late`` the whole ones; ``rows`` counts only rows that have a
+    vector.
 
     Raises:
         LookupError: the input no longer has the texts.
         StorageError: the shard cannot be read.
     """
-    compared = _compared(output)
     with open_shard(output.storage, receipt.shard) as file:
         table = file.read()
-    table = table.filter(table[compared[0].column].is_valid())
+    table = table.filter(table[output.formats[0].column].is_valid())
     chosen = table.take(pa.array(rows))
     if isinstance(source, KeptTexts):
         texts = source.read(chosen)
     else:
         assert source is not None
         texts = _input_texts(source, receipt, output)
-        if output.job.long_text == "chunk":  # a text's first chunk is in the shard if any of its chunks is
-            sources = np.cumsum(table["chunk"].to_numpy() == 0) - 1
-            texts = chunk_texts(texts.take(pa.array(sources[rows])), chosen)
-        else:
-            texts = texts.take(pa.array(rows))
-    return texts.to_pylist(), [item.matrix(chosen[item.column].combine_chunks())[0] for item in compared]
+        if output.job.chunked:  # a text's first chunk is in the shard if any of its chunks is
+            rows = (np.cumsum(table["chunk"].to_numpy() == 0) - 1)[rows]
+        texts = texts.take(pa.array(rows))
+        if output.job.long_text == "chunk":
+            texts = chunk_texts(texts, chosen)
+    return texts, chosen
 
 
 def _input_texts(plan: InputPlan, receipt: Receipt, output: Output) -> pa.Array | pa.ChunkedArray:
@@ -145,19 +142,29 @@ def _input_texts(plan: InputPlan, receipt: Receipt, output: Output) -> pa.Array 
     return table[TEXT]
 
 
-def _encode(encoder: Encoder, output: Output, texts: list[str]) -> dict[Kind, Any]:
-    """Returns the vectors of texts, of each kind of the output.
+def _encode(encoder: Encoder, output: Output, texts: pa.Array, rows: pa.Table) -> dict[Kind, Any]:
+    """Returns the vectors of rows of a shard, of each kind of the output; see :func:`_texts_and_rows`.
+
 
     Raises:
         ModelError: a text cannot be encoded.
     """
-    job, array = output.job, pa.array(texts, pa.large_string())
-    policy = job.long_text == "mean"
-    tokens = long_text(job, encoder.spec)(encoder.tokenizer, array).tokens if policy else encoder.tokenizer(array)
+    job, array = output.job, pa.array(texts.to_pylist(), pa.large_string())
+    chunks = None
+    if job.long_text in ("mean", "late"):
+        sequences = long_text(job, encoder.spec)(encoder.tokenizer, array)
+        tokens, chunks = sequences.tokens, sequences.chunks
+    else:
+        tokens = encoder.tokenizer(array)
     encoded = encoder.encode_tokens(tokens, kinds=output.kinds)
     for text, reason in encoded.failed.items():
         raise ModelError(f"text {text}: {reason}")
-    found: dict[Kind, Any] = {DENSE: encoded.vectors} if DENSE in output.kinds else {}
+    found: dict[Kind, Any] = {}
+    if DENSE in output.kinds:
+        own = slice(None)
+        if chunks:
+            own = np.searchsorted(chunks.source, np.arange(len(array))) + rows["chunk"].to_numpy()
+        found[DENSE] = encoded.vectors[own]
     pooling = token_pooling(job, encoder.spec)
     for kind, vectors in encoded.ragged.items():
         if isinstance(vectors, SparseVectors):

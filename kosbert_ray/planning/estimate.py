@@ -165,7 +165,7 @@ def estimate(config: JobConfig) -> Estimate:
             if config.output.address:
                 for name, column in addresses(piece.fragment, table[POSITION].combine_chunks()).items():
                     table = table.append_column(name, column)
-            if TEXT_HASH in config.columns() and config.long_text != "chunk":
+            if TEXT_HASH in config.columns() and not config.chunked:
                 table = table.append_column(TEXT_HASH, hashes_of(table[TEXT]))
             seen, written = _look(table, tokenizer, policy, config.columns())
             sums.add(seen, 1)
@@ -250,9 +250,9 @@ def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequ
     found = policy(tokenizer, distinct.take(pa.array(chosen)))
     tokens = found.tokens
     source = found.chunks.source if found.chunks else np.arange(len(chosen))
-    row_lengths = tokens.row_lengths()
+    row_lengths, row_texts = tokens.row_lengths(), tokens.row_texts()
     good = row_lengths > 0
-    lengths, dropped = row_lengths[good], tokens.dropped[tokens.rows][good].astype(np.int64)
+    lengths, dropped = row_lengths[good], tokens.dropped[row_texts][good].astype(np.int64)
     times_each = times[chosen][source]
     weights = times_each[good] * len(distinct) / len(chosen)
     failed = float(times_each[~good].sum()) * len(distinct) / len(chosen)
@@ -279,7 +279,7 @@ def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequ
         upper = LENGTHS[index] if index < len(LENGTHS) else int(lengths.max())
         sums.lengths[upper] += float(weights[bins == index].sum())
     for text in np.flatnonzero(~good).tolist():
-        reason = tokens.failed.get(int(tokens.rows[text]), "no tokens are left")
+        reason = tokens.failed.get(int(row_texts[text]), "no tokens are left")
         sums.rejected[reason] += float(times_each[text])
     if found.chunks:
         first = np.unique(encoded.indices.to_numpy(), return_index=True)[1][chosen]

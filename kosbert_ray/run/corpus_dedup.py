@@ -136,8 +136,8 @@ def prepare(
             "max_minutes": None,  # the slices need all of these vectors
             "executor": executor.name,
             # Chunks are looked up among texts that are embedded as a whole elsewhere.
-            "long_text": "truncate" if config.long_text == "chunk" else config.long_text,
-            "chunk": ChunkOptions() if config.long_text == "chunk" else config.chunk,
+            "long_text": "truncate" if config.chunked else config.long_text,
+            "chunk": ChunkOptions() if config.chunked else config.chunk,
             "on_finish": "",
             "on_bad_row": "reject",
             "max_rejected": 1.0,  # a bad text is rejected in its own slice, with its address

@@ -357,7 +357,7 @@ class Run:
             start_seconds=self.progress.start_seconds,
             removed=0,
             within_limit=totals.rejected <= self.config.rejected_allowed(totals.input_rows),
-            chunked=self.config.long_text == "chunk",
+            chunked=self.config.chunked,
         )
 
     # -- encoding ------------------------------------------------------------------------------------------------------
@@ -477,7 +477,7 @@ class Run:
             return None
         from kosbert_ray.run import corpus_dedup
 
-        older = self._older and self.config.long_text != "chunk" and self._older.format.dtype == "float32"
+        older = self._older and not self.config.chunked and self._older.format.dtype == "float32"
         shared = corpus_dedup.prepare(
             self.config if older else self.config.model_copy(update={"reuse": ""}),
             self.job.reader(retry=True),

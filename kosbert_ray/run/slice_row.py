@@ -29,7 +29,8 @@ from kosbert_ray.vectors.token_vectors import TokenVectors
 NOTES = "notes"  # the pickled slices without their columns, and the lengths of these
 KEEP = "keep."  # prefix of the kept columns
 MADE = "made."  # prefix of the columns that are made while texts are tokenized
-TOKENS = ("ids", "lengths", "rows", "dropped", "part_of", "part")  # fields of Tokens
+# Fields of Tokens.
+TOKENS = ("ids", "lengths", "rows", "dropped", "part_of", "part", "span_of", "span_start", "span_end")
 KNOWN = "known"
 REUSED = "reused"
 VECTORS = "vectors"  # dense ones, and the prefix of the columns of others

@@ -102,6 +102,8 @@ def test_the_mean_is_that_of_the_chunks_weighted_by_their_tokens(cli, tmp_path: 
     ("policy", "on_bad_row"),
     [
         ("chunk", "null_vector"),
+        ("late", "null_vector"),
+        pytest.param("late", "reject", marks=pytest.mark.slow),
         pytest.param("chunk", "reject", marks=pytest.mark.slow),
         pytest.param("mean", "null_vector", marks=pytest.mark.slow),
         pytest.param("mean", "reject", marks=pytest.mark.slow),
@@ -138,7 +140,7 @@ def test_a_text_with_a_bad_chunk_is_rejected_as_a_whole(
 def test_dedup_of_the_corpus_changes_no_vector(cli, tmp_path: Path, articles) -> None:
     source = write(tmp_path / "in", articles)
     (source / "b.jsonl").write_bytes((source / "a.jsonl").read_bytes())
-    for policy in ("chunk", "mean"):
+    for policy in ("chunk", "mean", "late"):
         shared = ["--model", TINY, "--keep", "id", "--set", f"long_text={policy}", *SETTINGS]
         done = cli("embed", source, tmp_path / f"{policy}-once", *shared, "--set", "dedup=corpus")
         assert "8 long texts split into chunks\n" in done.stderr

@@ -16,7 +16,7 @@ from sentence_transformers import SparseEncoder
 from sparse_models import save_splade
 from zoo import ZOO, tokenizer
 
-from kosbert_ray.encoder.collected import KindRows
+from kosbert_ray.encoder.collected import DenseRows, KindRows
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.engines import mlm_head
 from kosbert_ray.encoder.options import EncoderOptions
@@ -144,10 +144,10 @@ def test_sparse_vectors_are_those_of_the_matrix(rows: list[list[float]], most: i
 
 def test_vectors_that_are_not_finite_are_left_out() -> None:
     """A text that is not finite in one kind of vectors has none of any kind."""
-    rows = KindRows(3, 1, {SPARSE: SparseVectors.empty()})
+    rows = KindRows(3, DenseRows(3, 1), {SPARSE: SparseVectors.empty()})
     sparse = SparseVectors.of_rows(np.array([[1, 0], [np.nan, 1]], np.float32))
     found = {SPARSE: sparse, DENSE: np.array([[1], [2]], np.float32)}
-    good = rows.finite(found)
+    good = rows.finite(np.array([2, 0]), found)
     assert good.tolist() == [True, False]
     rows.put(np.array([2, 0]), found, good)
     (vectors,) = rows.ragged().values()

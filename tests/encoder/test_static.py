@@ -252,6 +252,9 @@ def test_a_job_loads_no_torch_and_its_output_holds(
     assert "chunk.size: the model takes texts of any length" in told(
         "embed", "bundled:everyday", tmp_path / "chunked", "--model", model, "--set", "long_text=chunk", code=2
     )
+    assert f"{model} is a static embedding model, whose tokens do not depend on the text around them" in told(
+        "embed", "bundled:everyday", tmp_path / "late", "--model", model, "--set", "long_text=late", code=2
+    )
     chunked = ("--model", model, "--set", "long_text=mean", "--set", "chunk.size=4", "--set", "executor=local")
     cli("embed", "bundled:everyday", tmp_path / "chunked", *chunked)
     cli("verify", tmp_path / "chunked", "--input", "bundled:everyday", "--sample", 20)

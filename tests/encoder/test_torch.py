@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from kosbert_ray.encoder import Encoder
 from kosbert_ray.encoder.engines import cuda
 from kosbert_ray.encoder.engines import torch as torch_engine
 from kosbert_ray.encoder.engines.base import EngineSettings
+from kosbert_ray.encoder.engines.model_info import use_default_attention
 from kosbert_ray.encoder.engines.torch import TorchEngine, budget_of
 from kosbert_ray.encoder.options import EncoderOptions
-from kosbert_ray.encoder.packing import filled, random_batch
+from kosbert_ray.encoder.packing import Spans, filled, random_batch
 from kosbert_ray.errors import UsageError
 from kosbert_ray.model.spec import read_spec
 
@@ -101,6 +103,22 @@ def test_flash_attention_is_called_as_each_version_of_torch_knows_it(monkeypatch
         cuda.varlen_attention(query, key, key, torch.tensor([0, 3]), 3, None, (-1, 0))
         assert (seen["heads"], seen["enable_gqa"], seen["num_splits"]) == expected
         assert seen["window_size"] == (-1, 0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+@torch.inference_mode()
+def test_spans_are_pooled_from_the_tokens_of_their_sequence(kind: str, as_on_a_gpu: None, tmp_path: Path) -> None:
+    plain, by_offsets = engines(save_model(kind, everyday(), tmp_path))
+    padded = TorchEngine(plain._spec, EngineSettings("cpu", "fp32", torch.get_num_threads()))
+    use_default_attention(padded.model)
+    padded.attention = "padded"
+    batch = random_batch(LENGTHS, plain.vocabulary)
+    hidden = plain._packed_states(batch)
+    starts, lengths = np.array([0, 1, 63, 63, 70, 70]), np.array([1, 2, 60, 10, 20, 1])
+    expected = torch.stack([hidden[first : first + n].mean(0) for first, n in zip(starts, lengths, strict=True)])
+    batch = replace(batch, spans=Spans(starts, lengths))
+    for engine in (plain, by_offsets, padded):
+        torch.testing.assert_close(engine.pooled(batch), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("total", [123, 124, 150, 200, 1000])

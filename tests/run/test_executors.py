@@ -39,6 +39,7 @@ JOBS = {
     "txt.gz": (ROOT / "tests" / "golden" / "lines", ()),
     "rejected rows": ("rejecting", ("input.keep=id", "on_bad_row=null_vector")),
     "chunks": ("long", ("input.keep=id", "long_text=chunk", "chunk.size=64", "chunk.text=true")),
+    "late chunks": ("long", ("input.keep=id", "long_text=late", "chunk.size=32", "output.text_hash=true")),
     "int8": ("in", ("output.dtype=int8,ubinary",)),
     "dedup": ("in", ("dedup=corpus", "input.keep=id")),
     "token vectors": ("rejecting", ("output.vectors=dense,multi_vector", "on_bad_row=null_vector")),

@@ -65,7 +65,7 @@ class Engine(Protocol):
     kinds: tuple[Kind, ...]
 
     def vectors(self, batch: Batch, kinds: Sequence[Kind] = (DENSE,)) -> Computed:
-        """Returns the vectors of a batch's sequences, of each of ``kinds``."""
+        """Returns the vectors of a batch's sequences, of each of ``kinds``; dense ones of its spans, if it has any."""
         ...
 
     def computed_tokens(self, batch: Batch) -> int:

@@ -17,7 +17,7 @@ from kosbert_ray.encoder.engines import cuda
 from kosbert_ray.encoder.engines.mlm_head import LogitsHead, splade
 from kosbert_ray.encoder.head import Head
 from kosbert_ray.encoder.packing import Batch
-from kosbert_ray.model.pooling import pool, pool_by_offsets
+from kosbert_ray.model.pooling import pool, pool_by_offsets, pool_spans, pool_spans_by_offsets
 from kosbert_ray.model.spec import ModelSpec
 from kosbert_ray.model.vector_heads import Splade, TokenHead
 from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind
@@ -66,7 +66,11 @@ def heads(spec: ModelSpec, device: str, skip: int, logits: LogitsHead | None) ->
 
 
 def pooled(states: States, modes: tuple[str, ...], skip: int) -> torch.Tensor:
-    """Pools the hidden states of each text, float32 ``[texts, h * modes]``."""
+    """Pools the hidden states of each text or span, float32 ``[texts or spans, h * modes]``."""
+    if spans := states.batch.spans:
+        if states.by_offsets:
+            return pool_spans_by_offsets(states.hidden, spans.starts, spans.lengths, modes, cuda.to_device)
+        return pool_spans(states.hidden, spans.starts, spans.lengths, modes)
     if states.by_offsets:
         return pool_by_offsets(states.hidden, states.batch.offsets, modes, skip, cuda.to_device)
     return pool(states.hidden, states.batch.groups, modes, skip)

@@ -18,7 +18,7 @@ from kosbert_ray.encoder.engines import openvino_runtime
 from kosbert_ray.encoder.engines.base import Computed, Engine, EngineSettings
 from kosbert_ray.encoder.engines.openvino_cache import converted
 from kosbert_ray.encoder.engines.openvino_runtime import ACCOUNT, GRAPH, HEAD
-from kosbert_ray.encoder.packing import Batch, pack_one_length, random_batch
+from kosbert_ray.encoder.packing import Batch, Spans, pack_one_length, random_batch
 from kosbert_ray.errors import ModelError
 from kosbert_ray.model.spec import ModelSpec
 from kosbert_ray.vectors.kinds import DENSE, Kind
@@ -59,7 +59,7 @@ class OpenVinoEngine:
         self._warm_up(min(WARM_UP_LENGTH, spec.max_seq_length))
 
     def vectors(self, batch: Batch, kinds: Sequence[Kind] = (DENSE,)) -> Computed:
-        """Returns dense vectors. Call from up to ``streams`` threads."""
+        """Returns dense vectors of the sequences or spans. Call from up to ``streams`` threads."""
         del kinds
         request, head = self._requests.get(), self._heads.get()
         try:
@@ -91,6 +91,17 @@ class OpenVinoEngine:
         ids = batch.ids[start : start + count * length].reshape(count, length)
         positions = np.arange(length, dtype=np.int64)[None] + self._position_offset
         hidden = openvino_runtime.infer(request, [ids, positions])
+        if batch.spans:
+            return self._spans(head, hidden.reshape(count * length, -1), batch.spans, start)
         if skip := min(self._skip, length - 1):
             hidden = np.ascontiguousarray(hidden[:, skip:])
         return openvino_runtime.infer(head, [hidden]).copy()
+
+    def _spans(self, head: Any, hidden: npt.NDArray[np.float32], spans: Spans, start: int) -> npt.NDArray[np.float32]:
+        """Returns the vectors of the spans in a group; ``hidden``, ``[T, h]``, are its tokens from ``start`` on."""
+        begins = spans.starts - start
+        here = (begins >= 0) & (begins < len(hidden))
+        places = zip(begins[here].tolist(), spans.lengths[here].tolist(), strict=True)
+        return np.concatenate(
+            [openvino_runtime.infer(head, [hidden[None, begin : begin + length]]).copy() for begin, length in places]
+        )

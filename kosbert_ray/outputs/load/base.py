@@ -108,7 +108,7 @@ class Source:
     @property
     def chunked(self) -> bool:
         """True if rows are chunks of texts."""
-        return self.output.job.long_text == "chunk"
+        return self.output.job.chunked
 
     @property
     def key(self) -> tuple[str, ...]:

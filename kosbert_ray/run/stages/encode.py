@@ -75,7 +75,7 @@ class EncodeSlices:
     def __call__(self, slices: Sequence[SliceRow]) -> list[SliceRow]:
         """Encodes slices.
 
-        Adds the vectors of each distinct text and, for each good row, the index of its text.
+        Adds the vectors of each distinct text and span and, for each good row, the index of its vectors.
         """
         if self._broken:
             raise self._broken

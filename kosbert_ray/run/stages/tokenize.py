@@ -48,7 +48,8 @@ def tokenize_slice(row: SliceRow, work: Work, tokenizer: Tokenizer, shared_texts
     tokens = found.tokens
     failed: dict[int, str] = {}
     if tokens.failed:
-        failed = {index: tokens.failed[text] for index, text in enumerate(tokens.rows.tolist()) if text in tokens.failed}
+        texts_of = enumerate(tokens.row_texts().tolist())
+        failed = {index: tokens.failed[text] for index, text in texts_of if text in tokens.failed}
         tokens = replace(tokens, rows=tokens.rows[[index not in failed for index in range(len(tokens.rows))]])
     to_encode = found.to_encode()
     if not tokenizer.composes and decomposed(good) > MANY_DECOMPOSED * max(1, len(good)):
@@ -61,14 +62,15 @@ def tokenize_slice(row: SliceRow, work: Work, tokenizer: Tokenizer, shared_texts
         row = replace(row, reread=True)
     no_text = pa.scalar(None, pa.large_string())
     row = row.with_columns({TEXT: pc.if_else(pc.is_valid(row.reasons), texts, no_text)})
+    dropped = tokens.dropped[tokens.row_texts()]
     return row.with_facts(
-        distinct=int(to_encode.sum()) - len(tokens.failed),
+        distinct=found.distinct - len(tokens.failed),
         tokens=int(tokens.row_lengths().sum()),
         encoded_tokens=int(tokens.lengths[to_encode].sum()),
         unknown_tokens=tokenizer.unknown(tokens, to_encode),
         reused=int((found.known >= known.shared).sum()) if known else 0,
         split=found.split,
-        truncated=int((tokens.dropped[tokens.rows] > 0).sum()),
-        dropped_tokens=int(tokens.dropped[tokens.rows].sum()),
+        truncated=int((dropped > 0).sum()),
+        dropped_tokens=int(dropped.sum()),
         tokenize_seconds=time.perf_counter() - started,
     )
