@@ -16,7 +16,7 @@ from kosbert_ray.corpus.columns import Columns
 from kosbert_ray.corpus.footers import Footers
 from kosbert_ray.corpus.fragments import Fragment, Limits
 from kosbert_ray.corpus.listing import Corpus, list_corpus
-from kosbert_ray.corpus.options import MAX_BYTES, SliceOptions
+from kosbert_ray.corpus.options import SliceOptions
 from kosbert_ray.corpus.plan import plan, replan
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.corpus.schema import inspect
@@ -59,7 +59,6 @@ OUTPUT_DEFAULTS = OutputOptions()
 KIND_OPTIONS: dict[str, Kind] = {
     "dtype": DENSE,
     "column": DENSE,
-    "list_type": DENSE,
     "sparse_top_k": SPARSE,
     "sparse_threshold": SPARSE,
     "sparse_dtype": SPARSE,
@@ -293,8 +292,12 @@ class Job:
                 raise UsageError(
                     f"{name}: {getattr(config, name)} is for dense vectors only, and the output has {named(others)} ones"
                 )
-        if taken := {*config.columns()} & {*others}:
-            raise UsageError(f"output.vectors: the column {min(taken)!r} is also a kept one; keep it under another name")
+        dense = config.output.dense_columns() if DENSE in kinds else ()
+        if taken := {*config.columns(), *dense} & {*others}:
+            raise UsageError(
+                f"output.vectors: writes a column {min(taken)!r} of its own; keep it under another name, or set another "
+                "output.column"
+            )
         return kinds
 
     @cached_property
@@ -316,19 +319,20 @@ class Job:
             gpu: whether its encoders have a GPU.
         """
         if self.config.slice.model_fields_set:
-            slices = self.config.slice.model_copy(update={"max_bytes": min(self.config.slice.max_bytes, self.most_bytes())})
-            return replace(self, config=self.config.model_copy(update={"slice": slices}))
-        target = target_bytes(self.corpus.files, plain_bytes_per_second(self.spec, gpu), gpu)
-        return replace(
-            self,
-            config=self.config.model_copy(update={"slice": SliceOptions(target_bytes=target, max_bytes=self.most_bytes())}),
-        )
+            slices = self.config.slice
+        else:
+            target = target_bytes(self.corpus.files, plain_bytes_per_second(self.spec, gpu), gpu)
+            slices = SliceOptions(target_bytes=target)
+        if self.most_bytes is not None:
+            slices = slices.model_copy(update={"max_bytes": min(slices.max_bytes, self.most_bytes)})
+        return replace(self, config=self.config.model_copy(update={"slice": slices}))
 
-    def most_bytes(self) -> int:
-        """Bytes of text in a slice whose token vectors fit into one row of the pipeline; a number of any size if none."""
+    @property
+    def most_bytes(self) -> int | None:
+        """Bytes of text whose token vectors fit into one row of the pipeline; None if there are no token vectors."""
         tokens = self.spec.multi_vector
         if tokens is None or MULTI_VECTOR not in self.kinds:
-            return MAX_BYTES
+            return None
         return max(1, int(MAX_TOKEN_VECTOR_BYTES / (TOKENS_PER_BYTE * 2 * tokens.dimension)))
 
     @property
@@ -381,7 +385,7 @@ class Job:
             limits: Any = {"top_k": out.sparse_top_k or 0, "threshold": out.sparse_threshold}
             found.append(SparseFormat(spec.sparse.dimension, out.sparse_dtype, **limits, **shared))
         if MULTI_VECTOR in self.kinds and spec.multi_vector:
-            found.append(MultiVectorFormat(spec.multi_vector.dimension, out.multi_vector_dtype, **shared))
+            found.append(MultiVectorFormat(spec.multi_vector.dimension, out.multi_vector_dtype, out.list_type, **shared))
         return tuple(found)
 
     def shard_schema(self) -> pa.Schema:

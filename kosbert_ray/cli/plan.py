@@ -172,6 +172,8 @@ def _lines(
             cost = f", {seconds / 3600 * devices * price:,.2f} {currency} at {price:g} {currency} per hour each"
         many = f"{devices} x " if devices > 1 else ""
         rest = "" if part is None else f", {duration(part * seconds)} of it left"
+        if {*found.vector_bytes} != {config.output.column} and seconds:
+            rest += f", {data_size(found.output_bytes / seconds / devices)}/s written by each"
         lines.append(
             f"time      {many}{name}: {duration(seconds)} at {profile.tokens_per_second:,.0f} tokens/s each{cost}{rest}"
         )

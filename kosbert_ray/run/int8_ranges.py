@@ -17,6 +17,7 @@ from kosbert_ray.model.prepare import PreparedModel
 from kosbert_ray.run.executors.base import EncoderPool, Executor
 from kosbert_ray.shards.vector_types import Ranges, ranges_of
 from kosbert_ray.units import plural
+from kosbert_ray.vectors.kinds import DENSE
 
 FRAGMENTS = 16
 TEXTS = 1024
@@ -76,7 +77,7 @@ def _ranges(reader: FragmentReader, fragments: list[Fragment], model: PreparedMo
     texts = sample_texts(reader, fragments)
     spec = model.spec()
     with model.naming():
-        encoder = Encoder(spec, options)
+        encoder = Encoder(spec, options, kinds=(DENSE,))
     encoded = encoder.encode_tokens(encoder.tokenizer(pa.array(texts, pa.large_string())))
     good = [row for row in range(len(texts)) if row not in encoded.failed]
     if not good:

@@ -93,7 +93,7 @@ class Pass:
             board=board,
             shared=shared.vectors if shared else None,
             older=self.older,
-            bundle=pool.bundle_limits(job.spec),
+            bundle=pool.bundle_limits(job.spec, job.most_bytes),
             bundle_input_bytes=pool.bundle_input_bytes(sum(item.input_bytes for item, _ in pending)),
         )
         job.long_text.check(self.tokenizer)

@@ -30,12 +30,14 @@ from kosbert_ray.run.shuffle import PARTITION, Shuffle
 from kosbert_ray.run.text_hashes import HASH, HASH_TYPE, halves, hashes_of
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.formats.dense import EmbeddingFormat
+from kosbert_ray.shards.formats.table import kinds_of
 from kosbert_ray.shards.ledger import JOB_FILE, Ledger
 from kosbert_ray.shards.vectors import open_shard
 from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
 from kosbert_ray.stored import stored_config
 from kosbert_ray.units import plural
+from kosbert_ray.vectors.kinds import DENSE, named
 
 if TYPE_CHECKING:
     from kosbert_ray.run.executors.base import Executor
@@ -132,6 +134,10 @@ class OlderOutput:
 
 def _format(storage: Storage, fingerprint: Mapping[str, Any], dtypes: Sequence[str]) -> EmbeddingFormat:
     """The vectors from which the new ones can be made without loss."""
+    if DENSE not in kinds_of(fingerprint):
+        raise UsageError(
+            f"reuse: {storage.url()} has {named(kinds_of(fingerprint))} vectors; reuse an output of dense ones"
+        )
     formats = {item.dtype: item for item in EmbeddingFormat.all_of(fingerprint)}
     if "float32" in formats:
         return formats["float32"]

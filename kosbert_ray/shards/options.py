@@ -41,7 +41,9 @@ class OutputOptions(Section):
         default=("float32",),
         description="types of dense vectors: the first is stored in column, each other in <column>_<type>",
     )
-    list_type: Literal["list", "fixed_size_list"] = Field(default="list", description="Arrow type of vector columns")
+    list_type: Literal["list", "fixed_size_list"] = Field(
+        default="list", description="Arrow type of dense vectors and of token vectors"
+    )
     sparse_top_k: Annotated[int, Field(gt=0)] | None = Field(
         default=None, description="how many of the largest values a sparse vector keeps; by default all"
     )
@@ -75,6 +77,9 @@ class OutputOptions(Section):
 
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of vectors, as far as they are known without the model."""
-        dense = (self.column, *(f"{self.column}_{dtype}" for dtype in self.dtype[1:]))
         others = tuple(kind for kind in self.vectors if kind != DENSE)  # their columns have the names of the kinds
-        return (*(dense if DENSE in self.vectors or not self.vectors else ()), *others)
+        return (*(self.dense_columns() if DENSE in self.vectors or not self.vectors else ()), *others)
+
+    def dense_columns(self) -> tuple[str, ...]:
+        """Names of the columns of dense vectors, if there are any."""
+        return (self.column, *(f"{self.column}_{dtype}" for dtype in self.dtype[1:]))

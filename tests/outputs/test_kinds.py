@@ -38,6 +38,7 @@ from kosbert_ray.vectors.token_vectors import TokenVectors
 
 SOURCE = "bundled:everyday"
 ENCODER = {"precision": "fp32", "device": "cpu"}
+PROFILE = "plan.profiles={gpu: {tokens_per_second: 1000000}}"
 QUERIES = ["비가 오는 날에 무엇을 먹을까?", "지하철을 갈아타는 곳"]
 
 
@@ -90,8 +91,7 @@ def test_a_sparse_output_has_the_model_s_vectors(sparse: Output, splade: Path) -
 
 def test_an_output_of_token_vectors_has_the_model_s_vectors(tokens: Output, colbert: Path) -> None:
     table = tokens.to_arrow()
-    kind = f"list<element: fixed_size_list<element: float>[{DIMENSION}]>"
-    assert str(table.schema.field("multi_vector").type) == kind
+    assert str(table.schema.field("multi_vector").type) == "list<element: list<element: float>>"
     encoder = Encoder.load(str(colbert), EncoderOptions(**ENCODER))
     expected = encoder.encode_multi_vector(table["text"].to_pylist(), task="document")
     for row, right in zip(table["multi_vector"].to_pylist(), expected, strict=True):
@@ -151,6 +151,17 @@ def test_an_interrupted_run_of_all_kinds_goes_on(executor: str, both: Output, tm
     assert output.verify().problems == ()
     for column in both.to_arrow().column_names:
         assert output.to_arrow([column])[column].equals(both.to_arrow([column])[column])
+
+
+def test_token_vectors_of_a_fixed_size(tokens: Output, colbert: Path, tmp_path: Path) -> None:
+    fixed = embed(tmp_path / "out", colbert, output={"list_type": "fixed_size_list", "multi_vector_dtype": "float16"})
+    column = fixed.to_arrow(["multi_vector"])["multi_vector"]
+    assert str(column.type) == f"list<element: fixed_size_list<element: halffloat>[{DIMENSION}]>"
+    stored = tokens.to_arrow(["multi_vector"])["multi_vector"]
+    flat = [one.combine_chunks().flatten().flatten().to_numpy(zero_copy_only=False) for one in (column, stored)]
+    assert np.array_equal(flat[0].astype(np.float32), flat[1])
+    assert fixed.verify().problems == ()
+    assert fixed.search(QUERIES[0], by="multi_vector") == tokens.search(QUERIES[0], by="multi_vector")
 
 
 def test_slices_of_token_vectors_are_cut_small(both: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,14 +226,24 @@ REFUSED = {
         "dedup: corpus is for dense vectors only",
     ),
     "a type of dense vectors": ("splade", {"output": {"dtype": ["int8"]}}, "output.dtype: is for dense vectors"),
+    "a column twice": (
+        MINI,
+        {"output": {"vectors": ["dense", "multi_vector"], "column": "multi_vector"}},
+        "output.vectors: writes a column 'multi_vector' of its own",
+    ),
+    "the vectors of a sparse output": (MINI, {"reuse": "sparse"}, "has sparse vectors; reuse an output of dense ones"),
     "a kind twice": (MINI, {"output": {"vectors": ["dense", "dense"]}}, "vectors: an entry is named twice"),
     "an unknown kind": (MINI, {"output": {"vectors": ["colbert"]}}, "output.vectors"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_fit_is_refused_before_anything_is_written(case: str, splade: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    case: str, splade: Path, sparse: Output, tmp_path: Path
+) -> None:
     model, options, message = REFUSED[case]
+    if "reuse" in options:
+        options = {"reuse": sparse.storage.root}
     with pytest.raises(UsageError, match=message):
         embed(tmp_path / "out", splade if model == "splade" else model, **options)
     assert not (tmp_path / "out").exists()
@@ -237,6 +258,7 @@ def test_a_plan_gives_the_bytes_of_each_kind(both: Output, cli: Run, tmp_path: P
     kinds = ("--set", "output.vectors=dense,multi_vector")
     shown = cli("plan", SOURCE, "--model", MINI, "--keep", "id", *kinds).stdout
     assert "bytes of a row's vectors: embedding" in shown
+    assert "/s written by each" in cli("plan", SOURCE, "--model", MINI, *kinds, "--set", PROFILE).stdout
     size = re.search(r"shards, ([\d.]+) MB", shown)
     assert size is not None
     assert 1e6 * float(size[1]) == pytest.approx(both.totals.output_bytes, rel=0.15)

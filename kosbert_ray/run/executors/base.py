@@ -54,12 +54,17 @@ class EncoderPool:
     per_node: int = 1
     local: bool = True
 
-    def bundle_limits(self, spec: ModelSpec) -> Limits:
+    def bundle_limits(self, spec: ModelSpec, most_bytes: int | None = None) -> Limits:
         """The most rows and bytes of small slices that travel together: so many that moving them costs little beside
         encoding them, so few that they are committed soon.
+
+        Args:
+            spec: the model.
+            most_bytes: the most bytes of text whose vectors fit into one row; None for any.
         """
         seconds, rows = (GPU_BUNDLE_SECONDS, GPU_BUNDLE_ROWS) if self.gpus else (CPU_BUNDLE_SECONDS, MAX_ROWS)
-        return Limits(rows, round(seconds * plain_bytes_per_second(spec, self.gpus > 0)))
+        size = round(seconds * plain_bytes_per_second(spec, self.gpus > 0))
+        return Limits(rows, size if most_bytes is None else min(size, most_bytes))
 
     def bundle_input_bytes(self, input_bytes: int) -> int:
         """The most bytes of stored input that travel in one row, so that every encoder gets its share."""

@@ -1,7 +1,7 @@
 """Token vectors: a list of vectors of equal length for each row.
 
-The type is the one that every reader tried takes: ``list<fixed_size_list<float>>`` (docs/reference/output-layout.md). The
-numbers are rounded to half precision whatever the type, so float32 takes little more space in a file than float16.
+The types are those that most readers take (docs/guides/sparse-and-token-vectors.md). The numbers are rounded to half
+precision whatever the type, so float32 takes little more space in a file than float16.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kosbert_ray.vectors.kinds import MULTI_VECTOR, Kind
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
 COLUMN = "multi_vector"
-MAX_VECTORS = 2**31 - 1  # of an Arrow list array
+INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class MultiVectorFormat:
     Attributes:
         dimension: length of a vector.
         dtype: number type.
+        list_type: Arrow list type of a vector.
         compression: Parquet codec.
         nullable: whether rejected rows are kept, with a null vector.
     """
 
     dimension: int
     dtype: Literal["float32", "float16"] = "float32"
+    list_type: Literal["list", "fixed_size_list"] = "list"
     compression: Literal["zstd", "snappy", "none"] = "zstd"
     nullable: bool = False
     column: str = COLUMN
@@ -47,11 +49,13 @@ class MultiVectorFormat:
         """Returns the format of the column, as a job's fingerprint records it."""
         nullable = fingerprint["on_bad_row"] == "null_vector"
         dtype = fingerprint.get("multi_vector_dtype", "float32")
-        return (MultiVectorFormat(fingerprint["multi_vector_dimension"], dtype, nullable=nullable),)
+        dimension, list_type = fingerprint["multi_vector_dimension"], fingerprint["list_type"]
+        return (MultiVectorFormat(dimension, dtype, list_type, nullable=nullable),)
 
     def field(self) -> pa.Field:
         """See ``VectorFormat``."""
-        vector = pa.list_(pa.type_for_alias(self.dtype), self.dimension)
+        number = pa.type_for_alias(self.dtype)
+        vector = pa.list_(number, self.dimension) if self.list_type == "fixed_size_list" else pa.list_(number)
         return pa.field(self.column, pa.list_(vector), self.nullable)
 
     def described(self) -> dict[str, Any]:
@@ -64,11 +68,15 @@ class MultiVectorFormat:
 
     def array(self, vectors: TokenVectors, valid: pa.Array | None = None) -> pa.Array:
         """See ``VectorFormat``."""
-        if len(vectors.values) > MAX_VECTORS:
+        if vectors.values.size > INT32_MAX:
             raise UsageError(f"slice.max_bytes: {len(vectors.values):,} token vectors are too many for one file")
         has = has_vector(valid, len(vectors))
         values = vectors.values.astype(np.float16, copy=False).astype(self.dtype, copy=False)
-        every = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), self.dimension)
+        numbers = pa.array(values.reshape(-1))
+        if self.list_type == "fixed_size_list":
+            every = pa.FixedSizeListArray.from_arrays(numbers, self.dimension)
+        else:
+            every = pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1, dtype=np.int32) * self.dimension), numbers)
         mask = None if has.all() else pa.array(~has)
         return pa.ListArray.from_arrays(list_offsets(vectors.counts, has), every, mask=mask)
 
