@@ -28,6 +28,7 @@ POOLING_FLAGS = {
 }
 TRANSFORMER, STATIC = "Transformer", "StaticEmbedding"
 MASKED, SPLADE, MASK, TOKEN_POOLING = "MLMTransformer", "SpladePooling", "MultiVectorMask", "HierarchicalTokenPooling"
+AUTOENCODER = "SparseAutoEncoder"
 TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
 MODEL2VEC = "model2vec"  # model_type of a static embedding that model2vec saved
 WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd", "emb_dim")
@@ -93,12 +94,17 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
     modules = [(TRANSFORMER if kind == MASKED else kind, path) for kind, path in modules]
     kinds = [kind for kind, _ in modules]
     token_level = kinds[:1] == [TRANSFORMER] and MASK in kinds
+    if kinds[:1] == [STATIC] and AUTOENCODER in kinds:
+        raise ModelError(f"{folder}: a {AUTOENCODER} over a {STATIC} is not supported, only over a {TRANSFORMER}")
+    if AUTOENCODER in kinds[:-1]:
+        raise ModelError(f"{folder}: {AUTOENCODER} is supported last only, and its modules are {', '.join(kinds)}")
     if not (
         kinds[:2] == [TRANSFORMER, "Pooling"] or kinds[:1] == [STATIC] or kinds == [TRANSFORMER, SPLADE] or token_level
     ):
         raise ModelError(
             f"{folder}: its modules are {', '.join(kinds)}; supported are {TRANSFORMER}, Pooling (or {STATIC}), then "
-            f"{' and '.join(READERS)}; {TRANSFORMER}, {SPLADE}; or {TRANSFORMER}, {' and '.join(READERS)} with {MASK}"
+            f"{' and '.join(READERS)}, and {AUTOENCODER}; {TRANSFORMER}, {SPLADE}; or {TRANSFORMER}, "
+            f"{' and '.join(READERS)} with {MASK}"
         )
     for _, path in modules:
         if ".." in Path(path).parts or Path(path).is_absolute():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from kosbert_ray.errors import UsageError
 from kosbert_ray.model import files, support
 from kosbert_ray.model.lengths import NO_LIMIT, read_length, read_static_length, text_config
 from kosbert_ray.model.modules import (
+    AUTOENCODER,
     MASK,
     SPLADE,
     STATIC,
@@ -27,10 +29,18 @@ from kosbert_ray.model.modules import (
 from kosbert_ray.model.options import SpecOptions
 from kosbert_ray.model.prompts import Prompts, read_prompts
 from kosbert_ray.model.static_table import read_width
-from kosbert_ray.model.vector_heads import SparseHead, TokenHead, plain_token_head, read_splade, read_token_head
+from kosbert_ray.model.vector_heads import (
+    AutoEncoder,
+    SparseHead,
+    TokenHead,
+    plain_token_head,
+    read_autoencoder,
+    read_splade,
+    read_token_head,
+)
 from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind, named
 
-WEIGHTED = (Dense, LayerNorm)  # modules of the head that have weights
+WEIGHTED = (Dense, LayerNorm, AutoEncoder)  # modules that have weights in a folder of their own
 CLASSES = {DENSE: support.DENSE_MODEL, SPARSE: support.SPARSE_MODEL, MULTI_VECTOR: support.MULTI_VECTOR_MODEL}
 
 __all__ = ["Dense", "HeadPart", "LayerNorm", "ModelSpec", "Normalize", "Truncate", "read_spec"]
@@ -117,25 +127,24 @@ class ModelSpec:
         def there(path: Path) -> Path:
             return folder / path.relative_to(self.folder)
 
-        def moved(head: tuple[HeadPart, ...]) -> tuple[HeadPart, ...]:
-            return tuple(replace(part, folder=there(part.folder)) if isinstance(part, WEIGHTED) else part for part in head)
-
-        head, tokens = moved(self.head), self.multi_vector
-        if tokens:
-            tokens = replace(tokens, head=moved(tokens.head))
-        folders = _weight_folders(there(self.transformer), (*head, *(tokens.head if tokens else ())))
-        weights = [path for inner in folders for path in files.weight_paths(inner)]
-        others = [there(path) for path in self.weight_files if path.suffix not in (".safetensors", ".bin")]
-        return replace(
+        moved = replace(
             self,
             folder=folder,
             transformer=there(self.transformer),
-            head=head,
-            multi_vector=tokens,
-            weight_files=(*weights, *others),
-            tokenizer_files=tuple(map(there, self.tokenizer_files)),
+            head=_moved(self.head, there),
+            sparse=_moved(self.sparse, there),
+            multi_vector=_moved(self.multi_vector, there),
+            tokenizer_files=_moved(self.tokenizer_files, there),
             legacy_weight_files=(),
         )
+        weights = [path for inner in moved._weight_folders() for path in files.weight_paths(inner)]
+        others = [there(path) for path in self.weight_files if path.suffix not in (".safetensors", ".bin")]
+        return replace(moved, weight_files=(*weights, *others))
+
+    def _weight_folders(self) -> list[Path]:
+        """Lists the folders of the modules that have weights."""
+        parts = (*self.head, *(self.multi_vector.head if self.multi_vector else ()), self.sparse)
+        return [self.transformer, *(part.folder for part in parts if isinstance(part, WEIGHTED))]
 
 
 @dataclass(frozen=True)
@@ -181,16 +190,15 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
     own = support.read_model_settings(folder, CLASSES[body.kinds[0]])
     prompts = read_prompts(folder, own, options)
     head: tuple[HeadPart, ...] = ()
-    dimension = 0
+    dimension, sparse = 0, body.sparse
     if DENSE in body.kinds:
-        parts = read_head(folder, modules[body.modules :])
+        parts = read_head(folder, [module for module in modules[body.modules :] if module[0] != AUTOENCODER])
         head, dimension = _truncated(folder, parts, output_width(parts, body.width), own, options)
-    folders = _weight_folders(body.folder, (*head, *(body.multi_vector.head if body.multi_vector else ())))
-    weights = [path for inner in folders for path in files.weight_paths(inner)]
-    files.require_content([*weights, *body.tokenizer_files])
-    configs = [path for _, name in modules if (path := folder / name / "config.json").exists()]
-    others = (*configs, *body.code)
-    return ModelSpec(
+    if modules[-1][0] == AUTOENCODER:
+        sparse = read_autoencoder(folder / modules[-1][1], dimension)
+    if body.kinds[0] == SPARSE and sparse and own.get("max_active_dims"):
+        sparse = replace(sparse, limit=int(own["max_active_dims"]))
+    spec = ModelSpec(
         folder=folder,
         transformer=body.folder,
         model_type=body.model_type,
@@ -202,16 +210,22 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         prompt=prompts.encode,
         dimension=dimension,
         kinds=body.kinds,
-        weight_files=(*weights, *others),
+        weight_files=(),
         tokenizer_files=body.tokenizer_files,
-        legacy_weight_files=(*(path for inner in folders for path in files.legacy_weight_paths(inner)), *others),
         prompts=prompts,
         remote_code=body.remote_code,
         static=body.static,
-        sparse=body.sparse,
+        sparse=sparse,
         multi_vector=body.multi_vector,
         notices=tuple(notices),
     )
+    folders = spec._weight_folders()
+    weights = [path for inner in folders for path in files.weight_paths(inner)]
+    files.require_content([*weights, *body.tokenizer_files])
+    configs = [path for _, name in modules if (path := folder / name / "config.json").exists()]
+    others = (*configs, *body.code)
+    legacy = [path for inner in folders for path in files.legacy_weight_paths(inner)]
+    return replace(spec, weight_files=(*weights, *others), legacy_weight_files=(*legacy, *others))
 
 
 def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOptions, notices: list[str]) -> _Body:
@@ -221,7 +235,7 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
     support.refuse_architecture(transformer / "config.json", config)
     remote_code = support.runs_remote_code(transformer, config, options.allow_remote_code, notices)
     names = [kind for kind, _ in modules]
-    masked, tokens = SPLADE in names, MASK in names
+    masked, tokens, coded = SPLADE in names, MASK in names, AUTOENCODER in names
     settings = support.read_transformer_settings(transformer, "fill-mask" if masked else "feature-extraction", tokens)
     length = read_length(folder, transformer, config, settings, options.max_seq_length, notices)
     kinds: tuple[Kind, ...] = (DENSE, MULTI_VECTOR)
@@ -229,11 +243,11 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
     multi_vector: TokenHead | None = None
     pooling: tuple[str, ...] = ("mean",)
     include_prompt, width = True, 0
-    if masked or tokens:
-        kinds = (SPARSE,) if masked else (MULTI_VECTOR,)
+    if masked or tokens or coded:
+        kinds = (MULTI_VECTOR,) if tokens else (SPARSE, DENSE) if coded else (SPARSE,)
         if options.pooling or options.truncate_dim:
             raise UsageError(
-                f"{folder}: has {named(kinds)} vectors; model.pooling and model.truncate_dim are for dense ones"
+                f"{folder}: has {named(kinds[:1])} vectors; model.pooling and model.truncate_dim are for dense ones"
             )
     if masked:
         sparse = read_splade(folder / modules[1][1], int(text_config(config)["vocab_size"]))
@@ -244,7 +258,7 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
     else:
         plain = _plain_pooling(folder, config, options, notices)
         pooling, include_prompt, width = read_pooling(folder, modules[1][1], config, plain)
-        multi_vector = plain_token_head(width // len(pooling))
+        multi_vector = None if coded else plain_token_head(width // len(pooling))
     return _Body(
         folder=transformer,
         model_type=config.get("model_type", "unknown"),
@@ -294,9 +308,15 @@ def _plain_pooling(folder: Path, config: dict[str, Any], options: SpecOptions, n
     return mode
 
 
-def _weight_folders(transformer: Path, head: tuple[HeadPart, ...]) -> list[Path]:
-    """Lists the folders of the modules that have weights."""
-    return [transformer, *(part.folder for part in head if isinstance(part, WEIGHTED))]
+def _moved(value: Any, there: Callable[[Path], Path]) -> Any:
+    """Returns a value in which ``there`` has replaced all paths, also those in tuples and in dataclasses."""
+    if isinstance(value, Path):
+        return there(value)
+    if isinstance(value, tuple):
+        return tuple(_moved(item, there) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{item.name: _moved(getattr(value, item.name), there) for item in fields(value)})
+    return value
 
 
 def _truncated(

@@ -14,12 +14,13 @@ import numpy.typing as npt
 import torch
 
 from kosbert_ray.encoder.engines import cuda
-from kosbert_ray.encoder.engines.mlm_head import LogitsHead, splade
-from kosbert_ray.encoder.head import Head
+from kosbert_ray.encoder.engines.mlm_head import LogitsHead, block_rows, positive, splade
+from kosbert_ray.encoder.head import Head, load_tensors
 from kosbert_ray.encoder.packing import Batch
+from kosbert_ray.errors import ModelError
 from kosbert_ray.model.pooling import pool, pool_by_offsets
 from kosbert_ray.model.spec import ModelSpec
-from kosbert_ray.model.vector_heads import Splade, TokenHead
+from kosbert_ray.model.vector_heads import AutoEncoder, Splade, TokenHead
 from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind
 from kosbert_ray.vectors.sparse import SparseVectors
 from kosbert_ray.vectors.token_vectors import TokenVectors
@@ -42,6 +43,8 @@ class States:
 
 VectorHead = Callable[[States], Any]
 
+STANDARD_EPSILON = 1e-5  # of SparseAutoEncoder.LN
+
 
 def heads(spec: ModelSpec, device: str, skip: int, logits: LogitsHead | None) -> dict[Kind, VectorHead]:
     """Loads a head for each kind of vectors that a model has.
@@ -56,10 +59,11 @@ def heads(spec: ModelSpec, device: str, skip: int, logits: LogitsHead | None) ->
         ModelError: weights do not fit.
     """
     found: dict[Kind, VectorHead] = {}
-    if DENSE in spec.kinds:
-        found[DENSE] = DenseHead(spec, device, skip)
+    dense = DenseHead(spec, device, skip) if DENSE in spec.kinds else None
+    if dense:
+        found[DENSE] = dense
     if spec.sparse:
-        found[SPARSE] = SPARSE_HEADS[type(spec.sparse)](spec, device, logits)
+        found[SPARSE] = SPARSE_HEADS[type(spec.sparse)](Basis(spec, device, logits, dense))
     if spec.multi_vector:
         found[MULTI_VECTOR] = TokenVectorsHead(spec, spec.multi_vector, device)
     return found
@@ -86,19 +90,78 @@ class DenseHead:
 
     def __call__(self, states: States) -> Any:
         """Returns the vectors of a batch."""
-        return to_host(self._head(pooled(states, self._modes, self._skip)))
+        return to_host(self.on_device(states))
+
+    def on_device(self, states: States) -> torch.Tensor:
+        """Returns the vectors of a batch where they are computed."""
+        vectors: torch.Tensor = self._head(pooled(states, self._modes, self._skip))
+        return vectors
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a head for sparse vectors is made from.
+
+    Attributes:
+        spec: the model.
+        device: where its hidden states are.
+        logits: the head of its masked language model, if it has one.
+        dense: the head for its dense vectors, if it has them.
+    """
+
+    spec: ModelSpec
+    device: str
+    logits: LogitsHead | None
+    dense: DenseHead | None
 
 
 class SpladeHead:
     """Pools the logits of a masked language model."""
 
-    def __init__(self, spec: ModelSpec, _device: str, logits: LogitsHead | None) -> None:
-        assert isinstance(spec.sparse, Splade) and logits is not None
-        self._pooling, self._logits = spec.sparse, logits
+    def __init__(self, basis: Basis) -> None:
+        assert isinstance(basis.spec.sparse, Splade) and basis.logits is not None
+        self._pooling, self._logits = basis.spec.sparse, basis.logits
 
     def __call__(self, states: States) -> SparseVectors:
         """Returns the vectors of a batch."""
         return splade(states.hidden, states.batch.groups, self._logits, self._pooling)
+
+
+class AutoEncoderHead:
+    """Keeps the largest activations of a sparse autoencoder over the dense vectors.
+
+    Source: ``SparseAutoEncoder`` of sentence-transformers 6.
+    """
+
+    def __init__(self, basis: Basis) -> None:
+        coder, weights = basis.spec.sparse, dict[str, torch.Tensor]()
+        assert isinstance(coder, AutoEncoder) and basis.dense is not None
+        self._coder, self._dense = coder, basis.dense
+        for name, tensor in load_tensors(coder.folder / "model.safetensors").items():
+            # The decoder is the encoder transposed, and safetensors stores a shared tensor under one name.
+            weights[name.replace("decoder.linear", "encoder")] = tensor.to(basis.device).float()
+        shapes = {
+            "pre_bias": (coder.in_features,),
+            "latent_bias": (coder.dimension,),
+            "encoder.weight": (coder.dimension, coder.in_features),
+        }
+        if any(name not in weights or tuple(weights[name].shape) != shape for name, shape in shapes.items()):
+            raise ModelError(f"{coder.folder}: its weights do not fit its config")
+        self._pre_bias, self._bias, self._weight = (weights[name] for name in shapes)
+
+    def __call__(self, states: States) -> SparseVectors:
+        """Returns the vectors of a batch."""
+        dense = self._dense.on_device(states)
+        if self._coder.normalize:
+            dense = dense - dense.mean(-1, keepdim=True)
+            dense = dense / (dense.std(-1, keepdim=True) + STANDARD_EPSILON)
+        rows = block_rows(dense, self._coder.dimension)
+        return SparseVectors.empty().joined([self._activations(some) for some in dense.split(rows)])
+
+    def _activations(self, dense: torch.Tensor) -> SparseVectors:
+        found = torch.nn.functional.linear(dense - self._pre_bias, self._weight, self._bias)
+        largest = found.topk(min(self._coder.limit, self._coder.dimension))
+        return positive(torch.zeros_like(found).scatter_(-1, largest.indices, largest.values.relu()))
 
 
 class TokenVectorsHead:
@@ -138,4 +201,4 @@ def ids_of(spec: ModelSpec, words: tuple[str, ...]) -> npt.NDArray[np.int64]:
     return np.array(known, np.int64)
 
 
-SPARSE_HEADS: Mapping[type, Callable[[ModelSpec, str, LogitsHead | None], VectorHead]] = {Splade: SpladeHead}
+SPARSE_HEADS: Mapping[type, Callable[[Basis], VectorHead]] = {Splade: SpladeHead, AutoEncoder: AutoEncoderHead}
