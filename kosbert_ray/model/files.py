@@ -17,6 +17,7 @@ from kosbert_ray.errors import ModelError, first_line
 
 # Stem and suffix of weights, in the order in which transformers looks for them.
 WEIGHTS = (("model", "safetensors"), ("pytorch_model", "bin"))
+PICKLES = (".bin", ".pt")  # suffixes
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 TOKENIZER_FILES = (
     "tokenizer.json",

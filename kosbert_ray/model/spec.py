@@ -28,6 +28,7 @@ from kosbert_ray.model.modules import (
 )
 from kosbert_ray.model.options import SpecOptions
 from kosbert_ray.model.prompts import Prompts, read_prompts
+from kosbert_ray.model.query_weights import QueryWeights, read_query_weights
 from kosbert_ray.model.static_table import read_width
 from kosbert_ray.model.vector_heads import (
     AutoEncoder,
@@ -71,6 +72,7 @@ class ModelSpec:
         remote_code: whether the model's own Python code runs.
         static: whether it is a static embedding model, which averages a vector for each token and has no transformer.
         sparse: how sparse vectors are made; None if the model has none.
+        queries: how the sparse vectors of queries are made; None if like those of documents.
         multi_vector: how token vectors are made; None if the model has none.
         notices: messages for the user.
     """
@@ -93,6 +95,7 @@ class ModelSpec:
     remote_code: bool = False
     static: bool = False
     sparse: SparseHead | None = None
+    queries: QueryWeights | None = None
     multi_vector: TokenHead | None = None
     notices: tuple[str, ...] = ()
 
@@ -133,6 +136,7 @@ class ModelSpec:
             transformer=there(self.transformer),
             head=_moved(self.head, there),
             sparse=_moved(self.sparse, there),
+            queries=_moved(self.queries, there),
             multi_vector=_moved(self.multi_vector, there),
             tokenizer_files=_moved(self.tokenizer_files, there),
             legacy_weight_files=(),
@@ -144,7 +148,8 @@ class ModelSpec:
     def _weight_folders(self) -> list[Path]:
         """Lists the folders of the modules that have weights."""
         parts = (*self.head, *(self.multi_vector.head if self.multi_vector else ()), self.sparse)
-        return [self.transformer, *(part.folder for part in parts if isinstance(part, WEIGHTED))]
+        folders = [self.transformer, *(part.folder for part in parts if isinstance(part, WEIGHTED))]
+        return [*folders, self.queries.folder] if self.queries and not self.queries.table else folders
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,7 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         UsageError: an option does not fit the model.
     """
     notices: list[str] = []
-    modules = read_modules(folder)
+    modules, route = read_modules(folder)
     body = (_static if modules[0][0] == STATIC else _transformer)(folder, modules, options, notices)
     own = support.read_model_settings(folder, CLASSES[body.kinds[0]])
     prompts = read_prompts(folder, own, options)
@@ -198,6 +203,8 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         sparse = read_autoencoder(folder / modules[-1][1], dimension)
     if body.kinds[0] == SPARSE and sparse and own.get("max_active_dims"):
         sparse = replace(sparse, limit=int(own["max_active_dims"]))
+    queries = read_query_weights(folder, route.module[1], route.default) if route else None
+    tokenizer_files = (*body.tokenizer_files, *(files.tokenizer_paths(queries.folder) if queries else ()))
     spec = ModelSpec(
         folder=folder,
         transformer=body.folder,
@@ -211,19 +218,21 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         dimension=dimension,
         kinds=body.kinds,
         weight_files=(),
-        tokenizer_files=body.tokenizer_files,
+        tokenizer_files=tokenizer_files,
         prompts=prompts,
         remote_code=body.remote_code,
         static=body.static,
         sparse=sparse,
+        queries=queries,
         multi_vector=body.multi_vector,
         notices=tuple(notices),
     )
     folders = spec._weight_folders()
     weights = [path for inner in folders for path in files.weight_paths(inner)]
-    files.require_content([*weights, *body.tokenizer_files])
-    configs = [path for _, name in modules if (path := folder / name / "config.json").exists()]
-    others = (*configs, *body.code)
+    files.require_content([*weights, *tokenizer_files])
+    names = [name for _, name in (*modules, *([route.module] if route else ()))]
+    configs = [path for name in names if (path := folder / name / "config.json").exists()]
+    others = (*configs, *body.code, *([queries.table] if queries and queries.table else ()))
     legacy = [path for inner in folders for path in files.legacy_weight_paths(inner)]
     return replace(spec, weight_files=(*weights, *others), legacy_weight_files=(*legacy, *others))
 

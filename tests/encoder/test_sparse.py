@@ -14,6 +14,7 @@ import torch
 from conftest import everyday
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import require_same_sparse
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sparse_models import CODES, save_autoencoder, save_splade
 from zoo import ZOO, tokenizer
@@ -44,8 +45,7 @@ def require_same(folder: Path, texts: list[str], **options: Any) -> Encoder:
     found = encoder.encode_sparse(texts)
     assert found.dtype == np.float32
     assert found.shape == expected.shape
-    assert np.abs(found.toarray() - expected).max() <= 1e-5
-    assert ((found.toarray() > 1e-4) == (expected > 1e-4)).mean() > 0.9999
+    require_same_sparse(found.toarray(), expected)
     return encoder
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 import transformers
 from sentence_transformers import SparseEncoder
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder, SpladePooling
+from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder, SparseStaticEmbedding, SpladePooling
 from zoo import LENGTH, ZOO, save, tokenizer
 
 CODES = 256  # activations of the autoencoder
@@ -34,6 +34,18 @@ def save_autoencoder(folder: Path, kind: str, k: int = 8, normalize: bool = Fals
         coder.latent_bias.normal_(std=0.1)
     modules = [body, pooling, Dense(pooling.get_embedding_dimension(), 48), Normalize(), coder]
     return _saved(SparseEncoder(modules=modules, device="cpu"), folder / "coded")
+
+
+def save_inference_free(folder: Path, default: str | None = "document", **options: object) -> Path:
+    """A tiny SPLADE model for documents whose queries have a random weight for each token, without a transformer."""
+    words = tokenizer("wordpiece")
+    weight = torch.rand(len(words), generator=torch.Generator().manual_seed(1)) - 0.2
+    router = Router.for_query_document(
+        [SparseStaticEmbedding(words, weight.clamp(min=0))],
+        [masked_transformer(folder, "bert"), SpladePooling("max", "log1p_relu")],
+        default_route=default,
+    )
+    return _saved(SparseEncoder(modules=[router], device="cpu", **options), folder)
 
 
 def masked_transformer(folder: Path, kind: str) -> Transformer:
