@@ -61,6 +61,17 @@ class _LayerNorm(torch.nn.Module):
         return normed
 
 
+class _Linear(torch.nn.Module):
+    def __init__(self, part: modules.Linear) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(part.in_features, part.out_features, bias=part.bias)
+        self.linear.load_state_dict(load_tensors(part.path))  # whose shapes were read before
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.linear(vectors)
+        return found
+
+
 class _Dense(torch.nn.Module):
     def __init__(self, part: modules.Dense) -> None:
         super().__init__()
@@ -98,6 +109,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 LAYERS: dict[type, Callable[[Any], torch.nn.Module]] = {
     modules.Dense: _Dense,
     modules.LayerNorm: _LayerNorm,
+    modules.Linear: _Linear,
     modules.Normalize: _Normalize,
     modules.Truncate: _Truncate,
 }

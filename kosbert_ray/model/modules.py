@@ -71,7 +71,17 @@ class Truncate:
     dimension: int
 
 
-HeadPart: TypeAlias = "Dense | LayerNorm | Normalize | Truncate"
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer whose weights are a file of their own; no module of sentence-transformers."""
+
+    path: Path
+    in_features: int
+    out_features: int
+    bias: bool
+
+
+HeadPart: TypeAlias = "Dense | LayerNorm | Linear | Normalize | Truncate"
 
 
 @dataclass(frozen=True)

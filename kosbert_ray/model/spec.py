@@ -10,6 +10,7 @@ from typing import Any
 from kosbert_ray.errors import UsageError
 from kosbert_ray.model import files, support
 from kosbert_ray.model.lengths import NO_LIMIT, read_length, read_static_length, text_config
+from kosbert_ray.model.m3_heads import read_m3_heads
 from kosbert_ray.model.modules import (
     AUTOENCODER,
     MASK,
@@ -33,6 +34,7 @@ from kosbert_ray.model.static_table import read_width
 from kosbert_ray.model.vector_heads import (
     AutoEncoder,
     SparseHead,
+    Splade,
     TokenHead,
     plain_token_head,
     read_autoencoder,
@@ -66,6 +68,8 @@ class ModelSpec:
         kinds: the kinds of vectors that the model has, that of its sentence-transformers class first.
         weight_files: weights and configs of all modules, and the model's own code if it runs.
         tokenizer_files: the tokenizer's files.
+        head_files: weights of heads for other kinds of vectors than dense ones, where those are an addition (BGE-M3): they
+            are not among ``weight_files``, so that the dense vectors keep their fingerprint.
         legacy_weight_files: the files that version 0.1.0 hashed as weights. They differ from ``weight_files`` only if
             there are other weights beside those in use.
         prompts: the prompts to choose from.
@@ -90,6 +94,7 @@ class ModelSpec:
     weight_files: tuple[Path, ...]
     tokenizer_files: tuple[Path, ...]
     kinds: tuple[Kind, ...] = (DENSE,)
+    head_files: tuple[Path, ...] = ()
     legacy_weight_files: tuple[Path, ...] = ()
     prompts: Prompts = field(default_factory=Prompts)
     remote_code: bool = False
@@ -112,7 +117,7 @@ class ModelSpec:
     @property
     def pickled(self) -> bool:
         """True if some weights are pickles, which are converted before they are loaded."""
-        return any(path.suffix == ".bin" for path in self.weight_files)
+        return any(path.suffix in files.PICKLES for path in (*self.weight_files, *self.head_files))
 
     def for_documents(self) -> ModelSpec:
         """Returns the spec with the prompt and the length of sentence-transformers' ``encode_document``."""
@@ -128,7 +133,8 @@ class ModelSpec:
         """Returns the spec of a copy of the model's folder, in which weights may have been converted."""
 
         def there(path: Path) -> Path:
-            return folder / path.relative_to(self.folder)
+            place = folder / path.relative_to(self.folder)
+            return place.with_suffix(".safetensors") if path in self.head_files else place
 
         moved = replace(
             self,
@@ -138,11 +144,12 @@ class ModelSpec:
             sparse=_moved(self.sparse, there),
             queries=_moved(self.queries, there),
             multi_vector=_moved(self.multi_vector, there),
+            head_files=_moved(self.head_files, there),
             tokenizer_files=_moved(self.tokenizer_files, there),
             legacy_weight_files=(),
         )
         weights = [path for inner in moved._weight_folders() for path in files.weight_paths(inner)]
-        others = [there(path) for path in self.weight_files if path.suffix not in (".safetensors", ".bin")]
+        others = [there(path) for path in self.weight_files if path.suffix not in (".safetensors", *files.PICKLES)]
         return replace(moved, weight_files=(*weights, *others))
 
     def _weight_folders(self) -> list[Path]:
@@ -179,6 +186,7 @@ class _Body:
     kinds: tuple[Kind, ...] = (DENSE,)
     sparse: SparseHead | None = None
     multi_vector: TokenHead | None = None
+    head_files: tuple[Path, ...] = ()
 
 
 def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
@@ -201,7 +209,7 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         head, dimension = _truncated(folder, parts, output_width(parts, body.width), own, options)
     if modules[-1][0] == AUTOENCODER:
         sparse = read_autoencoder(folder / modules[-1][1], dimension)
-    if body.kinds[0] == SPARSE and sparse and own.get("max_active_dims"):
+    if isinstance(sparse, Splade | AutoEncoder) and own.get("max_active_dims"):
         sparse = replace(sparse, limit=int(own["max_active_dims"]))
     queries = read_query_weights(folder, route.module[1], route.default) if route else None
     tokenizer_files = (*body.tokenizer_files, *(files.tokenizer_paths(queries.folder) if queries else ()))
@@ -218,6 +226,7 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         dimension=dimension,
         kinds=body.kinds,
         weight_files=(),
+        head_files=body.head_files,
         tokenizer_files=tokenizer_files,
         prompts=prompts,
         remote_code=body.remote_code,
@@ -250,6 +259,7 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
     kinds: tuple[Kind, ...] = (DENSE, MULTI_VECTOR)
     sparse: SparseHead | None = None
     multi_vector: TokenHead | None = None
+    head_files: tuple[Path, ...] = ()
     pooling: tuple[str, ...] = ("mean",)
     include_prompt, width = True, 0
     if masked or tokens or coded:
@@ -267,7 +277,13 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
     else:
         plain = _plain_pooling(folder, config, options, notices)
         pooling, include_prompt, width = read_pooling(folder, modules[1][1], config, plain)
-        multi_vector = None if coded else plain_token_head(width // len(pooling))
+        if not coded:
+            head_files = files.head_paths(folder)
+            files.require_content(head_files)
+            hidden = width // len(pooling)
+            heads = read_m3_heads(head_files, hidden, int(text_config(config).get("vocab_size", 0)))
+            sparse, multi_vector = heads.sparse, heads.multi_vector or plain_token_head(hidden)
+            kinds = (DENSE, SPARSE, MULTI_VECTOR) if sparse else kinds
     return _Body(
         folder=transformer,
         model_type=config.get("model_type", "unknown"),
@@ -283,6 +299,7 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
         kinds=kinds,
         sparse=sparse,
         multi_vector=multi_vector,
+        head_files=head_files,
     )
 
 

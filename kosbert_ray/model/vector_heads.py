@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from kosbert_ray.errors import ModelError
 from kosbert_ray.model.files import read_object
-from kosbert_ray.model.modules import MASK, TOKEN_POOLING, TOKENS, HeadPart, Normalize, output_width, read_head
+from kosbert_ray.model.modules import MASK, TOKEN_POOLING, TOKENS, HeadPart, Linear, Normalize, output_width, read_head
 
 SPLADE_VALUES = 200.0
 SPLADE_OPTIONS = {"pooling_strategy": ("max", "sum"), "activation_function": ("relu", "log1p_relu")}
@@ -72,7 +72,27 @@ class AutoEncoder:
         return f"autoencoder top {self.limit}" + (" of standardized" if self.normalize else "")
 
 
-SparseHead: TypeAlias = "Splade | AutoEncoder"
+@dataclass(frozen=True)
+class LexicalWeights:
+    """A weight for each token by a linear layer over its hidden state; a text's vector has the largest of each token id.
+
+    Attributes:
+        layer: the linear layer.
+        dimension: size of the vocabulary.
+    """
+
+    layer: Linear
+    dimension: int
+
+    def typical_values(self, tokens: float) -> float:
+        """Returns about how many values the vector of a text with ``tokens`` tokens has."""
+        return tokens
+
+    def __str__(self) -> str:
+        return "lexical weights"
+
+
+SparseHead: TypeAlias = "Splade | AutoEncoder | LexicalWeights"
 
 
 @dataclass(frozen=True)

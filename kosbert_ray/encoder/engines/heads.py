@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from kosbert_ray.encoder.packing import Batch
 from kosbert_ray.errors import ModelError
 from kosbert_ray.model.pooling import pool, pool_by_offsets
 from kosbert_ray.model.spec import ModelSpec
-from kosbert_ray.model.vector_heads import AutoEncoder, Splade, TokenHead
+from kosbert_ray.model.vector_heads import AutoEncoder, LexicalWeights, Splade, TokenHead
 from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind
 from kosbert_ray.vectors.sparse import SparseVectors
 from kosbert_ray.vectors.token_vectors import TokenVectors
@@ -164,6 +165,39 @@ class AutoEncoderHead:
         return positive(torch.zeros_like(found).scatter_(-1, largest.indices, largest.values.relu()))
 
 
+class LexicalHead:
+    """Gives each token of a text, but special ones, a weight by its hidden state.
+
+    Source: ``_process_token_weights`` of ``M3Embedder`` in FlagEmbedding 1.4.
+    """
+
+    def __init__(self, basis: Basis) -> None:
+        assert isinstance(basis.spec.sparse, LexicalWeights)
+        self._spec, self._dimension = basis.spec, basis.spec.sparse.dimension
+        self._layer = Head((basis.spec.sparse.layer,)).to(basis.device).eval()
+
+    @cached_property
+    def _left_out(self) -> npt.NDArray[np.int64]:
+        """The ids of special tokens. A tokenizer takes seconds to load, which dense vectors do not need."""
+        words = tokenizer_of(self._spec)
+        ids = (words.cls_token_id, words.eos_token_id, words.pad_token_id, words.unk_token_id)
+        return np.array([id for id in ids if id is not None], np.int64)
+
+    def __call__(self, states: States) -> SparseVectors:
+        """Returns the vectors of a batch."""
+        batch = states.batch
+        weights = to_host(self._layer(states.hidden[: len(batch.ids)].float()).relu()[:, 0])
+        lengths = np.diff(batch.offsets)
+        finite: npt.NDArray[np.bool_] = np.logical_and.reduceat(np.isfinite(weights), batch.offsets[:-1])
+        kept = ~np.isin(batch.ids, self._left_out) & (weights > 0)
+        # Of each text and token id the largest weight: the last one after sorting by all three.
+        texts, ids, weights = np.repeat(np.arange(len(lengths)), lengths)[kept], batch.ids[kept], weights[kept]
+        order = np.lexsort((weights, ids, texts))
+        texts, ids, weights = texts[order], ids[order], weights[order]
+        last = np.append((np.diff(texts) != 0) | (np.diff(ids) != 0), True)[: len(texts)]
+        return SparseVectors.of_coordinates(texts[last], ids[last], weights[last], finite)
+
+
 class TokenVectorsHead:
     """Applies the model's head to each token: float16 vectors, as outputs store them."""
 
@@ -190,15 +224,22 @@ def ids_of(spec: ModelSpec, words: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """Returns the token ids of the words of a skiplist. Those that are no tokens are left out, as the reference does."""
     if not words:
         return np.empty(0, np.int64)
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(
-        spec.transformer, local_files_only=True, trust_remote_code=spec.remote_code
-    )
+    tokenizer = tokenizer_of(spec)
     unknown = tokenizer.unk_token_id
     ids = {word: tokenizer.convert_tokens_to_ids(word) for word in words}
     known = [id for word, id in ids.items() if id is not None and (id != unknown or word == tokenizer.unk_token)]
     return np.array(known, np.int64)
 
 
-SPARSE_HEADS: Mapping[type, Callable[[Basis], VectorHead]] = {Splade: SpladeHead, AutoEncoder: AutoEncoderHead}
+def tokenizer_of(spec: ModelSpec) -> Any:
+    """Returns the tokenizer of transformers for a model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(spec.transformer, local_files_only=True, trust_remote_code=spec.remote_code)
+
+
+SPARSE_HEADS: Mapping[type, Callable[[Basis], VectorHead]] = {
+    Splade: SpladeHead,
+    AutoEncoder: AutoEncoderHead,
+    LexicalWeights: LexicalHead,
+}
