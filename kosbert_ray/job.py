@@ -394,16 +394,17 @@ class Job:
         fields = [pa.field(name, kind) for name, kind in made.items()]
         return pa.schema([*self.columns.keep, *fields, *(item.field() for item in self.formats())])
 
-    def fingerprint(self, weights: str, ranges: Ranges = ()) -> Fingerprint:
+    def fingerprint(self, weights: str, ranges: Ranges = (), heads: str = "") -> Fingerprint:
         """The fingerprint: everything that decides which vectors the job writes.
 
         Args:
             weights: sha256 of the model's weight files.
             ranges: ranges of int8.
+            heads: sha256 of the weights that dense vectors do not depend on.
         """
         config, spec, source, out = self.config, self.spec, self.columns.source, self.config.output
         dense, sparse, tokens = DENSE in self.kinds, spec.sparse, spec.multi_vector
-        more: dict[str, Any] = {"vectors": self.kinds}
+        more: dict[str, Any] = {"vectors": self.kinds, "head_weights": heads if {*self.kinds} - {DENSE} else ""}
         if SPARSE in self.kinds and sparse:
             more |= {
                 "sparse": (str(sparse),),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
 from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
 from kosbert_ray.encoder.queries import are_different, query_batches
+from kosbert_ray.encoder.query_weights import WeightedQueries
 from kosbert_ray.encoder.texts import Texts, as_array
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import ModelError, UsageError, without_remedy
@@ -192,6 +194,10 @@ class Encoder:
             if not self._rows(0, self.kinds).finite(batch.texts, found).all():
                 raise PrecisionUnfit(f"{self.spec.folder}: overflows in fp16; use encoder.precision=fp32")
 
+    @cached_property
+    def _weighted_queries(self) -> WeightedQueries:
+        return WeightedQueries(self.spec)
+
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, loaded on first use: a job tokenizes elsewhere."""
@@ -311,7 +317,10 @@ class Encoder:
         spec = {"query": self.spec.for_queries, "document": self.spec.for_documents}[task]() if task else self.spec
         if prompt is not None or prompt_name is not None:
             spec = replace(spec, prompt=prompt if prompt is not None else self._own_prompt(str(prompt_name)))
-        encoder, array = self._for(spec, (kind,)), as_array([texts] if isinstance(texts, str) else texts)
+        array = as_array([texts] if isinstance(texts, str) else texts)
+        if kind == SPARSE and spec.queries and (task == "query" or (task is None and spec.queries.default)):
+            return self._weighted_queries(array.to_pylist(), spec.prompt)
+        encoder = self._for(spec, (kind,))
         if kind == MULTI_VECTOR and task == "query" and are_different(spec):
             return encoder._queries(array)
         encoded = encoder._encoded(array, 0, (kind,))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from kosbert_ray.errors import ModelError, first_line
@@ -60,6 +61,17 @@ class _LayerNorm(torch.nn.Module):
         return normed
 
 
+class _Linear(torch.nn.Module):
+    def __init__(self, part: modules.Linear) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(part.in_features, part.out_features, bias=part.bias)
+        self.linear.load_state_dict(load_tensors(part.path))  # whose shapes were read before
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.linear(vectors)
+        return found
+
+
 class _Dense(torch.nn.Module):
     def __init__(self, part: modules.Dense) -> None:
         super().__init__()
@@ -81,14 +93,23 @@ class _Dense(torch.nn.Module):
 def _load_weights(module: torch.nn.Module, folder: Path) -> None:
     """Loads a module's weights; raises ModelError if they do not fit."""
     try:
-        module.load_state_dict(load_file(folder / "model.safetensors"))
-    except (RuntimeError, OSError) as error:
+        module.load_state_dict(load_tensors(folder / "model.safetensors"))
+    except RuntimeError as error:
         raise ModelError(f"{folder}: its weights do not fit its config ({first_line(error)})") from error
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a safetensors file; raises ModelError if it cannot be read."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
 LAYERS: dict[type, Callable[[Any], torch.nn.Module]] = {
     modules.Dense: _Dense,
     modules.LayerNorm: _LayerNorm,
+    modules.Linear: _Linear,
     modules.Normalize: _Normalize,
     modules.Truncate: _Truncate,
 }

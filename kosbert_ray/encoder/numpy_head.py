@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kosbert_ray.errors import ModelError
 from kosbert_ray.model import modules
-from kosbert_ray.model.static_table import read_tensors
+from kosbert_ray.model.tensors import read_tensors
 
 Matrix = npt.NDArray[np.float32]
 Layer = Callable[[Matrix], Matrix]

@@ -17,6 +17,10 @@ from kosbert_ray.errors import ModelError, first_line
 
 # Stem and suffix of weights, in the order in which transformers looks for them.
 WEIGHTS = (("model", "safetensors"), ("pytorch_model", "bin"))
+PICKLES = (".bin", ".pt")  # suffixes
+# Heads of BGE-M3 in a model's root: linear layers, each a file that also counts after its conversion to safetensors.
+SPARSE_LINEAR, COLBERT_LINEAR = "sparse_linear", "colbert_linear"
+M3_HEADS = (SPARSE_LINEAR, COLBERT_LINEAR)
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -52,6 +56,18 @@ def adapter_weight_names(names: Iterable[str]) -> list[str]:
     """Picks the weights of a PEFT adapter among the file names of one folder: one file, or none."""
     there = set(names)
     return [name for name in ADAPTER_WEIGHTS if name in there][:1]
+
+
+def head_names(names: Iterable[str]) -> list[str]:
+    """Picks the heads of BGE-M3 among the file names of a model's root, safetensors before pickles."""
+    there = set(names)
+    found = ([f"{stem}{suffix}" for suffix in (".safetensors", ".pt") if f"{stem}{suffix}" in there] for stem in M3_HEADS)
+    return [each[0] for each in found if each]
+
+
+def head_paths(folder: Path) -> tuple[Path, ...]:
+    """Returns the weights of BGE-M3's heads in a model's root."""
+    return tuple(folder / name for name in head_names(path.name for path in folder.iterdir()))
 
 
 def weight_paths(folder: Path) -> list[Path]:
@@ -110,6 +126,8 @@ def model_files(names: Iterable[str], modules: bytes | None, code: bool) -> list
     for folder in dict.fromkeys(["", *of_modules]):
         bases = folders.get(folder, [])
         weights = weight_names(bases) or adapter_weight_names(bases) if folder in of_modules else []
+        if not folder:
+            weights = [*weights, *head_names(bases)]
         kept = [base for base in bases if base in weights or base.endswith(SETTINGS)]
         chosen += [f"{folder}/{base}" if folder else base for base in kept]
     return chosen + ([name for name in everything if name.endswith(".py")] if code else [])

@@ -28,6 +28,8 @@ POOLING_FLAGS = {
 }
 TRANSFORMER, STATIC = "Transformer", "StaticEmbedding"
 MASKED, SPLADE, MASK, TOKEN_POOLING = "MLMTransformer", "SpladePooling", "MultiVectorMask", "HierarchicalTokenPooling"
+AUTOENCODER, QUERY_WEIGHTS = "SparseAutoEncoder", "SparseStaticEmbedding"
+SPLADES = ([TRANSFORMER, SPLADE], [MASKED, SPLADE])
 TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
 MODEL2VEC = "model2vec"  # model_type of a static embedding that model2vec saved
 WIDTH_KEYS = ("hidden_size", "dim", "d_model", "n_embd", "emb_dim")
@@ -69,41 +71,73 @@ class Truncate:
     dimension: int
 
 
-HeadPart: TypeAlias = "Dense | LayerNorm | Normalize | Truncate"
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer whose weights are a file of their own; no module of sentence-transformers."""
+
+    path: Path
+    in_features: int
+    out_features: int
+    bias: bool
 
 
-def read_modules(folder: Path) -> list[tuple[str, str]]:
-    """Returns kind and subfolder of every module: Transformer and Pooling, or StaticEmbedding, then the head's.
+HeadPart: TypeAlias = "Dense | LayerNorm | Linear | Normalize | Truncate"
 
-    Dropout is left out.
+
+@dataclass(frozen=True)
+class QueryRoute:
+    """A SparseStaticEmbedding that queries take instead of the other modules.
+
+    Attributes:
+        module: its type and subfolder.
+        default: whether texts of which nobody says what they are count as queries.
+    """
+
+    module: tuple[str, str]
+    default: bool
+
+
+def read_modules(folder: Path) -> tuple[list[tuple[str, str]], QueryRoute | None]:
+    """Reads the list of modules. Dropout is left out.
+
+    Returns:
+        Kind and subfolder of every module that documents take: Transformer and Pooling, or StaticEmbedding, then the
+        head's. And the module that queries take instead; None if they take the same.
 
     Raises:
         ModelError: the folder is not a model, or a module is of an unsupported kind or outside the folder.
     """
     if not (folder / MODULES).exists():
-        return _without_list(folder)
-    typed = _typed(folder / MODULES)
-    typed = [
-        item for kind, path in typed for item in (_routed(folder, path) if _class(kind) == "Router" else [(kind, path)])
-    ]
-    for kind, _ in typed:
+        return _without_list(folder), None
+    typed: list[tuple[str, str]] = []
+    queries: QueryRoute | None = None
+    for kind, path in _typed(folder / MODULES):
+        modules, route = _routed(folder, path) if _class(kind) == "Router" else ([(kind, path)], None)
+        typed, queries = [*typed, *modules], queries or route
+    named = [*typed, queries.module] if queries else typed
+    for kind, _ in named:
         if not kind.startswith("sentence_transformers."):
             raise ModelError(f"{folder}: module {kind} is custom code, which is not supported")
     modules = [(_class(kind), path) for kind, path in typed if _class(kind) != "Dropout"]
     modules = [(TRANSFORMER if kind == MASKED else kind, path) for kind, path in modules]
     kinds = [kind for kind, _ in modules]
     token_level = kinds[:1] == [TRANSFORMER] and MASK in kinds
+    if kinds[:1] == [STATIC] and AUTOENCODER in kinds:
+        raise ModelError(f"{folder}: a {AUTOENCODER} over a {STATIC} is not supported, only over a {TRANSFORMER}")
+    if AUTOENCODER in kinds[:-1]:
+        raise ModelError(f"{folder}: {AUTOENCODER} is supported last only, and its modules are {', '.join(kinds)}")
     if not (
         kinds[:2] == [TRANSFORMER, "Pooling"] or kinds[:1] == [STATIC] or kinds == [TRANSFORMER, SPLADE] or token_level
     ):
         raise ModelError(
             f"{folder}: its modules are {', '.join(kinds)}; supported are {TRANSFORMER}, Pooling (or {STATIC}), then "
-            f"{' and '.join(READERS)}; {TRANSFORMER}, {SPLADE}; or {TRANSFORMER}, {' and '.join(READERS)} with {MASK}"
+            f"{' and '.join(READERS)}, and {AUTOENCODER}; {TRANSFORMER}, {SPLADE}; or {TRANSFORMER}, "
+            f"{' and '.join(READERS)} with {MASK}"
         )
-    for _, path in modules:
+    for _, path in named:
         if ".." in Path(path).parts or Path(path).is_absolute():
             raise ModelError(f"{folder}: modules.json points outside the folder ({path})")
-    return modules
+    return modules, queries
 
 
 def _typed(path: Path) -> list[tuple[str, str]]:
@@ -121,10 +155,10 @@ def _class(kind: str) -> str:
     return kind.rpartition(".")[2]
 
 
-def _routed(folder: Path, path: str) -> list[tuple[str, str]]:
-    """Returns type and subfolder of the modules behind a Router, all of whose routes must be the same."""
+def _routed(folder: Path, path: str) -> tuple[list[tuple[str, str]], QueryRoute | None]:
+    """Returns type and subfolder of the modules of a Router, and what queries take instead of them if that differs."""
     settings = read_object(folder / path / ROUTER)
-    types, structure = settings.get("types"), settings.get("structure")
+    types, structure, options = settings.get("types"), settings.get("structure"), settings.get("parameters") or {}
     if (
         not isinstance(types, dict)
         or not isinstance(structure, dict)
@@ -132,13 +166,23 @@ def _routed(folder: Path, path: str) -> list[tuple[str, str]]:
         or not all(isinstance(modules, list) and {*modules} <= types.keys() for modules in structure.values())
     ):
         raise ModelError(f"{folder / path / ROUTER}: must hold the modules of each route (structure) and their types")
-    routes = {name: tuple(modules) for name, modules in structure.items()}
-    if len(set(routes.values())) != 1:
+    routes = {
+        name: [(str(types[module]), "/".join(part for part in (path, module) if part)) for module in modules]
+        for name, modules in structure.items()
+    }
+    documents, queries = routes.get("document", []), routes.get("query", [])
+    if all(route == documents for route in routes.values()) or len(routes) == 1:
+        return next(iter(routes.values())), None
+    kinds = {name: [_class(kind) for kind, _ in route] for name, route in routes.items()}
+    if kinds != {"query": [QUERY_WEIGHTS], "document": kinds.get("document")} or kinds["document"] not in SPLADES:
+        described = "; ".join(f"{name}: {', '.join(modules)}" for name, modules in kinds.items())
         raise ModelError(
-            f"{folder / path / ROUTER}: texts take other modules for {' than for '.join(routes)}, which is not supported"
+            f"{folder / path / ROUTER}: texts take other modules for {' than for '.join(routes)} ({described}), which is "
+            f"supported only for queries with {QUERY_WEIGHTS} and documents with {', '.join(SPLADES[0])}"
         )
-    (modules,) = set(routes.values())
-    return [(str(types[name]), f"{path}/{name}" if path else name) for name in modules]
+    if options.get("route_mappings"):
+        raise ModelError(f"{folder / path / ROUTER}: route_mappings are not supported")
+    return documents, QueryRoute(queries[0], (options.get("default_route") or next(iter(routes))) == "query")
 
 
 def _without_list(folder: Path) -> list[tuple[str, str]]:

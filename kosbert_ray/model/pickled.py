@@ -42,25 +42,33 @@ def copy_model(folder: Path, names: list[str], target: Path) -> None:
         if weights:
             _convert(folder / inner, weights, target / inner)
         for name in here:
-            if not name.endswith((".bin", ".bin.index.json")):
+            if name.endswith(".pt"):
+                _convert_file(folder / inner / name, (target / inner / name).with_suffix(".safetensors"))
+            elif not name.endswith((".bin", ".bin.index.json")):
                 shutil.copyfile(folder / inner / name, target / inner / name)
 
 
 def _convert(folder: Path, names: list[str], target: Path) -> None:
     """Writes pickled weights as safetensors, shard by shard."""
-    from safetensors.torch import save_file
-
     where: dict[str, str] = {}
     size = 0
     for name in names:
-        tensors = _unshared(read_tensors(folder / name))
         new = name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
-        save_file(tensors, target / new, {"format": "pt"})
+        tensors = _convert_file(folder / name, target / new)
         where |= dict.fromkeys(tensors, new)
         size += sum(tensor.nbytes for tensor in tensors.values())
     if len(names) > 1 or "-of-" in names[0]:
         index = {"metadata": {"total_size": size}, "weight_map": where}
         (target / "model.safetensors.index.json").write_text(json.dumps(index, sort_keys=True), "utf-8")
+
+
+def _convert_file(path: Path, target: Path) -> dict[str, Any]:
+    """Writes one file of pickled weights as safetensors; returns its tensors."""
+    from safetensors.torch import save_file
+
+    tensors = _unshared(read_tensors(path))
+    save_file(tensors, target, {"format": "pt"})
+    return tensors
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

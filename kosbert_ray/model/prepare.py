@@ -40,11 +40,13 @@ class Digests:
         weights: digest of the weights and the modules' configs, as in the fingerprint.
         tokenizer: digest of the tokenizer's files.
         all: digest of everything that is loaded.
+        heads: digest of the heads that only other kinds of vectors than dense ones depend on; empty if there are none.
     """
 
     weights: str
     tokenizer: str
     all: str
+    heads: str = ""
 
     @staticmethod
     def of(spec: ModelSpec, made_of: str | None = None) -> Digests:
@@ -63,7 +65,8 @@ class Digests:
         if made_of:
             rest = [path for path in spec.weight_files if path.parent != spec.transformer]
             weights = hashlib.sha256(f"{made_of} {sha256(spec.folder, rest)}".encode()).hexdigest()
-        return Digests(weights, tokenizer, everything)
+        heads = sha256(spec.folder, spec.head_files) if spec.head_files else ""
+        return Digests(weights, tokenizer, everything, heads)
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ class PreparedModel:
     def made(self, fingerprint: Mapping[str, Any]) -> bool:
         """Returns True if a fingerprint names this model; also accepts version 0.1.0's hash of the weights."""
         if fingerprint.get("tokenizer") != self.digests.tokenizer:
+            return False
+        if fingerprint.get("head_weights", "") not in ("", self.digests.heads):
             return False
         weights = fingerprint.get("weights")
         return weights == self.digests.weights or weights == self.legacy_weights()

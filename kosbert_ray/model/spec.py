@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kosbert_ray.errors import UsageError
 from kosbert_ray.model import files, support
 from kosbert_ray.model.lengths import NO_LIMIT, read_length, read_static_length, text_config
+from kosbert_ray.model.m3_heads import read_m3_heads
 from kosbert_ray.model.modules import (
+    AUTOENCODER,
     MASK,
     SPLADE,
     STATIC,
@@ -26,11 +29,21 @@ from kosbert_ray.model.modules import (
 )
 from kosbert_ray.model.options import SpecOptions
 from kosbert_ray.model.prompts import Prompts, read_prompts
+from kosbert_ray.model.query_weights import QueryWeights, read_query_weights
 from kosbert_ray.model.static_table import read_width
-from kosbert_ray.model.vector_heads import SparseHead, TokenHead, plain_token_head, read_splade, read_token_head
+from kosbert_ray.model.vector_heads import (
+    AutoEncoder,
+    SparseHead,
+    Splade,
+    TokenHead,
+    plain_token_head,
+    read_autoencoder,
+    read_splade,
+    read_token_head,
+)
 from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind, named
 
-WEIGHTED = (Dense, LayerNorm)  # modules of the head that have weights
+WEIGHTED = (Dense, LayerNorm, AutoEncoder)  # modules that have weights in a folder of their own
 CLASSES = {DENSE: support.DENSE_MODEL, SPARSE: support.SPARSE_MODEL, MULTI_VECTOR: support.MULTI_VECTOR_MODEL}
 
 __all__ = ["Dense", "HeadPart", "LayerNorm", "ModelSpec", "Normalize", "Truncate", "read_spec"]
@@ -55,12 +68,15 @@ class ModelSpec:
         kinds: the kinds of vectors that the model has, that of its sentence-transformers class first.
         weight_files: weights and configs of all modules, and the model's own code if it runs.
         tokenizer_files: the tokenizer's files.
+        head_files: weights of heads for other kinds of vectors than dense ones, where those are an addition (BGE-M3): they
+            are not among ``weight_files``, so that the dense vectors keep their fingerprint.
         legacy_weight_files: the files that version 0.1.0 hashed as weights. They differ from ``weight_files`` only if
             there are other weights beside those in use.
         prompts: the prompts to choose from.
         remote_code: whether the model's own Python code runs.
         static: whether it is a static embedding model, which averages a vector for each token and has no transformer.
         sparse: how sparse vectors are made; None if the model has none.
+        queries: how the sparse vectors of queries are made; None if like those of documents.
         multi_vector: how token vectors are made; None if the model has none.
         notices: messages for the user.
     """
@@ -78,11 +94,13 @@ class ModelSpec:
     weight_files: tuple[Path, ...]
     tokenizer_files: tuple[Path, ...]
     kinds: tuple[Kind, ...] = (DENSE,)
+    head_files: tuple[Path, ...] = ()
     legacy_weight_files: tuple[Path, ...] = ()
     prompts: Prompts = field(default_factory=Prompts)
     remote_code: bool = False
     static: bool = False
     sparse: SparseHead | None = None
+    queries: QueryWeights | None = None
     multi_vector: TokenHead | None = None
     notices: tuple[str, ...] = ()
 
@@ -99,7 +117,7 @@ class ModelSpec:
     @property
     def pickled(self) -> bool:
         """True if some weights are pickles, which are converted before they are loaded."""
-        return any(path.suffix == ".bin" for path in self.weight_files)
+        return any(path.suffix in files.PICKLES for path in (*self.weight_files, *self.head_files))
 
     def for_documents(self) -> ModelSpec:
         """Returns the spec with the prompt and the length of sentence-transformers' ``encode_document``."""
@@ -115,27 +133,30 @@ class ModelSpec:
         """Returns the spec of a copy of the model's folder, in which weights may have been converted."""
 
         def there(path: Path) -> Path:
-            return folder / path.relative_to(self.folder)
+            place = folder / path.relative_to(self.folder)
+            return place.with_suffix(".safetensors") if path in self.head_files else place
 
-        def moved(head: tuple[HeadPart, ...]) -> tuple[HeadPart, ...]:
-            return tuple(replace(part, folder=there(part.folder)) if isinstance(part, WEIGHTED) else part for part in head)
-
-        head, tokens = moved(self.head), self.multi_vector
-        if tokens:
-            tokens = replace(tokens, head=moved(tokens.head))
-        folders = _weight_folders(there(self.transformer), (*head, *(tokens.head if tokens else ())))
-        weights = [path for inner in folders for path in files.weight_paths(inner)]
-        others = [there(path) for path in self.weight_files if path.suffix not in (".safetensors", ".bin")]
-        return replace(
+        moved = replace(
             self,
             folder=folder,
             transformer=there(self.transformer),
-            head=head,
-            multi_vector=tokens,
-            weight_files=(*weights, *others),
-            tokenizer_files=tuple(map(there, self.tokenizer_files)),
+            head=_moved(self.head, there),
+            sparse=_moved(self.sparse, there),
+            queries=_moved(self.queries, there),
+            multi_vector=_moved(self.multi_vector, there),
+            head_files=_moved(self.head_files, there),
+            tokenizer_files=_moved(self.tokenizer_files, there),
             legacy_weight_files=(),
         )
+        weights = [path for inner in moved._weight_folders() for path in files.weight_paths(inner)]
+        others = [there(path) for path in self.weight_files if path.suffix not in (".safetensors", *files.PICKLES)]
+        return replace(moved, weight_files=(*weights, *others))
+
+    def _weight_folders(self) -> list[Path]:
+        """Lists the folders of the modules that have weights."""
+        parts = (*self.head, *(self.multi_vector.head if self.multi_vector else ()), self.sparse)
+        folders = [self.transformer, *(part.folder for part in parts if isinstance(part, WEIGHTED))]
+        return [*folders, self.queries.folder] if self.queries and not self.queries.table else folders
 
 
 @dataclass(frozen=True)
@@ -165,6 +186,7 @@ class _Body:
     kinds: tuple[Kind, ...] = (DENSE,)
     sparse: SparseHead | None = None
     multi_vector: TokenHead | None = None
+    head_files: tuple[Path, ...] = ()
 
 
 def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
@@ -176,21 +198,22 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         UsageError: an option does not fit the model.
     """
     notices: list[str] = []
-    modules = read_modules(folder)
+    modules, route = read_modules(folder)
     body = (_static if modules[0][0] == STATIC else _transformer)(folder, modules, options, notices)
     own = support.read_model_settings(folder, CLASSES[body.kinds[0]])
     prompts = read_prompts(folder, own, options)
     head: tuple[HeadPart, ...] = ()
-    dimension = 0
+    dimension, sparse = 0, body.sparse
     if DENSE in body.kinds:
-        parts = read_head(folder, modules[body.modules :])
+        parts = read_head(folder, [module for module in modules[body.modules :] if module[0] != AUTOENCODER])
         head, dimension = _truncated(folder, parts, output_width(parts, body.width), own, options)
-    folders = _weight_folders(body.folder, (*head, *(body.multi_vector.head if body.multi_vector else ())))
-    weights = [path for inner in folders for path in files.weight_paths(inner)]
-    files.require_content([*weights, *body.tokenizer_files])
-    configs = [path for _, name in modules if (path := folder / name / "config.json").exists()]
-    others = (*configs, *body.code)
-    return ModelSpec(
+    if modules[-1][0] == AUTOENCODER:
+        sparse = read_autoencoder(folder / modules[-1][1], dimension)
+    if isinstance(sparse, Splade | AutoEncoder) and own.get("max_active_dims"):
+        sparse = replace(sparse, limit=int(own["max_active_dims"]))
+    queries = read_query_weights(folder, route.module[1], route.default) if route else None
+    tokenizer_files = (*body.tokenizer_files, *(files.tokenizer_paths(queries.folder) if queries else ()))
+    spec = ModelSpec(
         folder=folder,
         transformer=body.folder,
         model_type=body.model_type,
@@ -202,16 +225,25 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         prompt=prompts.encode,
         dimension=dimension,
         kinds=body.kinds,
-        weight_files=(*weights, *others),
-        tokenizer_files=body.tokenizer_files,
-        legacy_weight_files=(*(path for inner in folders for path in files.legacy_weight_paths(inner)), *others),
+        weight_files=(),
+        head_files=body.head_files,
+        tokenizer_files=tokenizer_files,
         prompts=prompts,
         remote_code=body.remote_code,
         static=body.static,
-        sparse=body.sparse,
+        sparse=sparse,
+        queries=queries,
         multi_vector=body.multi_vector,
         notices=tuple(notices),
     )
+    folders = spec._weight_folders()
+    weights = [path for inner in folders for path in files.weight_paths(inner)]
+    files.require_content([*weights, *tokenizer_files])
+    names = [name for _, name in (*modules, *([route.module] if route else ()))]
+    configs = [path for name in names if (path := folder / name / "config.json").exists()]
+    others = (*configs, *body.code, *([queries.table] if queries and queries.table else ()))
+    legacy = [path for inner in folders for path in files.legacy_weight_paths(inner)]
+    return replace(spec, weight_files=(*weights, *others), legacy_weight_files=(*legacy, *others))
 
 
 def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOptions, notices: list[str]) -> _Body:
@@ -221,19 +253,20 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
     support.refuse_architecture(transformer / "config.json", config)
     remote_code = support.runs_remote_code(transformer, config, options.allow_remote_code, notices)
     names = [kind for kind, _ in modules]
-    masked, tokens = SPLADE in names, MASK in names
+    masked, tokens, coded = SPLADE in names, MASK in names, AUTOENCODER in names
     settings = support.read_transformer_settings(transformer, "fill-mask" if masked else "feature-extraction", tokens)
     length = read_length(folder, transformer, config, settings, options.max_seq_length, notices)
     kinds: tuple[Kind, ...] = (DENSE, MULTI_VECTOR)
     sparse: SparseHead | None = None
     multi_vector: TokenHead | None = None
+    head_files: tuple[Path, ...] = ()
     pooling: tuple[str, ...] = ("mean",)
     include_prompt, width = True, 0
-    if masked or tokens:
-        kinds = (SPARSE,) if masked else (MULTI_VECTOR,)
+    if masked or tokens or coded:
+        kinds = (MULTI_VECTOR,) if tokens else (SPARSE, DENSE) if coded else (SPARSE,)
         if options.pooling or options.truncate_dim:
             raise UsageError(
-                f"{folder}: has {named(kinds)} vectors; model.pooling and model.truncate_dim are for dense ones"
+                f"{folder}: has {named(kinds[:1])} vectors; model.pooling and model.truncate_dim are for dense ones"
             )
     if masked:
         sparse = read_splade(folder / modules[1][1], int(text_config(config)["vocab_size"]))
@@ -244,7 +277,13 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
     else:
         plain = _plain_pooling(folder, config, options, notices)
         pooling, include_prompt, width = read_pooling(folder, modules[1][1], config, plain)
-        multi_vector = plain_token_head(width // len(pooling))
+        if not coded:
+            head_files = files.head_paths(folder)
+            files.require_content(head_files)
+            hidden = width // len(pooling)
+            heads = read_m3_heads(head_files, hidden, int(text_config(config).get("vocab_size", 0)))
+            sparse, multi_vector = heads.sparse, heads.multi_vector or plain_token_head(hidden)
+            kinds = (DENSE, SPARSE, MULTI_VECTOR) if sparse else kinds
     return _Body(
         folder=transformer,
         model_type=config.get("model_type", "unknown"),
@@ -260,6 +299,7 @@ def _transformer(folder: Path, modules: list[tuple[str, str]], options: SpecOpti
         kinds=kinds,
         sparse=sparse,
         multi_vector=multi_vector,
+        head_files=head_files,
     )
 
 
@@ -294,9 +334,15 @@ def _plain_pooling(folder: Path, config: dict[str, Any], options: SpecOptions, n
     return mode
 
 
-def _weight_folders(transformer: Path, head: tuple[HeadPart, ...]) -> list[Path]:
-    """Lists the folders of the modules that have weights."""
-    return [transformer, *(part.folder for part in head if isinstance(part, WEIGHTED))]
+def _moved(value: Any, there: Callable[[Path], Path]) -> Any:
+    """Returns a value in which ``there`` has replaced all paths, also those in tuples and in dataclasses."""
+    if isinstance(value, Path):
+        return there(value)
+    if isinstance(value, tuple):
+        return tuple(_moved(item, there) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{item.name: _moved(getattr(value, item.name), there) for item in fields(value)})
+    return value
 
 
 def _truncated(

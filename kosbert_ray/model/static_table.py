@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kosbert_ray.errors import ModelError, first_line
-from kosbert_ray.model import pickled
+from kosbert_ray.errors import ModelError
+from kosbert_ray.model.tensors import read_shapes, read_tensors
 
 TABLE, MODEL2VEC_TABLE, MAPPING, WEIGHTS = "embedding.weight", "embeddings", "mapping", "weights"
-BF16 = "BF16"  # as safetensors names the one type in use that NumPy lacks
 
 
 def read_width(paths: Sequence[Path]) -> int:
@@ -29,7 +27,7 @@ def read_width(paths: Sequence[Path]) -> int:
     Raises:
         ModelError: they cannot be read, or hold no table.
     """
-    name, shape = _table_shape(paths, _shapes(paths))
+    name, shape = _table_shape(paths, read_shapes(paths))
     if len(shape) != 2:
         raise ModelError(f"{paths[0]}: {name} has {len(shape)} dimensions instead of 2")
     return shape[1]
@@ -62,47 +60,9 @@ def read_table(paths: Sequence[Path]) -> npt.NDArray[np.float32]:
     return table
 
 
-def read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Returns the tensors of a safetensors file; bf16 as float32.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
-    from safetensors import SafetensorError, deserialize, safe_open
-
-    try:
-        with safe_open(path, "numpy") as weights:
-            types = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
-            found = {name: weights.get_tensor(name) for name, kind in types.items() if kind != BF16}
-        if len(found) < len(types):
-            for name, tensor in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
-                if tensor["dtype"] == BF16:  # the upper half of a float32
-                    upper = np.frombuffer(tensor["data"], "<u2").astype("<u4") << 16
-                    found[name] = upper.view("<f4").reshape(tensor["shape"])
-    except (SafetensorError, OSError, TypeError) as error:
-        raise ModelError(f"{path}: cannot be read ({first_line(error)})") from error
-    return found
-
-
 def _table_shape(paths: Sequence[Path], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, tuple[int, ...]]:
     """Returns name and shape of the table among the weights' tensors."""
     for name in (TABLE, MODEL2VEC_TABLE):
         if name in shapes:
             return name, shapes[name]
     raise ModelError(f"{paths[0]}: not the weights of a static embedding model (neither {TABLE} nor {MODEL2VEC_TABLE})")
-
-
-def _shapes(paths: Sequence[Path]) -> dict[str, tuple[int, ...]]:
-    from safetensors import SafetensorError, safe_open
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in paths:
-        if path.suffix == ".bin":
-            shapes |= {name: tuple(tensor.shape) for name, tensor in pickled.read_tensors(path).items()}
-            continue
-        try:
-            with safe_open(path, "numpy") as weights:
-                shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: cannot be read ({first_line(error)})") from error
-    return shapes

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from kosbert_ray.errors import ModelError
 from kosbert_ray.model.files import read_object
-from kosbert_ray.model.modules import MASK, TOKEN_POOLING, TOKENS, HeadPart, Normalize, output_width, read_head
+from kosbert_ray.model.modules import MASK, TOKEN_POOLING, TOKENS, HeadPart, Linear, Normalize, output_width, read_head
 
 SPLADE_VALUES = 200.0
 SPLADE_OPTIONS = {"pooling_strategy": ("max", "sum"), "activation_function": ("relu", "log1p_relu")}
@@ -26,11 +26,13 @@ class Splade:
         dimension: size of the vocabulary.
         strategy: "max" or "sum" over the tokens.
         activation: "relu" for ``log(1 + relu(x))``, "log1p_relu" for its ``log(1 + ...)``.
+        limit: how many of its largest values a vector keeps; None for all.
     """
 
     dimension: int
     strategy: str
     activation: str
+    limit: int | None = None
 
     def typical_values(self, tokens: float) -> float:
         """Returns about how many values a text's vector has: the order of what published models are trained to."""
@@ -38,10 +40,59 @@ class Splade:
         return SPLADE_VALUES
 
     def __str__(self) -> str:
-        return f"splade {self.strategy} {self.activation}"
+        return f"splade {self.strategy} {self.activation}" + (f" top {self.limit}" if self.limit else "")
 
 
-SparseHead: TypeAlias = "Splade"
+@dataclass(frozen=True)
+class AutoEncoder:
+    """The largest activations of a sparse autoencoder over the dense vector.
+
+    Source: Wen et al. 2025, "Beyond Matryoshka: Revisiting Sparse Coding for Adaptive Representation" (arXiv:2503.01776).
+
+    Attributes:
+        folder: its folder.
+        dimension: number of activations.
+        in_features: length of the dense vector.
+        limit: how many activations a vector keeps.
+        normalize: whether the dense vector is standardized first: mean 0 and standard deviation 1.
+    """
+
+    folder: Path
+    dimension: int
+    in_features: int
+    limit: int
+    normalize: bool
+
+    def typical_values(self, tokens: float) -> float:
+        """Returns about how many values a text's vector has."""
+        del tokens
+        return self.limit
+
+    def __str__(self) -> str:
+        return f"autoencoder top {self.limit}" + (" of standardized" if self.normalize else "")
+
+
+@dataclass(frozen=True)
+class LexicalWeights:
+    """A weight for each token by a linear layer over its hidden state; a text's vector has the largest of each token id.
+
+    Attributes:
+        layer: the linear layer.
+        dimension: size of the vocabulary.
+    """
+
+    layer: Linear
+    dimension: int
+
+    def typical_values(self, tokens: float) -> float:
+        """Returns about how many values the vector of a text with ``tokens`` tokens has."""
+        return tokens
+
+    def __str__(self) -> str:
+        return "lexical weights"
+
+
+SparseHead: TypeAlias = "Splade | AutoEncoder | LexicalWeights"
 
 
 @dataclass(frozen=True)
@@ -141,6 +192,29 @@ def read_splade(folder: Path, vocabulary: int) -> Splade:
         if settings.get(name, known[0]) not in known:
             raise ModelError(f"{folder}: {name} {settings[name]!r} is not supported; supported are {', '.join(known)}")
     return Splade(vocabulary, *(settings.get(name, known[0]) for name, known in SPLADE_OPTIONS.items()))
+
+
+def read_autoencoder(folder: Path, width: int) -> AutoEncoder:
+    """Reads the config of SparseAutoEncoder.
+
+    Args:
+        folder: its folder.
+        width: length of the dense vectors that it is given.
+
+    Raises:
+        ModelError: it takes dense vectors of another length.
+    """
+    settings = read_object(folder / "config.json")
+    taken = int(settings["input_dim"])
+    if taken != width:
+        raise ModelError(f"{folder}: takes {taken} features, but gets {width}")
+    return AutoEncoder(
+        folder,
+        dimension=int(settings.get("hidden_dim", 512)),
+        in_features=taken,
+        limit=int(settings.get("k", 8)),
+        normalize=bool(settings.get("normalize")),
+    )
 
 
 def plain_token_head(width: int) -> TokenHead:

@@ -294,7 +294,7 @@ class Run:
         self.output.claim(self._fingerprint(model), model, self.config.public(), more)
 
     def _fingerprint(self, model: PreparedModel) -> Fingerprint:
-        return self.job.fingerprint(model.digests.weights, self._ranges)
+        return self.job.fingerprint(model.digests.weights, self._ranges, model.digests.heads)
 
     def _require_reusable(self, model: PreparedModel) -> None:
         if self._older:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ import torch
 from conftest import everyday
 from hypothesis import given
 from hypothesis import strategies as st
-from sentence_transformers import SparseEncoder
-from sparse_models import save_splade
+from reference import require_same_sparse
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from sparse_models import CODES, save_autoencoder, save_splade
 from zoo import ZOO, tokenizer
 
 from kosbert_ray.encoder.collected import DenseRows, KindRows
@@ -42,8 +45,7 @@ def require_same(folder: Path, texts: list[str], **options: Any) -> Encoder:
     found = encoder.encode_sparse(texts)
     assert found.dtype == np.float32
     assert found.shape == expected.shape
-    assert np.abs(found.toarray() - expected).max() <= 1e-5
-    assert ((found.toarray() > 1e-4) == (expected > 1e-4)).mean() > 0.9999
+    require_same_sparse(found.toarray(), expected)
     return encoder
 
 
@@ -57,6 +59,56 @@ def test_heads(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("pooling", POOLINGS[1:], ids="-".join)
 def test_poolings(pooling: tuple[str, str], tmp_path: Path) -> None:
     require_same(save_splade(tmp_path, "bert", pooling), TEXTS)
+
+
+def test_a_models_own_number_of_values(tmp_path: Path) -> None:
+    encoder = require_same(save_splade(tmp_path, "bert", max_active_dims=9), TEXTS)
+    assert str(encoder.spec.sparse) == "splade max relu top 9"
+    assert (np.diff(encoder.encode_sparse(TEXTS).indptr) == 9).all()
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_autoencoders(kind: str, normalize: bool, tmp_path: Path) -> None:
+    folder = save_autoencoder(tmp_path, kind, normalize=normalize)
+    encoder = require_same(folder, TEXTS)
+    assert encoder.spec.kinds == ("sparse", "dense")
+    assert encoder.spec.sparse.dimension == CODES
+    counts = np.diff(encoder.encode_sparse(TEXTS).indptr)
+    assert counts.min() > 0 and counts.max() <= 8
+    # The dense vectors are those before the autoencoder.
+    plain = SentenceTransformer(modules=[*SparseEncoder(str(folder), device="cpu").children()][:-1], device="cpu")
+    assert np.abs(encoder.encode(TEXTS) - plain.encode(TEXTS)).max() <= 1e-5
+
+
+def test_one_pass_gives_dense_and_sparse_vectors(tmp_path: Path) -> None:
+    encoder = Encoder.load(str(save_autoencoder(tmp_path, "bert")), EncoderOptions(precision="fp32", device="cpu"))
+    both = encoder.encode_tokens(encoder.tokenizer(TEXTS), kinds=(DENSE, SPARSE))
+    assert np.array_equal(both.vectors, encoder.encode(TEXTS))
+    sparse = both.ragged[SPARSE].take(both.rows).to_csr(CODES)
+    assert (sparse != encoder.encode_sparse(TEXTS)).nnz == 0
+
+
+def test_blocks_of_activations_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder.load(str(save_autoencoder(tmp_path, "bert")), EncoderOptions(precision="fp32", device="cpu"))
+    whole = encoder.encode_sparse(TEXTS)
+    monkeypatch.setitem(mlm_head.BLOCK_BYTES, "cpu", 4 * CODES * 3)
+    assert np.abs((encoder.encode_sparse(TEXTS) - whole).toarray()).max() <= 1e-5
+
+
+def test_autoencoders_in_other_places_are_refused(tmp_path: Path) -> None:
+    folder = save_autoencoder(tmp_path, "bert")
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([*modules[:2], modules[-1], *modules[2:-1]]))
+    with pytest.raises(ModelError, match="SparseAutoEncoder is supported last only"):
+        Encoder.load(str(folder))
+    (folder / "modules.json").write_text(json.dumps([*modules[:2], modules[-1]]))
+    with pytest.raises(ModelError, match="4_SparseAutoEncoder: takes 48 features, but gets 64"):
+        Encoder.load(str(folder))
+    static = modules[0] | {"type": "sentence_transformers.models.StaticEmbedding"}
+    (folder / "modules.json").write_text(json.dumps([static, modules[-1]]))
+    with pytest.raises(ModelError, match="a SparseAutoEncoder over a StaticEmbedding is not supported"):
+        Encoder.load(str(folder))
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 50, 10**6])
@@ -111,9 +163,6 @@ def test_dense_and_sparse_are_not_mistaken_for_each_other(model: Path, tiny_mode
 
 
 def test_poolings_that_are_not_known_are_refused(model: Path, tmp_path: Path) -> None:
-    import json
-    import shutil
-
     shutil.copytree(model, tmp_path / "model")
     path = tmp_path / "model" / "1_SpladePooling" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pooling_strategy": "mean"}))

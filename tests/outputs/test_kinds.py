@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -19,9 +20,10 @@ import pytest
 from conftest import Run, command, everyday, leftovers, shards
 from hypothesis import given
 from hypothesis import strategies as st
+from m3_models import save_m3
 from multi_vector_models import DIMENSION, save_colbert
 from sentence_transformers import util
-from sparse_models import save_splade
+from sparse_models import save_autoencoder, save_inference_free, save_splade
 
 import kosbert_ray
 from kosbert_ray import Output
@@ -178,8 +180,6 @@ def test_slices_of_token_vectors_are_cut_small(both: Output, tmp_path: Path, mon
 
 def test_damage_is_found(tokens: Output, tmp_path: Path) -> None:
     """Values that moved to a neighbour have the same sum, and another place."""
-    import shutil
-
     shutil.copytree(tokens.storage.root, tmp_path / "out")
     name = tokens.shards()[0]
     table = pq.read_table(tmp_path / "out" / name)
@@ -204,6 +204,57 @@ def test_checksums_do_not_depend_on_chunks(rows: list[list[int]], size: int) -> 
     assert checksum(sparse) == checksum(chunks)
     found, _ = SparseFormat(5).matrix(sparse.slice(1))
     assert (found.to_csr(5).toarray() == np.maximum(matrix[1:], 0)).all()
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Output:
+    folder = save_m3(tmp_path_factory.mktemp("m3"))
+    return embed(folder.parent / "out", folder, output={"vectors": ["dense", "sparse", "multi_vector"]})
+
+
+def test_three_kinds_of_one_pass(three: Output) -> None:
+    assert three.kinds == ("dense", "sparse", "multi_vector")
+    assert three.record.fingerprint["head_weights"]
+    found = three.verify(sample=30)
+    assert (found.problems, found.agreement > 0.9999) == ((), True)
+    best = {by: three.search(QUERIES[0], by=by, top_k=520) for by in ("dense", "sparse", "multi_vector", "hybrid")}
+    scores = {by: {hit.columns["id"]: hit.score for hit in hits} for by, hits in best.items()}
+    ids = sorted(scores["dense"])
+    sides = [np.array([scores[by][id] for id in ids]) for by in three.kinds]
+    total = sum((side - side.mean()) / side.std() for side in sides)
+    assert np.allclose([scores["hybrid"][id] for id in ids], total, atol=1e-3)
+
+
+def test_dense_vectors_of_a_model_with_heads_have_the_fingerprint_of_one_without(three: Output, tmp_path: Path) -> None:
+    folder = Path(three.job.model.name)
+    with_heads = embed(tmp_path / "with", folder)
+    for name in ("sparse_linear.pt", "colbert_linear.pt"):
+        shutil.move(folder / name, tmp_path / name)
+    try:
+        without = embed(tmp_path / "without", folder)
+    finally:
+        for name in ("sparse_linear.pt", "colbert_linear.pt"):
+            shutil.move(tmp_path / name, folder / name)
+    assert with_heads.kinds == ("dense",)
+    assert with_heads.record.digest == without.record.digest
+    assert shards(tmp_path / "with") == shards(tmp_path / "without")
+
+
+def test_queries_need_no_inference(tmp_path: Path) -> None:
+    model = save_inference_free(tmp_path)
+    output = embed(tmp_path / "out", model)
+    encoder = Encoder.load(str(model), EncoderOptions(**ENCODER))
+    stored = encoder.encode_sparse(output.to_arrow(["text"])["text"], task="document")
+    ranked(output, (encoder.encode_sparse(QUERIES, task="query") @ stored.T).toarray(), "sparse")
+
+
+def test_a_sparse_autoencoder_has_both_kinds(tmp_path: Path) -> None:
+    output = embed(
+        tmp_path / "out", save_autoencoder(tmp_path, "bert"), output={"vectors": ["sparse", "dense"], "dtype": ["int8"]}
+    )
+    assert output.kinds == ("dense", "sparse")
+    assert output.verify(sample=20).problems == ()
+    assert max(len(row["values"]) for row in output.to_arrow(["sparse"])["sparse"].to_pylist()) <= 8
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,11 @@ import torch
 from kosbert_ray.model.vector_heads import Splade
 from kosbert_ray.vectors.sparse import SparseVectors
 
-BLOCK_BYTES = {"cpu": 64 * 2**20, "mps": 128 * 2**20, "cuda": 512 * 2**20}  # of logits
+BLOCK_BYTES = {
+    "cpu": 64 * 2**20,
+    "mps": 128 * 2**20,
+    "cuda": 512 * 2**20,
+}  # of logits, or of activations
 
 LogitsHead = Callable[[torch.Tensor], torch.Tensor]
 
@@ -56,12 +60,18 @@ def splade(
     Returns:
         A vector for each sequence.
     """
-    block = max(1, BLOCK_BYTES[hidden.device.type] // (4 * pooling.dimension))
-    return SparseVectors.empty().joined([_sparse(rows.float()) for rows in _pooled(hidden, groups, head, pooling, block)])
+    block = block_rows(hidden, pooling.dimension)
+    rows = _pooled(hidden, groups, head, pooling, block)
+    return SparseVectors.empty().joined([positive(some.float()).strongest(pooling.limit) for some in rows])
 
 
-def _sparse(rows: torch.Tensor) -> SparseVectors:
-    """The numbers above 0 of ``[n, V]``. On a GPU they are found there: few of them have to be copied."""
+def block_rows(like: torch.Tensor, width: int) -> int:
+    """Returns how many rows of ``width`` float32 numbers are computed at a time on the device of ``like``."""
+    return max(1, BLOCK_BYTES[like.device.type] // (4 * width))
+
+
+def positive(rows: torch.Tensor) -> SparseVectors:
+    """Returns the numbers above 0 of float32 ``[n, V]``. On a GPU they are found there: few of them have to be copied."""
     if rows.device.type == "cpu":
         return SparseVectors.of_rows(rows.numpy())
     at, indices = (rows > 0).nonzero(as_tuple=True)
