@@ -29,12 +29,13 @@ def record(out: Path) -> dict:
 
 
 def require_like_exact(out: Path, score: float = 0.01) -> None:
-    """The first rows by the index are those of exact search, with nearly their scores."""
+    """The first rows by the index are among those of exact search, with nearly their scores."""
     output = Output.open(out, encoder={"precision": "fp32"})
     for query in QUERIES:
         found, exact = (output.search(query, 5, exact=flag) for flag in (False, True))
         assert {hit.columns["text"] for hit in found[:3]} <= {hit.columns["text"] for hit in exact}
-        assert found[0].columns == exact[0].columns
+        scores = {hit.columns["text"]: hit.score for hit in exact}
+        assert scores[found[0].columns["text"]] > exact[0].score - score  # nearly as good as the best
         assert abs(found[0].score - exact[0].score) < score
         shards = {*output.shards()}
         assert all(hit.shard in shards and hit.rank == rank for rank, hit in enumerate(found, 1))
