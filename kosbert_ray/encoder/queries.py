@@ -1,4 +1,4 @@
-"""Queries of late-interaction models, which are cut, extended and filtered in another way than documents.
+"""Queries of ColBERT-like models, which are cut, extended and filtered in another way than documents.
 
 Source: sentence-transformers 6, ``Transformer.preprocess`` and ``MultiVectorMask``.
 """

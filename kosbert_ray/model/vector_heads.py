@@ -1,4 +1,4 @@
-"""How a model makes sparse and token vectors, read from its folder. Loads without torch.
+"""The heads of sparse and token vectors, read from a model folder. Loads without torch.
 
 Covers the modules of sentence-transformers 6: ``SparseEncoder`` and ``MultiVectorEncoder``.
 """

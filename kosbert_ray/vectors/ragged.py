@@ -36,7 +36,7 @@ class Ragged(ABC):
 
     @property
     def counts(self) -> Int64:
-        """How many entries each text has, int64 ``[n]``."""
+        """Number of entries of each text, int64 ``[n]``."""
         return np.diff(self.offsets)
 
     @property

@@ -1,4 +1,4 @@
-"""What follows the transformer in PyTorch: one head for each kind of vectors, over the hidden states of one batch.
+"""The heads behind the transformer in PyTorch: one for each kind of vectors, over the hidden states of one batch.
 
 To add a way to make sparse vectors, write its module and add an entry to ``SPARSE_HEADS``.
 """
@@ -101,7 +101,7 @@ class DenseHead:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a head for sparse vectors is made from.
+    """The parts that a head for sparse vectors is made from.
 
     Attributes:
         spec: the model.
@@ -173,7 +173,7 @@ class LexicalHead:
 
     def __init__(self, basis: Basis) -> None:
         assert isinstance(basis.spec.sparse, LexicalWeights)
-        self._spec, self._dimension = basis.spec, basis.spec.sparse.dimension
+        self._spec = basis.spec
         self._layer = Head((basis.spec.sparse.layer,)).to(basis.device).eval()
 
     @cached_property
