@@ -33,7 +33,7 @@ TOKENIZER_FILES = (
     "*.model",
 )
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
-SETTINGS = (".json", ".txt", ".model")
+SETTINGS = (".json", ".txt", ".model", "artifact.metadata")  # the last one is of Stanford's ColBERT
 MODULES = "modules.json"
 ROUTER = "router_config.json"  # in the folder of a Router, whose modules are in folders beside it
 POINTER = b"version https://git-lfs"

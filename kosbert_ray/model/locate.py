@@ -7,11 +7,12 @@ from pathlib import Path
 
 from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.model.adapter import merge_adapter
+from kosbert_ray.model.colbert_formats import convert_colbert
 from kosbert_ray.model.shared_code import add_code
 from kosbert_ray.model.source import Fetched, ModelSource, fetch
 
-# Each takes a model's folder and returns a completed copy, or the folder itself if there is nothing to add.
-STEPS: tuple[Callable[[Fetched, ModelSource], Fetched], ...] = (merge_adapter, add_code)
+# Each takes a model's folder and returns a completed copy, or the folder itself if there is nothing to do.
+STEPS: tuple[Callable[[Fetched, ModelSource], Fetched], ...] = (merge_adapter, convert_colbert, add_code)
 
 
 def locate(source: ModelSource) -> Fetched:

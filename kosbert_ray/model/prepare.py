@@ -49,13 +49,14 @@ class Digests:
     heads: str = ""
 
     @staticmethod
-    def of(spec: ModelSpec, made_of: str | None = None) -> Digests:
+    def of(spec: ModelSpec, made_of: str | None = None, converted: bool = False) -> Digests:
         """Hashes a model's files; reads each once.
 
         Args:
             spec: the model.
             made_of: digest of the weights that the transformer's were computed from. It takes their place in ``weights``,
                 since a computation may round differently on another machine.
+            converted: whether ``made_of`` stands for all modules, not only for the transformer.
         """
         weights, tokenizer = (sha256(spec.folder, files) for files in (spec.weight_files, spec.tokenizer_files))
         counted = {*spec.weight_files, *spec.tokenizer_files}
@@ -63,7 +64,7 @@ class Digests:
         others = sha256(spec.folder, [path for path in paths if path not in counted])
         everything = hashlib.sha256(f"{weights} {tokenizer} {others}".encode()).hexdigest()
         if made_of:
-            rest = [path for path in spec.weight_files if path.parent != spec.transformer]
+            rest = [path for path in spec.weight_files if path.parent != spec.transformer and not converted]
             weights = hashlib.sha256(f"{made_of} {sha256(spec.folder, rest)}".encode()).hexdigest()
         heads = sha256(spec.folder, spec.head_files) if spec.head_files else ""
         return Digests(weights, tokenizer, everything, heads)
@@ -83,7 +84,7 @@ class PreparedModel:
         digest: digest of everything that is loaded from ``folder``.
         commit: the commit of a hub model.
         frozen: whether ``folder`` never changes.
-        combined: whether ``origin`` combines several repositories.
+        combined: whether ``origin`` combines several repositories, or was converted.
         commits: commits by name of the other hub repositories in it.
         host: the machine that prepared it.
         uploaded: the folder below an output that holds a copy for other machines, if any.
@@ -242,7 +243,7 @@ def prepare(source: ModelSource, options: SpecOptions = SpecOptions()) -> Prepar
     fetched = locate(source)
     spec = read_spec(fetched.folder, options)
     _require_known(spec)
-    digests = Digests.of(spec, fetched.made_of)
+    digests = Digests.of(spec, fetched.made_of, fetched.converted)
     return PreparedModel(
         source=replace(source, revision=fetched.commit) if fetched.commit else source,
         revision=source.revision,

@@ -1,4 +1,4 @@
-"""Reads how a model weights the tokens of queries, which then need no transformer ("inference-free"). Loads without torch.
+"""Reads the weights that a model gives the tokens of queries, which then need no transformer. Loads without torch.
 
 Source: ``SparseStaticEmbedding`` of sentence-transformers 6; Geng et al. 2024, "Towards Competitive Search Relevance For
 Inference-Free Learned Sparse Retrievers" (arXiv:2411.04403).

@@ -56,8 +56,9 @@ class Fetched:
         commit: the commit that the revision of a hub model resolved to.
         frozen: whether the folder never changes, because it is a snapshot of a commit, a copy named by the hash of its
             content, or part of this package.
-        combined: whether the folder combines several repositories.
+        combined: whether the folder combines several repositories, or was converted.
         made_of: digest of the weights that those in the folder were computed from, if they were.
+        converted: whether ``made_of`` is the digest of all files that the folder was converted from, not of weights only.
         commits: commits by name of the other hub repositories in it.
         notices: messages for the user.
     """
@@ -67,17 +68,26 @@ class Fetched:
     frozen: bool = False
     combined: bool = False
     made_of: str | None = None
+    converted: bool = False
     commits: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
-    def into(self, folder: Path, commits: Mapping[str, str], *notices: str, made_of: str | None = None) -> Fetched:
-        """Returns the model in a folder of the cache that combines it with other repositories.
+    def into(
+        self,
+        folder: Path,
+        commits: Mapping[str, str],
+        *notices: str,
+        made_of: str | None = None,
+        converted: bool = False,
+    ) -> Fetched:
+        """Returns the model in a folder of the cache that combines it with other repositories, or was converted.
 
         Args:
             folder: the folder.
             commits: commits of these repositories, by name.
             notices: messages for the user.
             made_of: digest of the weights that those in the folder were computed from, if they were.
+            converted: whether ``made_of`` stands for all files.
         """
         return replace(
             self,
@@ -85,6 +95,7 @@ class Fetched:
             frozen=True,
             combined=True,
             made_of=made_of or self.made_of,
+            converted=converted or self.converted,
             commits={**self.commits, **commits},
             notices=(*self.notices, *notices),
         )

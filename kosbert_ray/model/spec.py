@@ -330,7 +330,7 @@ def _plain_pooling(folder: Path, config: dict[str, Any], options: SpecOptions, n
         return ""
     mode = options.pooling or support.plain_pooling(folder, config)
     if not options.pooling:
-        notices.append(f"{folder} is a plain transformers model; using {mode} pooling (set model.pooling for another)")
+        notices.append(support.plain_notice(folder, config, mode))
     return mode
 
 

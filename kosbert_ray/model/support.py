@@ -54,6 +54,9 @@ NATIVE_CODE = {
     "eurobert": "https://github.com/huggingface/transformers/tree/main/src/transformers/models/eurobert",
     "jina_embeddings_v3": "https://github.com/huggingface/transformers/tree/main/src/transformers/models/jina_embeddings_v3",
 }
+MODEL_SETTINGS = "config_sentence_transformers.json"
+STANFORD = "HF_ColBERT"  # among the architectures of a ColBERT checkpoint of Stanford's library
+PROJECTION = "linear.weight"  # the tensor that makes a ColBERT of a transformer
 CHAT_TEMPLATE = "chat_template.jinja"
 DENSE_MODEL, SPARSE_MODEL, MULTI_VECTOR_MODEL = "SentenceTransformer", "SparseEncoder", "MultiVectorEncoder"
 TASK_OPTIONS = ("query_length", "document_length", "query_expansion")  # of token vectors
@@ -72,6 +75,37 @@ def refuse_architecture(path: Path, config: dict[str, Any]) -> None:
     """
     if config.get("model_type") in UNSUPPORTED_TYPES:
         raise ModelError(f"{path}: models of type {config['model_type']} are not supported")
+
+
+def is_stanford(folder: Path) -> bool:
+    """Returns True for a ColBERT checkpoint of Stanford's library, by its config.json."""
+    path = folder / "config.json"
+    return path.is_file() and STANFORD in (read_object(path).get("architectures") or ())
+
+
+def plain_notice(folder: Path, config: dict[str, Any], mode: str) -> str:
+    """Returns a message that a folder without modules.json is read as a dense model, which it may not be.
+
+    Args:
+        folder: the model.
+        config: the content of its config.json.
+        mode: how it is pooled.
+
+    Raises:
+        ModelError: it is a model of token vectors.
+    """
+    names = [str(name) for name in config.get("architectures") or ()]
+    if STANFORD in names or any(name.endswith("ForRetrieval") for name in names):
+        raise ModelError(
+            f"{folder}: a {names[0]} gives token vectors, and without modules.json it would be read as a dense model; save "
+            "it with sentence_transformers.MultiVectorEncoder first"
+        )
+    notice = f"{folder} is a plain transformers model; using {mode} pooling (set model.pooling for another)"
+    if any(name.endswith("ForMaskedLM") for name in names):
+        notice += (
+            "; if it is a SPLADE model, these are not its vectors: save it with sentence_transformers.SparseEncoder first"
+        )
+    return notice
 
 
 def plain_pooling(folder: Path, config: dict[str, Any]) -> str:
@@ -172,7 +206,7 @@ def read_model_settings(folder: Path, kind: str = DENSE_MODEL) -> dict[str, Any]
     Raises:
         ModelError: the folder holds another kind of model than an embedding model.
     """
-    path = folder / "config_sentence_transformers.json"
+    path = folder / MODEL_SETTINGS
     settings: dict[str, Any] = read_object(path) if path.exists() else {}
     if settings.get("model_type") not in (None, kind):
         raise ModelError(f"{path}: a {settings['model_type']} with these modules is not supported, only a {kind}")

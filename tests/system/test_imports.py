@@ -53,7 +53,7 @@ OWNERS = {
     "transformers": {"model", "encoder", "training"},
     "peft": {"model"},
     "huggingface_hub": {"model"},
-    "sentence_transformers": {"training", "planning"},
+    "sentence_transformers": {"model", "training", "planning"},
 }
 
 

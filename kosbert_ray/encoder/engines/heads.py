@@ -105,7 +105,7 @@ class DenseHead:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a head for sparse vectors is made from.
+    """The parts that a head for sparse vectors is made from.
 
     Attributes:
         spec: the model.
@@ -177,7 +177,7 @@ class LexicalHead:
 
     def __init__(self, basis: Basis) -> None:
         assert isinstance(basis.spec.sparse, LexicalWeights)
-        self._spec, self._dimension = basis.spec, basis.spec.sparse.dimension
+        self._spec = basis.spec
         self._layer = Head((basis.spec.sparse.layer,)).to(basis.device).eval()
 
     @cached_property

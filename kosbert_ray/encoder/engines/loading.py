@@ -13,6 +13,7 @@ from kosbert_ray.encoder.engines.mlm_head import LogitsHead, take_head
 from kosbert_ray.encoder.engines.trials import require_positions
 from kosbert_ray.errors import ModelError, first_line
 from kosbert_ray.model.spec import ModelSpec
+from kosbert_ray.model.support import PROJECTION, STANFORD
 from kosbert_ray.model.vector_heads import Splade
 
 # The encoder alone of these encoder-decoders is the embedding model, as in sentence-transformers.
@@ -118,6 +119,11 @@ def load_transformer(spec: ModelSpec, dtype: torch.dtype, device: str, attention
 def _unused_weights(spec: ModelSpec, unexpected: list[str]) -> tuple[str, ...]:
     """Returns a notice if the checkpoint has weights that the model does not use and no training task explains."""
     unused = sorted(name for name in unexpected if not any(part in name for part in SPARE_WEIGHTS))
+    if PROJECTION in unused:
+        return (
+            f"{spec.transformer}: {PROJECTION} is not used; if this is a ColBERT, set "
+            f'"architectures": ["{STANFORD}"] in its config.json, so that it is read as one',
+        )
     if not unused:
         return ()
     return (f"{spec.transformer}: {len(unused)} weights are not part of a {spec.model_type} and not used ({unused[0]}, …)",)
