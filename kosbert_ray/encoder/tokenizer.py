@@ -246,6 +246,11 @@ class Tokenizer:
         """Number of tokens that every text gets in addition: special tokens and the prompt's."""
         return len(self._whole.encode(self.prompt, add_special_tokens=self.special_tokens > 0))
 
+    @property
+    def tokens(self) -> dict[int, str]:
+        """The token of each id that has one."""
+        return {number: token for token, number in self._rust.get_vocab(with_added_tokens=True).items()}
+
     def places(self, texts: list[str]) -> list[list[tuple[int, int]]]:
         """Returns ``(start, end)`` of every token of each text, in code points. Special tokens and prompt are left out."""
         return [item.offsets for item in self._whole.encode_batch(texts, add_special_tokens=False)]
