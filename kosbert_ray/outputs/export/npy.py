@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import io
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from kosbert_ray.job import reader_threads
 from kosbert_ray.outputs.export import sidecar
 from kosbert_ray.outputs.export.base import Export, Source
+from kosbert_ray.outputs.export.by_shard import export_shards
 from kosbert_ray.outputs.output import Output
 from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.vectors import open_shard
@@ -25,36 +23,23 @@ from kosbert_ray.storage import Storage
 from kosbert_ray.storage.parquet import to_parquet
 
 VECTORS, METADATA = "text_emb", "metadata"
-SIDECAR = "export.json"  # says what was exported; written first as incomplete, and last as complete
 
 
 def export(source: Source, address: str) -> Export:
-    """Writes the first column of vectors, one file per shard; files of an earlier export of the same output stay."""
+    """Writes the first column of dense vectors; files of an earlier export of the same output stay."""
     output = source.output
     vector_format = output.vector_format(source.formats[0].column if len(source.formats) == 1 else None)
     target = Storage(address, output.storage.options)
     content = sidecar.described(output) | json.loads(json.dumps(vector_format.described()))
-    present = {entry.name for folder in (VECTORS, METADATA) for entry in target.list(folder)}
-    expected = {file for shard in output.shards() for file in _files_of(shard)}
-    others = {entry.name for entry in target.list()} - {SIDECAR}
-    sidecar.require_same_export(target, SIDECAR, content, (present | others) - expected)
-    sidecar.write(target, SIDECAR, content, complete=False)
-    target.delete(sorted(present - expected))
+    present = [entry.name for folder in (VECTORS, METADATA) for entry in target.list(folder)]
 
-    def write(shard: str) -> tuple[int, bool]:
+    def write(shard: str) -> None:
         vectors, metadata = _files_of(shard)
-        if {vectors, metadata} <= present:
-            with target.open(metadata) as file:
-                return int(pq.read_metadata(file).num_rows), True
         values, kept = _read(output, shard, vector_format)
         target.write_atomic(vectors, _npy(values))
         target.write_atomic(metadata, to_parquet(kept))
-        return len(values), False
 
-    with ThreadPoolExecutor(reader_threads(output.storage)) as pool:
-        done = list(pool.map(write, output.shards()))
-    sidecar.write(target, SIDECAR, content, complete=True)
-    return Export(target.address, sum(rows for rows, _ in done), sum(kept for _, kept in done))
+    return export_shards(output, target, content, present, {shard: _files_of(shard) for shard in output.shards()}, write)
 
 
 def _files_of(shard: str) -> tuple[str, str]:
@@ -69,7 +54,7 @@ def _read(output: Output, shard: str, vector_format: EmbeddingFormat) -> tuple[n
         table = file.read(columns=[*output.columns, column])
     rows = np.flatnonzero(table[column].is_valid().to_numpy())
     table = table.take(pa.array(rows))
-    values = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, vector_format.width)
+    values = vector_format.stored(table[column].combine_chunks())
     kept = table.drop_columns([column]).replace_schema_metadata(None)
     places = {"shard": pa.array([shard] * len(rows), pa.string()), "row": pa.array(rows, pa.int64())}
     for name, place in places.items():

@@ -22,5 +22,6 @@ def _module(name: str) -> Callable[[], Exporter]:
 
 EXPORTERS: dict[str, Callable[[], Exporter]] = {
     "npy": _module("npy"),
+    "ndjson": _module("ndjson"),
     "parquet": _module("parquet"),
 }

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.corpus.types import as_parquet, parse_type
 from kosbert_ray.errors import InputError, UsageError
-from kosbert_ray.outputs.load.ids import first_rows, input_rows, place_ids, require_unique
+from kosbert_ray.job import reader_threads
 from kosbert_ray.outputs.output import Output
+from kosbert_ray.outputs.row_ids import CHUNK, RowIds, require_unique
+from kosbert_ray.shards.formats.base import VectorFormat
 from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.receipt import Receipt
-from kosbert_ray.shards.vectors import open_shard
-from kosbert_ray.vectors.kinds import DENSE
+from kosbert_ray.shards.vectors import open_shard, read_blocks
+from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind, named
 
 # Columns of a destination beside those of the output.
 OUTPUT, SHARD, ID = "kosbert_output", "kosbert_shard", "kosbert_id"
-CHUNK = "chunk"
+# Databases that take the vectors that another one lacks, for messages.
+TAKEN_BY: dict[Kind, str] = {SPARSE: "PostgreSQL or Qdrant", MULTI_VECTOR: "Qdrant or LanceDB"}
+
+# A destination's type of vectors by kind and ``VectorFormat.dtype``.
+VectorTypes = Mapping[Kind, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,13 @@ class Rows:
     Attributes:
         shard: its name.
         kept: the kept columns, ``n`` rows.
-        vectors: the vectors as they are stored, ``[n, width]``.
+        vectors: of each column: dense vectors as they are stored, ``[n, width]``, ``SparseVectors`` or ``TokenVectors``.
         ids: the UUIDs of the rows; None if a kept column is the id.
     """
 
     shard: str
     kept: pa.Table
-    vectors: npt.NDArray[Any]
+    vectors: Mapping[str, Any]
     ids: list[uuid.UUID] | None
 
     @property
@@ -57,14 +62,14 @@ class LoadOptions:
     Attributes:
         name: of the table or collection.
         id_column: the kept column that identifies a row; None for UUIDs of the rows' places in the input.
-        column: the column of vectors; None for the first.
+        columns: the columns of vectors; empty for the first of each kind.
         index: whether to build an index for search.
         strip_nul: remove NUL from texts where the destination cannot store it.
     """
 
     name: str
     id_column: str | None = None
-    column: str | None = None
+    columns: tuple[str, ...] = ()
     index: bool = True
     strip_nul: bool = False
 
@@ -76,15 +81,16 @@ class Source:
     Attributes:
         output: the output.
         options: the options of the load.
-        format: the column of vectors.
+        formats: the columns of vectors, in the order of the output.
         identity: identifies the output; see :attr:`Output.identity`.
+        row_ids: gives the ids of the rows, where no kept column is the id.
     """
 
     output: Output
     options: LoadOptions
-    format: EmbeddingFormat
+    formats: tuple[VectorFormat, ...]
     identity: str
-    _firsts: Mapping[str, int] = field(repr=False)
+    row_ids: RowIds = field(repr=False)
 
     @staticmethod
     def of(output: Output, options: LoadOptions) -> Source:
@@ -96,14 +102,14 @@ class Source:
             StorageError: the output cannot be read.
         """
         output.require_complete()
-        vector_format = output.vector_format(options.column)
+        formats = _chosen(output, options.columns)
         if options.id_column is not None and options.id_column not in output.columns:
             kept = ", ".join(output.columns) or "none"
             raise UsageError(f"--id {options.id_column}: not among the kept columns ({kept})")
         for name in (OUTPUT, SHARD, ID):
             if name in output.columns:
                 raise InputError(f"{output.storage.url()}: has a column {name!r}, which a load adds itself")
-        return Source(output, options, vector_format, output.identity, first_rows(output.manifest or ()))
+        return Source(output, options, formats, output.identity, RowIds(output))
 
     @property
     def chunked(self) -> bool:
@@ -145,20 +151,42 @@ class Source:
         Raises:
             StorageError: it cannot be read.
         """
-        output, receipt = self.output, self.receipts[shard]
+        output, columns = self.output, [item.column for item in self.formats]
         with open_shard(output.storage, shard) as file:
-            table = file.read([*output.columns, self.format.column])
-        vectors = table[self.format.column].combine_chunks()
+            table = file.read([*output.columns, *columns])
+            vectors = {item.column: _stored(item, table[item.column].combine_chunks()) for item in self.formats}
+        valid = table[columns[0]].is_valid().combine_chunks()  # a row has a vector of each kind, or of none
         kept = table.select(list(output.columns))
-        valid = vectors.is_valid()
-        ids = None
-        if self.options.id_column is None:
-            chunk = table[CHUNK] if self.chunked else None
-            numbers = self._firsts[shard] + input_rows(output, receipt, chunk, table.num_rows)
-            numbers = numbers[valid.to_numpy(zero_copy_only=False)]
-            ids = place_ids(receipt.file, numbers, None if chunk is None else chunk.filter(valid).to_pylist())
-        values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
-        return Rows(shard, kept.filter(valid), np.asarray(values).reshape(-1, self.format.width), ids)
+        ids = None if self.options.id_column is not None else self.row_ids.of(shard, kept, valid)
+        return Rows(shard, kept.filter(valid), vectors, ids)
+
+    def max_nonzero(self, shards: Sequence[str]) -> int:
+        """The most numbers that a sparse vector of some shards has. Reads the column.
+
+        Raises:
+            StorageError: a shard cannot be read.
+        """
+        item = self.output.kind_format(SPARSE)
+
+        def read(shard: str) -> int:
+            blocks = read_blocks(self.output.storage, shard, item)
+            return max((int(vectors.counts.max()) for vectors, rows in blocks if len(rows)), default=0)
+
+        with ThreadPoolExecutor(reader_threads(self.output.storage)) as pool:
+            return max(pool.map(read, shards), default=0)
+
+
+def _chosen(output: Output, columns: Sequence[str]) -> tuple[VectorFormat, ...]:
+    """The formats of some columns of vectors, by default of the first of each kind; raises InputError."""
+    if not columns:
+        return tuple(map(output.kind_format, output.kinds))
+    asked = {output.column_format(name).column for name in columns}
+    return tuple(item for item in output.formats if item.column in asked)
+
+
+def _stored(item: VectorFormat, vectors: pa.Array) -> Any:
+    """The vectors of :attr:`Rows.vectors` in a column; raises ValueError if they are not of this format."""
+    return item.stored(vectors) if isinstance(item, EmbeddingFormat) else item.matrix(vectors)[0]
 
 
 @dataclass(frozen=True)
@@ -237,28 +265,42 @@ class Destination(Protocol):
         ...
 
 
-def require_float_or_bits(source: Source, types: Mapping[str, str], name: str) -> str:
-    """The destination's type for the vectors.
+def require_vector_types(source: Source, types: VectorTypes, name: str) -> dict[str, str]:
+    """The destination's type of each column of vectors.
 
     Args:
         source: what is loaded.
-        types: the destination's type by ``output.dtype``.
+        types: the destination's types.
         name: of the destination, for the message.
 
     Raises:
         UsageError: it has none, or the dot product of the stored numbers means nothing.
     """
-    dtype = source.format.dtype
-    others = [item.column for item in source.output.formats if item.kind == DENSE and item.dtype in types]
-    remedy = f"load --column {others[0]}" if others else "embed with --set output.dtype=float32"
-    if source.format.codec.needs_ranges:
+    return {item.column: _vector_type(source, item, types, name) for item in source.formats}
+
+
+def _vector_type(source: Source, item: VectorFormat, types: VectorTypes, name: str) -> str:
+    fitting = [other for other in source.output.formats if other.dtype in types.get(other.kind, ())]
+    if item.kind not in types:
+        left = [other.column for other in source.formats if other in fitting] or [other.column for other in fitting]
+        remedies = [f"load {_column_options(left)}"] if left else []
+        remedies.append(f"load it into {TAKEN_BY[item.kind]}")
+        remedy = ", or ".join(remedies)
+        raise UsageError(f"column {item.column!r} holds {named([item.kind])} vectors, which {name} does not take; {remedy}")
+    others = [other.column for other in fitting if other.kind == DENSE]
+    remedy = f"load {_column_options(others[:1])}" if others else "embed with --set output.dtype=float32"
+    if isinstance(item, EmbeddingFormat) and item.codec.needs_ranges:
         raise UsageError(
-            f"column {source.format.column!r} holds {dtype} codes with a range for each dimension, whose dot product is no "
+            f"column {item.column!r} holds {item.dtype} codes with a range for each dimension, whose dot product is no "
             f"cosine; {remedy}"
         )
-    if dtype not in types:
-        raise UsageError(f"column {source.format.column!r} holds {dtype}, which {name} has no type for; {remedy}")
-    return types[dtype]
+    if item.dtype not in types[item.kind]:
+        raise UsageError(f"column {item.column!r} holds {item.dtype}, which {name} has no type for; {remedy}")
+    return types[item.kind][item.dtype]
+
+
+def _column_options(columns: Sequence[str]) -> str:
+    return " ".join(f"--column {column}" for column in columns)
 
 
 def require_types(schema: pa.Schema, spell: Callable[[pa.DataType], str | None], name: str) -> dict[str, str]:

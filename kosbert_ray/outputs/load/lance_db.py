@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -19,10 +20,15 @@ from kosbert_ray.outputs.load.base import (
     OUTPUT,
     SHARD,
     Source,
+    VectorTypes,
     Work,
-    require_float_or_bits,
     require_own,
+    require_vector_types,
 )
+from kosbert_ray.shards.formats.base import VectorFormat
+from kosbert_ray.shards.formats.dense import EmbeddingFormat
+from kosbert_ray.shards.formats.multi_vector import MultiVectorFormat
+from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR
 
 try:
     import lancedb
@@ -31,7 +37,10 @@ except ImportError as error:
     raise UsageError("lancedb: not installed; pip install 'kosbert-ray[lancedb]'") from error
 
 MODEL = b"kosbert_ray.model"  # in the schema's metadata
-VECTOR_TYPES = {"float32": "float32", "float16": "float16", "ubinary": "uint8"}
+VECTOR_TYPES: VectorTypes = {
+    DENSE: {"float32": "float32", "float16": "float16", "ubinary": "uint8"},
+    MULTI_VECTOR: {"float32": "float32", "float16": "float16"},
+}
 MIN_INDEXED = 10_000  # rows; fewer are searched exactly
 CLEANUP_AGE = timedelta(days=7)  # older versions of the table are removed
 
@@ -72,15 +81,14 @@ class LanceDB:
     @property
     def _schema(self) -> pa.Schema:
         source = self._source
-        value = pa.type_for_alias(source.format.codec.arrow)
-        vectors = pa.field(source.format.column, pa.list_(value, source.format.width))
+        vectors = [pa.field(item.column, _type(item)) for item in source.formats]
         own = [pa.field(OUTPUT, pa.string()), pa.field(SHARD, pa.string())]
         metadata = {MODEL: source.output.vectors_identity.encode()}
-        return pa.schema([*own, *(field.with_nullable(True) for field in source.schema), vectors], metadata)
+        return pa.schema([*own, *(field.with_nullable(True) for field in source.schema), *vectors], metadata)
 
     def require_fitting(self) -> None:
         """See :class:`~kosbert_ray.outputs.load.base.Destination`."""
-        require_float_or_bits(self._source, VECTOR_TYPES, "LanceDB")
+        require_vector_types(self._source, VECTOR_TYPES, "LanceDB")
         for column in self._schema.names:
             if "." in column:
                 raise UsageError(f"column {column!r}: LanceDB takes no '.' in names; rename the column in the input")
@@ -133,22 +141,28 @@ class LanceDB:
         for shard in shards:
             found = self._source.rows(shard)
             count = found.table.num_rows
-            values = pa.array(np.ascontiguousarray(found.vectors).reshape(-1))
-            vectors = pa.FixedSizeListArray.from_arrays(values, self._source.format.width)
-            columns = [pa.array([identity] * count), pa.array([shard] * count), *found.table.columns, vectors]
+            vectors = [_array(item, found.vectors[item.column]) for item in self._source.formats]
+            columns = [pa.array([identity] * count), pa.array([shard] * count), *found.table.columns, *vectors]
             yield from pa.table(columns, schema=schema).to_batches()
 
     def _index(self, table: Any) -> None:
-        """Indexes the vectors, or brings the index up to date."""
+        """Indexes the dense vectors, or brings their indexes up to date.
+
+        Token vectors are searched exactly: with an index, LanceDB takes a row into account only if it is among the nearest
+        of some token, which of 12,000 rows found 7 to 40% of the ten nearest.
+        """
         source = self._source
-        if not source.options.index or table.count_rows() < MIN_INDEXED:
+        dense = [item for item in source.formats if item.kind == DENSE]
+        if not source.options.index or not dense or table.count_rows() < MIN_INDEXED:
             return
-        if any(source.format.column in index.columns for index in table.list_indices()):
+        indexed = {column for index in table.list_indices() for column in index.columns}
+        if any(item.column in indexed for item in dense):
             table.optimize(cleanup_older_than=CLEANUP_AGE)
-            return
-        bits = source.format.dtype == "ubinary"
-        config = IvfFlat(distance_type="hamming") if bits else IvfHnswSq(distance_type="cosine")
-        table.create_index(source.format.column, config=config)
+        for item in dense:
+            if item.column not in indexed:
+                bits = item.dtype == "ubinary"
+                config = IvfFlat(distance_type="hamming") if bits else IvfHnswSq(distance_type="cosine")
+                table.create_index(item.column, config=config)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -156,6 +170,24 @@ class LanceDB:
             yield
         except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
             raise StorageError(f"{self.address}: LanceDB refuses ({first_line(error)})") from error
+
+
+def _type(item: VectorFormat) -> pa.DataType:
+    """The type of a column: LanceDB searches lists of fixed size, and lists of them."""
+    if isinstance(item, EmbeddingFormat):
+        return pa.list_(pa.type_for_alias(item.codec.arrow), item.width)
+    return _fixed(item).field().type
+
+
+def _fixed(item: VectorFormat) -> VectorFormat:
+    return replace(item, list_type="fixed_size_list") if isinstance(item, MultiVectorFormat) else item
+
+
+def _array(item: VectorFormat, vectors: Any) -> pa.Array:
+    """The vectors of :attr:`Rows.vectors` in this type."""
+    if isinstance(item, EmbeddingFormat):
+        return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).reshape(-1)), item.width)
+    return _fixed(item).array(vectors)
 
 
 def _kinds(schema: pa.Schema) -> dict[str, str]:

@@ -14,6 +14,9 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -29,16 +32,19 @@ from kosbert_ray.outputs.load.base import (
     SHARD,
     Rows,
     Source,
+    VectorTypes,
     Work,
-    require_float_or_bits,
     require_own,
     require_types,
+    require_vector_types,
 )
-from kosbert_ray.vectors.kinds import DENSE
+from kosbert_ray.shards.formats.base import VectorFormat
+from kosbert_ray.vectors.kinds import DENSE, SPARSE
+from kosbert_ray.vectors.sparse import SparseVectors
 
 try:
     import psycopg
-    from pgvector import Bit, HalfVector, Vector
+    from pgvector import Bit, HalfVector, SparseVector, Vector
     from pgvector.psycopg import register_vector
     from psycopg import sql
 except ImportError as error:
@@ -47,9 +53,18 @@ except ImportError as error:
 LOADS = "kosbert_ray_loads"
 MANY_ROWS = 100_000  # that are worth the start of processes
 CONNECTIONS = 4  # of a first load, at most one for each core
-VECTOR_TYPES = {"float32": "vector", "float16": "halfvec", "ubinary": "bit"}
+VECTOR_TYPES: VectorTypes = {
+    DENSE: {"float32": "vector", "float16": "halfvec", "ubinary": "bit"},
+    SPARSE: {"float32": "sparsevec", "float16": "sparsevec"},
+}
 INDEXED = {"vector": 2000, "halfvec": 4000, "bit": 64000}  # dimensions that pgvector 0.8 indexes
-OPERATORS = {"vector": "vector_cosine_ops", "halfvec": "halfvec_cosine_ops", "bit": "bit_hamming_ops"}
+MAX_NONZERO, INDEXED_NONZERO = 16_000, 1000  # numbers of a sparsevec that pgvector 0.8 stores and indexes
+OPERATORS = {
+    "vector": "vector_cosine_ops",
+    "halfvec": "halfvec_cosine_ops",
+    "bit": "bit_hamming_ops",
+    "sparsevec": "sparsevec_ip_ops",
+}
 NUL = "\0"
 MAX_NAME = 63  # bytes of an identifier
 
@@ -59,14 +74,21 @@ SPELLED = {
     "time": "time without time zone",
 }
 
-# Makes what pgvector writes in binary of a row of stored numbers.
-MAKE: dict[str, Callable[[np.ndarray], object]] = {
-    "vector": Vector,
-    "halfvec": HalfVector,
-    "bit": lambda row: Bit(row.tobytes()),
+# What pgvector writes in binary of the rows of a shard, from their vectors (``Rows.vectors``) and the dimension.
+MAKE: dict[str, Callable[[Any, int], Iterator[object]]] = {
+    "vector": lambda rows, _dimension: map(Vector, rows),
+    "halfvec": lambda rows, _dimension: map(HalfVector, rows),
+    "bit": lambda rows, _dimension: (Bit(row.tobytes()) for row in rows),
+    "sparsevec": lambda rows, dimension: _sparse(rows, dimension),
 }
 
 Connection = psycopg.Connection[tuple[object, ...]]
+
+
+def _sparse(vectors: SparseVectors, dimension: int) -> Iterator[SparseVector]:
+    indices, values = vectors.indices.tolist(), vectors.values.tolist()
+    for start, end in pairwise(vectors.offsets.tolist()):
+        yield SparseVector(dict(zip(indices[start:end], values[start:end], strict=True)), dimension)
 
 
 def spell(kind: pa.DataType) -> str | None:
@@ -161,25 +183,60 @@ class PostgreSQL:
     def require_fitting(self) -> None:
         """See :class:`~kosbert_ray.outputs.load.base.Destination`."""
         source = self._source
-        self._vector = require_float_or_bits(source, VECTOR_TYPES, "pgvector")
-        most = INDEXED[self._vector]
-        if source.options.index and source.format.dimension > most:
-            halves = [item.column for item in source.output.formats if item.kind == DENSE and item.dtype == "float16"]
-            half = (
-                f"load --column {halves[0]}" if halves else "embed with output.dtype=float32,float16 and load that column"
-            )
-            remedy = f"{half} (halfvec is indexed up to {INDEXED['halfvec']:,}), or " if self._vector == "vector" else ""
-            raise UsageError(
-                f"column {source.format.column!r} has {source.format.dimension:,} dimensions, and pgvector indexes "
-                f"{self._vector} up to {most:,}; {remedy}load with --no-index"
-            )
-        columns = require_types(source.schema, spell, "PostgreSQL")
-        if ID in columns:
-            columns[ID] = "uuid"
-        size = source.format.dimension
-        self._columns = {OUTPUT: "uuid", SHARD: "text", **columns, source.format.column: f"{self._vector}({size})"}
+        for item in source.formats:
+            if self._vectors[item.column] in INDEXED and source.options.index:
+                self._require_indexed(item)
         with self._errors():
             self._require_own_table()
+            for item in source.formats:
+                if item.kind == SPARSE:
+                    self._require_nonzero(item)
+
+    @cached_property
+    def _vectors(self) -> dict[str, str]:
+        """PostgreSQL's types of the columns of vectors; raises UsageError if it lacks one."""
+        return require_vector_types(self._source, VECTOR_TYPES, "pgvector")
+
+    @cached_property
+    def _columns(self) -> dict[str, str]:
+        """PostgreSQL's types of all columns; raises UsageError if it lacks one."""
+        columns = require_types(self._source.schema, spell, "PostgreSQL")
+        if ID in columns:
+            columns[ID] = "uuid"
+        vectors = {item.column: f"{self._vectors[item.column]}({item.dimension})" for item in self._source.formats}
+        return {OUTPUT: "uuid", SHARD: "text", **columns, **vectors}
+
+    def _require_indexed(self, item: VectorFormat) -> None:
+        """Raises UsageError if pgvector cannot index dense vectors of so many dimensions."""
+        kind, output = self._vectors[item.column], self._source.output
+        most = INDEXED[kind]
+        if item.dimension <= most:
+            return
+        halves = [other.column for other in output.formats if other.kind == DENSE and other.dtype == "float16"]
+        half = f"load --column {halves[0]}" if halves else "embed with output.dtype=float32,float16 and load that column"
+        remedy = f"{half} (halfvec is indexed up to {INDEXED['halfvec']:,}), or " if kind == "vector" else ""
+        raise UsageError(
+            f"column {item.column!r} has {item.dimension:,} dimensions, and pgvector indexes {kind} up to {most:,}; "
+            f"{remedy}load with --no-index"
+        )
+
+    def _require_nonzero(self, item: VectorFormat) -> None:
+        """Raises UsageError if pgvector cannot store or index the sparse vectors of the rows that are to be loaded."""
+        source = self._source
+        most = INDEXED_NONZERO if source.options.index else MAX_NONZERO
+        top_k = source.output.job.output.sparse_top_k
+        if top_k and top_k <= most:
+            return
+        # Rows that are there were stored, and those of a table with an index were indexed.
+        checked = not source.options.index or self._there(sql.Identifier(*self._schema, self._hnsw(item.column)))
+        held = self.held() if checked else {}
+        found = source.max_nonzero([name for name, receipt in source.receipts.items() if held.get(name) != receipt.rows])
+        if found > most:
+            no_index = "load with --no-index, or " if found <= MAX_NONZERO else ""
+            raise UsageError(
+                f"column {item.column!r} has vectors of up to {found:,} numbers, and pgvector indexes up to "
+                f"{INDEXED_NONZERO:,} and stores up to {MAX_NONZERO:,}; {no_index}embed with output.sparse_top_k={most}"
+            )
 
     def _require_own_table(self) -> None:
         if not self._there(self._table):
@@ -269,6 +326,11 @@ class PostgreSQL:
     def _unique(self) -> str:
         return f"{self._short}_kosbert_key"
 
+    def _hnsw(self, column: str) -> str:
+        """Name of the index of a column of vectors."""
+        number = [*self._vectors].index(column)
+        return f"{self._short}_kosbert_hnsw" + (f"_{number}" if number else "")
+
     def _create(self) -> None:
         columns = sql.SQL(", ").join(
             sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in self._columns.items()
@@ -322,7 +384,8 @@ class PostgreSQL:
         )
         source = self._source
         connection.execute(
-            added.format(self._loads), [*self._place, shard, rows, source.output.vectors_identity, source.format.dimension]
+            added.format(self._loads),
+            [*self._place, shard, rows, source.output.vectors_identity, source.formats[0].dimension],
         )
 
     def _copy(self, connection: Connection, table: sql.Identifier, shard: str) -> int:
@@ -330,14 +393,15 @@ class PostgreSQL:
         rows = self._source.rows(shard)
         columns: list[list[object]] = [] if rows.ids is None else [[*rows.ids]]
         columns += [self._values(rows, field) for field in rows.kept.schema]
-        make = MAKE[self._vector]
+        formats = self._source.formats
+        vectors = [MAKE[self._vectors[item.column]](rows.vectors[item.column], item.dimension) for item in formats]
         names = sql.SQL(", ").join(map(sql.Identifier, self._columns))
         kinds = [kind.partition("(")[0] for kind in self._columns.values()]
         tag = uuid.UUID(self._tag)
         with connection.cursor().copy(sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(table, names)) as copy:
             copy.set_types(kinds)
-            for *values, vector in zip(*columns, rows.vectors, strict=True):
-                copy.write_row((tag, shard, *values, make(vector)))
+            for values in zip(*columns, *vectors, strict=True):
+                copy.write_row((tag, shard, *values))
         return int(rows.kept.num_rows)
 
     def _values(self, rows: Rows, field: pa.Field) -> list[object]:
@@ -382,8 +446,8 @@ class PostgreSQL:
         run(sql.SQL(create).format(sql.SQL(""), name(plain_index), self._table, shards))
         if self._source.options.index:
             vectors = sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw ({} {})")
-            column, operators = name(self._source.format.column), sql.SQL(OPERATORS[self._vector])
-            run(vectors.format(name(f"{self._short}_kosbert_hnsw"), self._table, column, operators))
+            for column, kind in self._vectors.items():
+                run(vectors.format(name(self._hnsw(column)), self._table, name(column), sql.SQL(OPERATORS[kind])))
         # Last: its presence says that the first load is complete.
         run(sql.SQL(create).format(sql.SQL("UNIQUE"), name(self._unique), self._table, keys))
 
@@ -399,9 +463,7 @@ _of_process: list[PostgreSQL] = []  # of a process of the pool
 
 
 def _start_process(address: str, source: Source) -> None:
-    destination = PostgreSQL(address, source)
-    destination.require_fitting()
-    _of_process.append(destination)
+    _of_process.append(PostgreSQL(address, source))
 
 
 def _copy_in_process(shard: str) -> None:

@@ -1,4 +1,4 @@
-"""Qdrant: a point per row, with the shard's name in its payload.
+"""Qdrant: a point per row, with the shard's name in its payload, and a named vector for each column of vectors.
 
 A shard is there if Qdrant counts as many points with its name as it has rows. During a first load no index is built (m=0).
 """
@@ -9,10 +9,12 @@ import contextlib
 import os
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.corpus.types import is_string, plain
@@ -23,11 +25,16 @@ from kosbert_ray.outputs.load.base import (
     SHARD,
     Rows,
     Source,
+    VectorTypes,
     Work,
     batches,
-    require_float_or_bits,
     require_types,
+    require_vector_types,
 )
+from kosbert_ray.shards.formats.base import VectorFormat
+from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind, named
+from kosbert_ray.vectors.sparse import SparseVectors
+from kosbert_ray.vectors.token_vectors import TokenVectors
 
 try:
     from qdrant_client import QdrantClient, models
@@ -35,12 +42,52 @@ except ImportError as error:
     raise UsageError("qdrant: not installed; pip install 'kosbert-ray[qdrant]'") from error
 
 MODEL = "kosbert_model"
-VECTOR_TYPES = {"float32": "float32", "float16": "float16"}
+FLOATS = {"float32": "float32", "float16": "float16"}
+VECTOR_TYPES: VectorTypes = {DENSE: FLOATS, SPARSE: FLOATS, MULTI_VECTOR: FLOATS}
 BATCH_POINTS = 512
 SHARDS_AT_ONCE = 256  # named in one filter
 MAX_SHARDS = 1_000_000  # that one count distinguishes
 HNSW_M = 16  # Qdrant's default
 TIMEOUT = 120  # seconds
+
+
+def _dense(vectors: npt.NDArray[Any]) -> Callable[[int], list[float]]:
+    numbers = np.asarray(vectors, np.float32)
+    return lambda row: numbers[row].tolist()
+
+
+def _sparse(vectors: SparseVectors) -> Callable[[int], models.SparseVector]:
+    def make(row: int) -> models.SparseVector:
+        own = slice(*vectors.offsets[row : row + 2])
+        return models.SparseVector(indices=vectors.indices[own].tolist(), values=vectors.values[own].tolist())
+
+    return make
+
+
+def _tokens(vectors: TokenVectors) -> Callable[[int], list[list[float]] | None]:
+    """A text without token vectors has no vector: Qdrant takes no empty one."""
+    numbers = vectors.values.astype(np.float32, copy=False)
+    return lambda row: numbers[slice(*vectors.offsets[row : row + 2])].tolist() or None
+
+
+# From the vectors of a shard (``Rows.vectors``) to what makes the vector of one of its rows.
+MAKE: dict[Kind, Callable[[Any], Callable[[int], Any]]] = {DENSE: _dense, SPARSE: _sparse, MULTI_VECTOR: _tokens}
+
+
+def _size(item: VectorFormat) -> int | None:
+    return None if item.kind == SPARSE else item.dimension
+
+
+def _vector_params(item: VectorFormat) -> models.VectorParams:
+    """Token vectors are compared as they are stored, as by ``kosbert-ray search``: Qdrant normalizes them for cosine."""
+    tokens = item.kind == MULTI_VECTOR
+    return models.VectorParams(
+        size=item.dimension,
+        distance=models.Distance.DOT if tokens else models.Distance.COSINE,
+        datatype=models.Datatype(item.dtype),
+        hnsw_config=models.HnswConfigDiff(m=0),
+        multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM) if tokens else None,
+    )
 
 
 def spell(kind: pa.DataType) -> str | None:
@@ -106,23 +153,41 @@ class Qdrant:
     def require_fitting(self) -> None:
         """See :class:`~kosbert_ray.outputs.load.base.Destination`."""
         source = self._source
-        self._datatype = require_float_or_bits(source, VECTOR_TYPES, "Qdrant")
+        require_vector_types(source, VECTOR_TYPES, "Qdrant")
         self._kinds = require_types(source.schema, spell, "Qdrant")
         with self._errors():
             if not self._client.collection_exists(self._name):
                 return
-            vectors = self._client.get_collection(self._name).config.params.vectors
-            found = vectors.get(source.format.column) if isinstance(vectors, dict) else None
-            if found is None or found.size != source.format.dimension:
-                raise InputError(
-                    f"{self.address}: has no vectors {source.format.column!r} of {source.format.dimension:,} dimensions; "
-                    "choose another with --table"
-                )
+            self._require_vectors()
             other = models.Filter(
                 must_not=[models.FieldCondition(key=MODEL, match=models.MatchValue(value=source.output.vectors_identity))]
             )
             if self._client.count(self._name, count_filter=other, exact=True).count:
                 raise InputError(f"{self.address}: holds vectors of another model; choose another with --table")
+
+    def _require_vectors(self) -> None:
+        """Raises InputError if the collection lacks vectors that are loaded, or has others of the output."""
+        theirs = self._vectors()
+        for item in self._source.output.formats:
+            wanted = item in self._source.formats
+            if wanted and theirs.get(item.column) != (item.kind, _size(item)):
+                kind = "" if item.kind == DENSE else f"{named([item.kind])} "
+                size = "" if item.kind == SPARSE else f" of {item.dimension:,} dimensions"
+                raise InputError(f"{self.address}: has no {kind}vectors {item.column!r}{size}; choose another with --table")
+            if not wanted and item.column in theirs:
+                raise InputError(
+                    f"{self.address}: has vectors {item.column!r}, too, which points of this load would lack; load all "
+                    "of its columns, or choose another with --table"
+                )
+
+    def _vectors(self) -> dict[str, tuple[Kind, int | None]]:
+        """Kind and dimension of the collection's vectors, by name."""
+        params = self._client.get_collection(self._name).config.params
+        named_vectors = params.vectors if isinstance(params.vectors, dict) else {}
+        found: dict[str, tuple[Kind, int | None]] = {
+            name: (MULTI_VECTOR if item.multivector_config else DENSE, item.size) for name, item in named_vectors.items()
+        }
+        return found | dict.fromkeys(params.sparse_vectors or {}, (SPARSE, None))
 
     def held(self) -> dict[str, int]:
         """Counts the points of this output by shard."""
@@ -163,25 +228,32 @@ class Qdrant:
         if not client.collection_exists(self._name):
             client.create_collection(
                 self._name,
-                vectors_config={
-                    source.format.column: models.VectorParams(
-                        size=source.format.dimension,
-                        distance=models.Distance.COSINE,
-                        datatype=models.Datatype(self._datatype),
-                        hnsw_config=models.HnswConfigDiff(m=0),
+                vectors_config={item.column: _vector_params(item) for item in self._linked},
+                sparse_vectors_config={
+                    item.column: models.SparseVectorParams(
+                        index=models.SparseIndexParams(datatype=models.Datatype(item.dtype))
                     )
-                },
+                    for item in source.formats
+                    if item.kind == SPARSE
+                }
+                or None,
             )
             if not self._local:
                 for key in (SHARD, OUTPUT, MODEL):
                     client.create_payload_index(self._name, key, models.PayloadSchemaType.KEYWORD)
         vectors = client.get_collection(self._name).config.params.vectors
-        found = vectors[source.format.column] if isinstance(vectors, dict) else None
-        return bool(found and found.hnsw_config and found.hnsw_config.m == 0) and source.options.index
+        found = [vectors[item.column] for item in self._linked] if isinstance(vectors, dict) else []
+        without = any(item.hnsw_config and item.hnsw_config.m == 0 for item in found)
+        return without and source.options.index
+
+    @property
+    def _linked(self) -> list[VectorFormat]:
+        """The columns that Qdrant indexes by HNSW; sparse vectors have an inverted index from the start."""
+        return [item for item in self._source.formats if item.kind != SPARSE]
 
     def _set_links(self, m: int) -> None:
-        change = {self._source.format.column: models.VectorParamsDiff(hnsw_config=models.HnswConfigDiff(m=m))}
-        self._client.update_collection(self._name, vectors_config=change)
+        links = models.VectorParamsDiff(hnsw_config=models.HnswConfigDiff(m=m))
+        self._client.update_collection(self._name, vectors_config={item.column: links for item in self._linked})
 
     def _upload(self, rows: Rows) -> None:
         source = self._source
@@ -191,16 +263,16 @@ class Qdrant:
                 for payload in payloads:
                     payload[name] = None if payload[name] is None else payload[name].isoformat()
         keys = list(zip(*(rows.table[name].to_pylist() for name in source.key), strict=True))
-        vectors = np.asarray(rows.vectors, np.float32)
+        vectors = {item.column: MAKE[item.kind](rows.vectors[item.column]) for item in source.formats}
         for first in range(0, len(payloads), BATCH_POINTS):
             chosen = slice(first, first + BATCH_POINTS)
             points = [
                 models.PointStruct(
                     id=self._point(key),
-                    vector={source.format.column: vector},
+                    vector={name: made for name, make in vectors.items() if (made := make(number)) is not None},
                     payload={OUTPUT: source.identity, SHARD: rows.shard, MODEL: source.output.vectors_identity, **payload},
                 )
-                for key, vector, payload in zip(keys[chosen], vectors[chosen].tolist(), payloads[chosen], strict=True)
+                for number, (key, payload) in enumerate(zip(keys[chosen], payloads[chosen], strict=True), first)
             ]
             self._client.upsert(self._name, points, wait=True)
 

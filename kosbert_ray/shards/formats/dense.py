@@ -133,10 +133,18 @@ class EmbeddingFormat:
             ValueError: the vectors have another length.
         """
         rows = np.flatnonzero(pc.is_valid(vectors).to_numpy(zero_copy_only=False))
+        return self.codec.decode(self.stored(vectors), self.dimension, self.ranges), rows
+
+    def stored(self, vectors: pa.Array) -> npt.NDArray[Any]:
+        """Returns the numbers of the vectors that are not null as they are stored, ``[m, width]``.
+
+        Raises:
+            ValueError: the vectors have another length.
+        """
         values = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
-        if len(values) != len(rows) * self.width:
+        if len(values) != (len(vectors) - vectors.null_count) * self.width:
             raise ValueError(f"its vectors do not all have {self.width} numbers")
-        return self.codec.decode(values.reshape(-1, self.width), self.dimension, self.ranges), rows
+        return np.asarray(values).reshape(-1, self.width)
 
     def problem(self, vectors: pa.Array, normalized: bool) -> str | None:
         """See ``VectorFormat``."""

@@ -22,6 +22,7 @@ from kosbert_ray.units import plural
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 
+CHUNK = "chunk"  # the column with the number of a chunk in its text
 NAMESPACE = uuid.UUID("a7b3f5f2-6d0e-5c0b-9a53-7f1f0c8d2e41")  # of UUIDv5; must never change
 PASS_ROWS = 2**23  # whose hashes are held at once: 64 MiB
 
@@ -64,6 +65,33 @@ def place_ids(file: str, rows: Int64, chunks: Sequence[int | None] | None) -> li
     """UUIDv5 (RFC 9562) of each row's input file, row number and chunk number (0 without chunks)."""
     places = zip(rows.tolist(), chunks or [0] * len(rows), strict=True)
     return [uuid.uuid5(NAMESPACE, f"{file}\n{row}\n{chunk or 0}") for row, chunk in places]
+
+
+class RowIds:
+    """UUIDs of the rows of an output, from their places in the input; see :func:`place_ids`.
+
+    Args:
+        output: a complete output.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._receipts = {receipt.shard: receipt for receipt in output.receipts if receipt.shard}
+        self._firsts = first_rows(output.manifest or ())
+
+    def of(self, shard: str, table: pa.Table, valid: pa.Array) -> list[uuid.UUID]:
+        """Returns the ids of the rows of a shard that have a vector.
+
+        Args:
+            shard: the shard's name.
+            table: its rows, with the column ``chunk`` if rows are chunks.
+            valid: bool ``[rows]``, which of them have a vector.
+        """
+        output, receipt = self._output, self._receipts[shard]
+        chunk = table[CHUNK] if output.job.long_text == "chunk" else None
+        rows = self._firsts[shard] + input_rows(output, receipt, chunk, table.num_rows)
+        chosen = rows[valid.to_numpy(zero_copy_only=False)]
+        return place_ids(receipt.file, chosen, None if chunk is None else chunk.filter(valid).to_pylist())
 
 
 def require_unique(output: Output, shards: Sequence[str], columns: Sequence[str]) -> None:
