@@ -153,6 +153,8 @@ def _lines(
     if {*found.vector_bytes} != {config.output.column}:
         each = ", ".join(f"{column} {size:,.0f}" for column, size in found.vector_bytes.items())
         lines.append(f"          bytes of a row's vectors: {each}")
+    if found.pooling_seconds:
+        lines.append(f"          token pooling takes {duration(found.pooling_seconds)} on one core of this machine")
     if found.copied_bytes:
         lines.append(f"          of which {data_size(found.copied_bytes)} for the texts, which --no-text leaves out")
     lines.append(f"requests  {about}{found.puts:,.0f} to write, {found.gets:,.0f} to read")

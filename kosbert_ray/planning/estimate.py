@@ -30,8 +30,10 @@ from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import Job, token_pooling
 from kosbert_ray.planning.output_size import RowBytes, kept_bytes, output_bytes
+from kosbert_ray.planning.pooling_speed import pooling_seconds
 from kosbert_ray.run.chunk_rows import chunk_columns
 from kosbert_ray.run.text_hashes import hashes_of
+from kosbert_ray.vectors.kinds import MULTI_VECTOR
 
 MAX_TEXT_BYTES = 2 * 2**20  # of a slice; of a larger one, every n-th text is tokenized
 CAPS = (512, 2048)  # lengths to compare a longer model with
@@ -78,6 +80,7 @@ class Estimate:
         slices: number of slices.
         output_bytes: bytes of all shards.
         vector_bytes: bytes of a row's vectors, by column.
+        pooling_seconds: time in which a core of this machine pools all token vectors; 0 if they are not pooled.
         copied_bytes: those of the column with the texts.
         puts, gets: requests to the stores.
         looked_at: sampled rows.
@@ -105,6 +108,7 @@ class Estimate:
     slices: float
     output_bytes: float
     vector_bytes: Mapping[str, float]
+    pooling_seconds: float
     copied_bytes: float
     puts: float
     gets: float
@@ -191,11 +195,15 @@ def estimate(config: JobConfig) -> Estimate:
     trial = f"the whole input is estimated, not only --limit {config.limit:,}" if config.limit else None
     formats = job.formats()
     output_rows = whole.values["output_rows"]
-    of_row, copied = RowBytes({}, 0.0, 0.0), 0.0
+    of_row, copied, pooling_time = RowBytes({}, 0.0, 0.0), 0.0, 0.0
     if any(map(len, texts)):
         slice_rows = round(output_rows / max(1.0, slices))
         pooling = token_pooling(config, spec)
-        tokens = whole.values["tokens"] / max(1.0, output_rows) / (pooling.factor if pooling else 1)
+        tokens = whole.values["tokens"] / max(1.0, output_rows)
+        if pooling and spec.multi_vector and MULTI_VECTOR in job.kinds:
+            distinct_rows = output_rows * whole.values["encoded_tokens"] / max(1.0, whole.values["tokens"])
+            pooling_time = distinct_rows * pooling_seconds(spec.multi_vector, pooling, tokens)
+            tokens /= pooling.factor
         of_row = output_bytes(formats, spec, tokens, kept, slice_rows)
         if column := config.copied_column():
             copied = kept_bytes(formats, [table.select([column]) for table in kept])
@@ -220,6 +228,7 @@ def estimate(config: JobConfig) -> Estimate:
         slices=slices,
         output_bytes=written * of_row.row + slices * of_row.shard,
         vector_bytes=dict(of_row.vectors),
+        pooling_seconds=pooling_time,
         copied_bytes=written * copied,
         puts=puts,
         gets=len(corpus.files) + len(fragments) * GETS_OF_A_FRAGMENT + slices * GETS_OF_A_SLICE,

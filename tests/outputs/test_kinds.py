@@ -311,6 +311,8 @@ def test_a_plan_gives_the_bytes_of_each_kind(both: Output, cli: Run, tmp_path: P
     shown = cli("plan", SOURCE, "--model", MINI, "--keep", "id", *kinds).stdout
     assert "bytes of a row's vectors: embedding" in shown
     assert "/s written by each" in cli("plan", SOURCE, "--model", MINI, *kinds, "--set", PROFILE).stdout
+    pooling = ("--set", "output.vectors=multi_vector", "--set", "output.token_pooling=2")
+    assert "token pooling takes" in cli("plan", SOURCE, "--model", MINI, *pooling).stdout
     size = re.search(r"shards, ([\d.]+) MB", shown)
     assert size is not None
     assert 1e6 * float(size[1]) == pytest.approx(both.totals.output_bytes, rel=0.15)
