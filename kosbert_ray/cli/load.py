@@ -17,7 +17,7 @@ EXAMPLES = (
         "kosbert-ray load vectors/ qdrant://host:6334 --table documents --id doc_id",
     ),
     (
-        "load sparse vectors, not the token vectors",
+        "load two of several columns of vectors",
         "kosbert-ray load vectors/ postgresql://user@host/db --column embedding --column sparse",
     ),
     ("write a LanceDB table", "kosbert-ray load vectors/ lancedb:s3://bucket/lance --table documents"),

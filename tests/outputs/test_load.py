@@ -161,7 +161,9 @@ def test_what_does_not_fit_is_refused_before_the_first_write(cli, told, store: S
     cli("embed", source, outs["nested"], *BASE, "--keep", "nested")
     arguments = ["--table", "docs_fit"]
     if store.kind != "lancedb":
-        assert "column 'nested' is struct<a: list<" in told("load", outs["nested"], store.address, *arguments, code=2)
+        for option in ([], ["--dry-run"]):
+            message = told("load", outs["nested"], store.address, *arguments, *option, code=2)
+            assert "column 'nested' is struct<a: list<" in message
     cli("embed", source, outs["int8"], *BASE, "--set", "output.dtype=int8,float16")
     message = told("load", outs["int8"], store.address, *arguments, code=2)
     assert "column 'embedding' holds int8 codes with a range for each dimension" in message

@@ -343,6 +343,13 @@ def test_vectors_that_a_database_lacks_are_refused_by_name(cli, told, made, post
     )
 
 
+def test_a_remedy_names_the_columns_of_all_kinds(cli, told, tmp_path: Path) -> None:
+    write(tmp_path / "in", "a", SENTENCES[:30])
+    cli("embed", tmp_path / "in", tmp_path / "out", *JOBS["both"], *BASE, "--set", "output.dtype=int8,float32")
+    message = told("load", tmp_path / "out", f"lancedb:{tmp_path / 'tables'}", code=2)
+    assert message.endswith("dot product is no cosine; load --column embedding_float32 --column multi_vector")
+
+
 @pytest.mark.parametrize("kind", TAKEN_BY)
 def test_messages_name_the_databases_that_take_a_kind(kind: str) -> None:
     modules = {name: import_module(f"kosbert_ray.outputs.load.{name}") for name in DESTINATIONS.values()}

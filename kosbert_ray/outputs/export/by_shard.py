@@ -23,7 +23,9 @@ def export_shards(
     files: Mapping[str, tuple[str, ...]],
     write: Callable[[str], None],
 ) -> Export:
-    """Writes the files of shards. Files of an earlier export of the same output stay; those of shards that are gone go.
+    """Writes the files of shards.
+
+    Files of an earlier export of the same output stay, and those of shards that are gone are deleted.
 
     Args:
         output: the output.

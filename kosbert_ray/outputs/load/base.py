@@ -160,13 +160,12 @@ class Source:
         ids = None if self.options.id_column is not None else self.row_ids.of(shard, kept, valid)
         return Rows(shard, kept.filter(valid), vectors, ids)
 
-    def max_nonzero(self, shards: Sequence[str]) -> int:
-        """The most numbers that a sparse vector of some shards has. Reads the column.
+    def max_nonzero(self, item: VectorFormat, shards: Sequence[str]) -> int:
+        """The most numbers that a vector of a sparse column has in some shards, which are read.
 
         Raises:
             StorageError: a shard cannot be read.
         """
-        item = self.output.kind_format(SPARSE)
 
         def read(shard: str) -> int:
             blocks = read_blocks(self.output.storage, shard, item)
@@ -282,13 +281,13 @@ def require_vector_types(source: Source, types: VectorTypes, name: str) -> dict[
 def _vector_type(source: Source, item: VectorFormat, types: VectorTypes, name: str) -> str:
     fitting = [other for other in source.output.formats if other.dtype in types.get(other.kind, ())]
     if item.kind not in types:
-        left = [other.column for other in source.formats if other in fitting] or [other.column for other in fitting]
+        left = [other for other in source.formats if other in fitting] or fitting
         remedies = [f"load {_column_options(left)}"] if left else []
-        remedies.append(f"load it into {TAKEN_BY[item.kind]}")
-        remedy = ", or ".join(remedies)
+        remedy = ", or ".join([*remedies, f"load it into {TAKEN_BY[item.kind]}"])
         raise UsageError(f"column {item.column!r} holds {named([item.kind])} vectors, which {name} does not take; {remedy}")
-    others = [other.column for other in fitting if other.kind == DENSE]
-    remedy = f"load {_column_options(others[:1])}" if others else "embed with --set output.dtype=float32"
+    dense = [other for other in fitting if other.kind == DENSE][:1]
+    left = dense + [other for other in source.formats if other.kind != DENSE and other in fitting]
+    remedy = f"load {_column_options(left)}" if left else "embed with --set output.dtype=float32"
     if isinstance(item, EmbeddingFormat) and item.codec.needs_ranges:
         raise UsageError(
             f"column {item.column!r} holds {item.dtype} codes with a range for each dimension, whose dot product is no "
@@ -299,8 +298,8 @@ def _vector_type(source: Source, item: VectorFormat, types: VectorTypes, name: s
     return types[item.kind][item.dtype]
 
 
-def _column_options(columns: Sequence[str]) -> str:
-    return " ".join(f"--column {column}" for column in columns)
+def _column_options(formats: Sequence[VectorFormat]) -> str:
+    return " ".join(f"--column {item.column}" for item in formats)
 
 
 def require_types(schema: pa.Schema, spell: Callable[[pa.DataType], str | None], name: str) -> dict[str, str]:

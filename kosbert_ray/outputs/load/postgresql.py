@@ -229,8 +229,9 @@ class PostgreSQL:
             return
         # Rows that are there were stored, and those of a table with an index were indexed.
         checked = not source.options.index or self._there(sql.Identifier(*self._schema, self._hnsw(item.column)))
-        held = self.held() if checked else {}
-        found = source.max_nonzero([name for name, receipt in source.receipts.items() if held.get(name) != receipt.rows])
+        held = self._counts() if checked and self._there(self._table) else {}
+        shards = [name for name, receipt in source.receipts.items() if held.get(name) != receipt.rows]
+        found = source.max_nonzero(item, shards)
         if found > most:
             no_index = "load with --no-index, or " if found <= MAX_NONZERO else ""
             raise UsageError(
@@ -239,6 +240,7 @@ class PostgreSQL:
             )
 
     def _require_own_table(self) -> None:
+        ours = {name: _formatted(kind) for name, kind in self._columns.items()}
         if not self._there(self._table):
             return
         columns = self._connection.execute(
@@ -247,7 +249,6 @@ class PostgreSQL:
             [self._table.as_string(self._connection)],
         )
         theirs = {str(name): str(kind) for name, kind in columns}
-        ours = {name: _formatted(kind) for name, kind in self._columns.items()}
         if OUTPUT not in theirs or not self._there(self._loads):
             require_own(self.address, None, ours, False)
         models = self._connection.execute(
@@ -267,12 +268,15 @@ class PostgreSQL:
             return {}
         with self._errors():
             self._wait_for_killed()
-            counts = sql.SQL("SELECT {}, count(*) FROM {} WHERE {} = %s GROUP BY 1").format(
-                sql.Identifier(SHARD), self._table, sql.Identifier(OUTPUT)
-            )
-            rows = {str(shard): int(str(count)) for shard, count in self._connection.execute(counts, [self._tag])}
-            recorded = sql.SQL("SELECT shard FROM {} WHERE table_name = %s AND output = %s").format(self._loads)
-            known = {shard for (shard,) in self._connection.execute(recorded, self._place)}
+            return self._counts()
+
+    def _counts(self) -> dict[str, int]:
+        counts = sql.SQL("SELECT {}, count(*) FROM {} WHERE {} = %s GROUP BY 1").format(
+            sql.Identifier(SHARD), self._table, sql.Identifier(OUTPUT)
+        )
+        rows = {str(shard): int(str(count)) for shard, count in self._connection.execute(counts, [self._tag])}
+        recorded = sql.SQL("SELECT shard FROM {} WHERE table_name = %s AND output = %s").format(self._loads)
+        known = {shard for (shard,) in self._connection.execute(recorded, self._place)}
         return {shard: count if shard in known else 0 for shard, count in rows.items()}
 
     def others(self) -> int:
