@@ -117,7 +117,7 @@ def search(
     exact: bool = False,
     by: By | None = None,
     rerank: int = 0,
-    fusion: Fusion = "standardized",
+    fusion: Fusion | None = None,
     **options: Any,
 ) -> list[Hit]:
     """Finds the rows of an output nearest to each query. To search it again, open it once: :meth:`Output.search`.

@@ -27,6 +27,7 @@ from kosbert_ray.settings import (
 )
 from kosbert_ray.shards.options import OutputOptions
 from kosbert_ray.storage.options import StorageOptions
+from kosbert_ray.vectors.kinds import DENSE
 
 OnBadRow = Literal["reject", "fail", "null_vector"]
 # The columns of a chunk: its number within the text, and its place there in Unicode code points.
@@ -104,6 +105,11 @@ class JobConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> JobConfig:
+        if own := [kind for kind in self.output.vectors if kind != DENSE and kind in self.input.keep]:
+            raise ValueError(
+                f"output.vectors: writes a column {own[0]!r} of its own, which is also among input.keep; rename the "
+                "column in the input, or leave it out"
+            )
         if both := {*self.output.columns()} & {*self.input.keep}:
             raise ValueError(f"output.column: {min(both)!r} is also among input.keep; choose another name")
         if self.long_text == "truncate" and self.chunk != ChunkOptions():

@@ -60,7 +60,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--by",
         choices=["dense", "sparse", "multi_vector", "hybrid"],
-        help="kind of vectors to compare, or all that the output has; by default its first",
+        help="kind of vectors to compare, or all that the output has; by default the first that it has of these",
     )
     parser.add_argument(
         "--rerank",
@@ -72,7 +72,6 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--fusion",
         choices=["standardized", "reciprocal_rank"],
-        default="standardized",
         help="how --by hybrid combines scores (default: standardized)",
     )
     prompts = parser.add_mutually_exclusive_group()

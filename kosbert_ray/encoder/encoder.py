@@ -281,6 +281,8 @@ class Encoder:
             UsageError: ``texts`` are not strings, the model has no prompt of that name, or no sparse vectors.
             ModelError: a text cannot be encoded; the message gives its index and the reason.
         """
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise UsageError(f"top_k: {top_k!r} is no number of values; choose 1 or more, or None for all")
         found = cast(SparseVectors, self._ragged(SPARSE, texts, task, prompt, prompt_name))
         assert self.spec.sparse is not None
         return (found if top_k is None else found.strongest(top_k)).to_csr(self.spec.sparse.dimension)
@@ -314,6 +316,8 @@ class Encoder:
     def _ragged(self, kind: Kind, texts: Texts, task: Task | None, prompt: str | None, prompt_name: str | None) -> Ragged:
         """Vectors of texts, of a kind of which each text has a different amount."""
         self._require(kind)
+        if task not in (None, "query", "document"):
+            raise UsageError(f"task: {task!r} is not known; choose query or document")
         spec = {"query": self.spec.for_queries, "document": self.spec.for_documents}[task]() if task else self.spec
         if prompt is not None or prompt_name is not None:
             spec = replace(spec, prompt=prompt if prompt is not None else self._own_prompt(str(prompt_name)))

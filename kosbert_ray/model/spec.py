@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kosbert_ray.errors import UsageError
+from kosbert_ray.errors import ModelError, UsageError
 from kosbert_ray.model import files, support
 from kosbert_ray.model.lengths import NO_LIMIT, read_length, read_static_length, text_config
 from kosbert_ray.model.m3_heads import read_m3_heads
@@ -209,8 +209,11 @@ def read_spec(folder: Path, options: SpecOptions = SpecOptions()) -> ModelSpec:
         head, dimension = _truncated(folder, parts, output_width(parts, body.width), own, options)
     if modules[-1][0] == AUTOENCODER:
         sparse = read_autoencoder(folder / modules[-1][1], dimension)
-    if isinstance(sparse, Splade | AutoEncoder) and own.get("max_active_dims"):
-        sparse = replace(sparse, limit=int(own["max_active_dims"]))
+    if isinstance(sparse, Splade | AutoEncoder) and own.get("max_active_dims") is not None:
+        limit = own["max_active_dims"]
+        if not isinstance(limit, int) or limit < 1:
+            raise ModelError(f"{folder}: max_active_dims {limit!r} must be a whole number above 0")
+        sparse = replace(sparse, limit=limit)
     queries = read_query_weights(folder, route.module[1], route.default) if route else None
     tokenizer_files = (*body.tokenizer_files, *(files.tokenizer_paths(queries.folder) if queries else ()))
     spec = ModelSpec(

@@ -15,6 +15,7 @@ from kosbert_ray.model.files import read_object
 from kosbert_ray.model.modules import MASK, TOKEN_POOLING, TOKENS, HeadPart, Linear, Normalize, output_width, read_head
 
 SPLADE_VALUES = 200.0
+LONGEST_EXPANSION = 8192  # tokens that a query is extended to
 SPLADE_OPTIONS = {"pooling_strategy": ("max", "sum"), "activation_function": ("relu", "log1p_relu")}
 
 
@@ -37,7 +38,7 @@ class Splade:
     def typical_values(self, tokens: float) -> float:
         """Returns about how many values a text's vector has: the order of what published models are trained to."""
         del tokens
-        return SPLADE_VALUES
+        return min(SPLADE_VALUES, self.limit or SPLADE_VALUES)
 
     def __str__(self) -> str:
         return f"splade {self.strategy} {self.activation}" + (f" top {self.limit}" if self.limit else "")
@@ -205,14 +206,14 @@ def read_autoencoder(folder: Path, width: int) -> AutoEncoder:
         ModelError: it takes dense vectors of another length.
     """
     settings = read_object(folder / "config.json")
-    taken = int(settings["input_dim"])
+    taken = _whole(folder, settings, "input_dim")
     if taken != width:
         raise ModelError(f"{folder}: takes {taken} features, but gets {width}")
     return AutoEncoder(
         folder,
-        dimension=int(settings.get("hidden_dim", 512)),
+        dimension=_whole(folder, settings, "hidden_dim", 512),
         in_features=taken,
-        limit=int(settings.get("k", 8)),
+        limit=_whole(folder, settings, "k", 8),
         normalize=bool(settings.get("normalize")),
     )
 
@@ -247,17 +248,33 @@ def read_token_head(folder: Path, modules: list[tuple[str, str]], width: int, se
     mask = _options(folder, modules, MASK)
     if mask.get("keep_only_token_ids"):
         raise ModelError(f"{folder}: keep_only_token_ids of {MASK} is for images, which are not supported")
-    skiplist, tasks = tuple(mask.get("skiplist_words") or ()), mask.get("skiplist_tasks") or ["document"]
+    words, tasks = mask.get("skiplist_words") or [], mask.get("skiplist_tasks") or ["document"]
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ModelError(f"{folder}: skiplist_words of {MASK} must be a list of tokens")
+    skiplist = tuple(words)
     return TokenHead(
         parts,
         output_width(parts, width),
         skiplist=skiplist if "document" in tasks else (),
         query_skiplist=skiplist if "query" in tasks else (),
         pooling=_token_pooling(_options(folder, modules, TOKEN_POOLING)) if TOKEN_POOLING in kinds else None,
-        document_length=settings.get("document_length"),
-        query_length=settings.get("query_length"),
+        document_length=_length(folder, settings, "document_length"),
+        query_length=_length(folder, settings, "query_length"),
         expansion=_expansion(folder, settings.get("query_expansion")),
     )
+
+
+def _whole(folder: Path, settings: dict[str, Any], name: str, default: int | None = None, most: int | None = None) -> int:
+    """Returns a whole number above 0 from a module's config; raises ModelError if it is none."""
+    value = settings.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most and value > most):
+        limit = f" of at most {most:,}" if most else ""
+        raise ModelError(f"{folder}: {name} {value!r} must be a whole number above 0{limit}")
+    return value
+
+
+def _length(folder: Path, settings: dict[str, Any], name: str) -> int | None:
+    return None if settings.get(name) is None else _whole(folder, settings, name)
 
 
 def _options(folder: Path, modules: list[tuple[str, str]], kind: str) -> dict[str, Any]:
@@ -276,8 +293,7 @@ def _token_pooling(settings: dict[str, Any]) -> TokenPooling | None:
 def _expansion(folder: Path, settings: dict[str, Any] | None) -> Expansion | None:
     if settings is None:
         return None
-    if settings.get("strategy") not in ("fixed", "min") or not isinstance(settings.get("length"), int):
+    if not isinstance(settings, dict) or settings.get("strategy") not in ("fixed", "min"):
         raise ModelError(f"{folder}: query_expansion {json.dumps(settings, ensure_ascii=False)} is not supported")
-    return Expansion(
-        settings["length"], settings["strategy"] == "fixed", settings.get("token"), bool(settings.get("attend"))
-    )
+    length = _whole(folder, settings, "length", most=LONGEST_EXPANSION)
+    return Expansion(length, settings["strategy"] == "fixed", settings.get("token"), bool(settings.get("attend")))

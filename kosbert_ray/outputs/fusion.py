@@ -63,8 +63,9 @@ def _standardized(scores: Scores) -> Scores:
 
 
 def _reciprocal_ranks(scores: Scores) -> Scores:
-    order = np.argsort(-scores, axis=1, kind="stable")
-    ranks: Scores = np.empty(scores.shape, np.float32)
-    np.put_along_axis(ranks, order, np.arange(1, scores.shape[1] + 1, dtype=np.float32)[None], axis=1)
+    """Rows with equal scores share the best of their ranks."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(-scores, method="min", axis=1)
     fused: Scores = (1 / (RANK_CONSTANT + ranks)).astype(np.float32, copy=False)
     return fused

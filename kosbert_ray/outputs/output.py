@@ -249,6 +249,10 @@ class Output:
             if column in (None, found.column):
                 return found
         names = ", ".join(found.column for found in dense)
+        if other := [item.kind for item in self.formats if item.column == column]:
+            raise InputError(
+                f"{self.storage.url()}: {column!r} has {named(other)} vectors, and this needs dense ones: {names}"
+            )
         raise InputError(f"{self.storage.url()}: no column of vectors {column!r}; its columns of vectors are {names}")
 
     def column_format(self, column: str) -> VectorFormat:
@@ -416,7 +420,7 @@ class Output:
         exact: bool = False,
         by: By | None = None,
         rerank: int = 0,
-        fusion: Fusion = "standardized",
+        fusion: Fusion | None = None,
     ) -> list[Hit]:
         """Finds the rows nearest to each query. Queries are encoded by the output's model, which stays loaded.
 

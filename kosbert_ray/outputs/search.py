@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from kosbert_ray.job import reader_threads
 from kosbert_ray.outputs.fusion import Fusion, hybrid
 from kosbert_ray.outputs.nearest import Nearest, nearest
 from kosbert_ray.outputs.scoring import DenseScorer, MaxSimScorer, Scorer, Similarity, SparseScorer
+from kosbert_ray.units import plural
 from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind, named
 
 if TYPE_CHECKING:
@@ -49,6 +50,13 @@ class Hit:
     shard: str
     row: int
     columns: dict[str, Any]
+
+
+def require_one_of(name: str, value: object, known: Sequence[object]) -> None:
+    """Raises UsageError if an argument has none of some values."""
+    if value not in known:
+        names = ", ".join(str(item) for item in known if item is not None)
+        raise UsageError(f"{name}: {value!r} is not known; choose one of {names}")
 
 
 class Searcher:
@@ -173,7 +181,7 @@ class Searcher:
         exact: bool = False,
         by: By | None = None,
         rerank: int = 0,
-        fusion: Fusion = "standardized",
+        fusion: Fusion | None = None,
     ) -> list[Hit]:
         """Finds the rows nearest to each query, by the output's index if there is one.
 
@@ -184,7 +192,7 @@ class Searcher:
             exact: compare queries with every row, although there is an index.
             by: the kind of vectors to compare, or "hybrid" for all that the output has; by default its first kind.
             rerank: compare token vectors of this many rows only, the nearest by dense or else by sparse vectors; 0 for all.
-            fusion: how a hybrid search combines scores.
+            fusion: how a hybrid search combines scores; by default "standardized".
 
         Returns:
             The hits of each query, best first, query by query.
@@ -194,10 +202,19 @@ class Searcher:
             ModelError: the model cannot be loaded, or has changed since.
             UsageError: the output does not have these vectors.
         """
-        if top_k < 1:
+        require_one_of("similarity", similarity, get_args(Similarity))
+        require_one_of("by", by, (None, *get_args(By)))
+        require_one_of("fusion", fusion, (None, *get_args(Fusion)))
+        if not isinstance(top_k, int) or top_k < 1:
             raise UsageError("--top-k: ask for at least one row")
+        if not isinstance(rerank, int) or rerank < 0 or 0 < rerank < top_k:
+            raise UsageError(f"--rerank: must be at least the {plural(top_k, 'row')} of --top-k, or 0 to compare all rows")
+        if fusion and by != HYBRID:
+            raise UsageError("--fusion: needs --by hybrid")
+        if not queries:
+            return []
         output, shards = self._output, self._shards
-        found = self._found(list(queries), self._by(by, rerank), top_k, similarity, exact, rerank, fusion)
+        found = self._found(list(queries), self._by(by, rerank), top_k, similarity, exact, rerank, fusion or "standardized")
         columns: dict[tuple[int, int], dict[str, Any]] = {}
         if output.columns:
             for shard in sorted({*found.shard.ravel().tolist()}):

@@ -14,6 +14,7 @@ from kosbert_ray.errors import InputError, ModelError, UsageError, first_line
 from kosbert_ray.job import Job, model_ref
 from kosbert_ray.units import plural
 from kosbert_ray.vectors.arithmetic import unit
+from kosbert_ray.vectors.kinds import DENSE, named
 
 SLICES = 4  # of each kind of file
 # The least cosine that rounding explains, by precision.
@@ -42,7 +43,9 @@ def compare(config: JobConfig, count: int) -> str:
     job = Job.resolve(config if config.input.path else _with_bundled_input(config), model=model_ref(config))
     texts = _texts(job, count)
     spec = job.spec
-    encoder = Encoder(spec, job.config.encoder)
+    if DENSE not in spec.kinds:
+        return f"not compared: this is for dense vectors, and the model has {named(spec.kinds)} ones"
+    encoder = Encoder(spec, job.config.encoder, kinds=(DENSE,))
     ours = encoder.encode(texts)
     theirs = _theirs(job, texts)
     if ours.shape != theirs.shape:

@@ -20,7 +20,7 @@ from kosbert_ray.encoder.devices import device_memory
 from kosbert_ray.encoder.engines.choice import fitted
 from kosbert_ray.encoder.options import Device, usable_cores
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
-from kosbert_ray.errors import InputError, KosbertError, described
+from kosbert_ray.errors import InputError, KosbertError, ModelError, described
 from kosbert_ray.job import Job, model_ref, open_corpus, open_output
 from kosbert_ray.model.parameters import weight_bytes
 from kosbert_ray.model.source import cache_folder
@@ -28,6 +28,7 @@ from kosbert_ray.planning.compare import compare
 from kosbert_ray.run.lifecycle import preview, settings_of
 from kosbert_ray.storage import TMP_FOLDER, is_url
 from kosbert_ray.units import data_size, plural
+from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, in_order
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "s3fs")
 OPTIONAL = ("openvino", "nncf", "peft", "sentence-transformers", "apache-airflow")
@@ -115,8 +116,13 @@ def _model(config: JobConfig) -> str:
         with contextlib.suppress(KosbertError):  # the check of the output reports it
             config = settings_of(config)  # an existing output keeps its prompt
     started = time.perf_counter()
-    encoder = Encoder(model_ref(config).spec(), config.encoder)
-    encoder.encode([TEXT])
+    spec = model_ref(config).spec()
+    kinds = in_order(config.output.vectors or spec.kinds[:1])
+    encoder = Encoder(spec, config.encoder, kinds=[kind for kind in kinds if kind in spec.kinds] or spec.kinds[:1])
+    for reason in encoder.encode_tokens(encoder.tokenizer([TEXT])).failed.values():
+        raise ModelError(f"{config.model.name}: {reason}")
+    sizes = {DENSE: spec.dimension, SPARSE: spec.sparse, MULTI_VECTOR: spec.multi_vector}
+    dimensions = " and ".join(f"{getattr(sizes[kind], 'dimension', sizes[kind])}" for kind in encoder.kinds)
     prompts = encoder.spec.prompts
     tokens = encoder.tokenizer([TEXT])
     unknown = unknown_notice(encoder.tokenizer.unknown(tokens), len(tokens.ids))
@@ -125,7 +131,7 @@ def _model(config: JobConfig) -> str:
     limit = encoder.spec.length_limit
     tokens_taken = f"up to {limit}" if limit else "any number of"
     return (
-        f"{config.model.name}: {encoder.spec.dimension} dimensions, {tokens_taken} tokens, "
+        f"{config.model.name}: {dimensions} dimensions, {tokens_taken} tokens, "
         f"prompt {prompts.described(encoder.spec.prompt)}; "
         f"{encoder.engine} {encoder.precision} on {encoder.device}, attention {encoder.attention}; "
         f"{weight_bytes(encoder.spec, encoder.precision) / 2**30:,.2f} GiB of weights for each encoder, of "

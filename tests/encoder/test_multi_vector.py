@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from zoo import ZOO, save
 
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.errors import ModelError, UsageError
 
 TEXTS = [*everyday()[:30], "비, 눈. 바람!", " ".join(everyday()[40:60]), "가"]
 FIXED = {"strategy": "fixed", "length": 16}
@@ -100,3 +102,31 @@ def test_one_pass_gives_what_two_give(tmp_path: Path) -> None:
     both = encoder.encode_tokens(tokens, kinds=("dense", "multi_vector"))
     assert np.array_equal(both.vectors, encoder.encode_tokens(tokens).vectors)
     require_same(both.ragged["multi_vector"].take(both.rows).to_list(), encoder.encode_multi_vector(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("sentence_bert_config.json", {"query_expansion": [1]}, "query_expansion"),
+        (
+            "sentence_bert_config.json",
+            {"query_expansion": {**FIXED, "length": -4}},
+            "length -4 must be a whole number above 0",
+        ),
+        ("sentence_bert_config.json", {"query_expansion": {**FIXED, "length": 10**9}}, "of at most 8,192"),
+        ("sentence_bert_config.json", {"document_length": "abc"}, "document_length 'abc' must be a whole number"),
+        ("2_MultiVectorMask/config.json", {"skiplist_words": [1]}, "skiplist_words of MultiVectorMask must be a list"),
+    ],
+)
+def test_broken_configs_are_named(name: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = save_colbert(tmp_path, "bert")
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=message):
+        load(folder)
+
+
+def test_wrong_tasks_are_refused(tmp_path: Path) -> None:
+    encoder = load(save_colbert(tmp_path, "bert"))
+    with pytest.raises(UsageError, match="task: 'foo' is not known; choose query or document"):
+        encoder.encode_multi_vector(["가"], task="foo")  # type: ignore[arg-type]

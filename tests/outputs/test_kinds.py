@@ -379,6 +379,40 @@ def test_hybrid_search_adds_standardized_scores(both: Output) -> None:
     ranked(both, sum(1 / (60 + each) for each in ranks), "hybrid", fusion="reciprocal_rank")
 
 
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "by": ({"by": "dence"}, "by: 'dence' is not known; choose one of dense, sparse, multi_vector, hybrid"),
+    "fusion": ({"by": "hybrid", "fusion": "rrf"}, "fusion: 'rrf' is not known; choose one of standardized"),
+    "fusion of one kind": ({"fusion": "reciprocal_rank"}, "--fusion: needs --by hybrid"),
+    "similarity": ({"similarity": "euclid"}, "similarity: 'euclid' is not known"),
+    "rerank": ({"by": "multi_vector", "rerank": -1}, "--rerank: must be at least the 10 rows of --top-k"),
+    "few to rerank": ({"by": "multi_vector", "rerank": 3}, "--rerank: must be at least the 10 rows of --top-k"),
+    "rerank of dense": ({"by": "dense", "rerank": 30}, "--rerank: needs --by multi_vector"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_argument_of_a_search_is_refused(case: str, both: Output) -> None:
+    options, message = WRONG[case]
+    with pytest.raises(UsageError, match=re.escape(message)):
+        both.search("비", **options)
+
+
+def test_equal_scores_share_a_rank(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"text": ["같은 글"] * 30}), tmp_path / "in" / "a.parquet")
+    vectors = {"vectors": ["dense", "multi_vector"]}
+    kosbert_ray.embed(tmp_path / "in", tmp_path / "out", model=MINI, executor="local", output=vectors)
+    hits = Output.open(tmp_path / "out").search("비", top_k=30, by="hybrid", fusion="reciprocal_rank")
+    assert {hit.score for hit in hits} == {pytest.approx(2 / 61)}
+
+
+def test_doctor_takes_models_of_all_kinds(splade: Path, colbert: Path, cli: Run) -> None:
+    for model in (splade, colbert):
+        shown = cli("doctor", SOURCE, "--model", model, "--compare", "5").stdout
+        assert "dimensions, up to" in shown
+        assert "not compared: this is for dense vectors" in shown
+
+
 def test_reranking_looks_at_the_nearest_only(both: Output) -> None:
     every = both.search(QUERIES[0], top_k=3, by="multi_vector")
     assert both.search(QUERIES[0], top_k=3, by="multi_vector", rerank=10**6) == every
