@@ -210,10 +210,10 @@ def test_weights_that_are_no_part_of_the_architecture_are_told(tmp_path: Path) -
 
     folder = save_transformer("bert", everyday(), tmp_path / "plain")
     state = load_file(folder / "model.safetensors")
-    more = {"linear.weight": torch.zeros(2, 2), "cls.predictions.bias": torch.zeros(2)}
+    more = {"layer_norm.weight": torch.zeros(2, 2), "cls.predictions.bias": torch.zeros(2)}
     save_file(state | more, folder / "model.safetensors", {"format": "pt"})
     (notice,) = Encoder.load(str(folder), FP32).notices[1:]
-    assert "1 weights are not part of a bert and not used (linear.weight, …)" in notice
+    assert "1 weights are not part of a bert and not used (layer_norm.weight, …)" in notice
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------

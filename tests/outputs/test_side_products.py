@@ -12,7 +12,7 @@ import pytest
 
 from kosbert_ray.cli import main
 from kosbert_ray.outputs import clusters
-from kosbert_ray.outputs.export.npy import SIDECAR
+from kosbert_ray.outputs.export.by_shard import SIDECAR
 from kosbert_ray.run.shared_vectors import VECTORS_FILE, SharedVectors
 from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.storage import Storage
