@@ -54,7 +54,7 @@ PRINTS = {
     "calibrate": r"^[\d,]+ tokens/s",
     "status": r": (done|running|stopped)",
     "verify": r"^verified: .* [\d,]+ rows",
-    "search": r"^ ?-?\d\.\d{4}  +\S+",
+    "search": r"^ ?-?\d+\.\d{4}  +\S+",
     "cluster": r"^done: [\d,]+ rows",
     "diff": r"^rows +\d+ +\d+",
     "promote": r"^promoted: ",
