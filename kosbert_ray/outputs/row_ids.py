@@ -88,7 +88,7 @@ class RowIds:
             valid: bool ``[rows]``, which of them have a vector.
         """
         output, receipt = self._output, self._receipts[shard]
-        chunk = table[CHUNK] if output.job.long_text == "chunk" else None
+        chunk = table[CHUNK] if output.job.chunked else None
         rows = self._firsts[shard] + input_rows(output, receipt, chunk, table.num_rows)
         chosen = rows[valid.to_numpy(zero_copy_only=False)]
         return place_ids(receipt.file, chosen, None if chunk is None else chunk.filter(valid).to_pylist())

@@ -339,12 +339,13 @@ def test_much_is_copied_by_several_processes(monkeypatch, cli, postgresql: str, 
     store.drop("docs_much")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_chunks_are_rows_of_their_own(kind: str, request, cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "long_text"), [*((kind, "chunk") for kind in KINDS), ("lancedb", "late")])
+def test_chunks_are_rows_of_their_own(kind: str, long_text: str, request, cli, tmp_path: Path) -> None:
     store = store_of(kind, tmp_path / "store", request.getfixturevalue)
     texts = [" ".join(SENTENCES[first : first + 10]) for first in range(0, 100, 10)]
     write(tmp_path / "in", "a", [texts[0], None, *texts[1:]])
-    settings = ["--set", "long_text=chunk", "--set", "chunk.size=40", "--set", "chunk.overlap=0", "--set", "max_rejected=1"]
+    settings = ["chunk.size=40", "chunk.overlap=0", "max_rejected=1", f"long_text={long_text}"]
+    settings = [part for setting in settings for part in ("--set", setting)]
     cli("embed", tmp_path / "in", tmp_path / "out", *BASE, *settings, "--keep", "key")
     for name, options in (("uuids", []), ("keys", ["--id", "key"])):
         table = f"docs_chunks_{name}"
