@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from kosbert_ray.model.spec import ModelSpec
 from kosbert_ray.shards.formats.base import VectorFormat
 from kosbert_ray.shards.formats.dense import EmbeddingFormat
+from kosbert_ray.shards.formats.sparse import SparseFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import parquet_bytes, shard_bytes
 from kosbert_ray.shards.vector_types import ranges_of
@@ -83,7 +84,8 @@ def typical_vectors(item: VectorFormat, spec: ModelSpec, tokens: float) -> Any:
     if item.kind == SPARSE:
         assert spec.sparse is not None
         count = max(1, round(spec.sparse.typical_values(tokens)))
-        count = min(count, item.dimension, getattr(item, "top_k", 0) or count)
+        most = item.top_k if isinstance(item, SparseFormat) else 0
+        count = min(count, item.dimension, most or count)
         indices = np.sort(random.integers(0, item.dimension, (VECTORS, count)), axis=1).astype(np.int32)
         values = random.exponential(0.5, VECTORS * count).astype(np.float32)
         offsets = np.arange(VECTORS + 1, dtype=np.int64) * count
@@ -110,11 +112,12 @@ def output_bytes(
         slice_rows: rows of a typical slice.
     """
     sizes: dict[str, float] = {}
-    few, arrays = kept[0].slice(0, 1), list[pa.Array]()
+    few, arrays, complete = kept[0].slice(0, 1), list[pa.Array](), list[VectorFormat]()
     for item in formats:
         vectors = typical_vectors(item, spec, tokens)
         if isinstance(item, EmbeddingFormat):
             item = item.with_ranges(ranges_of(vectors))
+        complete.append(item)
         array = item.array(vectors)
         count = max(1, min(slice_rows, len(array)))
         chunks = [array.slice(start, count) for start in range(0, len(array) - count + 1, count)][:VECTOR_CHUNKS]
@@ -124,7 +127,7 @@ def output_bytes(
         arrays.append(array.slice(0, few.num_rows))
     columns = {name: few[name].combine_chunks() for name in few.column_names}
     said = TYPICAL_RECEIPT.footer() | {"fingerprint": 64 * "0"}
-    shard = shard_bytes(columns, arrays, formats, said)
+    shard = shard_bytes(columns, arrays, complete, said)
     return RowBytes(sizes, kept_bytes(formats, kept), float(shard.size - _column_bytes(shard)))
 
 
