@@ -310,6 +310,14 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 
 @pytest.fixture(scope="session")
+def splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny SPLADE model; tests that change it copy it."""
+    from sparse_models import save_splade
+
+    return save_splade(tmp_path_factory.mktemp("splade"), "bert")
+
+
+@pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The address of a server with pgvector that listens on a socket in a folder.
 

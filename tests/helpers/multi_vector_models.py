@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling, MultiVectorMask
-from zoo import ZOO, tokenizer
+from zoo import ZOO, save_plain
 
 PROMPTS = {"query": "질문: ", "document": "문서: "}
 DIMENSION = 24
@@ -31,14 +30,7 @@ def save_colbert(
         pool_factor: of hierarchical token pooling, if any.
         options: of sentence-transformers' ``Transformer``, such as ``query_expansion``.
     """
-    row = ZOO[kind]
-    words = tokenizer(row.tokenizer)
-    torch.manual_seed(0)
-    settings = row.config | {"vocab_size": len(words), "initializer_range": 0.3}
-    config = getattr(transformers, f"{row.kind}Config")(**settings)
-    plain = folder / "plain"
-    getattr(transformers, f"{row.kind}Model")(config).save_pretrained(plain)
-    words.save_pretrained(plain)
+    plain = save_plain(ZOO[kind], folder / "plain", "Model", 0.3)
     body = Transformer(str(plain), max_seq_length=100, **options)
     tokens = {"module_input_name": "token_embeddings"}
     modules = [

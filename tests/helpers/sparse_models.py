@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import transformers
 from sentence_transformers import SparseEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder, SparseStaticEmbedding, SpladePooling
-from zoo import LENGTH, ZOO, save, tokenizer
+from zoo import LENGTH, ZOO, save, save_plain, tokenizer
 
 CODES = 256  # activations of the autoencoder
 
@@ -50,14 +49,7 @@ def save_inference_free(folder: Path, default: str | None = "document", **option
 
 def masked_transformer(folder: Path, kind: str) -> Transformer:
     """A tiny masked language model with random weights."""
-    row = ZOO[kind]
-    words = tokenizer(row.tokenizer)
-    torch.manual_seed(0)
-    settings = row.config | {"vocab_size": len(words), "initializer_range": 0.1}
-    config = getattr(transformers, f"{row.kind}Config")(**settings)
-    plain = folder / "plain"
-    getattr(transformers, f"{row.kind}ForMaskedLM")(config).save_pretrained(plain)
-    words.save_pretrained(plain)
+    plain = save_plain(ZOO[kind], folder / "plain", "ForMaskedLM", 0.1)
     return Transformer(str(plain), transformer_task="fill-mask", max_seq_length=LENGTH)
 
 

@@ -26,6 +26,18 @@ class Store:
     drop: Callable[[str], None]
     execute: Callable[[str], None]
 
+    def delete_two_rows(self, table: str) -> None:
+        """Deletes the rows with the keys 1000 and 1001, in Qdrant the first two."""
+        if self.kind == "postgresql":
+            self.execute(f"DELETE FROM {table} WHERE key IN (1000, 1001)")
+        elif self.kind == "lancedb":
+            lancedb.connect(self.address.partition(":")[2]).open_table(table).delete("key IN (1000, 1001)")
+        else:
+            client = QdrantClient(path=self.address.partition(":")[2])
+            points, _ = client.scroll(table, limit=2)
+            client.delete(table, [point.id for point in points])
+            client.close()
+
 
 def store_of(kind: str, folder: Path, fixture: Callable[[str], Any]) -> Store:
     """A destination.

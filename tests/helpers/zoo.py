@@ -310,4 +310,22 @@ def save(row: Row, folder: Path, prompts: dict[str, str] | None = None) -> Path:
     return folder / "model"
 
 
+def save_plain(row: Row, folder: Path, task: str, spread: float) -> Path:
+    """Saves a tiny transformer and its tokenizer, as transformers does, without sentence-transformers' files.
+
+    Args:
+        row: the row of the zoo that gives the architecture and the tokenizer.
+        folder: where to write it.
+        task: the end of the name of the class, such as ``ForMaskedLM``.
+        spread: standard deviation of its random weights.
+    """
+    words = tokenizer(row.tokenizer)
+    torch.manual_seed(0)
+    settings = row.config | {"vocab_size": len(words), "initializer_range": spread}
+    config = getattr(transformers, f"{row.kind}Config")(**settings)
+    getattr(transformers, f"{row.kind}{task}")(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
 assert ROBERTA_TOKENS[1] == "<pad>"  # whose id is the pad_token_id of OFFSET

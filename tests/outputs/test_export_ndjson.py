@@ -16,7 +16,6 @@ import pytest
 from bulk_server import parse
 from conftest import TINY, everyday
 from keyed_rows import write
-from sparse_models import save_splade
 from stores import store_of
 from transformers import AutoTokenizer
 
@@ -26,11 +25,6 @@ from kosbert_ray.encoder.tokenizer import Tokenizer
 SENTENCES = everyday()
 BASE = ["--keep", "key", "--set", "slice.max_rows=20", "--set", "executor=local", "--set", "max_rejected=5", "--prune"]
 MINI = ["--model", "bundled:kosbert-mini"]
-
-
-@pytest.fixture(scope="module")
-def splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_splade(tmp_path_factory.mktemp("splade"), "bert")
 
 
 @pytest.fixture(scope="module")

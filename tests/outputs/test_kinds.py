@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from m3_models import save_m3
 from multi_vector_models import DIMENSION, save_colbert
 from sentence_transformers import util
-from sparse_models import save_autoencoder, save_inference_free, save_splade
+from sparse_models import save_autoencoder, save_inference_free
 
 import kosbert_ray
 from kosbert_ray import Output
@@ -43,11 +43,6 @@ SOURCE = "bundled:everyday"
 ENCODER = {"precision": "fp32", "device": "cpu"}
 PROFILE = "plan.profiles={gpu: {tokens_per_second: 1000000}}"
 QUERIES = ["비가 오는 날에 무엇을 먹을까?", "지하철을 갈아타는 곳"]
-
-
-@pytest.fixture(scope="module")
-def splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_splade(tmp_path_factory.mktemp("splade"), "bert")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,6 @@ from multi_vector_models import save_colbert
 from pgvector import SparseVector
 from pgvector.psycopg import register_vector
 from qdrant_client import QdrantClient, models
-from sparse_models import save_splade
 from stores import KINDS, Store, store_of
 
 from kosbert_ray import Output
@@ -52,11 +51,6 @@ CASES = [
     ("lancedb", "tokens"),
     ("lancedb", "both"),
 ]
-
-
-@pytest.fixture(scope="module")
-def splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_splade(tmp_path_factory.mktemp("splade"), "bert")
 
 
 @pytest.fixture(scope="module")
@@ -210,15 +204,7 @@ def test_all_kinds_that_a_database_has_are_loaded_at_once(
         arguments += remedy.split()
     cli(*arguments)
     require_same(store, "docs_every", every, (lacking,))
-    if kind == "postgresql":
-        store.execute("DELETE FROM docs_every WHERE key IN (1000, 1001)")
-    elif kind == "lancedb":
-        lancedb.connect(store.address.partition(":")[2]).open_table("docs_every").delete("key IN (1000, 1001)")
-    else:
-        client = QdrantClient(path=store.address.partition(":")[2])
-        points, _ = client.scroll("docs_every", limit=2)
-        client.delete("docs_every", [point.id for point in points])
-        client.close()
+    store.delete_two_rows("docs_every")
     assert "replaced" in cli(*arguments).stdout
     require_same(store, "docs_every", every, (lacking,))
     store.drop("docs_every")
