@@ -36,7 +36,6 @@ from kosbert_ray.model.options import SpecOptions
 from kosbert_ray.model.prepare import PreparedModel, prepare
 from kosbert_ray.model.source import BUNDLED_PREFIX, ModelSource, bundled_path
 from kosbert_ray.model.spec import ModelSpec, read_spec
-from kosbert_ray.model.vector_heads import TokenPooling
 from kosbert_ray.shards.fingerprint import Fingerprint
 from kosbert_ray.shards.formats.base import VectorFormat
 from kosbert_ray.shards.formats.dense import EmbeddingFormat
@@ -48,6 +47,7 @@ from kosbert_ray.shards.pointer import current
 from kosbert_ray.shards.vector_types import Ranges
 from kosbert_ray.storage import Storage, StorageOptions
 from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind, in_order, named
+from kosbert_ray.vectors.token_pooling import TokenPooling
 
 HUB_PREFIX = "hub://"  # a dataset on the Hugging Face hub: OWNER/NAME[@REVISION][/FOLDER]
 OVERLAP = 8  # by default chunks share an eighth of their tokens
@@ -273,7 +273,7 @@ class Job:
             UsageError: the model does not have them, or another option does not go with them.
         """
         config, own = self.config, self.spec.kinds
-        kinds = in_order(config.output.vectors or own[:1])
+        kinds = asked_kinds(config, self.spec)
         if lacking := [kind for kind in kinds if kind not in own]:
             raise UsageError(
                 f"output.vectors: {config.model.name} has {named(own)} vectors, and no {named(lacking)} ones; set "
@@ -447,6 +447,11 @@ class Job:
             max_bytes=config.slice.max_bytes,
             **more,
         )
+
+
+def asked_kinds(config: JobConfig, spec: ModelSpec) -> tuple[Kind, ...]:
+    """The kinds of vectors that a config asks for, by default that of the model, in the order of their columns."""
+    return in_order(config.output.vectors or spec.kinds[:1])
 
 
 def token_pooling(config: JobConfig, spec: ModelSpec) -> TokenPooling | None:

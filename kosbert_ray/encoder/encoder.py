@@ -42,7 +42,6 @@ from kosbert_ray.vectors.arithmetic import unit
 from kosbert_ray.vectors.kinds import DENSE, METHODS, MULTI_VECTOR, SPARSE, Kind, named
 from kosbert_ray.vectors.ragged import Ragged
 from kosbert_ray.vectors.sparse import SparseVectors
-from kosbert_ray.vectors.token_pooling import pooled
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
 if TYPE_CHECKING:
@@ -330,7 +329,7 @@ class Encoder:
         encoded = encoder._encoded(array, 0, (kind,))
         found, pooling = encoded.ragged[kind], spec.multi_vector.pooling if spec.multi_vector else None
         if isinstance(found, TokenVectors) and pooling and task != "query":
-            found = pooled(found, pooling.factor, pooling.protected, pooling.normalize)
+            found = pooling(found)
         return found.take(encoded.rows)
 
     def _queries(self, texts: pa.Array) -> Ragged:

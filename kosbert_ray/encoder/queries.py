@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kosbert_ray.encoder.packing import Batch, Tokens
+from kosbert_ray.encoder.tokenizer import transformers_tokenizer
 from kosbert_ray.errors import ModelError
 from kosbert_ray.model.spec import ModelSpec
 from kosbert_ray.model.vector_heads import Expansion
@@ -41,13 +42,9 @@ def query_batches(tokens: Tokens, spec: ModelSpec) -> Iterator[Batch]:
 
 def expansion_id(spec: ModelSpec, expansion: Expansion) -> int:
     """Returns the id of the token that queries are extended with; raises ModelError if the tokenizer has none."""
-    from transformers import AutoTokenizer
-
-    tokenizer: object = AutoTokenizer.from_pretrained(
-        spec.transformer, local_files_only=True, trust_remote_code=spec.remote_code
-    )
-    known = tokenizer.get_vocab()  # type: ignore[attr-defined]
-    name = expansion.token or getattr(tokenizer, "mask_token", None)
+    tokenizer = transformers_tokenizer(spec)
+    known = tokenizer.get_vocab()
+    name = expansion.token or tokenizer.mask_token
     if name not in known:
         raise ModelError(f"{spec.folder}: its queries are extended with {name}, which is not a token of its tokenizer")
     return int(known[name])

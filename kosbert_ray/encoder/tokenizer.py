@@ -101,6 +101,13 @@ def _segments(slow: Any) -> list[int]:
         return []
 
 
+def transformers_tokenizer(spec: ModelSpec) -> Any:
+    """Returns transformers' tokenizer of a model. It raises many types of errors, and takes seconds to import."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(spec.transformer, local_files_only=True, trust_remote_code=spec.remote_code)
+
+
 def _lacks_sentencepiece(spec: ModelSpec) -> bool:
     """Returns True if the tokenizer is only a SentencePiece model and sentencepiece is not installed."""
     names = {path.name for path in spec.tokenizer_files}
@@ -192,12 +199,9 @@ class Tokenizer:
         if spec.static:
             return _read_static(spec)
         from tokenizers.normalizers import Lowercase, Sequence
-        from transformers import AutoTokenizer
 
         try:
-            slow: Any = AutoTokenizer.from_pretrained(
-                spec.transformer, local_files_only=True, trust_remote_code=spec.remote_code
-            )
+            slow = transformers_tokenizer(spec)
         except Exception as error:
             if _lacks_sentencepiece(spec):
                 raise ModelError(

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from kosbert_ray.errors import ModelError
 from kosbert_ray.model.files import read_object
 from kosbert_ray.model.modules import MASK, TOKEN_POOLING, TOKENS, HeadPart, Linear, Normalize, output_width, read_head
+from kosbert_ray.vectors.token_pooling import TokenPooling
 
 SPLADE_VALUES = 200.0
 LONGEST_EXPANSION = 8192  # tokens that a query is extended to
@@ -111,24 +112,6 @@ class Expansion:
     fixed: bool = True
     token: str | None = None
     attend: bool = False
-
-
-@dataclass(frozen=True)
-class TokenPooling:
-    """Hierarchical pooling of a document's token vectors.
-
-    Attributes:
-        factor: about how many token vectors become one.
-        protected: number of leading tokens that are not pooled.
-        normalize: whether the vectors are normalized afterwards.
-    """
-
-    factor: float
-    protected: int = 1
-    normalize: bool = True
-
-    def __str__(self) -> str:
-        return f"hierarchical {self.factor:g} protected={self.protected}" + (" normalized" if self.normalize else "")
 
 
 @dataclass(frozen=True)

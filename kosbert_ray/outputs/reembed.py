@@ -17,6 +17,7 @@ from kosbert_ray.kept_texts import KeptTexts, chunk_texts
 from kosbert_ray.outputs.input_check import InputPlan
 from kosbert_ray.outputs.sample import Rows, draw
 from kosbert_ray.shards.formats.dense import EmbeddingFormat
+from kosbert_ray.shards.formats.sparse import SparseFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
 from kosbert_ray.shards.vectors import open_shard
@@ -24,7 +25,6 @@ from kosbert_ray.units import plural
 from kosbert_ray.vectors.arithmetic import unit
 from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind
 from kosbert_ray.vectors.sparse import SparseVectors
-from kosbert_ray.vectors.token_pooling import pooled
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
 if TYPE_CHECKING:
@@ -145,7 +145,6 @@ def _input_texts(plan: InputPlan, receipt: Receipt, output: Output) -> pa.Array 
 def _encode(encoder: Encoder, output: Output, texts: pa.Array, rows: pa.Table) -> dict[Kind, Any]:
     """Returns the vectors of rows of a shard, of each kind of the output; see :func:`_texts_and_rows`.
 
-
     Raises:
         ModelError: a text cannot be encoded.
     """
@@ -167,10 +166,11 @@ def _encode(encoder: Encoder, output: Output, texts: pa.Array, rows: pa.Table) -
         found[DENSE] = encoded.vectors[own]
     pooling = token_pooling(job, encoder.spec)
     for kind, vectors in encoded.ragged.items():
-        if isinstance(vectors, SparseVectors):
-            vectors = vectors.strongest(job.output.sparse_top_k, job.output.sparse_threshold)
+        item = output.kind_format(kind)
+        if isinstance(vectors, SparseVectors) and isinstance(item, SparseFormat):
+            vectors = item.kept(vectors)
         if isinstance(vectors, TokenVectors) and pooling:
-            vectors = pooled(vectors, pooling.factor, pooling.protected, pooling.normalize)
+            vectors = pooling(vectors)
         found[kind] = vectors.take(encoded.rows)
     return found
 
@@ -182,7 +182,7 @@ def _cosines(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> np
 
 def _sparse_cosines(one: SparseVectors, other: SparseVectors) -> npt.NDArray[np.float32]:
     """Cosines of sparse vectors; 1 for two empty ones."""
-    size = 1 + int(max([*one.indices, *other.indices, 0]))
+    size = 1 + max(int(side.indices.max(initial=0)) for side in (one, other))
     first, second = one.to_csr(size), other.to_csr(size)
     products = np.asarray(first.multiply(second).sum(axis=1)).ravel()
     squares = (np.asarray(side.multiply(side).sum(axis=1)).ravel() for side in (first, second))

@@ -139,7 +139,7 @@ class Searcher:
             return hybrid(output.storage, shards, scorers, top_k, fusion, threads)
         if rerank:
             first = DENSE if DENSE in output.kinds else SPARSE
-            candidates = self._found(queries, first, max(rerank, top_k), similarity, exact, 0, fusion)
+            candidates = self._found(queries, first, rerank, similarity, exact, 0, fusion)
             return self._reranked(queries, candidates).best(top_k)
         cosine = similarity == "cosine" or output.record.normalized
         if by == DENSE and not exact and cosine and (found := self._by_index(queries, top_k)):

@@ -21,14 +21,14 @@ from kosbert_ray.encoder.engines.choice import fitted
 from kosbert_ray.encoder.options import Device, usable_cores
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import InputError, KosbertError, ModelError, described
-from kosbert_ray.job import Job, model_ref, open_corpus, open_output
+from kosbert_ray.job import Job, asked_kinds, model_ref, open_corpus, open_output
 from kosbert_ray.model.parameters import weight_bytes
 from kosbert_ray.model.source import cache_folder
 from kosbert_ray.planning.compare import compare
 from kosbert_ray.run.lifecycle import preview, settings_of
 from kosbert_ray.storage import TMP_FOLDER, is_url
 from kosbert_ray.units import data_size, plural
-from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, in_order
+from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "s3fs")
 OPTIONAL = ("openvino", "nncf", "peft", "sentence-transformers", "apache-airflow")
@@ -117,8 +117,8 @@ def _model(config: JobConfig) -> str:
             config = settings_of(config)  # an existing output keeps its prompt
     started = time.perf_counter()
     spec = model_ref(config).spec()
-    kinds = in_order(config.output.vectors or spec.kinds[:1])
-    encoder = Encoder(spec, config.encoder, kinds=[kind for kind in kinds if kind in spec.kinds] or spec.kinds[:1])
+    kinds = [kind for kind in asked_kinds(config, spec) if kind in spec.kinds]
+    encoder = Encoder(spec, config.encoder, kinds=kinds)
     for reason in encoder.encode_tokens(encoder.tokenizer([TEXT])).failed.values():
         raise ModelError(f"{config.model.name}: {reason}")
     sizes = {DENSE: spec.dimension, SPARSE: spec.sparse, MULTI_VECTOR: spec.multi_vector}

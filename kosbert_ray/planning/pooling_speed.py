@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 
-from kosbert_ray.model.vector_heads import TokenHead, TokenPooling
+from kosbert_ray.model.vector_heads import TokenHead
 from kosbert_ray.vectors.arithmetic import unit
-from kosbert_ray.vectors.token_pooling import pooled
+from kosbert_ray.vectors.token_pooling import TokenPooling
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
 SECONDS = 0.3  # of the measurement
@@ -26,9 +26,9 @@ def pooling_seconds(head: TokenHead, pooling: TokenPooling, tokens: float) -> fl
     length = max(1, round(tokens))
     values = unit(np.random.default_rng(0).standard_normal((TEXTS * length, head.dimension), dtype=np.float32))
     texts = TokenVectors.of_lengths(values.astype(np.float16), np.full(TEXTS, length))
-    pooled(texts, pooling.factor, pooling.protected, pooling.normalize)  # imports SciPy
+    pooling(texts)  # imports SciPy
     started, done = time.perf_counter(), 0
     while not done or time.perf_counter() - started < SECONDS:
-        pooled(texts, pooling.factor, pooling.protected, pooling.normalize)
+        pooling(texts)
         done += TEXTS
     return (time.perf_counter() - started) / done

@@ -75,6 +75,8 @@ class SparseVectors(Ragged):
             most: how many values a vector keeps; of equal ones those with the smaller index. None for all.
             least: the smallest value that is kept.
         """
+        if most is None and not least:
+            return self
         keep = self.values >= least
         vectors = np.repeat(np.arange(len(self)), self.counts)
         if most is not None:

@@ -6,6 +6,7 @@ Source: Clavié et al. 2024, "Reducing the Footprint of Multi-Vector Retrieval" 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,24 +16,32 @@ from kosbert_ray.vectors.arithmetic import unit
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
 
-def pooled(vectors: TokenVectors, factor: float, protected: int = 1, normalize: bool = True) -> TokenVectors:
-    """Pools the vectors of each text to ``1 / factor`` as many.
+@dataclass(frozen=True)
+class TokenPooling:
+    """Hierarchical pooling of the token vectors of documents.
 
-    Args:
-        vectors: the token vectors, of length 1.
+    Attributes:
         factor: about how many vectors become one; 1 for all as they are.
         protected: number of leading vectors that are kept.
         normalize: whether to scale the vectors to length 1 afterwards.
-
-    Returns:
-        Vectors of the same type.
     """
-    parts = [_pooled(text.astype(np.float32), factor, protected) for text in vectors.to_list()]
-    values = np.concatenate([np.empty((0, vectors.dimension), np.float32), *parts])
-    if normalize:
-        values = unit(values)
-    found = TokenVectors.of_lengths(values.astype(vectors.values.dtype), np.array([len(part) for part in parts], np.int64))
-    return TokenVectors(found.offsets, found.values, vectors.finite)
+
+    factor: float
+    protected: int = 1
+    normalize: bool = True
+
+    def __str__(self) -> str:
+        return f"hierarchical {self.factor:g} protected={self.protected}" + (" normalized" if self.normalize else "")
+
+    def __call__(self, vectors: TokenVectors) -> TokenVectors:
+        """Pools the vectors of each text, which have length 1, to ``1 / factor`` as many of the same type."""
+        parts = [_pooled(text.astype(np.float32), self.factor, self.protected) for text in vectors.to_list()]
+        values = np.concatenate([np.empty((0, vectors.dimension), np.float32), *parts])
+        if self.normalize:
+            values = unit(values)
+        lengths = np.array([len(part) for part in parts], np.int64)
+        found = TokenVectors.of_lengths(values.astype(vectors.values.dtype), lengths)
+        return replace(found, finite=vectors.finite)
 
 
 def _pooled(vectors: npt.NDArray[Any], factor: float, protected: int) -> npt.NDArray[Any]:

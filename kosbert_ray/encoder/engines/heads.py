@@ -18,6 +18,7 @@ from kosbert_ray.encoder.engines import cuda
 from kosbert_ray.encoder.engines.mlm_head import LogitsHead, block_rows, positive, splade
 from kosbert_ray.encoder.head import Head, load_tensors
 from kosbert_ray.encoder.packing import Batch
+from kosbert_ray.encoder.tokenizer import transformers_tokenizer
 from kosbert_ray.errors import ModelError
 from kosbert_ray.model.pooling import pool, pool_by_offsets, pool_spans, pool_spans_by_offsets
 from kosbert_ray.model.spec import ModelSpec
@@ -183,7 +184,7 @@ class LexicalHead:
     @cached_property
     def _left_out(self) -> npt.NDArray[np.int64]:
         """The ids of special tokens. A tokenizer takes seconds to load, which dense vectors do not need."""
-        words = tokenizer_of(self._spec)
+        words = transformers_tokenizer(self._spec)
         ids = (words.cls_token_id, words.eos_token_id, words.pad_token_id, words.unk_token_id)
         return np.array([id for id in ids if id is not None], np.int64)
 
@@ -228,18 +229,11 @@ def ids_of(spec: ModelSpec, words: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """Returns the token ids of the words of a skiplist. Those that are no tokens are left out, as the reference does."""
     if not words:
         return np.empty(0, np.int64)
-    tokenizer = tokenizer_of(spec)
+    tokenizer = transformers_tokenizer(spec)
     unknown = tokenizer.unk_token_id
     ids = {word: tokenizer.convert_tokens_to_ids(word) for word in words}
     known = [id for word, id in ids.items() if id is not None and (id != unknown or word == tokenizer.unk_token)]
     return np.array(known, np.int64)
-
-
-def tokenizer_of(spec: ModelSpec) -> Any:
-    """Returns the tokenizer of transformers for a model."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(spec.transformer, local_files_only=True, trust_remote_code=spec.remote_code)
 
 
 SPARSE_HEADS: Mapping[type, Callable[[Basis], VectorHead]] = {

@@ -16,11 +16,8 @@ import torch
 from kosbert_ray.model.vector_heads import Splade
 from kosbert_ray.vectors.sparse import SparseVectors
 
-BLOCK_BYTES = {
-    "cpu": 64 * 2**20,
-    "mps": 128 * 2**20,
-    "cuda": 512 * 2**20,
-}  # of logits, or of activations
+# Of logits, or of activations.
+BLOCK_BYTES = {"cpu": 64 * 2**20, "mps": 128 * 2**20, "cuda": 512 * 2**20}
 
 LogitsHead = Callable[[torch.Tensor], torch.Tensor]
 

@@ -168,8 +168,9 @@ class TorchEngine:
         padding = getattr(text_config(self.model), "pad_token_id", None) or 0
         ids = pad_sequence(list(sequences), batch_first=True, padding_value=padding).to(self._device)
         mask = pad_sequence([torch.ones_like(sequence) for sequence in sequences], batch_first=True).to(self._device)
-        seen = mask.clone()
+        seen = mask
         if batch.attended is not None:
+            seen = mask.clone()
             seen[:, batch.attended :] = 0
         hidden: torch.Tensor = self.model(input_ids=ids, attention_mask=seen, **self._more(ids)).last_hidden_state
         return hidden[mask.bool()]

@@ -12,6 +12,7 @@ from torch import nn
 from kosbert_ray.encoder.engines import attention
 from kosbert_ray.encoder.engines.model_info import use_default_attention, vocabulary_of
 from kosbert_ray.encoder.packing import random_batch
+from kosbert_ray.encoder.tokenizer import transformers_tokenizer
 from kosbert_ray.errors import ModelError
 from kosbert_ray.model.spec import Dense, ModelSpec, Truncate
 
@@ -38,12 +39,7 @@ def needs_type_ids(spec: ModelSpec, model: Any) -> bool:
             model(input_ids=ids, **more).last_hidden_state for more in ({}, {"token_type_ids": torch.zeros_like(ids)})
         )
         if not torch.allclose(plain, zeros, rtol=1e-2, atol=1e-3):
-            from transformers import AutoTokenizer
-
-            tokenizer: Any = AutoTokenizer.from_pretrained(
-                spec.transformer, local_files_only=True, trust_remote_code=spec.remote_code
-            )
-            return "token_type_ids" in tokenizer.model_input_names
+            return "token_type_ids" in transformers_tokenizer(spec).model_input_names
     return False
 
 

@@ -18,7 +18,6 @@ from kosbert_ray.encoder.long_text import LongText
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import InputChanged, KosbertError, described
 from kosbert_ray.model.prepare import PreparedModel
-from kosbert_ray.model.vector_heads import TokenPooling
 from kosbert_ray.run.monitor.board import MAX_ATTEMPTS, Board
 from kosbert_ray.run.older_vectors import OlderVectors
 from kosbert_ray.run.shared_vectors import SharedVectors
@@ -27,6 +26,7 @@ from kosbert_ray.shards.formats.base import VectorFormat
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.storage import Storage
 from kosbert_ray.vectors.kinds import Kind
+from kosbert_ray.vectors.token_pooling import TokenPooling
 
 MAX_BUNDLED = 64  # slices in a row
 

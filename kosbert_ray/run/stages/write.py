@@ -23,7 +23,6 @@ from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, write_shard
 from kosbert_ray.storage import Storage
 from kosbert_ray.vectors.kinds import Kind
-from kosbert_ray.vectors.token_pooling import pooled
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
 NONE_REJECTED = REJECTED_SCHEMA.empty_table()
@@ -97,8 +96,8 @@ def _vectors(row: SliceRow, work: Work, kind: Kind) -> Any:
     rows = row.columns[VECTOR_ROWS].to_numpy()
     if isinstance(found, np.ndarray):
         return take_rows(found, rows)
-    if isinstance(found, TokenVectors) and (pooling := work.token_pooling):
-        found = pooled(found, pooling.factor, pooling.protected, pooling.normalize)
+    if isinstance(found, TokenVectors) and work.token_pooling:
+        found = work.token_pooling(found)
     return found if np.array_equal(rows, np.arange(len(found))) else found.take(rows)
 
 

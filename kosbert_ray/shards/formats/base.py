@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -85,6 +86,11 @@ class VectorFormat(Protocol):
             ValueError: they are not of this format.
         """
         ...
+
+
+def is_nullable(fingerprint: Mapping[str, Any]) -> bool:
+    """Returns True if the shards of a job have rejected rows, with null vectors, by its fingerprint."""
+    return bool(fingerprint["on_bad_row"] == "null_vector")
 
 
 def has_vector(valid: pa.Array | None, count: int) -> npt.NDArray[np.bool_]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kosbert_ray.errors import UsageError
-from kosbert_ray.shards.formats.base import has_vector
+from kosbert_ray.shards.formats.base import has_vector, is_nullable
 from kosbert_ray.shards.vector_types import CODECS, Codec, Ranges, VectorType
 from kosbert_ray.units import plural
 from kosbert_ray.vectors.kinds import DENSE, Kind
@@ -59,7 +59,7 @@ class EmbeddingFormat:
             fingerprint["dimension"],
             fingerprint["column"],
             list_type=fingerprint["list_type"],
-            nullable=fingerprint["on_bad_row"] == "null_vector",
+            nullable=is_nullable(fingerprint),
         )
         return first.each(fingerprint["dtype"], tuple(tuple(values) for values in fingerprint["ranges"]))
 

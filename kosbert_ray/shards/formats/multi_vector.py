@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kosbert_ray.errors import UsageError
-from kosbert_ray.shards.formats.base import Int64, has_vector, list_counts, list_offsets
+from kosbert_ray.shards.formats.base import Int64, has_vector, is_nullable, list_counts, list_offsets
 from kosbert_ray.units import plural
 from kosbert_ray.vectors.kinds import MULTI_VECTOR, Kind
 from kosbert_ray.vectors.token_vectors import TokenVectors
@@ -47,10 +47,9 @@ class MultiVectorFormat:
     @staticmethod
     def all_of(fingerprint: Mapping[str, Any]) -> tuple[MultiVectorFormat, ...]:
         """Returns the format of the column, as a job's fingerprint records it."""
-        nullable = fingerprint["on_bad_row"] == "null_vector"
         dtype = fingerprint.get("multi_vector_dtype", "float32")
         dimension, list_type = fingerprint["multi_vector_dimension"], fingerprint["list_type"]
-        return (MultiVectorFormat(dimension, dtype, list_type, nullable=nullable),)
+        return (MultiVectorFormat(dimension, dtype, list_type, nullable=is_nullable(fingerprint)),)
 
     def field(self) -> pa.Field:
         """See ``VectorFormat``."""

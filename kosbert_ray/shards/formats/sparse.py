@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kosbert_ray.shards.formats.base import Int64, has_vector, list_counts, list_offsets
+from kosbert_ray.shards.formats.base import Int64, has_vector, is_nullable, list_counts, list_offsets
 from kosbert_ray.units import plural
 from kosbert_ray.vectors.kinds import SPARSE, Kind
 from kosbert_ray.vectors.sparse import SparseVectors
@@ -44,9 +44,15 @@ class SparseFormat:
     @staticmethod
     def all_of(fingerprint: Mapping[str, Any]) -> tuple[SparseFormat, ...]:
         """Returns the format of the column, as a job's fingerprint records it."""
-        nullable = fingerprint["on_bad_row"] == "null_vector"
-        dtype = fingerprint.get("sparse_dtype", "float32")
-        return (SparseFormat(fingerprint["sparse_dimension"], dtype, nullable=nullable),)
+        return (
+            SparseFormat(
+                fingerprint["sparse_dimension"],
+                fingerprint.get("sparse_dtype", "float32"),
+                nullable=is_nullable(fingerprint),
+                top_k=fingerprint.get("sparse_top_k", 0),
+                threshold=fingerprint.get("sparse_threshold", 0.0),
+            ),
+        )
 
     def field(self) -> pa.Field:
         """See ``VectorFormat``."""
@@ -65,8 +71,6 @@ class SparseFormat:
 
     def kept(self, vectors: SparseVectors) -> SparseVectors:
         """Returns the values that are stored."""
-        if not self.top_k and not self.threshold:
-            return vectors
         return vectors.strongest(self.top_k or None, self.threshold)
 
     def array(self, vectors: SparseVectors, valid: pa.Array | None = None) -> pa.Array:
