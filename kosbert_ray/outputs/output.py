@@ -27,7 +27,7 @@ from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vectors import Block, read_rows, read_vectors
 from kosbert_ray.units import plural
-from kosbert_ray.vectors.kinds import Kind, named
+from kosbert_ray.vectors.kinds import DENSE, Kind, named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -244,7 +244,7 @@ class Output:
         """
         dense = [found for found in self.formats if isinstance(found, EmbeddingFormat)]
         if not dense:
-            raise InputError(f"{self.storage.url()}: has {named(self.kinds)} vectors only, and this needs dense ones")
+            self.kind_format(DENSE)
         for found in dense:
             if column in (None, found.column):
                 return found
@@ -272,7 +272,7 @@ class Output:
         for found in self.formats:
             if found.kind == kind:
                 return found
-        raise InputError(f"{self.storage.url()}: has no {named([kind])} vectors, only {named(self.kinds)} ones")
+        raise InputError(f"{self.storage.url()}: has {named(self.kinds)} vectors only, and this needs {named([kind])} ones")
 
     def model(self, prompt: str | None = None, prompt_name: str | None = None) -> ModelSpec:
         """Reads the model that made the output.
@@ -346,7 +346,12 @@ class Output:
         return read_rows(self.storage, shard, rows, self.columns if columns is None else columns)
 
     def sample(
-        self, n: int, seed: int = 0, columns: Sequence[str] | None = None, max_shards: int | None = SAMPLED_SHARDS
+        self,
+        n: int,
+        seed: int = 0,
+        columns: Sequence[str] | None = None,
+        max_shards: int | None = SAMPLED_SHARDS,
+        kind: Kind | None = None,
     ) -> Sample:
         """Draws random rows that have a vector. The same seed draws the same rows.
 
@@ -355,8 +360,10 @@ class Output:
             seed: of the random numbers.
             columns: the kept columns to read; None for all.
             max_shards: draw from this many random shards only, which bounds what is read; None for all shards.
+            kind: of the vectors; by default the first that the output has.
 
         Raises:
+            InputError: the output has no vectors of this kind.
             StorageError: a shard cannot be read.
 
         >>> from kosbert_ray import Output
@@ -364,7 +371,7 @@ class Output:
         >>> drawn.vectors.shape, drawn.table.column_names
         ((5, 256), ['id', 'text'])
         """
-        return sample(self, n, seed, self.columns if columns is None else columns, max_shards)
+        return sample(self, n, seed, self.columns if columns is None else columns, max_shards, kind or self.kinds[0])
 
     def dataset(self) -> ds.Dataset:
         """Returns a ``pyarrow.dataset`` over exactly the shards in the output, to scan what does not fit into memory.

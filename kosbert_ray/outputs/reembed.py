@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
@@ -22,8 +20,8 @@ from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
 from kosbert_ray.shards.vectors import open_shard
 from kosbert_ray.units import plural
-from kosbert_ray.vectors.arithmetic import unit
-from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind
+from kosbert_ray.vectors.kinds import DENSE, Kind
+from kosbert_ray.vectors.similarity import COSINES
 from kosbert_ray.vectors.sparse import SparseVectors
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
@@ -173,39 +171,3 @@ def _encode(encoder: Encoder, output: Output, texts: pa.Array, rows: pa.Table) -
             vectors = pooling(vectors)
         found[kind] = vectors.take(encoded.rows)
     return found
-
-
-def _cosines(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return np.asarray((one * other).sum(axis=1) / np.where(lengths == 0, 1, lengths), np.float32)
-
-
-def _sparse_cosines(one: SparseVectors, other: SparseVectors) -> npt.NDArray[np.float32]:
-    """Cosines of sparse vectors; 1 for two empty ones."""
-    size = 1 + max(int(side.indices.max(initial=0)) for side in (one, other))
-    first, second = one.to_csr(size), other.to_csr(size)
-    products = np.asarray(first.multiply(second).sum(axis=1)).ravel()
-    squares = (np.asarray(side.multiply(side).sum(axis=1)).ravel() for side in (first, second))
-    lengths = np.sqrt(np.prod([*squares], axis=0))
-    empty = (one.counts == 0) & (other.counts == 0)
-    return np.where(empty, 1, products / np.where(lengths == 0, 1, lengths)).astype(np.float32)
-
-
-def _token_cosines(one: TokenVectors, other: TokenVectors) -> npt.NDArray[np.float32]:
-    """The mean cosine of a text's token vectors; of pooled ones, which have no order, of the nearest. 1 for none."""
-    found = []
-    for first, second in zip(one.to_list(), other.to_list(), strict=True):
-        sides = [unit(side.astype(np.float32)) for side in (first, second)]
-        if not len(first) or not len(second):
-            found.append(float(len(first) == len(second)))
-            continue
-        cosines = sides[0] @ sides[1].T
-        found.append(float(min(cosines.max(0).mean(), cosines.max(1).mean())))
-    return np.array(found, np.float32)
-
-
-COSINES: dict[Kind, Callable[[Any, Any], npt.NDArray[np.float32]]] = {
-    DENSE: _cosines,
-    SPARSE: _sparse_cosines,
-    MULTI_VECTOR: _token_cosines,
-}

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.job import reader_threads
+from kosbert_ray.shards.formats.base import VectorFormat
+from kosbert_ray.shards.vectors import read_blocks
+from kosbert_ray.vectors.kinds import Kind
 
 if TYPE_CHECKING:
     from kosbert_ray.outputs.output import Output
@@ -24,12 +27,12 @@ class Sample:
     """Random rows of an output, in the order of its shards.
 
     Attributes:
-        vectors: float32 ``[n, dimension]``.
+        vectors: float32 ``[n, dimension]``; of another kind than dense, SparseVectors or TokenVectors of ``n`` rows.
         table: the columns asked for, ``n`` rows.
         places: each shard drawn from and the row numbers in it, int64; ``n`` row numbers in all.
     """
 
-    vectors: npt.NDArray[np.float32]
+    vectors: Any
     table: pa.Table
     places: tuple[tuple[str, Rows], ...]
 
@@ -62,31 +65,38 @@ def draw(counts: Sequence[int], n: int, seed: int = 0, max_groups: int | None = 
     }
 
 
-def sample(output: Output, n: int, seed: int, columns: Sequence[str], max_shards: int | None) -> Sample:
+def sample(output: Output, n: int, seed: int, columns: Sequence[str], max_shards: int | None, kind: Kind) -> Sample:
     """Reads the rows behind :meth:`Output.sample`, whose arguments it takes."""
     receipts = [receipt for receipt in output.receipts if receipt.rows]
     drawn = draw([receipt.rows for receipt in receipts], n, seed, max_shards)
+    item = output.kind_format(kind)
 
-    def read(group: int) -> tuple[npt.NDArray[np.float32], pa.Table, Rows]:
+    def read(group: int) -> tuple[Any, pa.Table, Rows]:
         shard = receipts[group].shard
-        vectors, rows = _vectors(output, shard, drawn[group])
+        vectors, rows = _vectors(output, shard, item, drawn[group])
         return vectors, output.rows(shard, rows, columns), rows
 
     with ThreadPoolExecutor(reader_threads(output.storage)) as pool:
         parts = list(pool.map(read, drawn))
     if not parts:
-        return Sample(np.empty((0, output.dense.dimension), np.float32), pa.table({name: [] for name in columns}), ())
+        nothing, _ = item.matrix(pa.array([], item.field().type))
+        return Sample(nothing, pa.table({name: [] for name in columns}), ())
     vectors, tables, rows = zip(*parts, strict=True)
     places = zip((receipts[group].shard for group in drawn), rows, strict=True)
-    return Sample(np.concatenate(vectors), pa.concat_tables(tables), tuple(places))
+    return Sample(concatenated(vectors), pa.concat_tables(tables), tuple(places))
 
 
-def _vectors(output: Output, shard: str, chosen: Rows) -> tuple[npt.NDArray[np.float32], Rows]:
+def concatenated(parts: Sequence[Any]) -> Any:
+    """Returns vectors of one kind, in the form of the kind, one part after another."""
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else parts[0].joined(parts[1:])
+
+
+def _vectors(output: Output, shard: str, item: VectorFormat, chosen: Rows) -> tuple[Any, Rows]:
     """Vectors of a shard and their row numbers; ``chosen`` counts only rows that have a vector."""
     vectors, rows, start = [], [], 0
-    for block, numbers in output.vectors(shard):
+    for block, numbers in read_blocks(output.storage, shard, item):
         inside = chosen[(chosen >= start) & (chosen < start + len(numbers))] - start
-        vectors.append(block[inside])
+        vectors.append(block[inside] if isinstance(block, np.ndarray) else block.take(inside))
         rows.append(numbers[inside])
         start += len(numbers)
-    return np.concatenate(vectors), np.concatenate(rows)
+    return concatenated(vectors), np.concatenate(rows)

@@ -13,6 +13,7 @@ from kosbert_ray.shards.formats.dense import EmbeddingFormat
 from kosbert_ray.shards.vectors import read_blocks, read_vectors
 from kosbert_ray.storage import Storage
 from kosbert_ray.vectors.arithmetic import unit
+from kosbert_ray.vectors.similarity import maxsim
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
 if TYPE_CHECKING:
@@ -124,33 +125,12 @@ class MaxSimScorer:
 
     def of(self, rows: TokenVectors) -> Scores:
         """Returns the scores of some rows, float32 ``[queries, m]``; a row without token vectors has 0."""
-        values = rows.values.astype(np.float32, copy=False)
-        return np.stack([maxsim(one, values, rows.offsets) for one in self._vectors])
+        return maxsim(self._vectors, rows)
 
     def pairs(self, rows: TokenVectors, queries: Int64) -> Scores:
         """Returns the score of each row for one query, whose number ``queries`` gives: float32 ``[m]``."""
         scores = np.empty(len(rows), np.float32)
         for query in np.unique(queries):
             chosen = np.flatnonzero(queries == query)
-            part = rows.take(chosen)
-            scores[chosen] = maxsim(self._vectors[query], part.values.astype(np.float32), part.offsets)
+            scores[chosen] = maxsim([self._vectors[query]], rows.take(chosen))
         return scores
-
-
-def maxsim(query: Scores, values: Scores, offsets: Int64) -> Scores:
-    """Returns MaxSim of a query with each of some rows.
-
-    Args:
-        query: float32 ``[tokens, d]``.
-        values: token vectors of the rows, float32 ``[total, d]``.
-        offsets: int64 ``[m + 1]``, where each row starts in ``values``.
-
-    Returns:
-        float32 ``[m]``; 0 for a row without token vectors.
-    """
-    scores = np.zeros(len(offsets) - 1, np.float32)
-    there = np.flatnonzero(np.diff(offsets))
-    if len(there) and len(query):
-        # Rows without token vectors take no place, so the others follow each other.
-        scores[there] = np.maximum.reduceat(query @ values.T, offsets[there], axis=1).sum(axis=0)
-    return scores

@@ -31,11 +31,11 @@ from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import UsageError
 from kosbert_ray.outputs import fusion
-from kosbert_ray.outputs.reembed import COSINES
 from kosbert_ray.outputs.scoring import MaxSimScorer
 from kosbert_ray.shards.formats.multi_vector import MultiVectorFormat
 from kosbert_ray.shards.formats.sparse import SparseFormat
 from kosbert_ray.shards.shard import checksum
+from kosbert_ray.vectors.similarity import COSINES
 from kosbert_ray.vectors.sparse import SparseVectors
 from kosbert_ray.vectors.token_vectors import TokenVectors
 

@@ -34,6 +34,7 @@ from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vectors import read_rows
 from kosbert_ray.units import plural
 from kosbert_ray.vectors.arithmetic import unit
+from kosbert_ray.vectors.kinds import DENSE
 
 MAX_REJECTED = 50  # slices whose rejected rows are read
 EXAMPLES = 3  # of each reason
@@ -190,7 +191,7 @@ def report(
     if text is None:
         notes.append((NO_TEXTS, {}))
     log.info(f"sampling {min(sample, output.totals.rows):,} of {plural(output.totals.rows, 'row')}")
-    drawn = output.sample(sample, columns=[name for name in dict.fromkeys((text, color)) if name])
+    drawn = output.sample(sample, columns=[name for name in dict.fromkeys((text, color)) if name], kind=DENSE)
     texts = [str(value) for value in drawn.table[text].to_pylist()] if text else []
     lengths, max_seq_length = _lengths(output.job, texts, notes)
     rejected, seen = _rejected(output)
