@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from kosbert_ray.cli.common import ENCODES, Commands, add_config, job_config, print_table
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.units import plural
+from kosbert_ray.vectors.kinds import DENSE, SPARSE, Kind, named
 
 log = logging.getLogger(__name__)
 
 SHOWN_FILES = 10
+COSINES = (DENSE, SPARSE)  # kinds that are compared by cosine, token vectors by MaxSim
 
 EXAMPLES = (("compare two models on one corpus", "kosbert-ray diff versions/v1 versions/v2"),)
 
@@ -49,12 +52,16 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     found = diff(first, second, arguments.sample, arguments.neighbours)
     if arguments.json:
-        print(json.dumps(asdict(found), ensure_ascii=False))
+        record = asdict(found)
+        # Scripts that were written for version 0.1.0 read the agreement of dense vectors here.
+        record["agreement"] = next(iter(record["agreements"].values()), None)
+        print(json.dumps(record, ensure_ascii=False))
         return 0
+    several = any({*dimensions} != {DENSE} for dimensions in found.dimensions)
     rows = [
         ["", *found.addresses],
         ["model", *found.models],
-        ["dimension", *map(str, found.dimensions)],
+        ["dimension", *map(_dimensions, found.dimensions)],
         ["rows", *(f"{count:,}" for count in found.rows)],
         ["rows only in one", *(f"{count:,}" for count in found.only)],
         ["rows in common", f"{found.common:,}", f"{found.common:,}"],
@@ -64,14 +71,20 @@ def _run(arguments: argparse.Namespace) -> int:
         log.info(f"{file}: its versions or its rejected rows differ, so its rows are not compared")
     if len(found.unlike) > SHOWN_FILES:
         log.info(f"… and {plural(len(found.unlike) - SHOWN_FILES, 'file')} more")
-    near = found.agreement
-    if near:
+    for kinds, near in found.agreements.items():
+        measure = "cosines" if kinds in COSINES else "similarities"
+        about = f"{kinds.replace('_', '-')}: " if several else ""
         print(
-            f"of {plural(near.rows, 'row')} in common: {near.overlap:.1%} of the {near.k} nearest are "
-            "the same, the nearest of "
-            f"{near.same_nearest:.1%}; the cosines of neighbours correlate by {near.correlation:.4f}"
+            f"{about}of {plural(near.rows, 'row')} in common: {near.overlap:.1%} of the {near.k} nearest are the same, the "
+            f"nearest of {near.same_nearest:.1%}; the {measure} of neighbours correlate by {near.correlation:.4f}"
             + (f"; a row's two vectors have a cosine of {near.cosine:.4f}" if near.cosine is not None else "")
         )
-    else:
+    if not found.agreements:
         print("too few rows in common to compare the models")
     return 0
+
+
+def _dimensions(found: Mapping[Kind, int]) -> str:
+    if {*found} == {DENSE}:
+        return str(found[DENSE])
+    return ", ".join(f"{named([kind])} {dimension}" for kind, dimension in found.items())

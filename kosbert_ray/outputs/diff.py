@@ -6,8 +6,10 @@ A row is identified by its input file, that file's version, and its number among
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +18,18 @@ from kosbert_ray.analysis.agreement import Agreement, agreement
 from kosbert_ray.errors import UsageError
 from kosbert_ray.job import reader_threads
 from kosbert_ray.outputs.output import Output
-from kosbert_ray.outputs.sample import Rows, draw
+from kosbert_ray.outputs.sample import Rows, concatenated, draw, taken
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
+from kosbert_ray.shards.vectors import read_blocks
+from kosbert_ray.vectors.kinds import MULTI_VECTOR, Kind
+from kosbert_ray.vectors.similarity import COSINES, PAIRS
 
 MAX_SHARDS = 64  # shards of the first output to sample from
 MIN_ROWS = 3
+MAX_TOKEN_VECTORS = 2**15  # of the sample: each is compared with each
+
+Pair = tuple[Kind, Kind]
 
 
 @dataclass(frozen=True)
@@ -31,22 +39,23 @@ class Diff:
     Attributes:
         addresses: where they are.
         models: names of the models.
-        dimensions: of the vectors.
+        dimensions: of the vectors, by kind.
         rows: rows with a vector.
         common: rows that both have.
         only: rows that only one has.
         unlike: files in both whose versions or rejected rows differ.
-        agreement: of the models, on a sample of the common rows; None if there are too few.
+        agreements: of the models, on a sample of the common rows, by kind of vectors: the kinds that both have or, if
+            there is none, the first of each ("dense/sparse"). Empty if there are too few rows.
     """
 
     addresses: tuple[str, str]
     models: tuple[str, str]
-    dimensions: tuple[int, int]
+    dimensions: tuple[Mapping[Kind, int], Mapping[Kind, int]]
     rows: tuple[int, int]
     common: int
     only: tuple[int, int]
     unlike: tuple[str, ...]
-    agreement: Agreement | None
+    agreements: Mapping[str, Agreement]
 
 
 class _Side:
@@ -55,7 +64,6 @@ class _Side:
     def __init__(self, output: Output) -> None:
         output.require_complete()
         self.output = output
-        self.format = output.dense
         # Without the policy: chunk and late cut the same chunks.
         self.chunks = output.record.fingerprint["long_text"].partition(" ")[2] if output.job.chunked else ""
         self.files: dict[str, list[Receipt]] = defaultdict(list)
@@ -70,11 +78,11 @@ class _Side:
             return (receipts[0].version, self.chunks)
         places = [read_rejected(self.output.storage, receipt.shard).to_pylist() for receipt in rejected]
         addresses = sorted((row["row"] or 0, row["byte_offset"] or 0) for rows in places for row in rows)
-        return (receipts[0].version, self.chunks, self.format.nullable, *addresses)
+        return (receipts[0].version, self.chunks, self.output.nullable, *addresses)
 
     def count(self, receipt: Receipt) -> int:
         """Returns the number of rows in a shard."""
-        return receipt.shard_rows(self.format.nullable)
+        return receipt.shard_rows(self.output.nullable)
 
     def rows(self, file: str) -> int:
         """Returns the number of a file's rows that have a vector."""
@@ -95,8 +103,18 @@ class _Side:
             rows[file].append(chosen + self.starts(file)[number])
         return [(file, np.concatenate(parts)) for file, parts in rows.items()]
 
-    def vectors(self, asked: list[tuple[str, Rows]]) -> npt.NDArray[np.float32]:
-        """Reads rows of files: float32 ``[n, dimension]``, NaN for rows without a vector."""
+    def row_tokens(self, files: list[str]) -> float:
+        """Returns the mean number of tokens in a row of files."""
+        receipts = [receipt for file in files for receipt in self.files[file]]
+        return sum(receipt.tokens for receipt in receipts) / max(1, sum(receipt.rows for receipt in receipts))
+
+    def vectors(self, asked: list[tuple[str, Rows]], kind: Kind) -> tuple[Any, npt.NDArray[np.bool_]]:
+        """Reads rows of files.
+
+        Returns:
+            The vectors of the rows that have one, in their order and in the form of their kind, and which these are, bool
+            ``[n]``.
+        """
         places: dict[str, list[tuple[Rows, Rows]]] = defaultdict(list)
         total = 0
         for file, rows in asked:
@@ -106,17 +124,22 @@ class _Side:
                 chosen = np.flatnonzero(slice_of == number)
                 places[self.files[file][number].shard].append((chosen + total, rows[chosen] - starts[number]))
             total += len(rows)
-        found = np.full((total, self.format.dimension), np.nan, np.float32)
+        item = self.output.kind_format(kind)
 
-        def read(shard: str) -> None:
+        def read(shard: str) -> list[tuple[Rows, Any]]:
             targets, numbers = (np.concatenate(parts) for parts in zip(*places[shard], strict=True))
-            for block, rows in self.output.vectors(shard):
+            found = []
+            for block, rows in read_blocks(self.output.storage, shard, item):
                 here = np.isin(numbers, rows)
-                found[targets[here]] = block[np.searchsorted(rows, numbers[here])]
+                found.append((targets[here], taken(block, np.searchsorted(rows, numbers[here]))))
+            return found
 
         with ThreadPoolExecutor(reader_threads(self.output.storage)) as pool:
-            list(pool.map(read, places))
-        return found
+            targets, parts = zip(*(part for found in pool.map(read, places) for part in found), strict=True)
+        order = np.concatenate(targets)
+        has = np.zeros(total, bool)
+        has[order] = True
+        return taken(concatenated(parts), np.argsort(order)), has
 
 
 def diff(first: Output, second: Output, sample: int, k: int) -> Diff:
@@ -138,21 +161,42 @@ def diff(first: Output, second: Output, sample: int, k: int) -> Diff:
     both = sorted(one.files.keys() & other.files.keys())
     shared = [file for file in both if one.version(file) == other.version(file) and one.rows(file) == other.rows(file)]
     common = sum(one.rows(file) for file in shared)
-    asked = one.sample(shared, sample)
-    found = None
-    if asked:
-        vectors = one.vectors(asked), other.vectors(asked)
-        have = ~np.isnan(vectors[0]).any(1) & ~np.isnan(vectors[1]).any(1)
-        if have.sum() >= MIN_ROWS:
-            found = agreement(vectors[0][have], vectors[1][have], k)
     rows = first.totals.rows, second.totals.rows
     return Diff(
         addresses=(first.storage.address, second.storage.address),
         models=(first.job.model.name, second.job.model.name),
-        dimensions=(one.format.dimension, other.format.dimension),
+        dimensions=(_dimensions(first), _dimensions(second)),
         rows=rows,
         common=common,
         only=(rows[0] - common, rows[1] - common),
         unlike=tuple(sorted({*both} - {*shared})),
-        agreement=found,
+        agreements=_agreements(one, other, shared, sample, k),
     )
+
+
+def _dimensions(output: Output) -> dict[Kind, int]:
+    return {kind: output.kind_format(kind).dimension for kind in output.kinds}
+
+
+def _agreements(one: _Side, other: _Side, files: list[str], sample: int, k: int) -> dict[str, Agreement]:
+    """Compares the vectors of a sample of some files' rows, by kind; see :attr:`Diff.agreements`."""
+    kinds = one.output.kinds, other.output.kinds
+    pairs: list[Pair] = [(kind, kind) for kind in kinds[0] if kind in kinds[1]] or [(kinds[0][0], kinds[1][0])]
+    found = {}
+    for pair in pairs:
+        sides = list(zip((one, other), pair, strict=True))
+        tokens = max((side.row_tokens(files) for side, kind in sides if kind == MULTI_VECTOR), default=0.0)
+        count = min(sample, max(MIN_ROWS, int(MAX_TOKEN_VECTORS / tokens))) if tokens else sample
+        asked = one.sample(files, count)
+        if not asked:
+            continue
+        vectors, has = zip(*(side.vectors(asked, kind) for side, kind in sides), strict=True)
+        both = has[0] & has[1]
+        if both.sum() < MIN_ROWS:
+            continue
+        common = [taken(each, np.flatnonzero(both[own])) for each, own in zip(vectors, has, strict=True)]
+        alike = pair[0] == pair[1] and len({side.output.kind_format(kind).dimension for side, kind in sides}) == 1
+        cosine = float(COSINES[pair[0]](*common).mean()) if alike else None
+        first, second = (PAIRS[kind](each) for kind, each in zip(pair, common, strict=True))
+        found["/".join(dict.fromkeys(pair))] = agreement(first, second, k, cosine)
+    return found

@@ -91,12 +91,17 @@ def concatenated(parts: Sequence[Any]) -> Any:
     return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else parts[0].joined(parts[1:])
 
 
+def taken(vectors: Any, rows: npt.NDArray[np.integer]) -> Any:
+    """Returns some rows of vectors of one kind, in the form of the kind."""
+    return vectors[rows] if isinstance(vectors, np.ndarray) else vectors.take(rows)
+
+
 def _vectors(output: Output, shard: str, item: VectorFormat, chosen: Rows) -> tuple[Any, Rows]:
     """Vectors of a shard and their row numbers; ``chosen`` counts only rows that have a vector."""
     vectors, rows, start = [], [], 0
     for block, numbers in read_blocks(output.storage, shard, item):
         inside = chosen[(chosen >= start) & (chosen < start + len(numbers))] - start
-        vectors.append(block[inside] if isinstance(block, np.ndarray) else block.take(inside))
+        vectors.append(taken(block, inside))
         rows.append(numbers[inside])
         start += len(numbers)
     return concatenated(vectors), np.concatenate(rows)
