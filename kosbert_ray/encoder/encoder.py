@@ -25,8 +25,8 @@ from kosbert_ray.encoder.engines.choice import fitted, preferred_engine, require
 from kosbert_ray.encoder.late import LateVectors
 from kosbert_ray.encoder.long_text import join_parts
 from kosbert_ray.encoder.options import EncoderOptions, require_possible, usable_cores
-from kosbert_ray.encoder.packing import Batch, Tokens, take_rows
-from kosbert_ray.encoder.queries import are_different, query_batches
+from kosbert_ray.encoder.packing import Batch, Pack, Tokens, take_rows
+from kosbert_ray.encoder.queries import are_different, query_pack
 from kosbert_ray.encoder.query_weights import WeightedQueries
 from kosbert_ray.encoder.texts import Texts, as_array
 from kosbert_ray.encoder.tokenizer import Tokenizer
@@ -324,22 +324,12 @@ class Encoder:
         if kind == SPARSE and spec.queries and (task == "query" or (task is None and spec.queries.default)):
             return self._weighted_queries(array.to_pylist(), spec.prompt)
         encoder = self._for(spec, (kind,))
-        if kind == MULTI_VECTOR and task == "query" and are_different(spec):
-            return encoder._queries(array)
-        encoded = encoder._encoded(array, 0, (kind,))
+        pack = query_pack(spec) if kind == MULTI_VECTOR and task == "query" and are_different(spec) else None
+        encoded = encoder._encoded(array, 0, (kind,), pack)
         found, pooling = encoded.ragged[kind], spec.multi_vector.pooling if spec.multi_vector else None
         if isinstance(found, TokenVectors) and pooling and task != "query":
             found = pooling(found)
         return found.take(encoded.rows)
-
-    def _queries(self, texts: pa.Array) -> Ragged:
-        """Token vectors of queries."""
-        tokens = self.tokenizer(texts)
-        for text, reason in tokens.failed.items():
-            raise ModelError(f"text {int(np.flatnonzero(tokens.rows == text)[0])}: {reason}")
-        found = [self._engine.vectors(batch, (MULTI_VECTOR,))[MULTI_VECTOR] for batch in query_batches(tokens, self.spec)]
-        assert self.spec.multi_vector is not None
-        return TokenVectors.empty(self.spec.multi_vector.dimension).joined(found).take(tokens.rows)
 
     def _require(self, kind: Kind) -> None:
         if kind not in self.spec.kinds:
@@ -357,8 +347,8 @@ class Encoder:
         self._require(DENSE)
         return self._for(self.spec, (DENSE,))._encoded(texts, first, (DENSE,)).vectors
 
-    def _encoded(self, texts: pa.Array, first: int, kinds: Sequence[Kind]) -> Encoded:
-        encoded = self.encode_tokens(self.tokenizer(texts), encode_empty=self.spec.static, kinds=kinds)
+    def _encoded(self, texts: pa.Array, first: int, kinds: Sequence[Kind], pack: Pack | None = None) -> Encoded:
+        encoded = self.encode_tokens(self.tokenizer(texts), encode_empty=self.spec.static, kinds=kinds, pack=pack)
         for row, reason in encoded.failed.items():
             raise ModelError(f"text {first + row}: {reason}")
         return encoded
@@ -409,6 +399,7 @@ class Encoder:
         encode_empty: bool = False,
         on_batch: Callable[[int], None] | None = None,
         kinds: Sequence[Kind] | None = None,
+        pack: Pack | None = None,
     ) -> Encoded:
         """Encodes a tokenized slice.
 
@@ -420,6 +411,7 @@ class Encoder:
             encode_empty: whether the engine gives a text without tokens a vector, too; otherwise such texts fail.
             on_batch: called after each batch, maybe from several threads, with the number of its tokens.
             kinds: the kinds of vectors to compute, all in one pass; by default those of the encoder.
+            pack: splits the slice into batches; by default the engine does.
 
         Raises:
             DeviceBroken: this process can no longer use the GPU.
@@ -444,7 +436,7 @@ class Encoder:
             self.token_budget,
             forward,
             rows,
-            self._engine.pack,
+            pack or self._engine.pack,
             self._engine.streams,
             np.concatenate((shared[0], means)) if shared else means,
             encode_empty,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kosbert_ray.encoder.packing import Batch, Tokens
+from kosbert_ray.encoder.packing import Batch, Int64, Pack, Tokens
 from kosbert_ray.encoder.tokenizer import transformers_tokenizer
 from kosbert_ray.errors import ModelError
 from kosbert_ray.model.spec import ModelSpec
@@ -22,8 +22,8 @@ def are_different(spec: ModelSpec) -> bool:
     return head is not None and bool(head.expansion or head.skiplist or head.query_skiplist)
 
 
-def query_batches(tokens: Tokens, spec: ModelSpec) -> Iterator[Batch]:
-    """Yields a batch for each distinct query: its tokens, then those that the model adds.
+def query_pack(spec: ModelSpec) -> Pack:
+    """Returns what splits queries into batches: each query is one, its tokens and then those that the model adds.
 
     Raises:
         ModelError: the tokenizer does not have the token that queries are extended with.
@@ -31,13 +31,20 @@ def query_batches(tokens: Tokens, spec: ModelSpec) -> Iterator[Batch]:
     assert spec.multi_vector is not None
     expansion = spec.multi_vector.expansion
     token = expansion_id(spec, expansion) if expansion else 0
-    for number, ids in enumerate(np.split(tokens.ids.astype(np.int64), np.cumsum(tokens.lengths)[:-1])):
-        own = len(ids)
-        if expansion and own < expansion.length:
-            ids = np.concatenate([ids, np.full(expansion.length - own, token, np.int64)])
-        attended = own if expansion and not expansion.attend and own < len(ids) else None
-        positions = np.arange(len(ids), dtype=np.int64)
-        yield Batch(ids, positions, ((0, 1, len(ids)),), np.array([number]), query=True, attended=attended)
+
+    def pack(tokens: Tokens, token_budget: int, texts: Int64 | None = None) -> Iterator[Batch]:
+        del token_budget
+        every = np.split(tokens.ids.astype(np.int64), np.cumsum(tokens.lengths)[:-1])
+        for number in range(len(every)) if texts is None else texts.tolist():
+            ids = every[number]
+            own = len(ids)
+            if expansion and own < expansion.length:
+                ids = np.concatenate([ids, np.full(expansion.length - own, token, np.int64)])
+            attended = own if expansion and not expansion.attend and own < len(ids) else None
+            positions = np.arange(len(ids), dtype=np.int64)
+            yield Batch(ids, positions, ((0, 1, len(ids)),), np.array([number]), query=True, attended=attended)
+
+    return pack
 
 
 def expansion_id(spec: ModelSpec, expansion: Expansion) -> int:

@@ -110,7 +110,7 @@ class MaxSimScorer:
     """
 
     def __init__(self, vector_format: VectorFormat, vectors: Sequence[npt.NDArray[Any]]) -> None:
-        self._format = vector_format
+        self.format = vector_format
         self._vectors = [one.astype(np.float32, copy=False) for one in vectors]
 
     @property
@@ -120,17 +120,14 @@ class MaxSimScorer:
 
     def scores(self, storage: Storage, name: str) -> Iterator[tuple[Scores, Int64]]:
         """See :class:`Scorer`."""
-        for vectors, rows in read_blocks(storage, name, self._format):
-            yield self.of(vectors), rows
+        for vectors, rows in read_blocks(storage, name, self.format):
+            yield maxsim(self._vectors, vectors), rows
 
-    def of(self, rows: TokenVectors) -> Scores:
-        """Returns the scores of some rows, float32 ``[queries, m]``; a row without token vectors has 0."""
-        return maxsim(self._vectors, rows)
-
-    def pairs(self, rows: TokenVectors, queries: Int64) -> Scores:
-        """Returns the score of each row for one query, whose number ``queries`` gives: float32 ``[m]``."""
-        scores = np.empty(len(rows), np.float32)
-        for query in np.unique(queries):
-            chosen = np.flatnonzero(queries == query)
-            scores[chosen] = maxsim([self._vectors[query]], rows.take(chosen))
+    def pairs(self, queries: Int64, rows: TokenVectors, numbers: Int64) -> Scores:
+        """Returns the score of each pair of a query and a row, which their numbers give: float32 ``[pairs]``."""
+        scores = np.empty(len(queries), np.float32)
+        order = np.argsort(numbers, kind="stable")
+        for chosen in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):  # the queries of one row
+            row = rows.take(numbers[chosen[:1]])
+            scores[chosen] = maxsim([self._vectors[query] for query in queries[chosen]], row)[:, 0]
         return scores

@@ -14,6 +14,7 @@ from kosbert_ray.errors import InputError, UsageError
 from kosbert_ray.job import reader_threads
 from kosbert_ray.outputs.fusion import Fusion, hybrid
 from kosbert_ray.outputs.nearest import Nearest, nearest
+from kosbert_ray.outputs.rerank import reranked
 from kosbert_ray.outputs.scoring import DenseScorer, MaxSimScorer, Scorer, Similarity, SparseScorer
 from kosbert_ray.units import plural
 from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, Kind, named
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from kosbert_ray.encoder.encoder import Encoder
+    from kosbert_ray.model.spec import ModelSpec
     from kosbert_ray.outputs.index.searcher import IndexSearcher
     from kosbert_ray.outputs.output import Output
 
@@ -73,6 +75,7 @@ class Searcher:
 
     def __init__(self, output: Output, prompt: str | None = None, prompt_name: str | None = None) -> None:
         self._output, self._prompt, self._prompt_name = output, prompt, prompt_name
+        self._encoders: list[Encoder] = []
 
     @cached_property
     def _shards(self) -> list[str]:
@@ -83,17 +86,25 @@ class Searcher:
         return shards
 
     @cached_property
-    def _encoder(self) -> Encoder:
+    def _spec(self) -> ModelSpec:
         """The output's model for queries; its prompt is reported."""
-        from kosbert_ray.encoder.encoder import Encoder
-
         output = self._output
         spec = output.model(self._prompt, self._prompt_name).for_queries()
         if spec.prompt:
             log.info(f"prompt of the queries: {spec.prompts.described(spec.prompt)}")
         if warning := spec.prompts.query_warning(output.job.model.name, output.job.model.prompt or ""):
             log.warning(warning)
-        return Encoder(spec, output.job.encoder, kinds=output.kinds[:1])
+        return spec
+
+    def _encoder(self, kinds: Sequence[Kind]) -> Encoder:
+        """An encoder of queries that computes these kinds of vectors with one engine."""
+        from kosbert_ray.encoder.encoder import Encoder
+
+        for encoder in self._encoders:
+            if {*kinds} <= {*encoder.kinds}:
+                return encoder
+        self._encoders.append(Encoder(self._spec, self._output.job.encoder, kinds=kinds))
+        return self._encoders[-1]
 
     @cached_property
     def _index(self) -> IndexSearcher | None:
@@ -113,50 +124,52 @@ class Searcher:
         place_of = {name: place for place, name in enumerate(self._shards)}
         return np.array([place_of.get(name, -1) for name in self._index.shards.names], np.int64)
 
-    def _scorer(self, kind: Kind, queries: list[str], similarity: Similarity) -> Scorer:
+    def _scorer(self, encoder: Encoder, kind: Kind, queries: list[str], similarity: Similarity) -> Scorer:
         """Compares queries with the output's vectors of one kind."""
-        output, encoder = self._output, self._encoder
+        output = self._output
         if kind == DENSE:
             return DenseScorer(output.dense, encoder.encode(queries), similarity)
         if kind == SPARSE:
             return SparseScorer(output.kind_format(kind), encoder.encode_sparse(queries, task="query"))
-        return MaxSimScorer(output.kind_format(kind), encoder.encode_multi_vector(queries, task="query"))
+        return self._maxsim(encoder, queries)
 
-    def _by_index(self, queries: list[str], top_k: int) -> Nearest | None:
+    def _maxsim(self, encoder: Encoder, queries: list[str]) -> MaxSimScorer:
+        vectors = encoder.encode_multi_vector(queries, task="query")
+        return MaxSimScorer(self._output.kind_format(MULTI_VECTOR), vectors)
+
+    def _by_index(self, encoder: Encoder, queries: list[str], top_k: int) -> Nearest | None:
         """The nearest rows by the output's index; None if there is none."""
         if not (index := self._index):
             return None
-        found = index.search(self._encoder.encode(queries), top_k)
+        found = index.search(encoder.encode(queries), top_k)
         return Nearest(found.score, self._indexed[found.shard], found.row)
 
     def _found(
         self, queries: list[str], by: By, top_k: int, similarity: Similarity, exact: bool, rerank: int, fusion: Fusion
     ) -> Nearest:
         """The nearest rows, with places in ``_shards``."""
-        output, shards, threads = self._output, self._shards, reader_threads(self._output.storage)
+        output, shards, storage = self._output, self._shards, self._output.storage
+        threads = reader_threads(storage)
+        first: Kind = DENSE if DENSE in output.kinds else SPARSE
+        kinds = output.kinds if by == HYBRID else (first, MULTI_VECTOR) if rerank else (cast(Kind, by),)
+        encoder = self._encoder(kinds)
         if by == HYBRID:
-            scorers = [self._scorer(kind, queries, similarity) for kind in output.kinds]
-            return hybrid(output.storage, shards, scorers, top_k, fusion, threads)
+            scorers = [self._scorer(encoder, kind, queries, similarity) for kind in kinds]
+            return hybrid(storage, shards, scorers, top_k, fusion, threads)
         if rerank:
-            first = DENSE if DENSE in output.kinds else SPARSE
-            candidates = self._found(queries, first, rerank, similarity, exact, 0, fusion)
-            return self._reranked(queries, candidates).best(top_k)
-        cosine = similarity == "cosine" or output.record.normalized
-        if by == DENSE and not exact and cosine and (found := self._by_index(queries, top_k)):
-            return found
-        return nearest(output.storage, shards, self._scorer(cast(Kind, by), queries, similarity), top_k, threads)
+            candidates = self._nearest(encoder, queries, first, rerank, similarity, exact)
+            return reranked(storage, shards, self._maxsim(encoder, queries), candidates, threads).best(top_k)
+        return self._nearest(encoder, queries, kinds[0], top_k, similarity, exact)
 
-    def _reranked(self, queries: list[str], found: Nearest) -> Nearest:
-        """The same rows with the scores of their token vectors."""
-        output, scorer = self._output, self._scorer(MULTI_VECTOR, queries, "dot")
-        assert isinstance(scorer, MaxSimScorer)
-        item, scores = output.kind_format(MULTI_VECTOR), np.zeros(found.score.shape, np.float32)
-        for shard in np.unique(found.shard):
-            query, place = np.nonzero(found.shard == shard)
-            column = output.rows(self._shards[shard], found.row[query, place], [item.column])[item.column]
-            vectors, _ = item.matrix(column.combine_chunks())
-            scores[query, place] = scorer.pairs(vectors, query)
-        return Nearest(scores, found.shard, found.row)
+    def _nearest(
+        self, encoder: Encoder, queries: list[str], kind: Kind, top_k: int, similarity: Similarity, exact: bool
+    ) -> Nearest:
+        """The nearest rows by one kind of vectors."""
+        cosine = similarity == "cosine" or self._output.record.normalized
+        if kind == DENSE and not exact and cosine and (found := self._by_index(encoder, queries, top_k)):
+            return found
+        scorer = self._scorer(encoder, kind, queries, similarity)
+        return nearest(self._output.storage, self._shards, scorer, top_k, reader_threads(self._output.storage))
 
     def _by(self, by: By | None, rerank: int) -> By:
         """Returns the kind to search by; raises UsageError if the output does not have it."""
@@ -195,7 +208,8 @@ class Searcher:
             fusion: how a hybrid search combines scores; by default "standardized".
 
         Returns:
-            The hits of each query, best first, query by query.
+            The hits of each query, best first, query by query. By sparse vectors, only rows with a value in common with the
+            query are hits, so there may be fewer than ``top_k``.
 
         Raises:
             InputError: there are no shards yet.
@@ -213,16 +227,25 @@ class Searcher:
             raise UsageError("--fusion: needs --by hybrid")
         if not queries:
             return []
+        by = self._by(by, rerank)
+        found = self._found(list(queries), by, top_k, similarity, exact, rerank, fusion or "standardized")
+        # A row without a value in common with the query is no hit, as in a search by words.
+        hits = found.score > 0 if by == SPARSE else np.ones(found.score.shape, bool)
+        for query in np.flatnonzero(~hits.any(axis=1)).tolist():
+            log.warning(f"{queries[query]!r}: no row has a value in common with it")
+        return self._hits(queries, found, hits)
+
+    def _hits(self, queries: Sequence[str], found: Nearest, chosen: npt.NDArray[np.bool_]) -> list[Hit]:
+        """The chosen ones of the rows that were found, with their kept columns."""
         output, shards = self._output, self._shards
-        found = self._found(list(queries), self._by(by, rerank), top_k, similarity, exact, rerank, fusion or "standardized")
         columns: dict[tuple[int, int], dict[str, Any]] = {}
-        if output.columns:
-            for shard in sorted({*found.shard.ravel().tolist()}):
-                rows = sorted({*found.row[found.shard == shard].tolist()})
-                kept = output.rows(shards[shard], rows).to_pylist()
-                columns |= {(shard, row): values for row, values in zip(rows, kept, strict=True)}
-        return [
-            Hit(query, rank, score, shards[shard], row, columns.get((shard, row), {}))
-            for query, *ranked in zip(queries, found.score.tolist(), found.shard.tolist(), found.row.tolist(), strict=True)
-            for rank, (score, shard, row) in enumerate(zip(*ranked, strict=True), 1)
-        ]
+        for shard in np.unique(found.shard[chosen]).tolist() if output.columns else ():
+            rows = np.unique(found.row[(found.shard == shard) & chosen])
+            kept = output.rows(shards[shard], rows).to_pylist()
+            columns |= {(shard, row): values for row, values in zip(rows.tolist(), kept, strict=True)}
+        hits = []
+        for query, place in np.argwhere(chosen).tolist():
+            shard, row = int(found.shard[query, place]), int(found.row[query, place])
+            values = columns.get((shard, row), {})
+            hits.append(Hit(queries[query], place + 1, float(found.score[query, place]), shards[shard], row, values))
+        return hits

@@ -17,8 +17,8 @@ from kosbert_ray.shards.shard import reading
 from kosbert_ray.storage import Storage
 from kosbert_ray.units import plural
 
-BLOCK_ROWS = 16_384  # 48 MiB for float32 vectors of 768 dimensions
-BLOCK_VALUES = BLOCK_ROWS * 4096
+BLOCK_ROWS = 16_384
+BLOCK_VALUES = 2**23  # 32 MiB in float32; a thread has one block
 
 Block = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
@@ -51,14 +51,28 @@ def read_vectors(storage: Storage, name: str, vector_format: EmbeddingFormat) ->
     yield from read_blocks(storage, name, vector_format)
 
 
-def read_blocks(storage: Storage, name: str, vector_format: VectorFormat) -> Iterator[tuple[Any, npt.NDArray[np.int64]]]:
-    """Yields a shard's vectors of any kind; see :func:`read_vectors`. Blocks hold about as many numbers."""
+def read_blocks(
+    storage: Storage, name: str, vector_format: VectorFormat, wanted: npt.NDArray[np.int64] | None = None
+) -> Iterator[tuple[Any, npt.NDArray[np.int64]]]:
+    """Yields a shard's vectors of any kind; see :func:`read_vectors`. Blocks hold about as many numbers.
+
+    Args:
+        storage: the output directory.
+        name: the shard.
+        vector_format: how its vectors are stored.
+        wanted: row numbers, ascending; row groups without any of them are not read. None to read all.
+    """
     start = 0
     with open_shard(storage, name) as shard:
-        for batch in shard.iter_batches(_block_rows(shard, vector_format), columns=[vector_format.column]):
-            vectors, rows = vector_format.matrix(batch.column(vector_format.column))
-            yield vectors, rows + start
-            start += len(batch)
+        size = _block_rows(shard, vector_format)
+        for group in range(shard.num_row_groups):
+            end = start + shard.metadata.row_group(group).num_rows
+            if wanted is None or np.diff(np.searchsorted(wanted, (start, end))):
+                for batch in shard.iter_batches(size, row_groups=[group], columns=[vector_format.column]):
+                    vectors, rows = vector_format.matrix(batch.column(vector_format.column))
+                    yield vectors, rows + start
+                    start += len(batch)
+            start = end
 
 
 def _block_rows(shard: pq.ParquetFile, vector_format: VectorFormat) -> int:

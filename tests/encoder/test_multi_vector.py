@@ -15,6 +15,7 @@ from reference import cosines
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling, MultiVectorMask
+from tokenizers import Tokenizer
 from zoo import ZOO, save
 
 from kosbert_ray.encoder.encoder import Encoder
@@ -124,6 +125,17 @@ def test_broken_configs_are_named(name: str, change: dict[str, Any], message: st
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ModelError, match=message):
         load(folder)
+
+
+@pytest.mark.parametrize("task", ["query", "document"])
+def test_a_token_that_the_model_does_not_know_is_named(task: Any, tmp_path: Path) -> None:
+    folder = save_colbert(tmp_path, "bert", (), query_expansion=FIXED)
+    path = next(folder.rglob("tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_tokens(["㋿㋿"])
+    tokenizer.save(str(path))
+    with pytest.raises(ModelError, match=r"text 1: token \d+ is beyond the model's \d+"):
+        load(folder).encode_multi_vector(["가", "㋿㋿ 나", "다"], task=task)
 
 
 def test_wrong_tasks_are_refused(tmp_path: Path) -> None:

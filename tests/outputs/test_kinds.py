@@ -36,7 +36,7 @@ from kosbert_ray.outputs.scoring import MaxSimScorer
 from kosbert_ray.shards.formats.multi_vector import MultiVectorFormat
 from kosbert_ray.shards.formats.sparse import SparseFormat
 from kosbert_ray.shards.shard import checksum
-from kosbert_ray.vectors.similarity import COSINES
+from kosbert_ray.vectors.similarity import COSINES, maxsim
 from kosbert_ray.vectors.sparse import SparseVectors
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
@@ -217,7 +217,7 @@ def test_three_kinds_of_one_pass(three: Output) -> None:
     best = {by: three.search(QUERIES[0], by=by, top_k=520) for by in ("dense", "sparse", "multi_vector", "hybrid")}
     scores = {by: {hit.columns["id"]: hit.score for hit in hits} for by, hits in best.items()}
     ids = sorted(scores["dense"])
-    sides = [np.array([scores[by][id] for id in ids]) for by in three.kinds]
+    sides = [np.array([scores[by].get(id, 0) for id in ids]) for by in three.kinds]
     total = sum((side - side.mean()) / side.std() for side in sides)
     assert np.allclose([scores["hybrid"][id] for id in ids], total, atol=1e-3)
 
@@ -452,9 +452,26 @@ def test_doctor_takes_models_of_all_kinds(splade: Path, colbert: Path, cli: Run)
         assert "not compared: this is for dense vectors" in shown
 
 
+def test_a_row_without_a_value_in_common_is_no_sparse_hit(cli, three: Output, splade: Path, tmp_path: Path) -> None:
+    stored = three.to_arrow(["sparse"])["sparse"].to_pylist()
+    queries = three.encoder().encode_sparse(QUERIES, task="query").toarray()
+    hits = three.search(QUERIES, top_k=len(stored), by="sparse")
+    for query, weights in zip(QUERIES, queries, strict=True):
+        scores = np.array([weights[row["indices"]] @ np.array(row["values"]) for row in stored])
+        found = [hit.score for hit in hits if hit.query == query]
+        assert 0 < len(found) < len(stored)
+        assert found == pytest.approx(np.sort(scores[scores > 0])[::-1], rel=1e-4)
+    empty = embed(tmp_path / "empty", splade, output={"sparse_threshold": 1e6})
+    done = cli("search", empty.storage.root, QUERIES[0])
+    assert done.stdout == ""
+    assert "no row has a value in common" in done.stderr
+
+
 def test_reranking_looks_at_the_nearest_only(both: Output) -> None:
     every = both.search(QUERIES[0], top_k=3, by="multi_vector")
-    assert both.search(QUERIES[0], top_k=3, by="multi_vector", rerank=10**6) == every
+    again = both.search(QUERIES[0], top_k=3, by="multi_vector", rerank=10**6)
+    assert [(hit.rank, hit.columns) for hit in again] == [(hit.rank, hit.columns) for hit in every]
+    assert [hit.score for hit in again] == pytest.approx([hit.score for hit in every])
     few = both.search(QUERIES[0], top_k=3, by="multi_vector", rerank=3)
     dense = both.search(QUERIES[0], top_k=3, by="dense")
     assert {hit.columns["id"] for hit in few} == {hit.columns["id"] for hit in dense}
@@ -499,8 +516,21 @@ def test_scorers_take_rows_without_vectors() -> None:
     scorer = MaxSimScorer(
         MultiVectorFormat(3), [np.array([[1, 0, 0], [0, 0, 2]], np.float32), np.empty((0, 3), np.float32)]
     )
-    assert scorer.of(rows).tolist() == [[0, 1, 0, 2, 0], [0, 0, 0, 0, 0]]
-    assert scorer.pairs(rows, np.array([0, 0, 1, 1, 0])).tolist() == [0, 1, 0, 0, 0]
+    assert scorer.pairs(np.array([0, 0, 1, 1, 0]), rows, np.arange(5)).tolist() == [0, 1, 0, 0, 0]
+    assert scorer.pairs(np.array([1, 0, 0]), rows, np.array([3, 3, 1])).tolist() == [0, 2, 1]
+    assert maxsim(scorer._vectors, rows).tolist() == [[0, 1, 0, 2, 0], [0, 0, 0, 0, 0]]
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.lists(st.integers(0, 2000), min_size=1, max_size=6))
+def test_maxsim_in_blocks_is_the_plain_sum(queries: list[int], rows: list[int]) -> None:
+    random_numbers = np.random.default_rng(0)
+    asked = [random_numbers.standard_normal((length, 4), np.float32) for length in queries]
+    values = random_numbers.standard_normal((sum(rows), 4), np.float32)
+    found = maxsim(asked, TokenVectors.of_lengths(values, np.array(rows)))
+    for row, part in enumerate(np.split(values, np.cumsum(rows)[:-1])):
+        for number, query in enumerate(asked):
+            right = (query @ part.T).max(axis=1).sum() if len(part) and len(query) else 0
+            assert found[number, row] == pytest.approx(right, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["sparse", "tokens", "both"])
