@@ -113,7 +113,14 @@ def count_histogram(counts: np.ndarray, x: str, y: str, say: Words) -> go.Figure
     return histogram(counts, x, y, say, np.arange(low, high + step + 1, step))
 
 
-def log_histogram(counts: np.ndarray, x: str, y: str, say: Words) -> go.Figure:
-    """Draws a histogram of whole numbers on a logarithmic axis: most are small, and the figure is about the few others."""
-    edges = np.unique(np.geomspace(1, max(1, counts.max()) + 1, BINS).astype(np.int64))
+def log_histogram(counts: np.ndarray, x: str, y: str, say: Words, low: int = 1) -> go.Figure:
+    """Draws a histogram of whole numbers on a logarithmic axis: most are small, and the figure is about the few others.
+
+    Args:
+        counts: the numbers; those below ``low`` are left out.
+        x, y: titles of the axes.
+        say: the words of the page.
+        low: where the axis starts, at least 1.
+    """
+    edges = np.unique(np.geomspace(low, max(low, counts.max()) + 1, BINS).astype(np.int64))
     return histogram(counts, x, y, say, edges).update_xaxes(type="log")

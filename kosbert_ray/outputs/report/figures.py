@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -105,9 +106,17 @@ def _fill(shares: np.ndarray, say: Words) -> go.Figure:
 def _lengths(report: Report, say: Words) -> go.Figure:
     figure = log_histogram(report.lengths, "tokens", "rows", say)
     if report.max_seq_length:
-        figure.add_vline(
-            x=report.max_seq_length, line_dash="dash", annotation_text=f"max_seq_length {report.max_seq_length}"
-        )
+        figure.add_vline(x=report.max_seq_length, line={"dash": "dash", "color": OTHERS})
+        # On a logarithmic axis, plotly takes a line's place as it is and a text's as its logarithm.
+        place = {
+            "x": math.log10(report.max_seq_length),
+            "y": 1,
+            "yref": "paper",
+            "xanchor": "right",
+            "yanchor": "top",
+            "xshift": -4,
+        }
+        figure.add_annotation(text=f"max_seq_length {report.max_seq_length}", showarrow=False, **place)
     return figure
 
 

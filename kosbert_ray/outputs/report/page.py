@@ -15,7 +15,6 @@ from kosbert_ray.outputs.report.charts import FONT, Table
 from kosbert_ray.outputs.report.data import Pair, Report
 from kosbert_ray.outputs.report.figures import figures
 from kosbert_ray.outputs.report.words import Language, Words
-from kosbert_ray.units import data_size
 
 TEXT_CHARS = 300
 
@@ -99,7 +98,7 @@ def _of_run(report: Report, say: Words) -> Iterator[tuple[str, str]]:
     totals, receipts = report.totals, report.receipts
     yield "Model", report.config.model.name
     yield "Input", report.config.input.path
-    shards, size = say.counted(totals.slices, "shard"), data_size(totals.output_bytes)
+    shards, size = say.counted(totals.slices, "shard"), say.size(totals.output_bytes)
     yield "Rows", say("{rows:,} in {shards}, {size}", rows=totals.rows, shards=shards, size=size)
     share = totals.rejected / max(1, totals.rows + totals.rejected)
     yield "Rejected", f"{say.counted(totals.rejected, 'row')} ({share:.2%})"

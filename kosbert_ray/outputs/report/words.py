@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kosbert_ray.shards.totals import SPLIT, TRUNCATED, TRUNCATION
-from kosbert_ray.units import duration, plural
+from kosbert_ray.units import data_size, duration, plural
 
 Language = Literal["en", "ko"]
 
@@ -232,6 +232,11 @@ class Words:
         for english, korean in () if self.language == "en" else ((" min", "분"), (" h", "시간"), (" s", "초")):
             said = said.replace(english, korean)
         return said
+
+    def size(self, count: float) -> str:
+        """A number of bytes."""
+        said = data_size(count)
+        return said if self.language == "en" else said.replace(" bytes", "바이트").replace(" byte", "바이트")
 
     def counted(self, n: int, noun: str) -> str:
         """A number of things: ``3 rows``."""

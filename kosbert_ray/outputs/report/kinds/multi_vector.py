@@ -11,7 +11,6 @@ import numpy.typing as npt
 from kosbert_ray.outputs.report.charts import Figure, Table, histogram, log_histogram, middle
 from kosbert_ray.outputs.report.kinds.base import Column, Float32, ReportedKind, pairs_of
 from kosbert_ray.outputs.report.words import Words
-from kosbert_ray.units import data_size
 from kosbert_ray.vectors.arithmetic import unit
 from kosbert_ray.vectors.kinds import DENSE
 from kosbert_ray.vectors.similarity import COSINES, PAIRS
@@ -101,13 +100,14 @@ class TokenFigures:
         if len(self.cosines):
             anisotropy = float(self.cosines.mean())
             yield "Anisotropy", say("{found:.3f}, the mean cosine of two rows' mean vectors", found=anisotropy)
-        yield "Size on disk", say("{size} a row", size=data_size(round(self.row_bytes)))
+        yield "Size on disk", say("{size} a row", size=say.size(round(self.row_bytes)))
 
     def figures(self, say: Words) -> Iterator[Figure]:
         """See ``KindFigures``."""
         if np.ptp(self.counts):
+            low = max(1, int(self.counts.min()))
             about = f"{say('Token vectors of the sampled rows.')} {middle(self.counts, ',.0f', say)}"
-            yield Figure("Vectors per row", about, log_histogram(self.counts, "vectors", "rows", say))
+            yield Figure("Vectors per row", about, log_histogram(self.counts, "vectors", "rows", say, low))
         if len(self.cosines):
             said = say("Cosines of the mean token vectors of pairs picked at random.")
             yield Figure(

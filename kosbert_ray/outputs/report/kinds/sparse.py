@@ -13,7 +13,6 @@ from kosbert_ray.model.vector_heads import AutoEncoder
 from kosbert_ray.outputs.report.charts import Figure, Table, count_histogram, histogram, middle
 from kosbert_ray.outputs.report.kinds.base import Column, Float32, ReportedKind, pairs_of, unchanged
 from kosbert_ray.outputs.report.words import Words
-from kosbert_ray.units import data_size
 from kosbert_ray.vectors.kinds import SPARSE
 from kosbert_ray.vectors.similarity import COSINES, PAIRS
 from kosbert_ray.vectors.sparse import SparseVectors
@@ -108,7 +107,7 @@ class SparseFigures:
         if len(self.cosines):
             anisotropy = float(self.cosines.mean())
             yield "Anisotropy", say("{found:.3f}, the mean cosine of two rows picked at random", found=anisotropy)
-        yield "Size on disk", say("{size} a row", size=data_size(round(self.row_bytes)))
+        yield "Size on disk", say("{size} a row", size=say.size(round(self.row_bytes)))
 
     def figures(self, say: Words) -> Iterator[Figure]:
         """See ``KindFigures``."""
