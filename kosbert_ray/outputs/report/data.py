@@ -291,7 +291,8 @@ def _by_size(groups: list[str], texts: list[str]) -> tuple[Group, ...]:
 
 def _pairs(cosines: Vectors, texts: list[str]) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """The nearest pairs of sampled rows, and the most isolated rows with their nearest. Overwrites the cosines."""
-    labels = np.unique(texts, return_inverse=True)[1]
+    numbers = {content: number for number, content in enumerate(texts)}  # a NumPy array of long texts takes gigabytes
+    labels = np.array([numbers[content] for content in texts])
     cosines[labels[:, None] == labels[None]] = -2  # equal texts, among them each row itself
     best = cosines.argmax(1)
     value = cosines[np.arange(len(best)), best]
