@@ -27,7 +27,8 @@ class Sample:
     """Random rows of an output, in the order of its shards.
 
     Attributes:
-        vectors: float32 ``[n, dimension]``; of another kind than dense, SparseVectors or TokenVectors of ``n`` rows.
+        vectors: float32 ``[n, dimension]``; of another kind than dense, SparseVectors or TokenVectors of ``n`` rows. Or
+            what :func:`sample_kinds` was asked to keep of them.
         table: the columns asked for, ``n`` rows.
         places: each shard drawn from and the row numbers in it, int64; ``n`` row numbers in all.
     """

@@ -137,7 +137,7 @@ def test_a_tokenizer_that_composes_jamo_needs_no_notice(tiny_model: Path) -> Non
 
 
 def test_tokens_are_readable(tmp_path: Path) -> None:
-    """Byte-level tokenizers write Korean in letters that stand for bytes; a token that is a part of a character stays so."""
+    """Byte-level tokenizers have letters that stand for bytes; a token that is a part of a character keeps them."""
     bytes_of = Tokenizer.load(read_spec(save(ZOO["roberta"], tmp_path / "bytes")))
     text = "비가 오는 날"
     ids = bytes_of([text]).ids.tolist()
