@@ -36,13 +36,22 @@ class Health:
     repeated: int
 
 
+def random_pairs(count: int, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Picks random pairs of different numbers below ``count``, which is at least 2.
+
+    Returns:
+        The first and the second number of each pair, int64 ``[PAIRS]``.
+    """
+    random = np.random.default_rng(seed)
+    first = random.integers(0, count, PAIRS)
+    return first, (first + random.integers(1, count, PAIRS)) % count
+
+
 def health(vectors: npt.NDArray[np.float32], seed: int = 0) -> Health:
     """Measures at least two vectors, float32 ``[n, d]``."""
     norms = np.linalg.norm(vectors, axis=1)
     directions = vectors / np.where(norms == 0, 1, norms)[:, None]
-    random = np.random.default_rng(seed)
-    first = random.integers(0, len(vectors), PAIRS)
-    second = (first + random.integers(1, len(vectors), PAIRS)) % len(vectors)
+    first, second = random_pairs(len(vectors), seed)
     cosines = np.einsum("nd,nd->n", directions[first], directions[second])
     deviations = vectors.std(axis=0)
     spectrum = np.clip(np.linalg.eigvalsh(np.cov(vectors, rowvar=False).reshape(vectors.shape[1], -1)), 0, None)

@@ -1,9 +1,11 @@
-"""Projection of vectors to two dimensions for a scatter plot."""
+"""Projection of vectors to two dimensions for a scatter plot, and of sparse vectors to a few."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
+from kosbert_ray.vectors.sparse import SparseVectors
 
 COMPONENTS = 50  # principal components passed to t-SNE; the rest is mostly noise and slow
 PERPLEXITY = 30.0
@@ -14,7 +16,7 @@ MIN_ROWS = 5  # too few neighbours for t-SNE below this
 def project(vectors: npt.NDArray[np.float32], seed: int = 0) -> npt.NDArray[np.float32]:
     """Projects float32 ``[n, d]`` to float32 ``[n, 2]``: PCA, then t-SNE, on unit-length vectors. Deterministic.
 
-    Fewer than ``MIN_ROWS`` vectors, and vectors of one dimension, are placed in a row.
+    Fewer than ``MIN_ROWS`` vectors, and vectors that differ in one dimension at most, are placed in a row.
 
     Source: van der Maaten and Hinton 2008, "Visualizing Data using t-SNE".
     """
@@ -23,7 +25,7 @@ def project(vectors: npt.NDArray[np.float32], seed: int = 0) -> npt.NDArray[np.f
     from sklearn.preprocessing import normalize
 
     count, dimension = vectors.shape
-    if count < MIN_ROWS:
+    if count < MIN_ROWS or not np.ptp(vectors, axis=0).any():
         return np.stack([np.arange(count), np.zeros(count)], axis=1).astype(np.float32)
     reduced = PCA(min(COMPONENTS, count, dimension), random_state=seed).fit_transform(normalize(vectors))
     if dimension == 1:
@@ -31,3 +33,25 @@ def project(vectors: npt.NDArray[np.float32], seed: int = 0) -> npt.NDArray[np.f
     perplexity = min(PERPLEXITY, (count - 1) / 3)
     points = TSNE(2, perplexity=perplexity, init="pca", max_iter=ITERATIONS, random_state=seed).fit_transform(reduced)
     return np.asarray(points, np.float32)
+
+
+def reduce_sparse(vectors: SparseVectors, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Projects sparse vectors, scaled to length 1, to at most ``COMPONENTS`` dimensions: float32 ``[n, d]``. Deterministic.
+
+    Only the dimensions in use take memory. If there are few, they are returned as they are. Empty vectors become 0.
+
+    Source: Deerwester et al. 1990, "Indexing by Latent Semantic Analysis".
+    """
+    from scipy.sparse import csr_matrix
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.preprocessing import normalize
+
+    used, columns = np.unique(vectors.indices, return_inverse=True)
+    shape = len(vectors), max(1, len(used))
+    matrix = normalize(csr_matrix((vectors.values, columns, vectors.offsets), shape=shape))
+    if len(used) <= COMPONENTS:
+        return np.asarray(matrix.toarray(), np.float32)
+    components = min(COMPONENTS, len(vectors))
+    reduced = np.asarray(TruncatedSVD(components, random_state=seed).fit_transform(matrix), np.float32)
+    reduced[vectors.counts == 0] = 0  # rounding leaves other numbers there
+    return reduced

@@ -12,7 +12,7 @@ import json
 import os
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -31,6 +31,7 @@ from kosbert_ray.model.source import cache_entry
 from kosbert_ray.model.spec import ModelSpec
 
 COMPOSED = "한국어 문장"
+BROKEN = "\N{REPLACEMENT CHARACTER}"
 UINT16_VOCABULARY = 2**16
 BLOCK_BYTES = 2**20  # of text that is encoded in one call
 SAMPLE = "안녕하세요"
@@ -274,6 +275,17 @@ class Tokenizer:
     def tokens(self) -> dict[int, str]:
         """The token of each id that has one."""
         return {number: token for token, number in self._rust.get_vocab(with_added_tokens=True).items()}
+
+    def readable(self, ids: Sequence[int]) -> list[str]:
+        """Returns tokens as people read them: byte-level ones are decoded, and an id without a token is a number."""
+        tokens, rust = self.tokens, self._rust
+        byte_level = '"ByteLevel"' in json.dumps(json.loads(self.state).get("decoder"))
+        found = [tokens.get(number, str(number)) for number in ids]
+        if not byte_level:
+            return found
+        decoded = [rust.decode([number], skip_special_tokens=False) for number in ids]
+        # A token may be a part of a character, which cannot be decoded.
+        return [text if text.strip() and BROKEN not in text else raw for text, raw in zip(decoded, found, strict=True)]
 
     def places(self, texts: list[str]) -> list[list[tuple[int, int]]]:
         """Returns ``(start, end)`` of every token of each text, in code points. Special tokens and prompt are left out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,8 @@ class Sample:
     """Random rows of an output, in the order of its shards.
 
     Attributes:
-        vectors: float32 ``[n, dimension]``; of another kind than dense, SparseVectors or TokenVectors of ``n`` rows.
+        vectors: float32 ``[n, dimension]``; of another kind than dense, SparseVectors or TokenVectors of ``n`` rows. Or
+            what :func:`sample_kinds` was asked to keep of them.
         table: the columns asked for, ``n`` rows.
         places: each shard drawn from and the row numbers in it, int64; ``n`` row numbers in all.
     """
@@ -67,23 +68,48 @@ def draw(counts: Sequence[int], n: int, seed: int = 0, max_groups: int | None = 
 
 def sample(output: Output, n: int, seed: int, columns: Sequence[str], max_shards: int | None, kind: Kind) -> Sample:
     """Reads the rows behind :meth:`Output.sample`, whose arguments it takes."""
+    return sample_kinds(output, n, seed, columns, max_shards, {kind: lambda vectors: vectors})[kind]
+
+
+def sample_kinds(
+    output: Output,
+    n: int,
+    seed: int,
+    columns: Sequence[str],
+    max_shards: int | None,
+    keep: Mapping[Kind, Callable[[Any], Any]],
+) -> dict[Kind, Sample]:
+    """Reads the same rows' vectors of several kinds; see :meth:`Output.sample`.
+
+    Args:
+        output, n, seed, columns, max_shards: as there.
+        keep: what to keep of each kind, from the vectors of a block's sampled rows in the form of the kind. The result
+            is an array or has ``joined``, and is as long.
+
+    Returns:
+        A sample for each kind, whose ``vectors`` are what was kept.
+    """
     receipts = [receipt for receipt in output.receipts if receipt.rows]
     drawn = draw([receipt.rows for receipt in receipts], n, seed, max_shards)
-    item = output.kind_format(kind)
+    items = {kind: output.kind_format(kind) for kind in keep}
 
-    def read(group: int) -> tuple[Any, pa.Table, Rows]:
+    def read(group: int) -> tuple[dict[Kind, Any], pa.Table, Rows]:
         shard = receipts[group].shard
-        vectors, rows = _vectors(output, shard, item, drawn[group])
+        vectors = {}
+        for kind, item in items.items():  # a row has a vector of each kind or of none
+            vectors[kind], rows = _vectors(output, shard, item, drawn[group], keep[kind])
         return vectors, output.rows(shard, rows, columns), rows
 
     with ThreadPoolExecutor(reader_threads(output.storage)) as pool:
         parts = list(pool.map(read, drawn))
     if not parts:
-        nothing, _ = item.matrix(pa.array([], item.field().type))
-        return Sample(nothing, pa.table({name: [] for name in columns}), ())
+        table = pa.table({name: [] for name in columns})
+        nothing = {kind: item.matrix(pa.array([], item.field().type))[0] for kind, item in items.items()}
+        return {kind: Sample(keep[kind](vectors), table, ()) for kind, vectors in nothing.items()}
     vectors, tables, rows = zip(*parts, strict=True)
-    places = zip((receipts[group].shard for group in drawn), rows, strict=True)
-    return Sample(concatenated(vectors), pa.concat_tables(tables), tuple(places))
+    table = pa.concat_tables(tables)
+    places = tuple(zip((receipts[group].shard for group in drawn), rows, strict=True))
+    return {kind: Sample(concatenated([part[kind] for part in vectors]), table, places) for kind in items}
 
 
 def concatenated(parts: Sequence[Any]) -> Any:
@@ -96,12 +122,12 @@ def taken(vectors: Any, rows: npt.NDArray[np.integer]) -> Any:
     return vectors[rows] if isinstance(vectors, np.ndarray) else vectors.take(rows)
 
 
-def _vectors(output: Output, shard: str, item: VectorFormat, chosen: Rows) -> tuple[Any, Rows]:
-    """Vectors of a shard and their row numbers; ``chosen`` counts only rows that have a vector."""
+def _vectors(output: Output, shard: str, item: VectorFormat, chosen: Rows, keep: Callable[[Any], Any]) -> tuple[Any, Rows]:
+    """Reads what to keep of a shard's vectors, and their row numbers; ``chosen`` counts only rows that have a vector."""
     vectors, rows, start = [], [], 0
     for block, numbers in read_blocks(output.storage, shard, item):
         inside = chosen[(chosen >= start) & (chosen < start + len(numbers))] - start
-        vectors.append(taken(block, inside))
+        vectors.append(keep(taken(block, inside)))
         rows.append(numbers[inside])
         start += len(numbers)
     return concatenated(vectors), np.concatenate(rows)

@@ -77,11 +77,28 @@ def read_blocks(
 
 def _block_rows(shard: pq.ParquetFile, vector_format: VectorFormat) -> int:
     """Rows of a block: fewer where a row has many token vectors."""
-    metadata, paths = shard.metadata, vector_format.leaves()
-    columns = [n for n in range(metadata.num_columns) if metadata.schema.column(n).path in paths]
+    metadata, columns = shard.metadata, _columns(shard, vector_format)
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     values = sum(int(group.column(column).num_values) for group in groups for column in columns)
     return max(1, min(BLOCK_ROWS, BLOCK_VALUES * int(metadata.num_rows) // max(1, values)))
+
+
+def stored_bytes(storage: Storage, name: str, vector_format: VectorFormat) -> int:
+    """Returns the bytes that a shard's vectors of one column take in the file, from its footer.
+
+    Raises:
+        StorageError: the shard cannot be read.
+    """
+    with open_shard(storage, name) as shard:
+        groups = [shard.metadata.row_group(index) for index in range(shard.num_row_groups)]
+        chunks = [group.column(column) for group in groups for column in _columns(shard, vector_format)]
+        return sum(int(chunk.total_compressed_size) for chunk in chunks)
+
+
+def _columns(shard: pq.ParquetFile, vector_format: VectorFormat) -> list[int]:
+    """Returns the numbers of the Parquet columns that hold a column of vectors."""
+    metadata, paths = shard.metadata, vector_format.leaves()
+    return [number for number in range(metadata.num_columns) if metadata.schema.column(number).path in paths]
 
 
 def read_rows(storage: Storage, name: str, rows: Sequence[int] | npt.NDArray[np.int64], columns: Sequence[str]) -> pa.Table:

@@ -19,6 +19,9 @@ Float32 = npt.NDArray[np.float32]
 BLOCK_TOKENS = 1024  # of rows, and
 BLOCK_SCORES = 2**20  # with the tokens of queries, per matrix product: it stays in a core's cache
 
+BLOCK_COLUMNS = 2048  # of sparse vectors that are multiplied as dense ones
+SPARSE_PRODUCT = 20  # a product of SciPy's sparse matrices takes this many times a dense one's time
+
 
 def maxsim(queries: Sequence[npt.NDArray[Any]], rows: TokenVectors) -> Float32:
     """Returns the sum over each query's tokens of the largest dot product with a token of each row.
@@ -102,10 +105,20 @@ def _dense_pairs(vectors: Float32) -> Float32:
 
 
 def _sparse_pairs(vectors: SparseVectors) -> Float32:
+    from scipy.sparse import csr_matrix
     from sklearn.preprocessing import normalize
 
-    directions = normalize(vectors.to_csr(1 + int(vectors.indices.max(initial=0))))
-    return np.asarray((directions @ directions.T).toarray(), np.float32)
+    used, columns = np.unique(vectors.indices, return_inverse=True)
+    count, width = len(vectors), max(1, len(used))
+    directions = normalize(csr_matrix((vectors.values, columns, vectors.offsets), shape=(count, width)))
+    products = np.square(np.bincount(columns, minlength=width), dtype=np.float64).sum()
+    if SPARSE_PRODUCT * products < count**2 * width:
+        return np.asarray((directions @ directions.T).toarray(), np.float32)
+    found, by_column = np.zeros((count, count), np.float32), directions.tocsc()
+    for start in range(0, width, BLOCK_COLUMNS):
+        block = by_column[:, start : start + BLOCK_COLUMNS].toarray()
+        found += block @ block.T
+    return found
 
 
 def _token_pairs(vectors: TokenVectors) -> Float32:

@@ -17,6 +17,7 @@ from models import save_model
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from zoo import ZOO, save
 
 from kosbert_ray.encoder.tokenizer import Tokenizer, unknown_notice
 from kosbert_ray.errors import ModelError
@@ -133,3 +134,17 @@ def test_a_tokenizer_that_composes_jamo_needs_no_notice(tiny_model: Path) -> Non
     rust = json.loads(plain.state)
     rust["normalizer"] = {"type": "NFC"}
     assert replace(plain, state=json.dumps(rust)).composes
+
+
+def test_tokens_are_readable(tmp_path: Path) -> None:
+    """Byte-level tokenizers have letters that stand for bytes; a token that is a part of a character keeps them."""
+    bytes_of = Tokenizer.load(read_spec(save(ZOO["roberta"], tmp_path / "bytes")))
+    text = "비가 오는 날"
+    ids = bytes_of([text]).ids.tolist()
+    stored = [bytes_of.tokens[number] for number in ids]
+    shown = bytes_of.readable(ids)
+    assert all(one == raw or one in text or one in ("<s>", "</s>") for one, raw in zip(shown, stored, strict=True))
+    assert any(one != raw for one, raw in zip(shown, stored, strict=True))
+    pieces = Tokenizer.load(read_spec(save(ZOO["bert"], tmp_path / "pieces")))
+    ids = pieces([text]).ids.tolist()
+    assert pieces.readable([*ids, 10**6]) == [*(pieces.tokens[number] for number in ids), "1000000"]

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,15 @@ from conftest import TINY, everyday
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from kosbert_ray.analysis.health import health
-from kosbert_ray.analysis.projection import project
+from kosbert_ray.analysis.projection import COMPONENTS, project, reduce_sparse
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.outputs.report import reference
-from kosbert_ray.outputs.report.figures import COLORS, OTHERS
+from kosbert_ray.outputs.report.charts import COLORS
+from kosbert_ray.outputs.report.figures import OTHERS
 from kosbert_ray.outputs.report.words import KOREAN
+from kosbert_ray.vectors.arithmetic import unit
+from kosbert_ray.vectors.sparse import SparseVectors
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = "<script>alert(1)</script> </script> & <b>한글</b> {{ 7 * 7 }}"
@@ -96,6 +100,11 @@ def test_it_opens_from_the_disk_without_a_complaint(browser: Browser, written: P
     tick = page.locator("#norms .xtick text").first
     tick_ink = tick.evaluate("element => getComputedStyle(element).fill")
     assert (sum(map(int, tick_ink[4:-1].split(","))) < 300) == (scheme == "light")
+    axis, place = page.evaluate(
+        "(layout => [layout.xaxis.range, layout.annotations[0].x])(document.getElementById('lengths').layout)"
+    )
+    assert place == pytest.approx(np.log10(128))  # max_seq_length
+    assert axis[0] < place < axis[1] < 4
     for figure in page.locator(".js-plotly-plot").all():
         assert figure.locator("path").count() > 3
     assert complaints == []
@@ -180,6 +189,22 @@ def test_neighbours_stay_neighbours_on_the_map() -> None:
     assert (same[distances.argmin(1)] == same).mean() > 0.98
     assert project(vectors[:3]).shape == (3, 2)
     assert project(vectors[:, :1]).shape == (300, 2)
+    assert np.isfinite(project(vectors[:1].repeat(9, axis=0))).all()
+
+
+def test_sparse_vectors_are_reduced_to_their_main_directions() -> None:
+    random = np.random.default_rng(0)
+    topics = random.random((10, 400)) * (random.random((10, 400)) < 0.2)
+    matrix = (random.random((80, 10)) @ topics).astype(np.float32)  # of rank 10, so that no cosine is lost
+    matrix[7] = 0
+    found = reduce_sparse(SparseVectors.of_rows(matrix))
+    assert found.shape == (80, COMPONENTS) and not found[7].any()
+    directions = unit(matrix)
+    assert found @ found.T == pytest.approx(directions @ directions.T, abs=1e-4)
+    few = SparseVectors.of_rows(np.eye(3, dtype=np.float32)[[0, 2, 2]])
+    spread = replace(few, indices=few.indices * 100_000)
+    assert reduce_sparse(spread).tolist() == [[1, 0], [0, 1], [0, 1]]
+    assert reduce_sparse(SparseVectors.empty(4)).tolist() == [[0]] * 4
 
 
 @pytest.mark.parametrize("width", [390, 1280])

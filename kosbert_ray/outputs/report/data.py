@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kosbert_ray.analysis.health import Health, health
 from kosbert_ray.analysis.kmeans import assign, fit
 from kosbert_ray.analysis.projection import project
 from kosbert_ray.analysis.terms import top_terms
@@ -22,19 +21,23 @@ from kosbert_ray.config import JobConfig
 from kosbert_ray.encoder.tokenizer import Tokenizer
 from kosbert_ray.errors import InputError, KosbertError, UsageError, first_line
 from kosbert_ray.job import model_ref
+from kosbert_ray.model.spec import ModelSpec
 from kosbert_ray.outputs.cluster_files import SUMMARY, read_summary
 from kosbert_ray.outputs.kept import require_kept, text_column
-from kosbert_ray.outputs.output import Output
-from kosbert_ray.outputs.sample import Sample
+from kosbert_ray.outputs.output import SAMPLED_SHARDS, Output
+from kosbert_ray.outputs.report.kinds.base import Column, KindFigures, ReportedKind
+from kosbert_ray.outputs.report.kinds.table import REPORTED
+from kosbert_ray.outputs.report.words import MANY_VALUES, NO_MODEL, NO_TEXTS
+from kosbert_ray.outputs.sample import Sample, sample_kinds
 from kosbert_ray.planning.options import PlanOptions
 from kosbert_ray.shards.ledger import CLUSTERS_FOLDER
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.shard import read_rejected
 from kosbert_ray.shards.totals import Totals
-from kosbert_ray.shards.vectors import read_rows
+from kosbert_ray.shards.vectors import read_rows, stored_bytes
 from kosbert_ray.units import plural
 from kosbert_ray.vectors.arithmetic import unit
-from kosbert_ray.vectors.kinds import DENSE
+from kosbert_ray.vectors.kinds import Kind
 
 MAX_REJECTED = 50  # slices whose rejected rows are read
 EXAMPLES = 3  # of each reason
@@ -43,14 +46,12 @@ LEAST_COLORED = 0.5  # of the rows, for clusters of the output to be shown
 NAMED = 3  # words that name a cluster
 OTHERS_NAME = "others"
 CLUSTER = "cluster"  # what the map is colored by, if by no column
-NO_TEXTS = "The output has no texts (--no-text), so the map shows none and there are no lengths."
-MANY_VALUES = "--color {column}: {values:,} values; the {colored} most frequent have a color."
-NO_MODEL = "Lengths are not shown: the model cannot be loaded here ({error})."
 SHOWN_PAIRS = 5
 DETAIL = re.compile(r"\(.*\)|'[^']*'|[\d,.]*\d")  # the part of a reason that differs from row to row
 
 Note = tuple[str, dict[str, Any]]  # a text with fields, and their values
 Vectors = npt.NDArray[np.float32]
+Model = tuple[ModelSpec, Tokenizer]
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Mapped:
 
     Attributes:
         rows: how many.
-        health: figures on their vectors.
+        kinds: figures on their vectors, by kind. Those of the first kind decide the places, the clusters and the pairs.
         places: on the map, ``[n, 2]``.
         color: what the map is coloured by.
         groups: the colour group of each row.
@@ -116,7 +117,7 @@ class Mapped:
     """
 
     rows: int
-    health: Health
+    kinds: Mapping[Kind, KindFigures]
     places: Vectors
     color: str
     groups: tuple[str, ...]
@@ -124,6 +125,16 @@ class Mapped:
     by_size: tuple[Group, ...]
     nearest: tuple[Pair, ...] = ()
     isolated: tuple[Pair, ...] = ()
+
+    @property
+    def first(self) -> ReportedKind:
+        """The kind that decides the places, the clusters and the pairs."""
+        return REPORTED[next(iter(self.kinds))]
+
+    @property
+    def named(self) -> tuple[tuple[str | None, KindFigures], ...]:
+        """Each kind's name for headings, None if there is no other kind to tell it from, and its figures."""
+        return tuple((REPORTED[kind].name if len(self.kinds) > 1 else None, found) for kind, found in self.kinds.items())
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,11 @@ class Report:
     evaluation: tuple[dict[str, Any], ...]
     notes: tuple[Note, ...]
 
+    @property
+    def kinds(self) -> tuple[tuple[str | None, KindFigures], ...]:
+        """See :attr:`Mapped.named`; empty without a sample."""
+        return self.sample.named if self.sample else ()
+
 
 def report(
     output: Output, prices: PlanOptions, sample: int, color: str | None, text: str | None, evaluation: str | None
@@ -191,11 +207,14 @@ def report(
     if text is None:
         notes.append((NO_TEXTS, {}))
     log.info(f"sampling {min(sample, output.totals.rows):,} of {plural(output.totals.rows, 'row')}")
-    drawn = output.sample(sample, columns=[name for name in dict.fromkeys((text, color)) if name], kind=DENSE)
+    columns = [name for name in dict.fromkeys((text, color)) if name]
+    keep = {kind: REPORTED[kind].keep for kind in output.kinds}
+    samples = sample_kinds(output, sample, 0, columns, SAMPLED_SHARDS, keep)
+    drawn = samples[output.kinds[0]]
     texts = [str(value) for value in drawn.table[text].to_pylist()] if text else []
-    lengths, max_seq_length = _lengths(output.job, texts, notes)
+    model = _model(output.job, notes)
     rejected, seen = _rejected(output)
-    mapped = _mapped(output, drawn, texts, color, notes) if len(drawn) > 1 else None
+    mapped = _mapped(output, samples, texts, color, model, notes) if len(drawn) > 1 else None
     return Report(
         output=output.storage.address,
         created=output.record.created,
@@ -207,8 +226,8 @@ def report(
         totals=output.totals,
         rejected=rejected,
         rejected_seen=seen,
-        lengths=lengths,
-        max_seq_length=max_seq_length,
+        lengths=_lengths(model[1], texts) if model and texts else np.empty(0, np.int64),
+        max_seq_length=model[0].length_limit if model else None,
         sample=mapped,
         evaluation=figures,
         notes=tuple(notes),
@@ -227,16 +246,24 @@ def _evaluation(path: str) -> tuple[dict[str, Any], ...]:
         ) from error
 
 
-def _mapped(output: Output, drawn: Sample, texts: list[str], color: str | None, notes: list[Note]) -> Mapped:
-    groups = [str(value) for value in drawn.table[color].to_pylist()] if color else _clusters(output, drawn, texts)
+def _mapped(
+    output: Output,
+    samples: Mapping[Kind, Sample],
+    texts: list[str],
+    color: str | None,
+    model: Model | None,
+    notes: list[Note],
+) -> Mapped:
+    first, drawn = next(iter(samples.items()))
+    points = REPORTED[first].points(drawn.vectors)
+    groups = [str(value) for value in drawn.table[color].to_pylist()] if color else _clusters(output, drawn, points, texts)
     if color and (values := len({*groups})) > COLORED:
         notes.append((MANY_VALUES, {"column": color, "values": values, "colored": COLORED}))
-    vectors = drawn.vectors
-    nearest, isolated = _pairs(unit(vectors), texts) if texts else ((), ())
+    nearest, isolated = _pairs(REPORTED[first].cosines(drawn.vectors), texts) if texts else ((), ())
     return Mapped(
         rows=len(drawn),
-        health=health(vectors),
-        places=project(vectors),
+        kinds={kind: _figures(output, kind, sample, model) for kind, sample in samples.items()},
+        places=project(points),
         color=color or CLUSTER,
         groups=tuple(groups),
         texts=tuple(texts),
@@ -244,6 +271,13 @@ def _mapped(output: Output, drawn: Sample, texts: list[str], color: str | None, 
         nearest=nearest,
         isolated=isolated,
     )
+
+
+def _figures(output: Output, kind: Kind, drawn: Sample, model: Model | None) -> KindFigures:
+    item, shards = output.kind_format(kind), {shard for shard, _ in drawn.places}
+    rows = sum(receipt.rows for receipt in output.receipts if receipt.shard in shards)
+    stored = sum(stored_bytes(output.storage, shard, item) for shard in shards)
+    return REPORTED[kind].measured(drawn.vectors, Column(item, stored / rows, model))
 
 
 def _by_size(groups: list[str], texts: list[str]) -> tuple[Group, ...]:
@@ -255,10 +289,10 @@ def _by_size(groups: list[str], texts: list[str]) -> tuple[Group, ...]:
     return tuple(Group(name, rows, tuple(examples[name])) for name, rows in counted)
 
 
-def _pairs(directions: Vectors, texts: list[str]) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-    """The nearest pairs of sampled rows, and the most isolated rows with their nearest."""
-    cosines = directions @ directions.T
-    labels = np.unique(texts, return_inverse=True)[1]
+def _pairs(cosines: Vectors, texts: list[str]) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """The nearest pairs of sampled rows, and the most isolated rows with their nearest. Overwrites the cosines."""
+    numbers = {content: number for number, content in enumerate(texts)}  # a NumPy array of long texts takes gigabytes
+    labels = np.array([numbers[content] for content in texts])
     cosines[labels[:, None] == labels[None]] = -2  # equal texts, among them each row itself
     best = cosines.argmax(1)
     value = cosines[np.arange(len(best)), best]
@@ -273,8 +307,8 @@ def _pairs(directions: Vectors, texts: list[str]) -> tuple[tuple[Pair, ...], tup
     return tuple(pairs.values())[:SHOWN_PAIRS], isolated
 
 
-def _clusters(output: Output, drawn: Sample, texts: list[str]) -> list[str]:
-    """Names each row's cluster: from the output's own clustering, or else from one of the sample."""
+def _clusters(output: Output, drawn: Sample, points: Vectors, texts: list[str]) -> list[str]:
+    """Names each row's cluster: from the output's own clustering, or else from one of the sample's points."""
     files = {entry.name for entry in output.storage.list(CLUSTERS_FOLDER)}
     if SUMMARY in files and all(f"{CLUSTERS_FOLDER}/{shard}" in files for shard, _ in drawn.places):
         tables = [
@@ -285,33 +319,35 @@ def _clusters(output: Output, drawn: Sample, texts: list[str]) -> list[str]:
         words = {one.number: one.terms for one in read_summary(output.storage)}
         if sum(label in common for label in labels) >= LEAST_COLORED * len(labels):  # else groups of near-duplicates
             return [_cluster_name(label, words.get(label, [])) if label in common else OTHERS_NAME for label in labels]
-    directions = unit(drawn.vectors)
+    directions = unit(points)
     centres = fit(lambda _: [directions], min(COLORED, max(2, int(np.sqrt(len(drawn) / 2)))), 3, 0)
-    found = assign(directions, centres)[0].tolist()
+    # A row without a vector, such as an empty sparse one, is in no cluster.
+    found = np.where(points.any(axis=1), assign(directions, centres)[0], -1).tolist()
     of: dict[int, list[str]] = defaultdict(list)
     for label, content in zip(found, texts or [""] * len(found), strict=True):
         of[label].append(content)
-    labels = sorted(of)
+    labels = sorted(of.keys() - {-1})
     terms = top_terms([of[label] for label in labels], NAMED) if texts else [[] for _ in labels]
     names = {label: ", ".join(words) or f"#{label}" for label, words in zip(labels, terms, strict=True)}
-    return [names[label] for label in found]
+    return [names.get(label, OTHERS_NAME) for label in found]
 
 
 def _cluster_name(label: int, words: Sequence[str]) -> str:
     return f"{label}: {', '.join(words[:NAMED])}" if words else f"#{label}"
 
 
-def _lengths(job: JobConfig, texts: list[str], notes: list[Note]) -> tuple[npt.NDArray[np.int64], int | None]:
-    nothing = np.empty(0, np.int64)
+def _model(job: JobConfig, notes: list[Note]) -> Model | None:
     try:
         spec = model_ref(job).spec()
-        if not texts:
-            return nothing, spec.length_limit
-        tokens = Tokenizer.load(spec)(texts)
+        return spec, Tokenizer.load(spec)
     except KosbertError as error:
         notes.append((NO_MODEL, {"error": error}))
-        return nothing, None
-    return (tokens.lengths + tokens.dropped)[tokens.rows].astype(np.int64), spec.length_limit
+        return None
+
+
+def _lengths(tokenizer: Tokenizer, texts: list[str]) -> npt.NDArray[np.int64]:
+    tokens = tokenizer(texts)
+    return (tokens.lengths + tokens.dropped)[tokens.rows].astype(np.int64)
 
 
 def _rejected(output: Output) -> tuple[tuple[Rejected, ...], int]:

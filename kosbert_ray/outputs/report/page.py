@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 import plotly.io
 from jinja2 import Environment, PackageLoader
 from plotly.offline import get_plotlyjs
 
 from kosbert_ray._version import __version__
-from kosbert_ray.outputs.report import reference
+from kosbert_ray.outputs.report.charts import FONT, Table
 from kosbert_ray.outputs.report.data import Pair, Report
-from kosbert_ray.outputs.report.figures import FONT, figures
+from kosbert_ray.outputs.report.figures import figures
 from kosbert_ray.outputs.report.words import Language, Words
-from kosbert_ray.units import data_size
 
 TEXT_CHARS = 300
 
@@ -27,9 +27,9 @@ def page(report: Report, language: Language = "en") -> str:
     config = {"displayModeBar": False, "responsive": True}
     drawn = [
         (
-            say(one.name),
+            say.heading(one.name, one.kind),
             one.about,
-            plotly.io.to_html(one.drawn, config, include_plotlyjs=False, full_html=False, div_id=one.name.lower()),
+            plotly.io.to_html(one.drawn, config, include_plotlyjs=False, full_html=False, div_id=_id(one.name, one.kind)),
         )
         for one in figures(report, say)
     ]
@@ -39,9 +39,10 @@ def page(report: Report, language: Language = "en") -> str:
         version=__version__,
         font=FONT,
         script=get_plotlyjs(),
-        summary=[(say(name), value) for name, value in _summary(report, say)],
+        summary=list(_summary(report, say)),
         warnings=list(_warnings(report, say)),
-        pairs=list(_pairs(report)),
+        tables=list(_tables(report, say)),
+        pairs=list(_pairs(report, say)),
         nodes=_nodes(report, say),
         costs=list(_costs(report, say)),
         figures=drawn,
@@ -49,26 +50,55 @@ def page(report: Report, language: Language = "en") -> str:
     )
 
 
+def _id(name: str, kind: str | None) -> str:
+    return "-".join([*(kind or "").split(), *name.lower().split()])
+
+
 def _warnings(report: Report, say: Words) -> Iterator[str]:
     """Remarks that a reader should see first."""
     if truncation := report.totals.truncation(say):
         yield f"{truncation}."
+    for _, found in report.kinds:
+        yield from found.warnings(say)
     for text, values in report.notes:
         yield say(text, **values)
 
 
-def _pairs(report: Report) -> Iterator[tuple[str, str, tuple[Pair, ...]]]:
+def _tables(report: Report, say: Words) -> Iterator[Table]:
+    """The tables of each kind of vectors."""
+    for kind, found in report.kinds:
+        for table in found.tables(say):
+            yield replace(table, name=say.heading(table.name, kind))
+
+
+def _pairs(report: Report, say: Words) -> Iterator[tuple[str, str, tuple[Pair, ...]]]:
     """The tables of pairs: heading, a sentence, rows."""
-    if report.sample and report.sample.nearest:
-        yield "Nearest pairs", "Of the sampled rows, without equal texts: are they duplicates?", report.sample.nearest
-        yield "Most isolated rows", "The nearest sampled row is far: are they of this corpus?", report.sample.isolated
+    found = report.sample
+    if found is None or not found.nearest:
+        return
+    compared = [say(found.first.compared)] if found.first.compared else []
+    for name, about, pairs in (
+        ("Nearest pairs", "Of the sampled rows, without equal texts: are they duplicates?", found.nearest),
+        ("Most isolated rows", "The nearest sampled row is far: are they of this corpus?", found.isolated),
+    ):
+        yield say.heading(name, found.named[0][0]), " ".join([say(about), *compared]), pairs
 
 
 def _summary(report: Report, say: Words) -> Iterator[tuple[str, str]]:
+    """Lines of the summary, with those of each kind of vectors: name and value."""
+    for name, value in _of_run(report, say):
+        yield say(name), value
+    for kind, found in report.kinds:
+        for name, value in found.summary(say):
+            yield say.heading(name, kind), value
+    yield say("Fingerprint"), report.digest
+
+
+def _of_run(report: Report, say: Words) -> Iterator[tuple[str, str]]:
     totals, receipts = report.totals, report.receipts
     yield "Model", report.config.model.name
     yield "Input", report.config.input.path
-    shards, size = say.counted(totals.slices, "shard"), data_size(totals.output_bytes)
+    shards, size = say.counted(totals.slices, "shard"), say.size(totals.output_bytes)
     yield "Rows", say("{rows:,} in {shards}, {size}", rows=totals.rows, shards=shards, size=size)
     share = totals.rejected / max(1, totals.rows + totals.rejected)
     yield "Rejected", f"{say.counted(totals.rejected, 'row')} ({share:.2%})"
@@ -102,30 +132,6 @@ def _summary(report: Report, say: Words) -> Iterator[tuple[str, str]]:
     if encoding:
         rate = sum(one.encoded_tokens for one in receipts) / encoding
         yield "Encoding", say("{rate:,.0f} tokens/s for each encoder", rate=rate)
-    if report.sample:
-        found = report.sample.health
-        yield (
-            "Anisotropy",
-            say(
-                "{found:.3f}, the mean cosine of two rows picked at random ({reference}: {usual:.3f})",
-                found=found.anisotropy,
-                reference=say(reference.NAME),
-                usual=reference.ANISOTROPY,
-            ),
-        )
-        yield (
-            "Dimensions",
-            say(
-                "{found:.1f} effective of {all}; {constant} constant ({reference}: {usual:.1f} of {usual_all})",
-                found=found.effective_dimensions,
-                all=len(found.deviations),
-                constant=found.constant,
-                reference=say(reference.NAME),
-                usual=reference.EFFECTIVE_DIMENSIONS,
-                usual_all=reference.DIMENSION,
-            ),
-        )
-    yield "Fingerprint", report.digest
 
 
 def _nodes(report: Report, say: Words) -> list[tuple[str, list[str]]]:

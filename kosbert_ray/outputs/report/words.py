@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kosbert_ray.outputs.report.data import MANY_VALUES, NO_MODEL, NO_TEXTS
 from kosbert_ray.shards.totals import SPLIT, TRUNCATED, TRUNCATION
-from kosbert_ray.units import duration, plural
+from kosbert_ray.units import data_size, duration, plural
 
 Language = Literal["en", "ko"]
 
+NO_TEXTS = "The output has no texts (--no-text), so the map shows none and there are no lengths."
+MANY_VALUES = "--color {column}: {values:,} values; the {colored} most frequent have a color."
+NO_MODEL = "Lengths are not shown: the model cannot be loaded here ({error})."
 MIDDLE = "Median {median:{form}}, 95th percentile {high:{form}}."
 COMPARED = (
     "Median {median:{form}}, 95th percentile {high:{form}} ({reference}: {usual_median:{form}} and {usual_high:{form}})."
@@ -137,6 +139,46 @@ KOREAN: Mapping[str, str] = {
     "The largest is {ratio:.2f} times the median ({reference}: {usual:.2f}).": (
         "가장 큰 값은 중앙값의 {ratio:.2f}배입니다({reference}: {usual:.2f}배)."
     ),
+    # Kinds of vectors
+    "{name} ({kind})": "{name}({kind})",
+    "dense vectors": "밀집 벡터",
+    "sparse vectors": "희소 벡터",
+    "token vectors": "토큰 벡터",
+    "Size on disk": "저장 크기",
+    "{size} a row": "행마다 {size}",
+    "Values per row": "행별 값 개수",
+    "median {median:,.0f}, 95th percentile {high:,.0f}; {empty:,} of {rows:,} sampled vectors empty": (
+        "중앙값 {median:,.0f}개, 95번째 백분위수 {high:,.0f}개. 표본 벡터 {rows:,}개 중 빈 벡터 {empty:,}개"
+    ),
+    "{used:,} of {all:,} used in the sampled rows": "{all:,}개 중 {used:,}개가 표본 행에서 쓰였습니다",
+    "{found:.3f}, the mean cosine of two rows picked at random": "{found:.3f}. 무작위로 고른 두 행의 평균 코사인입니다",
+    "Empty sparse vectors: {empty:,} of {rows:,} sampled rows. A search by sparse vectors cannot find them; check output.sparse_threshold and the model.": (
+        "표본 행 {rows:,}개 중 {empty:,}개의 희소 벡터가 비어 있습니다. 희소 벡터로 검색하면 찾을 수 없는 행이니 output.sparse_threshold와 "
+        "모델을 확인하세요."
+    ),
+    "Values above 0 in the vectors of the sampled rows.": "표본 행의 벡터마다 0보다 큰 값이 몇 개인지 나타냅니다.",
+    "values above 0": "0보다 큰 값의 개수",
+    "Heaviest dimensions": "비중이 큰 차원",
+    "Those with the largest sums of values in the sampled rows.": "표본 행에서 값의 합이 가장 큰 차원입니다.",
+    "token": "토큰",
+    "share of the rows": "행의 비율",
+    "mean value above 0": "0보다 큰 값의 평균",
+    "Rows are placed by the main directions of their sparse vectors (truncated SVD).": (
+        "희소 벡터를 특잇값 분해(truncated SVD)로 줄여 행의 위치를 정했습니다."
+    ),
+    "Cosines are those of the sparse vectors.": "희소 벡터의 코사인입니다.",
+    "Vectors per row": "행별 벡터 개수",
+    "median {median:,.0f}, 95th percentile {high:,.0f}; each of {dimension:,} numbers": (
+        "중앙값 {median:,.0f}개, 95번째 백분위수 {high:,.0f}개, 벡터마다 {dimension:,}차원"
+    ),
+    "{found:.3f}, the mean cosine of two rows' mean vectors": "{found:.3f}. 무작위로 고른 두 행의 평균 벡터 사이 코사인의 평균입니다",
+    "Rows without token vectors: {empty:,} of {rows:,} sampled. A search by token vectors cannot find them; check the model's skiplist.": (
+        "표본 행 {rows:,}개 중 {empty:,}개에 토큰 벡터가 없습니다. 토큰 벡터로 검색하면 찾을 수 없는 행이니 모델의 skiplist를 확인하세요."
+    ),
+    "Token vectors of the sampled rows.": "표본 행마다 토큰 벡터가 몇 개인지 나타냅니다.",
+    "Cosines of the mean token vectors of pairs picked at random.": "무작위로 고른 두 행의 평균 토큰 벡터 사이 코사인입니다.",
+    "Each row is placed by the mean of its token vectors.": "토큰 벡터의 평균으로 행의 위치를 정했습니다.",
+    "Cosines are those of the rows' mean token vectors, not MaxSim.": "MaxSim이 아니라 평균 토큰 벡터의 코사인입니다.",
     "time (UTC)": "시각(UTC)",
     "tokens/s": "토큰/초",
     "seconds": "초",
@@ -176,6 +218,10 @@ class Words:
         said = text if self.language == "en" else KOREAN[text]
         return said.format(**values) if values else said
 
+    def heading(self, name: str, kind: str | None) -> str:
+        """Translates a heading, and names the kind of vectors that it is about if there is one to name."""
+        return self(name) if kind is None else self("{name} ({kind})", name=self(name), kind=self(kind))
+
     def name(self, name: str) -> str:
         """Translates a name if it is known."""
         return name if self.language == "en" else KOREAN.get(name, name)
@@ -186,6 +232,11 @@ class Words:
         for english, korean in () if self.language == "en" else ((" min", "분"), (" h", "시간"), (" s", "초")):
             said = said.replace(english, korean)
         return said
+
+    def size(self, count: float) -> str:
+        """A number of bytes."""
+        said = data_size(count)
+        return said if self.language == "en" else said.replace(" bytes", "바이트").replace(" byte", "바이트")
 
     def counted(self, n: int, noun: str) -> str:
         """A number of things: ``3 rows``."""

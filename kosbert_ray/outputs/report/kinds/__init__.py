@@ -1,0 +1,1 @@
+"""The kinds of vectors in a report, one module for each."""
