@@ -401,9 +401,9 @@ def test_equal_scores_share_a_rank() -> None:
 
 def test_doctor_takes_models_of_all_kinds(splade: Path, colbert: Path, cli: Run) -> None:
     for model in (splade, colbert):
-        shown = cli("doctor", SOURCE, "--model", model, "--compare", "5").stdout
+        shown = cli("doctor", SOURCE, "--model", model, "--compare", "5", "--set", "ray.address=127.0.0.1:9", code=1).stdout
         assert "dimensions, up to" in shown
-        assert "not compared: this is for dense vectors" in shown
+        assert "vectors to sentence-transformers over 5 texts: " in shown
 
 
 def test_reranking_looks_at_the_nearest_only(both: Output) -> None:
