@@ -153,6 +153,8 @@ def _lines(
     if {*found.vector_bytes} != {config.output.column}:
         each = ", ".join(f"{column} {size:,.0f}" for column, size in found.vector_bytes.items())
         lines.append(f"          bytes of a row's vectors: {each}")
+    if found.sparse_rows or found.sparse_assumed:
+        lines.append(f"          {_sparse(found)}")
     if found.pooling_seconds:
         lines.append(f"          token pooling takes {duration(found.pooling_seconds)} on one core of this machine")
     if found.copied_bytes:
@@ -212,6 +214,13 @@ def _long_texts(found: Estimate, rows: float) -> str:
         f"length    {found.truncated / rows:.2%} of the rows are longer than the model's {found.max_seq_length} tokens and "
         f"lose {lost:.2%} of all tokens"
     )
+
+
+def _sparse(found: Estimate) -> str:
+    """The number of values of a sparse vector, as text."""
+    if found.sparse_assumed:
+        return f"a sparse vector is assumed to have {found.sparse_values:,.0f} values: {found.sparse_assumed}"
+    return f"a sparse vector has {found.sparse_values:,.1f} values, measured on {plural(found.sparse_rows, 'row')}"
 
 
 def _capped(found: Estimate, rows: float, cap: int, profiles: dict[str, ProfileOptions]) -> str:
