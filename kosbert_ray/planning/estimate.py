@@ -77,7 +77,7 @@ class Estimate:
         shared: share of distinct texts that occur in another sampled slice; a lower bound for the corpus.
         truncated: rows longer than the model's maximum.
         dropped_tokens: tokens cut off from these rows.
-        lengths: rows by length, in bins of at most that many tokens.
+        lengths: rows of the output by length, in bins of at most that many tokens.
         max_seq_length: the model's maximum length in tokens; None if it takes texts of any length.
         slices: number of slices.
         output_bytes: bytes of all shards.
@@ -235,7 +235,7 @@ def estimate(config: JobConfig) -> Estimate:
         shared=1 - len(set().union(*distinct)) / max(1, sum(map(len, distinct))) if distinct else 0.0,
         truncated=whole.values["truncated"],
         dropped_tokens=whole.values["dropped_tokens"],
-        lengths=dict(sorted(whole.lengths.items())),
+        lengths=_binned(whole.lengths),
         max_seq_length=spec.length_limit,
         slices=slices,
         output_bytes=written * of_row.row + slices * of_row.shard,
@@ -311,6 +311,15 @@ def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequ
         about_chunks = [name for name in columns if name not in table.column_names]
         kept = pa.table({**carried, **chunk_columns(found.chunks, distinct.take(pa.array(chosen)), about_chunks)})
     return sums, kept
+
+
+def _binned(lengths: Mapping[int, float]) -> dict[int, float]:
+    """Merges the last bins of all slices, which end with the longest text of each."""
+    longest = max(lengths, default=0)
+    found: dict[int, float] = defaultdict(float)
+    for upper in sorted(lengths):
+        found[upper if upper <= LENGTHS[-1] else longest] += lengths[upper]
+    return dict(found)
 
 
 def _caps(sums: Mapping[str, float]) -> dict[int, Cap]:

@@ -202,3 +202,18 @@ def test_a_model_that_is_too_large_to_run_for_a_plan_is_assumed_to_be_typical(
     found = json.loads(cli(*plan, "--set", "output.sparse_top_k=50", "--json").stdout)
     assert (found["sparse_values"], found["sparse_rows"]) == (50, 0)
     assert found["sparse_assumed"] == "the model cannot run here (no room)"
+
+
+def test_the_shares_of_a_plan_with_chunks_add_up_to_all_of_them(cli, tmp_path: Path) -> None:
+    model = save_model("bert", everyday(), tmp_path / "model", length=12000)
+    texts = [*everyday()[:30], " ".join(everyday() * 2), " ".join(everyday() * 2)[100:]]
+    plan = ["plan", write_texts(tmp_path / "in", texts), "--model", model, "--set", "slice.max_rows=16"]
+    whole = cli(*plan).stdout
+    for told in (whole, cli(*plan, "--set", "long_text=chunk", "--set", "chunk.size=100").stdout):
+        shares = [float(share) for share in re.findall(r"^ +\d+-\d+ +([\d.]+)%", told, re.M)]
+        assert sum(shares) == pytest.approx(100, abs=0.5)
+    tokens = re.search(r"^tokens .*, ([\d.]+) per text, ([\d.]+) per chunk; ", told, re.M)
+    assert tokens is not None
+    assert float(tokens[1]) > 100 > float(tokens[2])
+    beyond = [int(upper) for upper in re.findall(r"^ +\d+-(\d+) ", whole, re.M) if int(upper) > 8192]
+    assert len(beyond) <= 1  # one bin for the longest texts of all slices
