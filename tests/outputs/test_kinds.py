@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -462,6 +463,23 @@ def test_a_sample_is_embedded_again(name: str, request: pytest.FixtureRequest) -
     found = request.getfixturevalue(name).verify(sample=40)
     assert found.problems == ()
     assert (found.sampled, found.agreement > 0.99999) == (40, True)
+
+
+def test_a_sample_shows_the_least_cosine_of_each_column(
+    both: Output, tokens: Output, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = COSINES["dense"]
+    monkeypatch.setitem(COSINES, "dense", lambda one, other: same(one, other) - np.float32(0.00005))
+    sample = ("--sample", "20", "--set", "encoder.precision=fp32", "--set", "encoder.device=cpu")
+    shown = cli("verify", both.storage.root, *sample).stdout
+    found = re.search(r"cosine at least ([\d.]+) in embedding and ([\d.]+) in multi_vector; ", shown)
+    assert found is not None
+    assert (float(found[1]), float(found[2])) == pytest.approx((0.99995, 1), abs=2e-6)
+    said = json.loads(cli("verify", both.storage.root, *sample, "--json").stdout)
+    assert said["agreements"].keys() == {"embedding", "multi_vector"}
+    assert said["agreement"] == said["agreements"]["embedding"] < said["agreements"]["multi_vector"]
+    assert re.search(r"cosine at least [\d.]+; ", cli("verify", tokens.storage.root, *sample).stdout)
+    assert json.loads(cli("verify", both.storage.root, "--json").stdout)["agreements"] == {}
 
 
 def test_the_vectors_of_another_text_do_not_agree() -> None:
