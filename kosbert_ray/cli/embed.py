@@ -172,6 +172,8 @@ def _run(arguments: argparse.Namespace) -> int:
         log.info(summary.speed())
     if truncation := new.truncation():
         log.warning(truncation)
+    if empty := new.empty_vectors():
+        log.warning(f"{empty}: the model gave no value, or none of at least output.sparse_threshold")
     if deleted := summary.deleted():
         log.info(deleted)
     with contextlib.suppress(BrokenPipeError):

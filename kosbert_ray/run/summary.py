@@ -52,7 +52,7 @@ class Summary:
         return self.output
 
     def __str__(self) -> str:
-        lines = [self.result(), *([self.speed()] if self.new.slices else [])]
+        lines = [self.result(), *([self.speed()] if self.new.slices else []), *filter(None, [self.totals.empty_vectors()])]
         return "\n".join([*lines, f"open it with kosbert_ray.Output.open({self.output!r})"])
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:

@@ -60,6 +60,7 @@ class Totals:
     output_bytes: int = 0
     unknown_tokens: int = 0
     reused: int = 0
+    empty_sparse: int = 0
 
     @staticmethod
     def of(receipts: Iterable[Receipt]) -> Totals:
@@ -98,6 +99,10 @@ class Totals:
             return ""
         lost = self.dropped_tokens / max(1, self.tokens + self.dropped_tokens)
         return say(TRUNCATION, rows=self.truncated / self.rows, tokens=lost)
+
+    def empty_vectors(self) -> str:
+        """Describes sparse vectors without values; empty if there are none."""
+        return f"{plural(self.empty_sparse, 'row', 'have')} an empty sparse vector" if self.empty_sparse else ""
 
     def long_texts(self, say: Say = ENGLISH) -> str:
         """Describes texts that were longer than the model's limit; empty if there were none."""

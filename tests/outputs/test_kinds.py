@@ -482,6 +482,33 @@ def test_a_sample_shows_the_least_cosine_of_each_column(
     assert json.loads(cli("verify", both.storage.root, "--json").stdout)["agreements"] == {}
 
 
+def test_empty_sparse_vectors_are_counted(splade: Path, sparse: Output, cli: Run, tmp_path: Path) -> None:
+    rows = sparse.to_arrow(["sparse"])["sparse"].to_pylist()
+    threshold = sorted(max(row["values"]) for row in rows)[20]  # the largest value of 20 rows is below it
+    options = ("--model", splade, "--set", "executor=local", "--set", f"output.sparse_threshold={threshold}")
+    options += ("--set", "encoder.precision=fp32")
+    done = cli("embed", SOURCE, tmp_path / "out", *options)
+    output = Output.open(tmp_path / "out")
+    count = sum(not row["values"] for row in output.to_arrow(["sparse"])["sparse"].to_pylist())
+    assert 10 <= count <= 30
+    said = f"{count} rows have an empty sparse vector"
+    assert f"warning: {said}: the model gave no value, or none of at least output.sparse_threshold" in done.stderr
+    assert said in cli("status", tmp_path / "out").stdout.splitlines()
+    footers = [pq.read_schema(path).metadata[b"kosbert_ray"] for path in (tmp_path / "out").glob("*.parquet")]
+    assert sum(json.loads(footer).get("empty_sparse", 0) for footer in footers) == count
+    shutil.rmtree(tmp_path / "out" / "_kosbert" / "receipts")  # restored from the footers
+    assert Output.open(tmp_path / "out").totals.empty_sparse == count
+
+
+def test_outputs_without_empty_vectors_have_the_records_of_earlier_versions(sparse: Output, both: Output) -> None:
+    for output in (sparse, both):
+        for path in Path(output.storage.root).glob("*.parquet"):
+            assert "empty_sparse" not in json.loads(pq.read_schema(path).metadata[b"kosbert_ray"])
+        for path in Path(output.storage.root).glob("_kosbert/*/*.parquet"):
+            assert "empty_sparse" not in pq.read_schema(path).names
+        assert output.totals.empty_sparse == 0
+
+
 def test_the_vectors_of_another_text_do_not_agree() -> None:
     vectors = SparseVectors.of_rows(np.array([[1, 2, 0], [0, 2, 0], [0, 0, 0]], np.float32))
     cosines = COSINES["sparse"](vectors, vectors.take(np.array([1, 1, 2])))

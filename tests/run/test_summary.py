@@ -20,6 +20,11 @@ def test_it_prints_as_result_speed_and_how_to_open_it() -> None:
     ]
 
 
+def test_it_tells_of_empty_sparse_vectors() -> None:
+    one = str(replace(SUMMARY, totals=replace(SUMMARY.totals, empty_sparse=1))).splitlines()
+    assert one[2] == "1 row has an empty sparse vector"
+
+
 def test_without_new_slices_there_is_no_speed() -> None:
     unchanged = replace(SUMMARY, new=Totals(), complete=False, first_slice_seconds=None)
     assert str(unchanged).splitlines()[0].startswith("not complete: 500 rows")
