@@ -34,7 +34,7 @@ from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vectors import read_rows
 from kosbert_ray.units import plural
 from kosbert_ray.vectors.arithmetic import unit
-from kosbert_ray.vectors.kinds import DENSE
+from kosbert_ray.vectors.kinds import DENSE, Kind
 
 MAX_REJECTED = 50  # slices whose rejected rows are read
 EXAMPLES = 3  # of each reason
@@ -136,6 +136,7 @@ class Report:
         version: of kosbert-ray, by which it was begun.
         digest: of the job.
         config: the job, with the reader's prices.
+        written: the kinds of vectors in the output.
         done: whether the output is complete.
         receipts: of the shards in it.
         totals: their sums.
@@ -153,6 +154,7 @@ class Report:
     version: str
     digest: str
     config: JobConfig
+    written: tuple[Kind, ...]
     done: bool
     receipts: tuple[Receipt, ...]
     totals: Totals
@@ -202,6 +204,7 @@ def report(
         version=output.record.version,
         digest=output.record.digest,
         config=output.job.model_copy(update={"plan": prices}),
+        written=output.kinds,
         done=output.complete,
         receipts=output.receipts,
         totals=output.totals,

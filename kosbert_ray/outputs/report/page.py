@@ -51,7 +51,7 @@ def page(report: Report, language: Language = "en") -> str:
 
 def _warnings(report: Report, say: Words) -> Iterator[str]:
     """Remarks that a reader should see first."""
-    if truncation := report.totals.truncation(say):
+    if truncation := report.totals.truncation(report.written, say):
         yield f"{truncation}."
     for text, values in report.notes:
         yield say(text, **values)
