@@ -201,10 +201,11 @@ def _expand_path(value: Any) -> Any:
 
 
 def split_names(value: Any) -> Any:
-    """Accepts ``id,title`` for ``[id, title]``."""
-    return [name for name in value.split(",") if name] if isinstance(value, str) else value
+    """Accepts ``id,title`` and ``id, title`` for ``[id, title]``. Spaces that are not beside a comma belong to a name."""
+    return [name for name in COMMA.split(value) if name] if isinstance(value, str) else value
 
 
+COMMA = re.compile(r"\s*,\s*")
 NUMBER_OR_TEXT = {"type": ["number", "string"]}
 Size = Annotated[
     int, BeforeValidator(parse_bytes), Field(gt=0), InWords("bytes, such as 32MiB"), WithJsonSchema(NUMBER_OR_TEXT)

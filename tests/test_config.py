@@ -166,3 +166,20 @@ def test_a_submitted_job_has_its_variables_as_they_are_written(tmp_path: Path, m
         "output": {"path": "~/out"},
         "model": {"name": "s3://${BUCKET}/model"},
     }
+
+
+LISTS = {
+    "output.vectors=dense, multi_vector": ("dense", "multi_vector"),
+    "output.dtype=float32 ,float16": ("float32", "float16"),
+    "output.publish=iceberg , delta": ("iceberg", "delta"),
+    "input.keep=id, the title,": ("id", "the title"),
+    "input.columns=' id, text'": (" id", "text"),
+    "input.normalize=nfc, whitespace": ("nfc", "whitespace"),
+    "input.null_values=N/A, -": ("N/A", "-"),
+}
+
+
+@pytest.mark.parametrize("setting", LISTS)
+def test_a_list_may_have_spaces_around_its_commas(setting: str) -> None:
+    section, option = setting.partition("=")[0].split(".")
+    assert getattr(getattr(load_config(None, [setting]), section), option) == LISTS[setting]

@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="embed N texts of the input with sentence-transformers, too, and show the least cosine",
+        help="embed N texts of the input with sentence-transformers, too, and show the least cosine of each kind",
     )
     add_json(parser)
     add_examples(parser, EXAMPLES)

@@ -170,8 +170,10 @@ def _run(arguments: argparse.Namespace) -> int:
     totals, new = summary.totals, summary.new
     if new.slices:
         log.info(summary.speed())
-    if truncation := new.truncation():
+    if truncation := new.truncation(summary.kinds):
         log.warning(truncation)
+    if empty := new.empty_vectors():
+        log.warning(f"{empty}: the model gave no value, or none of at least output.sparse_threshold")
     if deleted := summary.deleted():
         log.info(deleted)
     with contextlib.suppress(BrokenPipeError):

@@ -133,16 +133,16 @@ def _lines(
         f"{about}{plural(all_rows, 'row')}" + ("" if whole else f" ({found.looked_at:,} sampled)"),
         f"texts     {about}{data_size(found.text_bytes)}; {found.repeated:.1%} duplicates within a slice, "
         f"{'' if whole else 'at least '}{found.shared:.1%} across slices",
-        f"tokens    {about}{found.tokens:,.0f}, {found.tokens / rows:.1f} per row; {found.encoded_tokens:,.0f} to encode",
+        f"tokens    {about}{found.tokens:,.0f}, {_per_row(found, rows)}; {found.encoded_tokens:,.0f} to encode",
         f"prompt    {spec.prompts.described(spec.prompt)}",
         _memory(config, spec),
         _long_texts(found, rows),
     ]
-    most = max(found.lengths.values(), default=0)
+    most, counted = max(found.lengths.values(), default=0), max(found.output_rows, 1e-9)
     before = 0
     for upper, count in found.lengths.items():
         bar = "█" * round(BAR * count / most) if most else ""
-        lines.append(f"          {before + 1:>5}-{upper:<5} {count / rows:6.1%}  {bar}".rstrip())
+        lines.append(f"          {before + 1:>5}-{upper:<5} {count / counted:6.1%}  {bar}".rstrip())
         before = upper
     lines += [_capped(found, rows, cap, profiles) for cap in found.caps]
     rejected = sorted(found.rejected.items(), key=lambda item: -item[1])
@@ -153,6 +153,8 @@ def _lines(
     if {*found.vector_bytes} != {config.output.column}:
         each = ", ".join(f"{column} {size:,.0f}" for column, size in found.vector_bytes.items())
         lines.append(f"          bytes of a row's vectors: {each}")
+    if found.sparse_rows or found.sparse_assumed:
+        lines.append(f"          {_sparse(found)}")
     if found.pooling_seconds:
         lines.append(f"          token pooling takes {duration(found.pooling_seconds)} on one core of this machine")
     if found.copied_bytes:
@@ -200,6 +202,13 @@ def _memory(config: JobConfig, spec: ModelSpec) -> str:
     return f"memory    {needed} for the weights of each encoder; this machine has {data_size(device_memory('cpu'))}"
 
 
+def _per_row(found: Estimate, rows: float) -> str:
+    """Tokens of a row of the input and, where long texts are split, of a row of the output."""
+    if found.output_rows == found.rows:
+        return f"{found.tokens / rows:.1f} per row"
+    return f"{found.tokens / rows:.1f} per text, {found.tokens / max(found.output_rows, 1e-9):.1f} per chunk"
+
+
 def _long_texts(found: Estimate, rows: float) -> str:
     if found.split:
         return (
@@ -212,6 +221,13 @@ def _long_texts(found: Estimate, rows: float) -> str:
         f"length    {found.truncated / rows:.2%} of the rows are longer than the model's {found.max_seq_length} tokens and "
         f"lose {lost:.2%} of all tokens"
     )
+
+
+def _sparse(found: Estimate) -> str:
+    """The number of values of a sparse vector, as text."""
+    if found.sparse_assumed:
+        return f"a sparse vector is assumed to have {found.sparse_values:,.0f} values: {found.sparse_assumed}"
+    return f"a sparse vector has {found.sparse_values:,.1f} values, measured on {plural(found.sparse_rows, 'row')}"
 
 
 def _capped(found: Estimate, rows: float, cap: int, profiles: dict[str, ProfileOptions]) -> str:

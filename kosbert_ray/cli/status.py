@@ -86,6 +86,7 @@ def _lines(found: Status) -> list[str]:
         f"{data_size(totals.output_bytes)}",
         ", ".join(part for part in (totals.long_texts(), f"{totals.rejected:,} rejected") if part),
     ]
+    lines += filter(None, [totals.empty_vectors()])
     lines += [f"warning: {notice}" for notice in found.notices]
     if found.skipped_files:
         lines.append(f"skipped {plural(found.skipped_files, 'file')} of the input with an unsupported extension")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+from typing import TYPE_CHECKING
 
 from kosbert_ray.cli.common import ENCODES, Commands, add_config, add_json, add_output, output_config, print_json
 from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import VerifyFailed
 from kosbert_ray.units import data_size, plural
+
+if TYPE_CHECKING:
+    from kosbert_ray.outputs.verify import Verification
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,13 @@ def _run(arguments: argparse.Namespace) -> int:
     if found.input_rows is not None:
         parts.append(f"all {plural(found.input_rows, 'row')} of the input accounted for")
     if found.sampled:
-        parts.append(f"{plural(found.sampled, 'row')} embedded again, cosine at least {found.agreement:.6f}")
+        parts.append(f"{plural(found.sampled, 'row')} embedded again, cosine at least {_cosines(found)}")
     print(f"verified: {found.output}: {', '.join(parts)}; {data_size(found.bytes)} in {found.seconds:,.1f} s")
     return 0
+
+
+def _cosines(found: Verification) -> str:
+    """The smallest cosine of a sample; of several columns, that of each."""
+    if len(found.agreements) < 2:
+        return f"{found.agreement:.6f}"
+    return " and ".join(f"{least:.6f} in {column}" for column, least in found.agreements.items())

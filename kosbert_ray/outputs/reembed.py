@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 def reembed(
     output: Output, receipts: list[Receipt], plan: InputPlan | None, sample: int, seed: int
-) -> tuple[list[str], float, int]:
+) -> tuple[list[str], dict[str, float], int]:
     """Embeds rows again and compares their vectors with the stored ones.
 
     Args:
@@ -47,7 +47,7 @@ def reembed(
         seed: of the sample.
 
     Returns:
-        The problems, the smallest cosine, and how many rows were sampled.
+        The problems, the smallest cosine of each column with vectors, and how many rows were sampled.
 
     Raises:
         InputError: the texts are neither in the output nor in an input.
@@ -62,7 +62,7 @@ def reembed(
     encoder = output.encoder()
     log.info(f"embedding {plural(sampled, 'row')} again ({encoder.precision} on {encoder.device})")
     problems: list[str] = []
-    least = 1.0
+    least: dict[str, float] = {}
     for place, rows in drawn.items():
         receipt = receipts[place]
         try:
@@ -75,7 +75,7 @@ def reembed(
             there, _ = item.matrix(chosen[item.column].combine_chunks())
             here, _ = item.matrix(item.array(again[item.kind]))
             cosines = COSINES[item.kind](there, here)
-            least = min(least, float(cosines.min()))
+            least[item.column] = min(least.get(item.column, 1.0), float(cosines.min()))
             rounding = item.codec.agreement if isinstance(item, EmbeddingFormat) else 1.0
             off = int((cosines < min(AGREEMENT[receipt.precision], AGREEMENT[encoder.precision], rounding)).sum())
             if off:

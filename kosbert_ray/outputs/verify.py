@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,8 @@ class Verification:
         seconds: how long it took.
         input_rows: rows of the input that were counted; None without an input.
         sampled: rows embedded again.
-        agreement: the smallest cosine between a sampled row's old and new vector.
+        agreement: the smallest cosine between a sampled row's old and new vector, of all columns.
+        agreements: the same for each column with vectors; empty without a sample.
     """
 
     output: str
@@ -59,6 +60,7 @@ class Verification:
     input_rows: int | None = None
     sampled: int = 0
     agreement: float = 1.0
+    agreements: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def advice(self) -> str:
@@ -139,9 +141,10 @@ def verify(
         else:
             found, input_rows = check_input(plan, held, output.record.digest, mapper)
             problems += found
-    agreement, sampled = 1.0, 0
+    agreements: dict[str, float] = {}
+    sampled = 0
     if sample and sound:
-        wrong, agreement, sampled = reembed(output, sound, plan, sample, seed)
+        wrong, agreements, sampled = reembed(output, sound, plan, sample, seed)
         problems += [Problem("broken", problem) for problem in wrong]
     return Verification(
         output=output.storage.address,
@@ -153,7 +156,8 @@ def verify(
         seconds=time.perf_counter() - started,
         input_rows=input_rows,
         sampled=sampled,
-        agreement=agreement,
+        agreement=min(agreements.values(), default=1.0),
+        agreements=agreements,
     )
 
 

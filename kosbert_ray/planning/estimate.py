@@ -1,7 +1,7 @@
 """Estimates a job from a sample: rows, tokens, bytes and slices.
 
-Needs neither a GPU nor Ray: the tokenizer counts the tokens of some evenly spread slices, and a few of their texts are
-embedded to measure the size of their vectors.
+Needs neither a GPU nor Ray: the tokenizer counts the tokens of some evenly spread slices. The model runs on a few of their
+rows only if the output has sparse vectors, whose size depends on it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from kosbert_ray.errors import InputError, StorageError
 from kosbert_ray.job import Job, token_pooling
 from kosbert_ray.planning.output_size import RowBytes, kept_bytes, output_bytes
 from kosbert_ray.planning.pooling_speed import pooling_seconds
+from kosbert_ray.planning.sparse_sample import SparseSample, sparse_sample
 from kosbert_ray.run.chunk_rows import chunk_columns
 from kosbert_ray.run.text_hashes import hashes_of
+from kosbert_ray.shards.formats.sparse import SparseFormat
 from kosbert_ray.vectors.kinds import MULTI_VECTOR
 
 MAX_TEXT_BYTES = 2 * 2**20  # of a slice; of a larger one, every n-th text is tokenized
@@ -75,11 +77,14 @@ class Estimate:
         shared: share of distinct texts that occur in another sampled slice; a lower bound for the corpus.
         truncated: rows longer than the model's maximum.
         dropped_tokens: tokens cut off from these rows.
-        lengths: rows by length, in bins of at most that many tokens.
+        lengths: rows of the output by length, in bins of at most that many tokens.
         max_seq_length: the model's maximum length in tokens; None if it takes texts of any length.
         slices: number of slices.
         output_bytes: bytes of all shards.
         vector_bytes: bytes of a row's vectors, by column.
+        sparse_values: average number of values of a sparse vector; 0 without sparse vectors.
+        sparse_rows: rows that were encoded to measure it; 0 if it is assumed.
+        sparse_assumed: why it is assumed; empty if it is measured.
         pooling_seconds: time in which a core of this machine pools all token vectors; 0 if they are not pooled.
         copied_bytes: those of the column with the texts.
         puts, gets: requests to the stores.
@@ -117,6 +122,9 @@ class Estimate:
     notices: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     caps: dict[int, Cap] = field(default_factory=dict)
+    sparse_values: float = 0.0
+    sparse_rows: int = 0
+    sparse_assumed: str = ""
 
 
 class _Sums:
@@ -196,15 +204,19 @@ def estimate(config: JobConfig) -> Estimate:
     formats = job.formats()
     output_rows = whole.values["output_rows"]
     of_row, copied, pooling_time = RowBytes({}, 0.0, 0.0), 0.0, 0.0
+    sparse: SparseSample | None = None
     if any(map(len, texts)):
         slice_rows = round(output_rows / max(1.0, slices))
         pooling = token_pooling(config, spec)
-        tokens = whole.values["tokens"] / max(1.0, output_rows)
+        tokens = tokens_of_row = whole.values["tokens"] / max(1.0, output_rows)
         if pooling and spec.multi_vector and MULTI_VECTOR in job.kinds:
             distinct_rows = output_rows * whole.values["encoded_tokens"] / max(1.0, whole.values["tokens"])
             pooling_time = distinct_rows * pooling_seconds(spec.multi_vector, pooling, tokens)
             tokens /= pooling.factor
-        of_row = output_bytes(formats, spec, tokens, kept, slice_rows)
+        for item in formats:
+            if isinstance(item, SparseFormat):
+                sparse = sparse_sample(spec, item, policy, tokenizer, texts, tokens_of_row)
+        of_row = output_bytes(formats, spec, tokens, kept, slice_rows, sparse)
         if column := config.copied_column():
             copied = kept_bytes(formats, [table.select([column]) for table in kept])
     written = output_rows + (sum(whole.rejected.values()) if formats[0].nullable else 0)
@@ -223,7 +235,7 @@ def estimate(config: JobConfig) -> Estimate:
         shared=1 - len(set().union(*distinct)) / max(1, sum(map(len, distinct))) if distinct else 0.0,
         truncated=whole.values["truncated"],
         dropped_tokens=whole.values["dropped_tokens"],
-        lengths=dict(sorted(whole.lengths.items())),
+        lengths=_binned(whole.lengths),
         max_seq_length=spec.length_limit,
         slices=slices,
         output_bytes=written * of_row.row + slices * of_row.shard,
@@ -237,6 +249,9 @@ def estimate(config: JobConfig) -> Estimate:
         notices=(*corpus.notices, *filter(None, [corpus.ignored_line()])),
         warnings=tuple(filter(None, [unknown, nfd, limit, reuse, trial])),
         caps=_caps(whole.values),
+        sparse_values=sparse.mean if sparse else 0.0,
+        sparse_rows=len(sparse.vectors) if sparse and not sparse.assumed else 0,
+        sparse_assumed=sparse.assumed if sparse else "",
     )
 
 
@@ -296,6 +311,15 @@ def _look(table: pa.Table, tokenizer: Tokenizer, policy: LongText, columns: Sequ
         about_chunks = [name for name in columns if name not in table.column_names]
         kept = pa.table({**carried, **chunk_columns(found.chunks, distinct.take(pa.array(chosen)), about_chunks)})
     return sums, kept
+
+
+def _binned(lengths: Mapping[int, float]) -> dict[int, float]:
+    """Merges the last bins of all slices, which end with the longest text of each."""
+    longest = max(lengths, default=0)
+    found: dict[int, float] = defaultdict(float)
+    for upper in sorted(lengths):
+        found[upper if upper <= LENGTHS[-1] else longest] += lengths[upper]
+    return dict(found)
 
 
 def _caps(sums: Mapping[str, float]) -> dict[int, Cap]:

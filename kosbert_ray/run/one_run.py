@@ -358,6 +358,7 @@ class Run:
             removed=0,
             within_limit=totals.rejected <= self.config.rejected_allowed(totals.input_rows),
             chunked=self.config.chunked,
+            kinds=self.job.kinds,
         )
 
     # -- encoding ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 from kosbert_ray.run.bounds import Bound
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.units import duration, plural
+from kosbert_ray.vectors.kinds import DENSE, Kind
 
 UNFINISHED = {"": "not complete", "limit": "trial", "max_minutes": "time is up"}
 
@@ -29,6 +30,7 @@ class Summary:
         chunked: whether long texts became one row per chunk.
         complete: whether the output has its ``_SUCCESS``.
         retired: whether these shards are kept, because the output is published as a table.
+        kinds: the kinds of vectors in the output.
         unpublished: the errors of tables as which the output could not be published.
         bound: "limit" or "max_minutes" if that option ended the run with slices left to do, otherwise empty.
     """
@@ -47,12 +49,13 @@ class Summary:
     changed: int = 0
     retired: bool = False
     unpublished: tuple[str, ...] = ()
+    kinds: tuple[Kind, ...] = (DENSE,)
 
     def __fspath__(self) -> str:
         return self.output
 
     def __str__(self) -> str:
-        lines = [self.result(), *([self.speed()] if self.new.slices else [])]
+        lines = [self.result(), *([self.speed()] if self.new.slices else []), *filter(None, [self.totals.empty_vectors()])]
         return "\n".join([*lines, f"open it with kosbert_ray.Output.open({self.output!r})"])
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:

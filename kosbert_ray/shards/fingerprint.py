@@ -57,6 +57,7 @@ SETTABLE = (
     "on_bad_row",
     "vectors",
     "sparse_dtype",
+    "sparse_top_k",
     "sparse_threshold",
     "multi_vector_dtype",
     "token_pooling",
@@ -77,7 +78,8 @@ class Difference:
 
     def __str__(self) -> str:
         option = OPTIONS.get(self.field, self.field)
-        return f"{option} is {_short(self.theirs)} in the output but {_short(self.ours)} in this job"
+        theirs, ours = (_short(self._value(value)) for value in (self.theirs, self.ours))
+        return f"{option} is {theirs} in the output but {ours} in this job"
 
     @property
     def remedy(self) -> str:
@@ -86,8 +88,13 @@ class Difference:
             return ""
         if self.field == "prompt":  # may contain spaces and what YAML reads as a mapping
             return set_argument(OPTIONS[self.field], str(self.theirs))
-        value = ",".join(map(str, self.theirs)) if isinstance(self.theirs, list) else self.theirs
+        value = self._value(self.theirs)
+        value = ",".join(map(str, value)) if isinstance(value, list) else "null" if value is None else value
         return f"--set {OPTIONS[self.field]}={value}"
+
+    def _value(self, value: Any) -> Any:
+        """Returns the option's value for a value of the fingerprint, which records no limit as 0."""
+        return None if self.field == "sparse_top_k" and value == 0 else value
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ UNSTABLE = (
     "unknown_tokens",
 )
 STAGES = ("read", "tokenize", "encode", "write")  # each has its ``<stage>_seconds``
+OPTIONAL = ("cut", "reused", "empty_sparse")  # absent from footers where they are empty or 0, as in version 0.1.0
 ARROW_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
 
@@ -63,6 +64,7 @@ class Receipt:
         cut: version and limits of the reader that cut the fragment; empty for version 0.1.0.
         unknown_tokens: those of ``encoded_tokens`` that are missing from the model's vocabulary.
         reused: distinct texts whose vectors were taken from an older output.
+        empty_sparse: those of ``rows`` whose sparse vector has no value.
     """
 
     shard: str
@@ -100,6 +102,7 @@ class Receipt:
     cut: str = ""
     unknown_tokens: int = 0
     reused: int = 0
+    empty_sparse: int = 0
 
     @staticmethod
     def unfinished(**facts: Any) -> Receipt:
@@ -121,8 +124,7 @@ class Receipt:
     def footer(self) -> dict[str, Any]:
         """Returns the fields stored in the shard's footer: those that any run of the slice on such hardware repeats."""
         footer = {name: getattr(self, name) for name in STABLE}
-        # Absent from footers of version 0.1.0, whose bytes do not change.
-        return {name: value for name, value in footer.items() if value or name not in ("cut", "reused")}
+        return {name: value for name, value in footer.items() if value or name not in OPTIONAL}
 
     @staticmethod
     def from_footer(footer: dict[str, Any], output_bytes: int) -> Receipt:
@@ -140,8 +142,11 @@ REQUIRED = {field.name for field in fields(Receipt) if field.default is MISSING}
 
 
 def to_table(receipts: list[Receipt]) -> pa.Table:
-    """Converts receipts to an Arrow table of ``SCHEMA``."""
-    return pa.table({name: [getattr(receipt, name) for receipt in receipts] for name in SCHEMA.names}, SCHEMA)
+    """Converts receipts to an Arrow table of ``SCHEMA``, without ``empty_sparse`` if no sparse vector is empty."""
+    empty = any(receipt.empty_sparse for receipt in receipts)
+    names = [name for name in SCHEMA.names if empty or name != "empty_sparse"]
+    schema = pa.schema([SCHEMA.field(name) for name in names])
+    return pa.table({name: [getattr(receipt, name) for receipt in receipts] for name in names}, schema)
 
 
 def from_table(table: pa.Table) -> list[Receipt]:
@@ -154,6 +159,6 @@ def from_table(table: pa.Table) -> list[Receipt]:
         raise ValueError(f"not a table of receipts: column {min(missing)} is missing")
     names = [name for name in SCHEMA.names if name in table.column_names]
     table = table.select(names).cast(pa.schema([SCHEMA.field(name).with_nullable(True) for name in names]))
-    if names == SCHEMA.names and not any(column.null_count for column in table.columns):
+    if names == SCHEMA.names[: len(names)] and not any(column.null_count for column in table.columns):
         return [Receipt(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
     return [Receipt(**{name: value for name, value in row.items() if value is not None}) for row in table.to_pylist()]

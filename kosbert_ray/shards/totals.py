@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Protocol
 
 from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.units import plural
+from kosbert_ray.vectors.kinds import DENSE, Kind
 
 MANY_TRUNCATED = 0.01  # of the rows: worth a warning
 TRUNCATION = (
     "{rows:.1%} of the rows are longer than the model's maximum; {tokens:.1%} of all tokens were cut off. Set "
-    "long_text=chunk or long_text=mean to embed whole texts"
+    "{remedy} to embed whole texts"
 )
+CHUNK_OR_MEAN, CHUNK = "long_text=chunk or long_text=mean", "long_text=chunk"
 SPLIT = "{texts:,} long texts split into chunks"
 TRUNCATED = "{rows} truncated by {tokens} ({share:.1%} of the rows)"
 
@@ -60,6 +62,7 @@ class Totals:
     output_bytes: int = 0
     unknown_tokens: int = 0
     reused: int = 0
+    empty_sparse: int = 0
 
     @staticmethod
     def of(receipts: Iterable[Receipt]) -> Totals:
@@ -92,12 +95,22 @@ class Totals:
         done, tokens = self.input_bytes + open_bytes, self.tokens + open_tokens
         return max(0, input_bytes - done) * tokens / max(1, done)
 
-    def truncation(self, say: Say = ENGLISH) -> str:
-        """Describes what was cut off, and what to do, where it concerns many rows; otherwise empty."""
+    def truncation(self, kinds: Sequence[Kind], say: Say = ENGLISH) -> str:
+        """Describes what was cut off, and what to do, where it concerns many rows; otherwise empty.
+
+        Args:
+            kinds: of the output's vectors: a job accepts ``long_text=mean`` for dense vectors only.
+            say: fills in the text.
+        """
         if self.truncated <= MANY_TRUNCATED * self.rows:
             return ""
         lost = self.dropped_tokens / max(1, self.tokens + self.dropped_tokens)
-        return say(TRUNCATION, rows=self.truncated / self.rows, tokens=lost)
+        remedy = say(CHUNK_OR_MEAN if [*kinds] == [DENSE] else CHUNK)
+        return say(TRUNCATION, rows=self.truncated / self.rows, tokens=lost, remedy=remedy)
+
+    def empty_vectors(self) -> str:
+        """Describes sparse vectors without values; empty if there are none."""
+        return f"{plural(self.empty_sparse, 'row', 'have')} an empty sparse vector" if self.empty_sparse else ""
 
     def long_texts(self, say: Say = ENGLISH) -> str:
         """Describes texts that were longer than the model's limit; empty if there were none."""

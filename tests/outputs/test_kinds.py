@@ -44,6 +44,7 @@ from kosbert_ray.shards.formats.multi_vector import MultiVectorFormat
 from kosbert_ray.shards.formats.sparse import SparseFormat
 from kosbert_ray.shards.shard import checksum
 from kosbert_ray.units import data_size
+from kosbert_ray.vectors.similarity import COSINES
 from kosbert_ray.vectors.sparse import SparseVectors
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
@@ -453,9 +454,9 @@ def test_equal_scores_share_a_rank() -> None:
 
 def test_doctor_takes_models_of_all_kinds(splade: Path, colbert: Path, cli: Run) -> None:
     for model in (splade, colbert):
-        shown = cli("doctor", SOURCE, "--model", model, "--compare", "5").stdout
+        shown = cli("doctor", SOURCE, "--model", model, "--compare", "5", "--set", "ray.address=127.0.0.1:9", code=1).stdout
         assert "dimensions, up to" in shown
-        assert "not compared: this is for dense vectors" in shown
+        assert "vectors to sentence-transformers over 5 texts: " in shown
 
 
 def test_a_row_without_a_value_in_common_is_no_sparse_hit(cli, three: Output, splade: Path, tmp_path: Path) -> None:
@@ -531,6 +532,50 @@ def test_a_sample_is_embedded_again(name: str, request: pytest.FixtureRequest) -
     found = request.getfixturevalue(name).verify(sample=40)
     assert found.problems == ()
     assert (found.sampled, found.agreement > 0.99999) == (40, True)
+
+
+def test_a_sample_shows_the_least_cosine_of_each_column(
+    both: Output, tokens: Output, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = COSINES["dense"]
+    monkeypatch.setitem(COSINES, "dense", lambda one, other: same(one, other) - np.float32(0.00005))
+    sample = ("--sample", "20", "--set", "encoder.precision=fp32", "--set", "encoder.device=cpu")
+    shown = cli("verify", both.storage.root, *sample).stdout
+    found = re.search(r"cosine at least ([\d.]+) in embedding and ([\d.]+) in multi_vector; ", shown)
+    assert found is not None
+    assert (float(found[1]), float(found[2])) == pytest.approx((0.99995, 1), abs=2e-6)
+    said = json.loads(cli("verify", both.storage.root, *sample, "--json").stdout)
+    assert said["agreements"].keys() == {"embedding", "multi_vector"}
+    assert said["agreement"] == said["agreements"]["embedding"] < said["agreements"]["multi_vector"]
+    assert re.search(r"cosine at least [\d.]+; ", cli("verify", tokens.storage.root, *sample).stdout)
+    assert json.loads(cli("verify", both.storage.root, "--json").stdout)["agreements"] == {}
+
+
+def test_empty_sparse_vectors_are_counted(splade: Path, sparse: Output, cli: Run, tmp_path: Path) -> None:
+    rows = sparse.to_arrow(["sparse"])["sparse"].to_pylist()
+    threshold = sorted(max(row["values"]) for row in rows)[20]  # the largest value of 20 rows is below it
+    options = ("--model", splade, "--set", "executor=local", "--set", f"output.sparse_threshold={threshold}")
+    options += ("--set", "encoder.precision=fp32")
+    done = cli("embed", SOURCE, tmp_path / "out", *options)
+    output = Output.open(tmp_path / "out")
+    count = sum(not row["values"] for row in output.to_arrow(["sparse"])["sparse"].to_pylist())
+    assert 10 <= count <= 30
+    said = f"{count} rows have an empty sparse vector"
+    assert f"warning: {said}: the model gave no value, or none of at least output.sparse_threshold" in done.stderr
+    assert said in cli("status", tmp_path / "out").stdout.splitlines()
+    footers = [pq.read_schema(path).metadata[b"kosbert_ray"] for path in (tmp_path / "out").glob("*.parquet")]
+    assert sum(json.loads(footer).get("empty_sparse", 0) for footer in footers) == count
+    shutil.rmtree(tmp_path / "out" / "_kosbert" / "receipts")  # restored from the footers
+    assert Output.open(tmp_path / "out").totals.empty_sparse == count
+
+
+def test_outputs_without_empty_vectors_have_the_records_of_earlier_versions(sparse: Output, both: Output) -> None:
+    for output in (sparse, both):
+        for path in Path(output.storage.root).glob("*.parquet"):
+            assert "empty_sparse" not in json.loads(pq.read_schema(path).metadata[b"kosbert_ray"])
+        for path in Path(output.storage.root).glob("_kosbert/*/*.parquet"):
+            assert "empty_sparse" not in pq.read_schema(path).names
+        assert output.totals.empty_sparse == 0
 
 
 # -- report ------------------------------------------------------------------------------------------------------------

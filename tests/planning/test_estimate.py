@@ -7,14 +7,20 @@ import json
 import re
 import unicodedata
 from pathlib import Path
+from unittest.mock import Mock
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, everyday
 from models import save_model
+from sparse_models import save_splade
 
 from kosbert_ray.config import load_config
+from kosbert_ray.encoder.encoder import Encoder
+from kosbert_ray.encoder.options import EncoderOptions
+from kosbert_ray.planning import sparse_sample
 from kosbert_ray.planning.estimate import estimate
 from kosbert_ray.units import data_size
 
@@ -158,3 +164,56 @@ def test_a_corpus_of_which_no_slice_can_be_read_has_no_size(tmp_path: Path) -> N
     (reason,) = {*found.unread}
     assert "a.jsonl.gz" in reason
     assert (found.rows, found.output_bytes) == (0, 0)
+
+
+def test_the_values_of_sparse_vectors_are_measured_with_the_options_of_the_output(cli, tmp_path: Path) -> None:
+    model = save_splade(tmp_path / "made", "bert")
+    plan = ["plan", "bundled:everyday", "--model", model]
+    whole = json.loads(cli(*plan, "--json").stdout)
+    encoder = Encoder.load(str(model), EncoderOptions(precision="fp32", device="cpu"))
+    counts = np.diff(encoder.encode_sparse(everyday()).indptr)
+    assert whole["sparse_values"] == pytest.approx(counts.mean(), rel=0.05)  # and not the typical 200
+    assert (whole["sparse_rows"], whole["sparse_assumed"]) == (16, "")
+    few = [*plan, "--set", "output.sparse_top_k=20"]
+    assert "          a sparse vector has 20.0 values, measured on 16 rows" in cli(*few).stdout.splitlines()
+    cli("embed", "bundled:everyday", tmp_path / "out", *few[2:], "--set", "executor=local")
+    planned = json.loads(cli(*few, "--json").stdout)
+    assert planned["output_bytes"] == pytest.approx(truth(tmp_path / "out")["bytes"], rel=0.05)
+    none = json.loads(cli(*plan, "--set", "output.sparse_threshold=100", "--json").stdout)
+    assert (none["sparse_values"], none["sparse_rows"]) == (0, 16)
+
+
+def test_the_chunks_of_long_texts_are_measured(tmp_path: Path) -> None:
+    model = save_splade(tmp_path / "made", "bert")
+    source = write_texts(tmp_path / "in", [" ".join(everyday()[:100])])
+    options = [f"input.path={source}", f"model.name={model}", "long_text=chunk", "chunk.size=20"]
+    assert estimate(load_config(None, options)).sparse_rows == 16  # one text of many chunks
+
+
+def test_a_model_that_is_too_large_to_run_for_a_plan_is_assumed_to_be_typical(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = ["plan", "bundled:everyday", "--model", save_splade(tmp_path / "made", "bert")]
+    monkeypatch.setattr(sparse_sample, "MAX_WEIGHT_BYTES", 1000)
+    told = "a sparse vector is assumed to have 200 values: the model's 1.20 MB of weights are not loaded for an estimate"
+    assert re.search(told.replace("1.20 MB", r"[\d.]+ .B"), cli(*plan).stdout)
+    monkeypatch.undo()
+    monkeypatch.setattr(Encoder, "encode_tokens", Mock(side_effect=MemoryError("no room")))
+    found = json.loads(cli(*plan, "--set", "output.sparse_top_k=50", "--json").stdout)
+    assert (found["sparse_values"], found["sparse_rows"]) == (50, 0)
+    assert found["sparse_assumed"] == "the model cannot run here (no room)"
+
+
+def test_the_shares_of_a_plan_with_chunks_add_up_to_all_of_them(cli, tmp_path: Path) -> None:
+    model = save_model("bert", everyday(), tmp_path / "model", length=12000)
+    texts = [*everyday()[:30], " ".join(everyday() * 2), " ".join(everyday() * 2)[100:]]
+    plan = ["plan", write_texts(tmp_path / "in", texts), "--model", model, "--set", "slice.max_rows=16"]
+    whole = cli(*plan).stdout
+    for told in (whole, cli(*plan, "--set", "long_text=chunk", "--set", "chunk.size=100").stdout):
+        shares = [float(share) for share in re.findall(r"^ +\d+-\d+ +([\d.]+)%", told, re.M)]
+        assert sum(shares) == pytest.approx(100, abs=0.5)
+    tokens = re.search(r"^tokens .*, ([\d.]+) per text, ([\d.]+) per chunk; ", told, re.M)
+    assert tokens is not None
+    assert float(tokens[1]) > 100 > float(tokens[2])
+    beyond = [int(upper) for upper in re.findall(r"^ +\d+-(\d+) ", whole, re.M) if int(upper) > 8192]
+    assert len(beyond) <= 1  # one bin for the longest texts of all slices

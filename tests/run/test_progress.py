@@ -182,6 +182,27 @@ def test_long_slices_tell_how_far_they_are() -> None:
     assert "2 slices in progress: 50% encoded on average" in out.getvalue()
 
 
+def test_the_share_does_not_fall_while_an_encoded_slice_is_written() -> None:
+    progress = Progress(400, Totals(), Console(file=io.StringIO()))
+    encoding = Doing("encode", "/in/a.parquet, slice 0-0", "host", 50.0, Part(0.8, 800.0, 80.0, 160.0))
+    after = replace(encoding, what="/in/a.parquet, slice 0-1", part=Part(0.1, 100.0, 10.0, 20.0))
+    views = [
+        View((encoding,)),
+        View((replace(encoding, stage="write", part=None),)),
+        View((after,)),
+        View((encoding, after)),
+    ]
+    shown = []
+    for view in views[:3]:
+        progress.watch(lambda view=view: view)
+        progress.look()
+        shown.append(progress.shown_share)
+    progress.add(replace(RECEIPT, file="a.parquet", input_bytes=200))
+    progress.watch(lambda: views[3])  # a snapshot that is older than the commit
+    progress.look()
+    assert [*shown, progress.shown_share] == pytest.approx([0.4, 0.4, 0.45, 0.55])
+
+
 HALF = Part(0.5, 10.0, 1.0, 20.0)
 
 

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from receipts import FINGERPRINT, RECEIPT, commit
 
+from kosbert_ray.config import load_config
 from kosbert_ray.errors import FingerprintMismatch, StorageError
-from kosbert_ray.shards.fingerprint import Fingerprint
+from kosbert_ray.shards.fingerprint import Fingerprint, mismatch
 from kosbert_ray.shards.lease import Lease
 from kosbert_ray.shards.ledger import Committed, Ledger
 from kosbert_ray.shards.shard import REJECTED_FOLDER, REJECTED_SCHEMA, write_rejected
@@ -111,6 +112,35 @@ def test_every_field_of_the_fingerprint_changes_its_digest() -> None:
     changed = {name: (f"{value}!" if isinstance(value, str) else ("!",)) for name, value in asdict(FINGERPRINT).items()}
     digests = {replace(FINGERPRINT, **{name: value}).sha256 for name, value in changed.items()}
     assert len(digests | {FINGERPRINT.sha256}) == len(changed) + 1
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "message"),
+    [
+        (
+            {"sparse_top_k": 20},
+            {"sparse_top_k": 30},
+            "sparse_top_k is 20 in the output but 30 in this job; add --set {}=20",
+        ),
+        ({}, {"sparse_top_k": 30}, "sparse_top_k is null in the output but 30 in this job; add --set {}=null"),
+        ({"sparse_top_k": 20}, {}, "sparse_top_k is 20 in the output but null in this job; add --set {}=20"),
+        ({"sparse_threshold": 0.5}, {}, "sparse_threshold is 0.5 in the output but 0.0 in this job; add --set {}=0.5"),
+        (
+            {},
+            {"sparse_dtype": "float16"},
+            "sparse_dtype is float32 in the output but float16 in this job; add --set {}=float32",
+        ),
+        ({}, {"token_pooling": 2.0}, "token_pooling is 1.0 in the output but 2.0 in this job; add --set {}=1.0"),
+        ({"multi_vector_dtype": "float16"}, {"multi_vector_dtype": "float32"}, "add --set {}=float16"),
+    ],
+)
+def test_an_option_of_a_kind_that_differs_is_named_with_its_remedy(theirs: dict, ours: dict, message: str) -> None:
+    stored = json.loads(json.dumps(asdict(replace(FINGERPRINT, **theirs))))
+    said = mismatch(replace(FINGERPRINT, **ours).differences(stored))
+    (option,) = {*theirs, *ours}
+    assert f"{message.format(f'output.{option}')}, or choose another output" in said
+    value = said.partition("--set ")[2].partition(",")[0]
+    load_config(None, [value])  # the remedy is accepted
 
 
 def test_a_lost_receipt_is_restored_from_the_shards_footer(storage: Storage) -> None:

@@ -147,6 +147,7 @@ class Report:
         version: of kosbert-ray, by which it was begun.
         digest: of the job.
         config: the job, with the reader's prices.
+        written: the kinds of vectors in the output.
         done: whether the output is complete.
         receipts: of the shards in it.
         totals: their sums.
@@ -164,6 +165,7 @@ class Report:
     version: str
     digest: str
     config: JobConfig
+    written: tuple[Kind, ...]
     done: bool
     receipts: tuple[Receipt, ...]
     totals: Totals
@@ -221,6 +223,7 @@ def report(
         version=output.record.version,
         digest=output.record.digest,
         config=output.job.model_copy(update={"plan": prices}),
+        written=output.kinds,
         done=output.complete,
         receipts=output.receipts,
         totals=output.totals,

@@ -56,7 +56,7 @@ def _id(name: str, kind: str | None) -> str:
 
 def _warnings(report: Report, say: Words) -> Iterator[str]:
     """Remarks that a reader should see first."""
-    if truncation := report.totals.truncation(say):
+    if truncation := report.totals.truncation(report.written, say):
         yield f"{truncation}."
     for _, found in report.kinds:
         yield from found.warnings(say)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kosbert_ray.shards.totals import SPLIT, TRUNCATED, TRUNCATION
+from kosbert_ray.shards.totals import CHUNK, CHUNK_OR_MEAN, SPLIT, TRUNCATED, TRUNCATION
 from kosbert_ray.units import data_size, duration, plural
 
 Language = Literal["en", "ko"]
@@ -59,9 +59,11 @@ KOREAN: Mapping[str, str] = {
     "manhattan": "맨해튼 거리",
     # Warnings
     TRUNCATION: (
-        "행의 {rows:.1%}가 모델의 최대 길이보다 길어 전체 토큰의 {tokens:.1%}가 잘렸습니다. 텍스트 전체를 임베딩하려면 long_text=chunk나 "
-        "long_text=mean을 설정하세요"
+        "행의 {rows:.1%}가 모델의 최대 길이보다 길어 전체 토큰의 {tokens:.1%}가 잘렸습니다. 텍스트 전체를 임베딩하려면 "
+        "{remedy} 설정하세요"
     ),
+    CHUNK_OR_MEAN: "long_text=chunk나 long_text=mean을",
+    CHUNK: "long_text=chunk를",
     NO_TEXTS: ("출력에 텍스트가 없어(--no-text) 지도에 텍스트를 표시할 수 없고 길이도 알 수 없습니다."),
     MANY_VALUES: ("--color {column}: 값이 {values:,}개이며, 가장 많은 {colored}개에만 색을 입혔습니다."),
     NO_MODEL: ("이 머신에서 모델을 불러올 수 없어 길이를 표시하지 않습니다({error})."),

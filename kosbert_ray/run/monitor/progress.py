@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -27,12 +28,13 @@ from kosbert_ray.units import duration, plural
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from kosbert_ray.run.monitor.board import View
+    from kosbert_ray.run.monitor.board import Part, View
 
 LOG_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 BAR_WIDTH = 24
 REFRESH_PER_SECOND = 4
+REMEMBERED = 64  # slices committed last, of which a snapshot may be older than the commit
 
 
 class _Console(Console):
@@ -76,6 +78,8 @@ class Progress:
         self._live: Live | None = None
         self._look: Callable[[], View | None] = lambda: None
         self._view: View | None = None
+        self._open_parts: dict[str, Part] = {}  # what is encoded of slices that are not committed, by their names
+        self._committed: deque[str] = deque(maxlen=REMEMBERED)
         self._occupancy = Occupancy()
         self._lock = threading.RLock()
         self._ended = threading.Event()
@@ -128,7 +132,19 @@ class Progress:
             self._view = view
             if view:
                 self._occupancy.add(view)
+                self._keep_parts(view)
             self._print_if_due()
+
+    def _keep_parts(self, view: View) -> None:
+        """Keeps the encoded parts of slices until their commits: writing token vectors takes long, too.
+
+        The part of a slice whose encoder was killed is kept as well, so that progress does not go backwards.
+        """
+        for item in view.doing:
+            there = self._open_parts.get(item.what)
+            done = any(item.what.endswith(name) for name in self._committed)
+            if item.part and not done and (there is None or there.share <= item.part.share):
+                self._open_parts[item.what] = item.part
 
     @property
     def seconds(self) -> float:
@@ -140,6 +156,9 @@ class Progress:
         with self._lock:
             self.new.add(receipt)
             self.recent.add(receipt)
+            name = f"/{receipt.file}, slice {receipt.fragment_index}-{receipt.slice_index}"
+            self._committed.append(name)
+            self._open_parts = {what: part for what, part in self._open_parts.items() if not what.endswith(name)}
             if self.first_at is None:
                 self.first_at = self.seconds
                 worked = sum(getattr(receipt, f"{stage}_seconds") for stage in STAGES)
@@ -170,8 +189,8 @@ class Progress:
         return min(1.0, self.totals.input_bytes / self.total_bytes) if self.total_bytes else 1.0
 
     def _open(self, name: str) -> float:
-        """The sum of a field over the encoded parts of open slices."""
-        return float(sum(getattr(item.part, name) for item in (self._view.doing if self._view else ()) if item.part))
+        """The sum of a field over the encoded parts of slices that are not committed."""
+        return float(sum(getattr(part, name) for part in self._open_parts.values()))
 
     @property
     def shown_share(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -22,7 +22,7 @@ from kosbert_ray.run.stages.work import Outcome, Work, run_stage
 from kosbert_ray.shards.ledger import Ledger
 from kosbert_ray.shards.shard import REJECTED_SCHEMA, checksum, write_rejected, write_shard
 from kosbert_ray.storage import Storage
-from kosbert_ray.vectors.kinds import Kind
+from kosbert_ray.vectors.kinds import SPARSE, Kind
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
 NONE_REJECTED = REJECTED_SCHEMA.empty_table()
@@ -67,8 +67,10 @@ def write_slice(row: SliceRow, work: Work) -> Outcome:
         write_rejected(work.output, receipt.shard, rejected)
     size = 0
     if receipt.shard:
-        keep, arrays = _columns(row, work)
-        receipt = replace(receipt, embedding_xxh128=checksum(*arrays))
+        vectors = {kind: _vectors(row, work, kind) for kind in work.kinds}
+        keep, arrays = _columns(row, work, vectors)
+        empty = int((vectors[SPARSE].counts == 0).sum()) if SPARSE in vectors else 0
+        receipt = replace(receipt, embedding_xxh128=checksum(*arrays), empty_sparse=empty)
         footer = receipt.footer() | {"fingerprint": work.fingerprint}
         size = write_shard(work.output, receipt.shard, keep, arrays, work.formats, footer, work.field_ids)
     seconds = time.perf_counter() - started
@@ -76,15 +78,14 @@ def write_slice(row: SliceRow, work: Work) -> Outcome:
     return Outcome(receipt, rejected=first, notices=row.notices)
 
 
-def _columns(row: SliceRow, work: Work) -> tuple[dict[str, pa.Array], list[pa.Array]]:
-    """The shard's columns: those carried through, and the vectors in each format."""
+def _columns(row: SliceRow, work: Work, vectors: Mapping[Kind, Any]) -> tuple[dict[str, pa.Array], list[pa.Array]]:
+    """The shard's columns: those carried through, and the vectors of the good rows in each format."""
     keep = {name: row.columns[KEEP + name] for name in work.reader.columns.keep.names}
     if work.keep_address:
         assert row.fragment is not None
         keep |= addresses(row.fragment, row.positions)
     keep |= {name: row.columns[MADE + name] for name in work.made_columns}
     good, nullable = row.good, work.formats[0].nullable
-    vectors = {kind: _vectors(row, work, kind) for kind in work.kinds}
     if row.reasons.null_count < len(row.reasons) and not nullable:
         keep = {name: column.filter(good) for name, column in keep.items()}
     return keep, [item.array(vectors[item.kind], good if nullable else None) for item in work.formats]
