@@ -22,6 +22,9 @@ import pytest
 from one_ray import ROOT, run_here, shared_ray, undisturbed
 from tiny import EVERYDAY, make
 
+from kosbert_ray import Output
+from kosbert_ray.analysis import terms
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 DATA = Path(os.environ.get("KOSBERT_DATA", ROOT.parent / "shared" / "data"))
 # What the session leaves behind is removed with this folder. Its path is short: Ray's sockets, whose paths have at most 107
@@ -105,6 +108,16 @@ def command(*arguments: object) -> list[str]:
 def one_ray() -> Iterator[None]:
     """The local Ray of all commands that run in this process."""
     with shared_ray():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_kiwi() -> Iterator[None]:
+    """The analyzer of all reports in this process, which takes more than a second to load."""
+    load = terms._kiwi
+    once = functools.cache(load)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(terms, "_kiwi", lambda: load() if sys.modules.get("kiwipiepy", True) is None else once())
         yield
 
 
@@ -315,6 +328,50 @@ def splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sparse_models import save_splade
 
     return save_splade(tmp_path_factory.mktemp("splade"), "bert")
+
+
+@pytest.fixture(scope="session")
+def colbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny ColBERT model; tests that change it copy it."""
+    from multi_vector_models import save_colbert
+
+    expansion = {"strategy": "fixed", "length": 16, "attend": False}
+    return save_colbert(tmp_path_factory.mktemp("colbert"), "bert", (".", ","), query_expansion=expansion)
+
+
+@pytest.fixture(scope="session")
+def sparse(splade: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
+    """An output of sparse vectors; tests that change one of these outputs copy it."""
+    from kind_outputs import embed
+
+    return embed(tmp_path_factory.mktemp("희소") / "out", splade)
+
+
+@pytest.fixture(scope="session")
+def tokens(colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
+    """An output of token vectors."""
+    from kind_outputs import embed
+
+    return embed(tmp_path_factory.mktemp("토큰") / "out", colbert)
+
+
+@pytest.fixture(scope="session")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Output:
+    """An output of dense and token vectors."""
+    from kind_outputs import embed
+
+    vectors = {"vectors": ["multi_vector", "dense"]}
+    return embed(tmp_path_factory.mktemp("both") / "out", "bundled:kosbert-mini", output=vectors)
+
+
+@pytest.fixture(scope="session")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Output:
+    """An output of all three kinds by a tiny model like BGE-M3."""
+    from kind_outputs import embed
+    from m3_models import save_m3
+
+    folder = save_m3(tmp_path_factory.mktemp("m3"))
+    return embed(folder.parent / "out", folder, output={"vectors": ["dense", "sparse", "multi_vector"]})
 
 
 @pytest.fixture(scope="session")

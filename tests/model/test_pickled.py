@@ -75,7 +75,7 @@ def as_on_the_hub(folder: Path, target: Path, tokenizer_json: bool) -> Path:
     return target
 
 
-@pytest.mark.parametrize("tokenizer_json", [True, False])
+@pytest.mark.parametrize("tokenizer_json", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_ko_sbert_sts_is_fetched_and_gives_the_vectors_of_sentence_transformers(
     tokenizer_json: bool, tmp_path: Path, cache: Path
 ) -> None:

@@ -91,7 +91,10 @@ def write_code(folder: Path, shift: int) -> None:
     (folder / "layers.py").write_text(LAYERS.format(shift=shift))
 
 
-@pytest.mark.parametrize("local", [False, True], ids=["model on the hub", "model in a folder"])
+@pytest.mark.parametrize(
+    "local",
+    [pytest.param(False, id="model on the hub"), pytest.param(True, id="model in a folder", marks=pytest.mark.slow)],
+)
 def test_code_is_fetched_at_a_commit_and_pinned(
     local: bool, hub: Hub, machine: Machine, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -1,9 +1,7 @@
-"""Outputs of sparse and token vectors: what they hold, that they resume, verify and are searched as the reference does."""
+"""Outputs of sparse and token vectors: what they hold, and that they resume and verify."""
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 import os
 import random
@@ -23,63 +21,23 @@ import pytest
 from conftest import Run, command, everyday, leftovers, shards
 from hypothesis import given
 from hypothesis import strategies as st
-from m3_models import save_m3
-from multi_vector_models import DIMENSION, save_colbert
-from sentence_transformers import util
-from sparse_models import save_autoencoder, save_inference_free
-from transformers import AutoTokenizer
+from kind_outputs import ENCODER, QUERIES, SOURCE, embed
+from multi_vector_models import DIMENSION
+from sparse_models import save_autoencoder
 
 import kosbert_ray
 from kosbert_ray import Output
 from kosbert_ray.encoder.encoder import Encoder
 from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import UsageError
-from kosbert_ray.outputs import fusion
-from kosbert_ray.outputs.report.kinds.base import Column
-from kosbert_ray.outputs.report.kinds.multi_vector import TokenFigures, TokenMeans
-from kosbert_ray.outputs.report.words import KOREAN, Words
-from kosbert_ray.outputs.sample import sample_kinds
-from kosbert_ray.outputs.scoring import MaxSimScorer
 from kosbert_ray.shards.formats.multi_vector import MultiVectorFormat
 from kosbert_ray.shards.formats.sparse import SparseFormat
 from kosbert_ray.shards.shard import checksum
-from kosbert_ray.units import data_size
 from kosbert_ray.vectors.similarity import COSINES
 from kosbert_ray.vectors.sparse import SparseVectors
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
-SOURCE = "bundled:everyday"
-ENCODER = {"precision": "fp32", "device": "cpu"}
 PROFILE = "plan.profiles={gpu: {tokens_per_second: 1000000}}"
-QUERIES = ["비가 오는 날에 무엇을 먹을까?", "지하철을 갈아타는 곳"]
-
-
-@pytest.fixture(scope="module")
-def colbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    expansion = {"strategy": "fixed", "length": 16, "attend": False}
-    return save_colbert(tmp_path_factory.mktemp("colbert"), "bert", (".", ","), query_expansion=expansion)
-
-
-def embed(folder: Path, model: Path | str, **options: Any) -> Output:
-    options = {"input": {"keep": ["id"]}, "executor": "local", "encoder": ENCODER} | options
-    kosbert_ray.embed(SOURCE, folder, model=str(model), **options)
-    return Output.open(folder, encoder=ENCODER)
-
-
-@pytest.fixture(scope="module")
-def sparse(splade: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
-    return embed(tmp_path_factory.mktemp("희소") / "out", splade)
-
-
-@pytest.fixture(scope="module")
-def tokens(colbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
-    return embed(tmp_path_factory.mktemp("토큰") / "out", colbert)
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Output:
-    folder = tmp_path_factory.mktemp("both") / "out"
-    return embed(folder, "bundled:kosbert-mini", output={"vectors": ["multi_vector", "dense"]})
 
 
 # -- what is written ---------------------------------------------------------------------------------------------------
@@ -211,12 +169,6 @@ def test_checksums_do_not_depend_on_chunks(rows: list[list[int]], size: int) -> 
     assert (found.to_csr(5).toarray() == np.maximum(matrix[1:], 0)).all()
 
 
-@pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Output:
-    folder = save_m3(tmp_path_factory.mktemp("m3"))
-    return embed(folder.parent / "out", folder, output={"vectors": ["dense", "sparse", "multi_vector"]})
-
-
 def test_three_kinds_of_one_pass(three: Output) -> None:
     assert three.kinds == ("dense", "sparse", "multi_vector")
     assert three.record.fingerprint["head_weights"]
@@ -243,14 +195,6 @@ def test_dense_vectors_of_a_model_with_heads_have_the_fingerprint_of_one_without
     assert with_heads.kinds == ("dense",)
     assert with_heads.record.digest == without.record.digest
     assert shards(tmp_path / "with") == shards(tmp_path / "without")
-
-
-def test_queries_need_no_inference(tmp_path: Path) -> None:
-    model = save_inference_free(tmp_path)
-    output = embed(tmp_path / "out", model)
-    encoder = Encoder.load(str(model), EncoderOptions(**ENCODER))
-    stored = encoder.encode_sparse(output.to_arrow(["text"])["text"], task="document")
-    ranked(output, (encoder.encode_sparse(QUERIES, task="query") @ stored.T).toarray(), "sparse")
 
 
 def test_a_sparse_autoencoder_has_both_kinds(tmp_path: Path) -> None:
@@ -340,116 +284,7 @@ def test_tools_for_dense_vectors_say_so(tokens: Output, told: Callable[..., str]
         assert "multi-vector vectors only" in told("search", output, "가", "--by", by, code=2)
 
 
-# -- diff --------------------------------------------------------------------------------------------------------------
-
-
-def compared(cli: Callable[..., Any], one: Output, other: Output, *arguments: str) -> dict[str, Any]:
-    return dict(json.loads(cli("diff", one.storage.root, other.storage.root, "--json", *arguments).stdout)["agreements"])
-
-
-def test_an_output_agrees_with_itself_in_every_kind(cli, sparse: Output, tokens: Output, both: Output) -> None:
-    for output in (sparse, tokens, both):
-        found = compared(cli, output, output, "--sample", "40", "-k", "3")
-        assert tuple(found) == output.kinds
-        for near in found.values():
-            assert (near["rows"], near["k"], near["overlap"], near["same_nearest"]) == (40, 3, 1, 1)
-            assert near["cosine"] == pytest.approx(1, abs=1e-5)
-    shown = cli("diff", both.storage.root, both.storage.root).stdout
-    assert "dense 256, multi-vector 256" in shown
-    assert "multi-vector: of " in shown
-
-
-def test_neighbours_of_other_kinds_are_those_of_a_plain_search(
-    cli, sparse: Output, tokens: Output, splade: Path, tmp_path: Path
-) -> None:
-    limited = embed(tmp_path / "out", splade, output={"sparse_top_k": 2})
-    rows = [output.to_arrow(["sparse"])["sparse"].to_pylist() for output in (sparse, limited)]
-    size = 1 + max(max(row["indices"]) for row in rows[0])
-    matrices = [np.zeros((len(one), size)) for one in rows]
-    for matrix, one in zip(matrices, rows, strict=True):
-        for number, row in enumerate(one):
-            matrix[number, row["indices"]] = row["values"]
-        matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
-    stored = [np.array(row, np.float32) for row in tokens.to_arrow(["multi_vector"])["multi_vector"].to_pylist()]
-    late = np.array([[(a @ b.T).max(1).sum() for b in stored] for a in stored])
-    pairs = {
-        "sparse": (*(matrix @ matrix.T for matrix in matrices),),
-        "sparse/multi_vector": (matrices[0] @ matrices[0].T, late),
-    }
-    for (kinds, both), other in zip(pairs.items(), (limited, tokens), strict=True):
-        found = compared(cli, sparse, other, "--sample", str(len(late)), "-k", "1")[kinds]
-        nearest = [np.where(np.eye(len(late), dtype=bool), -1, matrix).argmax(1) for matrix in both]
-        assert found["rows"] == len(late)
-        assert found["same_nearest"] == pytest.approx((nearest[0] == nearest[1]).mean(), abs=1.5 / len(late))
-    assert compared(cli, sparse, limited)["sparse"]["cosine"] == pytest.approx(
-        (matrices[0] * matrices[1]).sum(1).mean(), abs=1e-5
-    )
-
-
-# -- search ------------------------------------------------------------------------------------------------------------
-
-
-def ranked(output: Output, scores: np.ndarray, by: str, **options: Any) -> None:
-    """The hits are the rows with the largest scores, float ``[queries, rows]`` in the order of the output."""
-    rows = [row["id"] for row in output.to_arrow(["id"]).to_pylist()]
-    hits = output.search(QUERIES, top_k=5, by=by, **options)
-    for number, query in enumerate(QUERIES):
-        found = [hit for hit in hits if hit.query == query]
-        best = np.argsort(-scores[number], kind="stable")[:5]
-        assert [hit.columns["id"] for hit in found] == [rows[place] for place in best]
-        assert np.allclose([hit.score for hit in found], scores[number][best], rtol=1e-4)
-
-
-def test_search_by_token_vectors_is_maxsim(tokens: Output, colbert: Path) -> None:
-    stored = [np.array(row, np.float32) for row in tokens.to_arrow(["multi_vector"])["multi_vector"].to_pylist()]
-    queries = Encoder.load(str(colbert), EncoderOptions(**ENCODER)).encode_multi_vector(QUERIES, task="query")
-    assert {len(one) for one in queries} == {16}  # queries are expanded
-    right = util.maxsim([one.astype(np.float32) for one in queries], stored)
-    ranked(tokens, np.asarray(right), "multi_vector")
-
-
-def test_search_by_sparse_vectors_is_the_dot_product(sparse: Output, splade: Path) -> None:
-    stored = Encoder.load(str(splade), EncoderOptions(**ENCODER)).encode_sparse(sparse.to_arrow(["text"])["text"])
-    queries = Encoder.load(str(splade), EncoderOptions(**ENCODER)).encode_sparse(QUERIES)
-    ranked(sparse, (queries @ stored.T).toarray(), "sparse")
-
-
-def test_hybrid_search_adds_standardized_scores(both: Output) -> None:
-    table, encoder = both.to_arrow(), Encoder.load(MINI, EncoderOptions(**ENCODER))
-    dense = util.cos_sim(encoder.encode(QUERIES), np.array(table["embedding"].to_pylist(), np.float32)).numpy()
-    stored = [np.array(row, np.float32) for row in table["multi_vector"].to_pylist()]
-    queries = [one.astype(np.float32) for one in encoder.encode_multi_vector(QUERIES)]
-    late = np.asarray(util.maxsim(queries, stored))
-    ranked(both, dense, "dense")
-    ranked(both, late, "multi_vector")
-    total = sum((each - each.mean(1, keepdims=True)) / each.std(1, keepdims=True) for each in (dense, late))
-    ranked(both, total, "hybrid")
-    ranks = [np.argsort(np.argsort(-each, 1, kind="stable"), 1, kind="stable") + 1 for each in (dense, late)]
-    ranked(both, sum(1 / (60 + each) for each in ranks), "hybrid", fusion="reciprocal_rank")
-
-
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "by": ({"by": "dence"}, "by: 'dence' is not known; choose one of dense, sparse, multi_vector, hybrid"),
-    "fusion": ({"by": "hybrid", "fusion": "rrf"}, "fusion: 'rrf' is not known; choose one of standardized"),
-    "fusion of one kind": ({"fusion": "reciprocal_rank"}, "--fusion: needs --by hybrid"),
-    "similarity": ({"similarity": "euclid"}, "similarity: 'euclid' is not known"),
-    "rerank": ({"by": "multi_vector", "rerank": -1}, "--rerank: must be at least the 10 rows of --top-k"),
-    "few to rerank": ({"by": "multi_vector", "rerank": 3}, "--rerank: must be at least the 10 rows of --top-k"),
-    "rerank of dense": ({"by": "dense", "rerank": 30}, "--rerank: needs --by multi_vector"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_argument_of_a_search_is_refused(case: str, both: Output) -> None:
-    options, message = WRONG[case]
-    with pytest.raises(UsageError, match=re.escape(message)):
-        both.search("비", **options)
-
-
-def test_equal_scores_share_a_rank() -> None:
-    """Most rows have no word in common with a query, and a sparse score of 0."""
-    ranks = fusion._reciprocal_ranks(np.array([[0, 3, 0, 1, 0]], np.float32))
-    assert ranks.tolist() == [pytest.approx([1 / 63, 1 / 61, 1 / 63, 1 / 62, 1 / 63])]
+# -- doctor -----------------------------------------------------------------------------------------------------------
 
 
 def test_doctor_takes_models_of_all_kinds(splade: Path, colbert: Path, cli: Run) -> None:
@@ -457,33 +292,6 @@ def test_doctor_takes_models_of_all_kinds(splade: Path, colbert: Path, cli: Run)
         shown = cli("doctor", SOURCE, "--model", model, "--compare", "5", "--set", "ray.address=127.0.0.1:9", code=1).stdout
         assert "dimensions, up to" in shown
         assert "vectors to sentence-transformers over 5 texts: " in shown
-
-
-def test_a_row_without_a_value_in_common_is_no_sparse_hit(cli, three: Output, splade: Path, tmp_path: Path) -> None:
-    stored = three.to_arrow(["sparse"])["sparse"].to_pylist()
-    queries = three.encoder().encode_sparse(QUERIES, task="query").toarray()
-    hits = three.search(QUERIES, top_k=len(stored), by="sparse")
-    for query, weights in zip(QUERIES, queries, strict=True):
-        scores = np.array([weights[row["indices"]] @ np.array(row["values"]) for row in stored])
-        found = [hit.score for hit in hits if hit.query == query]
-        assert 0 < len(found) < len(stored)
-        assert found == pytest.approx(np.sort(scores[scores > 0])[::-1], rel=1e-4)
-    empty = embed(tmp_path / "empty", splade, output={"sparse_threshold": 1e6})
-    done = cli("search", empty.storage.root, QUERIES[0])
-    assert done.stdout == ""
-    assert "no row has a value in common" in done.stderr
-
-
-def test_reranking_looks_at_the_nearest_only(both: Output) -> None:
-    every = both.search(QUERIES[0], top_k=3, by="multi_vector")
-    again = both.search(QUERIES[0], top_k=3, by="multi_vector", rerank=10**6)
-    assert [(hit.rank, hit.columns) for hit in again] == [(hit.rank, hit.columns) for hit in every]
-    assert [hit.score for hit in again] == pytest.approx([hit.score for hit in every])
-    few = both.search(QUERIES[0], top_k=3, by="multi_vector", rerank=3)
-    dense = both.search(QUERIES[0], top_k=3, by="dense")
-    assert {hit.columns["id"] for hit in few} == {hit.columns["id"] for hit in dense}
-    scores = {hit.columns["id"]: hit.score for hit in both.search(QUERIES[0], top_k=520, by="multi_vector")}
-    assert [hit.score for hit in few] == pytest.approx([scores[hit.columns["id"]] for hit in few])
 
 
 # -- kills -------------------------------------------------------------------------------------------------------------
@@ -516,15 +324,6 @@ def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     assert output.verify(tmp_path / "in").problems == ()
     assert output.totals.rows == 12 * len(everyday())
     assert not leftovers(tmp_path / "out")
-
-
-def test_scorers_take_rows_without_vectors() -> None:
-    rows = TokenVectors.of_lengths(np.eye(3, dtype=np.float16), np.array([0, 2, 0, 1, 0]))
-    scorer = MaxSimScorer(
-        MultiVectorFormat(3), [np.array([[1, 0, 0], [0, 0, 2]], np.float32), np.empty((0, 3), np.float32)]
-    )
-    assert scorer.pairs(np.array([0, 0, 1, 1, 0]), rows, np.arange(5)).tolist() == [0, 1, 0, 0, 0]
-    assert scorer.pairs(np.array([1, 0, 0]), rows, np.array([3, 3, 1])).tolist() == [0, 2, 1]
 
 
 @pytest.mark.parametrize("name", ["sparse", "tokens", "both"])
@@ -576,237 +375,3 @@ def test_outputs_without_empty_vectors_have_the_records_of_earlier_versions(spar
         for path in Path(output.storage.root).glob("_kosbert/*/*.parquet"):
             assert "empty_sparse" not in pq.read_schema(path).names
         assert output.totals.empty_sparse == 0
-
-
-# -- report ------------------------------------------------------------------------------------------------------------
-
-
-class Page:
-    """The report of an output, with its sections and the summary."""
-
-    def __init__(self, cli: Run, output: Output, target: Path, *arguments: str) -> None:
-        cli("report", output.storage.root, "-o", target, *arguments)
-        self.html = target.read_text("utf-8")
-        body = self.html[self.html.index("<body>") :]
-        self.warnings = [html.unescape(one) for one in re.findall('<p class="bad">(.*?)</p>', body)]
-        self.sections = {html.unescape(one.partition("</h2>")[0]): one for one in body.split("<section><h2>")[1:]}
-        self.ids = re.findall(r'<div id="([^"]+)"', body)
-
-    def about(self, heading: str) -> str:
-        return html.unescape(re.findall('<p class="faint">(.*?)</p>', self.sections[heading])[0])
-
-    def table(self, heading: str) -> list[list[str]]:
-        rows = re.findall("<tr>(.*?)</tr>", self.sections[heading], re.S)
-        return [[html.unescape(cell) for cell in re.findall("<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)] for row in rows]
-
-    @property
-    def summary(self) -> dict[str, str]:
-        return dict(self.table(next(iter(self.sections))))
-
-    def figure(self, name: str) -> list[dict[str, Any]]:
-        """The traces of a figure, as plotly gets them."""
-        start = re.search(f'Plotly.newPlot\\(\\s*"{name}",\\s*', self.html)
-        assert start is not None
-        return json.JSONDecoder().raw_decode(self.html[start.end() :])[0]
-
-
-def matrix_of(output: Output, dimension: int) -> np.ndarray:
-    rows = output.to_arrow(["sparse"])["sparse"].to_pylist()
-    matrix = np.zeros((len(rows), dimension))
-    for row, one in enumerate(rows):
-        matrix[row, one["indices"]] = one["values"]
-    return matrix
-
-
-def bytes_a_row(output: Output, column: str) -> float:
-    total = 0
-    for shard in output.shards():
-        metadata = pq.read_metadata(Path(output.storage.root) / shard)
-        for group in range(metadata.num_row_groups):
-            chunks = [metadata.row_group(group).column(number) for number in range(metadata.num_columns)]
-            total += sum(one.total_compressed_size for one in chunks if one.path_in_schema.startswith(f"{column}."))
-    return total / output.totals.rows
-
-
-def random_cosine(directions: np.ndarray) -> float:
-    """The mean cosine of all pairs of different rows."""
-    n = len(directions)
-    return float((np.square(directions.sum(0)).sum() - np.square(directions).sum()) / (n * (n - 1)))
-
-
-def nearest(directions: np.ndarray, texts: list[str]) -> tuple[float, set[str]]:
-    cosines = directions @ directions.T - 3 * np.eye(len(directions))
-    first, second = np.unravel_index(cosines.argmax(), cosines.shape)
-    return float(cosines.max()), {texts[first], texts[second]}
-
-
-def values(stored: Any) -> list[float]:
-    """The numbers of an array in a figure, which plotly writes as base64 where there are many."""
-    if isinstance(stored, list):
-        return stored
-    return np.frombuffer(base64.b64decode(stored["bdata"]), stored["dtype"]).tolist()
-
-
-def number(text: str, pattern: str) -> float:
-    found = re.search(pattern.replace("#", r"(-?[\d,]+(?:\.\d+)?)"), text)
-    assert found is not None, (pattern, text)
-    return float(found[1].replace(",", ""))
-
-
-def test_a_report_of_sparse_vectors(sparse: Output, splade: Path, cli: Run, tmp_path: Path) -> None:
-    page = Page(cli, sparse, tmp_path / "r.html")
-    tokenizer = AutoTokenizer.from_pretrained(splade)
-    matrix = matrix_of(sparse, sparse.record.fingerprint["sparse_dimension"])
-    counts, summary = (matrix > 0).sum(1), page.summary
-    assert number(summary["Values per row"], "median #") == round(np.median(counts))
-    assert number(summary["Values per row"], "percentile #") == round(np.quantile(counts, 0.95))
-    assert number(summary["Values per row"], "# of 520 sampled vectors empty") == 0
-    used = int((matrix > 0).any(0).sum())
-    assert summary["Dimensions"] == f"{used:,} of {matrix.shape[1]:,} used in the sampled rows"
-    directions = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
-    assert number(summary["Anisotropy"], "^#, the mean") == pytest.approx(random_cosine(directions), abs=0.005)
-    assert summary["Size on disk"] == f"{data_size(round(bytes_a_row(sparse, 'sparse')))} a row"
-    heaviest = np.argsort(-matrix.sum(0), kind="stable")[:20]
-    assert page.table("Heaviest dimensions") == [
-        ["token", "share of the rows", "mean value above 0"],
-        *(
-            [token, f"{(column > 0).mean():.1%}", f"{column[column > 0].mean():.3f}"]
-            for token, column in zip(tokenizer.convert_ids_to_tokens(heaviest), matrix.T[heaviest], strict=True)
-        ),
-    ]
-    (bars,) = page.figure("values-per-row")
-    assert sum(values(bars["y"])) == 520
-    cosine, pair = nearest(directions, sparse.to_arrow(["text"])["text"].to_pylist())
-    best = page.table("Nearest pairs")[1]
-    assert (float(best[0]), {*best[1:]}) == (pytest.approx(cosine, abs=0.001), pair)
-    assert "Cosines are those of the sparse vectors." in page.about("Nearest pairs")
-    assert "truncated SVD" in page.about("Map")
-    assert page.warnings == []
-
-
-def test_a_report_of_token_vectors(tokens: Output, cli: Run, tmp_path: Path) -> None:
-    page = Page(cli, tokens, tmp_path / "r.html")
-    rows = [np.array(row, np.float32) for row in tokens.to_arrow(["multi_vector"])["multi_vector"].to_pylist()]
-    counts, summary = [len(row) for row in rows], page.summary
-    assert number(summary["Vectors per row"], "median #") == round(np.median(counts))
-    assert number(summary["Vectors per row"], "percentile #") == round(np.quantile(counts, 0.95))
-    assert number(summary["Vectors per row"], "each of # numbers") == DIMENSION
-    means = np.array([(row / np.linalg.norm(row, axis=1, keepdims=True)).mean(0) for row in rows])
-    directions = means / np.linalg.norm(means, axis=1, keepdims=True)
-    assert number(summary["Anisotropy"], "^#, the mean") == pytest.approx(random_cosine(directions), abs=0.01)
-    assert summary["Size on disk"] == f"{data_size(round(bytes_a_row(tokens, 'multi_vector')))} a row"
-    (bars,) = page.figure("vectors-per-row")
-    assert sum(values(bars["y"])) == 520
-    cosine, pair = nearest(directions, tokens.to_arrow(["text"])["text"].to_pylist())
-    best = page.table("Nearest pairs")[1]
-    assert (float(best[0]), {*best[1:]}) == (pytest.approx(cosine, abs=0.001), pair)
-    assert "mean token vectors, not MaxSim" in page.about("Nearest pairs")
-    assert "the mean of its token vectors" in page.about("Map")
-
-
-def test_a_report_of_three_kinds_names_them(three: Output, cli: Run, tmp_path: Path) -> None:
-    page = Page(cli, three, tmp_path / "r.html")
-    alone = Page(cli, embed(tmp_path / "dense", three.job.model.name), tmp_path / "dense.html")
-    for name in ("Anisotropy", "Dimensions"):
-        assert page.summary[f"{name} (dense vectors)"] == alone.summary[name]
-    for name in ("Map", "Spread", "Similarity", "Nearest pairs", "Most isolated rows"):
-        assert page.about(f"{name} (dense vectors)") == alone.about(name)
-    assert page.table("Nearest pairs (dense vectors)") == alone.table("Nearest pairs")
-    matrix = matrix_of(three, three.record.fingerprint["sparse_dimension"])
-    found = page.summary["Values per row (sparse vectors)"]
-    assert number(found, "median #") == round(np.median((matrix > 0).sum(1)))
-    counts = [len(row) for row in three.to_arrow(["multi_vector"])["multi_vector"].to_pylist()]
-    assert number(page.summary["Vectors per row (token vectors)"], "median #") == round(np.median(counts))
-    assert {"Similarity (sparse vectors)", "Similarity (token vectors)", "Heaviest dimensions (sparse vectors)"} <= {
-        *page.sections
-    }
-    assert len({*page.ids}) == len(page.ids) > 8
-    assert not any("vectors" in name for name in alone.sections)
-
-
-def test_dimensions_of_an_autoencoder_are_numbered(cli: Run, tmp_path: Path) -> None:
-    output = embed(tmp_path / "out", save_autoencoder(tmp_path, "bert"), output={"vectors": ["sparse"]})
-    page = Page(cli, output, tmp_path / "r.html")
-    heading, *rows = page.table("Heaviest dimensions")
-    matrix = matrix_of(output, output.record.fingerprint["sparse_dimension"])
-    assert heading[0] == "dimension"
-    assert [int(row[0]) for row in rows] == np.argsort(-matrix.sum(0), kind="stable")[:20].tolist()
-
-
-def test_empty_sparse_vectors_are_a_warning(sparse: Output, splade: Path, cli: Run, tmp_path: Path) -> None:
-    largest = matrix_of(sparse, sparse.record.fingerprint["sparse_dimension"]).max(1)
-    threshold = float(np.quantile(largest, 0.1))
-    output = embed(tmp_path / "out", splade, output={"sparse_threshold": threshold})
-    empty = sum(not row["indices"] for row in output.to_arrow(["sparse"])["sparse"].to_pylist())
-    assert 10 < empty < 100
-    page = Page(cli, output, tmp_path / "r.html")
-    assert len(page.warnings) == 1
-    assert page.warnings[0].startswith(f"Empty sparse vectors: {empty} of 520 sampled rows.")
-    assert f"{empty} of 520 sampled vectors empty" in page.summary["Values per row"]
-    sizes = {row[0]: int(row[1]) for row in page.table("Clusters")[1:]}
-    assert sizes["others"] == empty and sum(sizes.values()) == 520
-    assert [float(row[0]) for row in page.table("Most isolated rows")[1:]] == [0] * 5
-    every = embed(tmp_path / "none", splade, output={"sparse_threshold": 1e6})
-    page = Page(cli, every, tmp_path / "r.html")
-    assert page.warnings[0].startswith("Empty sparse vectors: 520 of 520 sampled rows.")
-    assert not {"Values per row", "Similarity", "Heaviest dimensions"} & {*page.sections}
-    assert np.isfinite(values(page.figure("map")[0]["x"])).all()
-
-
-def test_rows_without_token_vectors_are_a_warning() -> None:
-    vectors = TokenVectors.of_lengths(np.array([[3, 0], [0, 2], [5, 0]], np.float16), np.array([2, 0, 1]))
-    kept = TokenMeans.of(vectors).joined([TokenMeans.of(TokenVectors.empty(2, 1))])
-    assert kept.means.tolist() == [[0.5, 0.5], [0, 0], [1, 0], [0, 0]]
-    found = TokenFigures.of(kept, Column(MultiVectorFormat(2), 10.0, None))
-    (warning,) = found.warnings(Words("en"))
-    assert warning.startswith("Rows without token vectors: 2 of 4 sampled.")
-    assert found.cosines == pytest.approx(np.sqrt(0.5))
-
-
-def test_a_sample_of_several_kinds_has_the_same_rows(both: Output) -> None:
-    lengths: list[int] = []
-
-    def keep(vectors: TokenVectors) -> TokenVectors:
-        lengths.append(len(vectors))
-        return vectors
-
-    found = sample_kinds(both, 60, 1, ["id"], None, {"dense": lambda vectors: vectors, "multi_vector": keep})
-    assert sum(lengths) == 60 and len(lengths) >= len(both.shards()) > 1  # reduced shard by shard
-    table = both.to_arrow()
-    place = {id: row for row, id in enumerate(table["id"].to_pylist())}
-    rows = [place[id] for id in found["dense"].table["id"].to_pylist()]
-    assert np.allclose(found["dense"].vectors, np.array(table["embedding"].take(rows).to_pylist(), np.float32))
-    for tokens, right in zip(
-        found["multi_vector"].vectors.to_list(), table["multi_vector"].take(rows).to_pylist(), strict=True
-    ):
-        assert np.array_equal(tokens, np.array(right, tokens.dtype))
-
-
-KEPT = {"MaxSim", "SVD", "SNE", "truncated", "output", "sparse", "threshold"}  # these stay as they are in Korean
-
-
-SAID = ("Values per row", "Vectors per row", "Dimensions", "Anisotropy", "Size on disk")
-
-
-@pytest.mark.parametrize("name", ["three", "sparse", "tokens", "empty"])
-def test_a_korean_report_of_all_kinds_is_korean(
-    name: str, splade: Path, cli: Run, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    limits = {"sparse_threshold": 1e6}
-    output = embed(tmp_path / "out", splade, output=limits) if name == "empty" else request.getfixturevalue(name)
-    english = Page(cli, output, tmp_path / "en.html")
-    korean = Page(cli, output, tmp_path / "ko.html", "--lang", "ko")
-    said = Words("ko")
-    for one, other in zip(english.sections, korean.sections, strict=True):
-        name, _, kind = one.partition(" (")
-        assert other == said.heading(name, kind.removesuffix(")") or None)
-    lines = [*korean.sections, *korean.warnings, *korean.summary]
-    lines += [korean.about(name) for name, section in korean.sections.items() if 'class="faint"' in section]
-    lines += [cell for name in [*korean.sections][1:] for row in korean.table(name)[:1] for cell in row]
-    of_vectors = {KOREAN[name] for name in SAID}
-    lines += [value for name, value in korean.summary.items() if name.partition("(")[0] in of_vectors]
-    lines += json.loads("[" + ",".join(re.findall(r'"title":\{"text":("[^"]*")', korean.html)) + "]")
-    for line in lines:
-        left = {*re.findall("[A-Za-z]{3,}", line)} - KEPT
-        assert not left - {"kosbert", "mini"}, line
-    assert len(lines) > 30

@@ -207,7 +207,8 @@ def test_only_one_load_of_an_output_runs_at_once(cli, store: Store, folder: Path
     store.drop("docs_both")
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_load_kinds kills a load into each database
+@pytest.mark.parametrize("kills", [1, 10])
 def test_kills_lose_and_repeat_nothing(cli, store: Store, folder: Path, kills: int) -> None:
     """In a first load, and in one that replaces and deletes."""
     seed = random.Random(kills)

@@ -116,7 +116,11 @@ def undisturbed(cli, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return shards(target)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda sent: sent.name)
+@pytest.mark.parametrize(
+    "sent",
+    [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT],
+    ids=lambda sent: sent.name,
+)
 def test_a_killed_local_run_is_resumed(
     cli, corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path, sent: signal.Signals
 ) -> None:
