@@ -228,6 +228,7 @@ class Searcher:
         if not queries:
             return []
         by = self._by(by, rerank)
+        top_k, rerank = (min(count, max(1, self._output.totals.rows)) for count in (top_k, rerank))
         found = self._found(list(queries), by, top_k, similarity, exact, rerank, fusion or "standardized")
         # A row without a value in common with the query is no hit, as in a search by words.
         hits = found.score > 0 if by == SPARSE else np.ones(found.score.shape, bool)

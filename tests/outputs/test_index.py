@@ -67,6 +67,7 @@ def test_search_by_the_index_finds_what_exact_search_finds(cli, folder: Path, me
     require_like_exact(out, 0.01 if kind == "SQ8" else 0.001)
     (hit, *_) = json.loads("[" + cli("search", out, SENTENCES[7], "-k", "1", "--json").stdout + "]")
     assert hit["text"] == SENTENCES[7]
+    assert len(cli("search", out, SENTENCES[7], "-k", str(10**20), "--json").stdout.splitlines()) == 480
     assert cli("verify", out).stdout.startswith("verified")
     assert cli("index", out, "--memory", memory, "--recall", "1").stdout.startswith("indexed: 480 rows (0 added) in ")
 
