@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+EQUAL = 1e-6  # similarities that differ by less are equal but for rounding
+
 Similarities = npt.NDArray[np.float32]
 
 
@@ -19,7 +21,8 @@ class Agreement:
         k: neighbours compared per text.
         overlap: share of a text's ``k`` nearest neighbours that both models have in common, averaged over the texts.
         same_nearest: share of the texts with the same nearest neighbour in both models.
-        correlation: Pearson correlation of the models' similarities, over all pairs that are neighbours in either model.
+        correlation: Pearson correlation of the models' similarities, over all pairs that are neighbours in either model;
+            None if all are equally similar in one of them.
         cosine: mean cosine between a text's two vectors; None if they differ in kind or dimension.
     """
 
@@ -27,7 +30,7 @@ class Agreement:
     k: int
     overlap: float
     same_nearest: float
-    correlation: float
+    correlation: float | None
     cosine: float | None
 
 
@@ -53,6 +56,6 @@ def agreement(first: Similarities, second: Similarities, k: int, cosine: float |
         k=k,
         overlap=float(shared.mean()),
         same_nearest=float((near_one[:, 0] == near_other[:, 0]).mean()),
-        correlation=float(np.corrcoef(one, other)[0, 1]),
+        correlation=float(np.corrcoef(one, other)[0, 1]) if min(np.ptp(one), np.ptp(other)) > EQUAL else None,
         cosine=cosine,
     )

@@ -76,7 +76,8 @@ def _run(arguments: argparse.Namespace) -> int:
         about = f"{kinds.replace('_', '-')}: " if several else ""
         print(
             f"{about}of {plural(near.rows, 'row')} in common: {near.overlap:.1%} of the {near.k} nearest are the same, the "
-            f"nearest of {near.same_nearest:.1%}; the {measure} of neighbours correlate by {near.correlation:.4f}"
+            f"nearest of {near.same_nearest:.1%}"
+            + (f"; the {measure} of neighbours correlate by {near.correlation:.4f}" if near.correlation is not None else "")
             + (f"; a row's two vectors have a cosine of {near.cosine:.4f}" if near.cosine is not None else "")
         )
     if not found.agreements:

@@ -47,3 +47,9 @@ def test_overlap_equals_a_plain_count() -> None:
 
 def test_k_is_reduced_for_few_texts() -> None:
     assert agreement(VECTORS[:4], VECTORS[:4], 10).k == 3
+
+
+def test_equal_similarities_have_no_correlation() -> None:
+    equal = np.ones_like(VECTORS[:9])
+    assert agreement(equal, VECTORS[:9], 3).correlation is None
+    assert agreement(equal, equal, 3).overlap == 1
