@@ -17,6 +17,7 @@ import pytest
 from conftest import TINY, command, everyday
 from keyed_rows import write
 from kills import kill_at_random
+from psycopg import sql
 from stores import KINDS, Store, store_of
 
 from kosbert_ray.errors import JobFailed
@@ -98,6 +99,33 @@ def test_every_row_is_there_once_and_again_after_later_runs(cli, store: Store, f
     assert json.loads(cli(*arguments, "--json").stdout)["rows"] == 90
     require_same(store, "docs_once", folder / "out")
     store.drop("docs_once")
+
+
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_load_that_ends_while_it_makes_its_tables_is_repeated(
+    cli, postgresql: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    store = store_of("postgresql", tmp_path, lambda _: postgresql)
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS kosbert_ray_loads")
+    execute, made = psycopg.Connection.execute, 0
+
+    def lost(connection: psycopg.Connection, query: object, *arguments: object) -> object:
+        nonlocal made
+        text = query.as_string(connection) if isinstance(query, sql.Composable) else str(query)
+        if text.startswith("CREATE TABLE"):
+            made += 1
+            if made > before - 1:
+                raise psycopg.OperationalError("the connection is lost")
+        return execute(connection, query, *arguments)
+
+    arguments = ["load", folder / "out", store.address, "--table", "docs_tables"]
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.Connection, "execute", lost)
+        cli(*arguments, code=None)
+    assert cli(*arguments).stdout.startswith("loaded: 150 rows added")
+    require_same(store, "docs_tables", folder / "out")
+    store.drop("docs_tables")
 
 
 def test_ids_are_those_of_the_places_in_the_input(cli, store: Store, folder: Path) -> None:

@@ -336,16 +336,17 @@ class PostgreSQL:
         return f"{self._short}_kosbert_hnsw" + (f"_{number}" if number else "")
 
     def _create(self) -> None:
-        columns = sql.SQL(", ").join(
-            sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in self._columns.items()
-        )
-        self._connection.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(self._table, columns))
+        # In this order: a table without ``kosbert_ray_loads`` is taken for another program's.
         self._connection.execute(
             sql.SQL(
                 "CREATE TABLE IF NOT EXISTS {} (table_name text, output text, shard text, rows bigint, model text, "
                 "dimension integer, loaded_at timestamptz DEFAULT now(), PRIMARY KEY (table_name, output, shard))"
             ).format(self._loads)
         )
+        columns = sql.SQL(", ").join(
+            sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in self._columns.items()
+        )
+        self._connection.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(self._table, columns))
 
     def _delete(self, connection: Connection, shards: Sequence[str]) -> None:
         if not shards:

@@ -194,6 +194,7 @@ class Qdrant:
         with self._errors():
             if not self._client.collection_exists(self._name):
                 return {}
+            self._index_payload()
             ours = models.Filter(must=[self._ours])
             found = self._client.facet(self._name, SHARD, facet_filter=ours, limit=MAX_SHARDS, exact=True)
             return {str(hit.value): hit.count for hit in found.hits}
@@ -238,13 +239,18 @@ class Qdrant:
                 }
                 or None,
             )
-            if not self._local:
-                for key in (SHARD, OUTPUT, MODEL):
-                    client.create_payload_index(self._name, key, models.PayloadSchemaType.KEYWORD)
+        self._index_payload()
         vectors = client.get_collection(self._name).config.params.vectors
         found = [vectors[item.column] for item in self._linked] if isinstance(vectors, dict) else []
         without = any(item.hnsw_config and item.hnsw_config.m == 0 for item in found)
         return without and source.options.index
+
+    def _index_payload(self) -> None:
+        """Makes the payload indexes that the collection lacks, as after a load that was killed; counting needs them."""
+        there = () if self._local else self._client.get_collection(self._name).payload_schema
+        for key in () if self._local else (SHARD, OUTPUT, MODEL):
+            if key not in there:
+                self._client.create_payload_index(self._name, key, models.PayloadSchemaType.KEYWORD)
 
     @property
     def _linked(self) -> list[VectorFormat]:
