@@ -99,7 +99,12 @@ def _compared(encoder: Encoder, kind: Kind, texts: list[str], ours: Any, truncat
         f"{cosines[least]:.6f} ({encoder.engine} {encoder.precision} on {encoder.device}, theirs in fp32 on the CPU)"
     )
     if not cosines[least] >= AGREEMENT[encoder.precision]:  # NaN, too
-        raise ModelError(f"{found}, for {texts[least][:60]!r}; please report the model")
+        again = (
+            ""
+            if encoder.precision == "fp32"
+            else "compare with --set encoder.precision=fp32 and, if they differ there, too, "
+        )
+        raise ModelError(f"{found}, for {texts[least][:60]!r}; {again}please report the model")
     return found
 
 
