@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.config import JobConfig, load_config
-from kosbert_ray.errors import InputError, StorageError
+from kosbert_ray.errors import InputError, StorageError, UsageError
 from kosbert_ray.job import model_ref, open_output
 from kosbert_ray.outputs.record import JobRecord
 from kosbert_ray.outputs.sample import Sample, sample
@@ -27,7 +27,7 @@ from kosbert_ray.shards.receipt import Receipt
 from kosbert_ray.shards.totals import Totals
 from kosbert_ray.shards.vectors import Block, read_rows, read_vectors
 from kosbert_ray.units import plural
-from kosbert_ray.vectors.kinds import DENSE, Kind, named
+from kosbert_ray.vectors.kinds import DENSE, KINDS, Kind, named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -272,6 +272,8 @@ class Output:
         for found in self.formats:
             if found.kind == kind:
                 return found
+        if kind not in KINDS:
+            raise UsageError(f"kind: {kind!r} is not known; choose one of {', '.join(KINDS)}")
         raise InputError(f"{self.storage.url()}: has {named(self.kinds)} vectors only, and this needs {named([kind])} ones")
 
     def model(self, prompt: str | None = None, prompt_name: str | None = None) -> ModelSpec:

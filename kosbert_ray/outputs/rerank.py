@@ -33,6 +33,8 @@ def reranked(storage: Storage, names: Sequence[str], scorer: MaxSimScorer, found
         rows = found.row[queries, places]
         for vectors, numbers in read_blocks(storage, names[shard], scorer.format, np.unique(rows)):
             here = np.flatnonzero(np.isin(rows, numbers))
+            if not len(here):
+                continue
             place = np.searchsorted(numbers, rows[here])
             scores[queries[here], places[here]] = scorer.pairs(queries[here], vectors, place)
 

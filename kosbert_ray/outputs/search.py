@@ -75,7 +75,6 @@ class Searcher:
 
     def __init__(self, output: Output, prompt: str | None = None, prompt_name: str | None = None) -> None:
         self._output, self._prompt, self._prompt_name = output, prompt, prompt_name
-        self._encoders: list[Encoder] = []
 
     @cached_property
     def _shards(self) -> list[str]:
@@ -96,15 +95,12 @@ class Searcher:
             log.warning(warning)
         return spec
 
-    def _encoder(self, kinds: Sequence[Kind]) -> Encoder:
-        """An encoder of queries that computes these kinds of vectors with one engine."""
+    @cached_property
+    def _encoder(self) -> Encoder:
+        """The encoder of queries. Like that of the documents, it computes all kinds of the output with one engine."""
         from kosbert_ray.encoder.encoder import Encoder
 
-        for encoder in self._encoders:
-            if {*kinds} <= {*encoder.kinds}:
-                return encoder
-        self._encoders.append(Encoder(self._spec, self._output.job.encoder, kinds=kinds))
-        return self._encoders[-1]
+        return Encoder(self._spec, self._output.job.encoder, kinds=self._output.kinds)
 
     @cached_property
     def _index(self) -> IndexSearcher | None:
@@ -124,24 +120,24 @@ class Searcher:
         place_of = {name: place for place, name in enumerate(self._shards)}
         return np.array([place_of.get(name, -1) for name in self._index.shards.names], np.int64)
 
-    def _scorer(self, encoder: Encoder, kind: Kind, queries: list[str], similarity: Similarity) -> Scorer:
+    def _scorer(self, kind: Kind, queries: list[str], similarity: Similarity) -> Scorer:
         """Compares queries with the output's vectors of one kind."""
-        output = self._output
+        output, encoder = self._output, self._encoder
         if kind == DENSE:
             return DenseScorer(output.dense, encoder.encode(queries), similarity)
         if kind == SPARSE:
             return SparseScorer(output.kind_format(kind), encoder.encode_sparse(queries, task="query"))
-        return self._maxsim(encoder, queries)
+        return self._maxsim(queries)
 
-    def _maxsim(self, encoder: Encoder, queries: list[str]) -> MaxSimScorer:
-        vectors = encoder.encode_multi_vector(queries, task="query")
+    def _maxsim(self, queries: list[str]) -> MaxSimScorer:
+        vectors = self._encoder.encode_multi_vector(queries, task="query")
         return MaxSimScorer(self._output.kind_format(MULTI_VECTOR), vectors)
 
-    def _by_index(self, encoder: Encoder, queries: list[str], top_k: int) -> Nearest | None:
+    def _by_index(self, queries: list[str], top_k: int) -> Nearest | None:
         """The nearest rows by the output's index; None if there is none."""
         if not (index := self._index):
             return None
-        found = index.search(encoder.encode(queries), top_k)
+        found = index.search(self._encoder.encode(queries), top_k)
         return Nearest(found.score, self._indexed[found.shard], found.row)
 
     def _found(
@@ -150,25 +146,20 @@ class Searcher:
         """The nearest rows, with places in ``_shards``."""
         output, shards, storage = self._output, self._shards, self._output.storage
         threads = reader_threads(storage)
-        first: Kind = DENSE if DENSE in output.kinds else SPARSE
-        kinds = output.kinds if by == HYBRID else (first, MULTI_VECTOR) if rerank else (cast(Kind, by),)
-        encoder = self._encoder(kinds)
         if by == HYBRID:
-            scorers = [self._scorer(encoder, kind, queries, similarity) for kind in kinds]
+            scorers = [self._scorer(kind, queries, similarity) for kind in output.kinds]
             return hybrid(storage, shards, scorers, top_k, fusion, threads)
         if rerank:
-            candidates = self._nearest(encoder, queries, first, rerank, similarity, exact)
-            return reranked(storage, shards, self._maxsim(encoder, queries), candidates, threads).best(top_k)
-        return self._nearest(encoder, queries, kinds[0], top_k, similarity, exact)
+            candidates = self._nearest(queries, DENSE if DENSE in output.kinds else SPARSE, rerank, similarity, exact)
+            return reranked(storage, shards, self._maxsim(queries), candidates, threads).best(top_k)
+        return self._nearest(queries, cast(Kind, by), top_k, similarity, exact)
 
-    def _nearest(
-        self, encoder: Encoder, queries: list[str], kind: Kind, top_k: int, similarity: Similarity, exact: bool
-    ) -> Nearest:
+    def _nearest(self, queries: list[str], kind: Kind, top_k: int, similarity: Similarity, exact: bool) -> Nearest:
         """The nearest rows by one kind of vectors."""
         cosine = similarity == "cosine" or self._output.record.normalized
-        if kind == DENSE and not exact and cosine and (found := self._by_index(encoder, queries, top_k)):
+        if kind == DENSE and not exact and cosine and (found := self._by_index(queries, top_k)):
             return found
-        scorer = self._scorer(encoder, kind, queries, similarity)
+        scorer = self._scorer(kind, queries, similarity)
         return nearest(self._output.storage, self._shards, scorer, top_k, reader_threads(self._output.storage))
 
     def _by(self, by: By | None, rerank: int) -> By:
@@ -221,13 +212,13 @@ class Searcher:
         require_one_of("fusion", fusion, (None, *get_args(Fusion)))
         if not isinstance(top_k, int) or top_k < 1:
             raise UsageError("--top-k: ask for at least one row")
+        by = self._by(by, rerank)
         if not isinstance(rerank, int) or rerank < 0 or 0 < rerank < top_k:
             raise UsageError(f"--rerank: must be at least the {plural(top_k, 'row')} of --top-k, or 0 to compare all rows")
         if fusion and by != HYBRID:
             raise UsageError("--fusion: needs --by hybrid")
         if not queries:
             return []
-        by = self._by(by, rerank)
         top_k, rerank = (min(count, max(1, self._output.totals.rows)) for count in (top_k, rerank))
         found = self._found(list(queries), by, top_k, similarity, exact, rerank, fusion or "standardized")
         # A row without a value in common with the query is no hit, as in a search by words.

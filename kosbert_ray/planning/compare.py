@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,8 @@ def compare(config: JobConfig, count: int) -> str:
     comparable = [kind for kind, reason in reasons.items() if not reason]
     if not comparable:
         return "; ".join(reasons.values())
-    encoder = Encoder(spec, job.config.encoder, kinds=comparable)
-    ours = _encode(encoder, texts)
+    encoder = Encoder(spec, job.config.encoder, kinds=job.kinds)
+    ours = _encode(encoder, comparable, texts)
     sentences = [
         reason or _compared(encoder, kind, texts, ours[kind], job.config.model.truncate_dim)
         for kind, reason in reasons.items()
@@ -77,13 +78,13 @@ def _texts(job: Job, count: int) -> list[str]:
     return found[::step][:count]
 
 
-def _encode(encoder: Encoder, texts: list[str]) -> dict[Kind, Any]:
+def _encode(encoder: Encoder, kinds: Sequence[Kind], texts: list[str]) -> dict[Kind, Any]:
     """Returns the vectors of texts in one pass of the model, as a job computes them; raises ModelError if one fails."""
-    encoded = encoder.encode_tokens(encoder.tokenizer(texts), encode_empty=encoder.spec.static, kinds=encoder.kinds)
+    encoded = encoder.encode_tokens(encoder.tokenizer(texts), encode_empty=encoder.spec.static, kinds=kinds)
     for text, reason in encoded.failed.items():
         raise ModelError(f"text {text}: {reason}")
     found: dict[Kind, Any] = {kind: vectors.take(encoded.rows) for kind, vectors in encoded.ragged.items()}
-    return found | {DENSE: encoded.vectors} if DENSE in encoder.kinds else found
+    return found | {DENSE: encoded.vectors} if DENSE in kinds else found
 
 
 def _compared(encoder: Encoder, kind: Kind, texts: list[str], ours: Any, truncate_dim: int | None) -> str:

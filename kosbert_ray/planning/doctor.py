@@ -28,7 +28,7 @@ from kosbert_ray.planning.compare import compare
 from kosbert_ray.run.lifecycle import preview, settings_of
 from kosbert_ray.storage import TMP_FOLDER, is_url
 from kosbert_ray.units import data_size, plural
-from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE
+from kosbert_ray.vectors.kinds import DENSE, MULTI_VECTOR, SPARSE, named
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "s3fs")
 OPTIONAL = ("openvino", "nncf", "peft", "sentence-transformers", "apache-airflow")
@@ -122,7 +122,8 @@ def _model(config: JobConfig) -> str:
     for reason in encoder.encode_tokens(encoder.tokenizer([TEXT])).failed.values():
         raise ModelError(f"{config.model.name}: {reason}")
     sizes = {DENSE: spec.dimension, SPARSE: spec.sparse, MULTI_VECTOR: spec.multi_vector}
-    dimensions = " and ".join(f"{getattr(sizes[kind], 'dimension', sizes[kind])}" for kind in encoder.kinds)
+    each = {kind: f"{getattr(sizes[kind], 'dimension', sizes[kind])}" for kind in encoder.kinds}
+    dimensions = " and ".join(f"{named([kind])} {size}" if len(each) > 1 else size for kind, size in each.items())
     prompts = encoder.spec.prompts
     tokens = encoder.tokenizer([TEXT])
     unknown = unknown_notice(encoder.tokenizer.unknown(tokens), len(tokens.ids))

@@ -18,6 +18,7 @@ from kosbert_ray.encoder.options import EncoderOptions
 from kosbert_ray.errors import UsageError
 from kosbert_ray.outputs import fusion
 from kosbert_ray.outputs.scoring import MaxSimScorer
+from kosbert_ray.shards import vectors
 from kosbert_ray.shards.formats.multi_vector import MultiVectorFormat
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
@@ -120,6 +121,14 @@ def test_reranking_looks_at_the_nearest_only(both: Output) -> None:
     assert {hit.columns["id"] for hit in few} == {hit.columns["id"] for hit in dense}
     scores = {hit.columns["id"]: hit.score for hit in both.search(QUERIES[0], top_k=520, by="multi_vector")}
     assert [hit.score for hit in few] == pytest.approx([scores[hit.columns["id"]] for hit in few])
+
+
+def test_blocks_without_a_candidate_are_passed_over(both: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = both.search(QUERIES[0], top_k=3, by="multi_vector", rerank=5)
+    monkeypatch.setattr(vectors, "BLOCK_VALUES", 30_000)  # some ten rows
+    again = both.search(QUERIES[0], top_k=3, by="multi_vector", rerank=5)
+    assert [(hit.shard, hit.row) for hit in again] == [(hit.shard, hit.row) for hit in every]
+    assert [hit.score for hit in again] == pytest.approx([hit.score for hit in every])
 
 
 def test_scorers_take_rows_without_vectors() -> None:

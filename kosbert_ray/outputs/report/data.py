@@ -262,7 +262,9 @@ def _mapped(
     groups = [str(value) for value in drawn.table[color].to_pylist()] if color else _clusters(output, drawn, points, texts)
     if color and (values := len({*groups})) > COLORED:
         notes.append((MANY_VALUES, {"column": color, "values": values, "colored": COLORED}))
-    nearest, isolated = _pairs(REPORTED[first].cosines(drawn.vectors), texts) if texts else ((), ())
+    nearest, isolated = (
+        _pairs(REPORTED[first].cosines(drawn.vectors), np.asarray(points.any(axis=1)), texts) if texts else ((), ())
+    )
     return Mapped(
         rows=len(drawn),
         kinds={kind: _figures(output, kind, sample, model) for kind, sample in samples.items()},
@@ -292,11 +294,15 @@ def _by_size(groups: list[str], texts: list[str]) -> tuple[Group, ...]:
     return tuple(Group(name, rows, tuple(examples[name])) for name, rows in counted)
 
 
-def _pairs(cosines: Vectors, texts: list[str]) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-    """The nearest pairs of sampled rows, and the most isolated rows with their nearest. Overwrites the cosines."""
+def _pairs(cosines: Vectors, filled: npt.NDArray[np.bool_], texts: list[str]) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """The nearest pairs of sampled rows, and the most isolated rows with their nearest, of those that have a vector.
+
+    Overwrites the cosines.
+    """
     numbers = {content: number for number, content in enumerate(texts)}  # a NumPy array of long texts takes gigabytes
     labels = np.array([numbers[content] for content in texts])
     cosines[labels[:, None] == labels[None]] = -2  # equal texts, among them each row itself
+    cosines[~filled] = cosines[:, ~filled] = -2
     best = cosines.argmax(1)
     value = cosines[np.arange(len(best)), best]
     order = np.argsort(-value, kind="stable").tolist()
