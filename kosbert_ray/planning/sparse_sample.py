@@ -20,7 +20,7 @@ from kosbert_ray.units import data_size
 from kosbert_ray.vectors.kinds import SPARSE
 from kosbert_ray.vectors.sparse import SparseVectors
 
-ROWS = 64  # that are encoded
+ROWS = 256  # that are encoded
 TOKENS = 4096  # of these rows: some seconds of a base model on two cores
 MAX_WEIGHT_BYTES = 2**30  # a base model with a multilingual vocabulary; larger ones take too long to load for an estimate
 
