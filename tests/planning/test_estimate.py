@@ -173,21 +173,23 @@ def test_the_values_of_sparse_vectors_are_measured_with_the_options_of_the_outpu
     encoder = Encoder.load(str(model), EncoderOptions(precision="fp32", device="cpu"))
     counts = np.diff(encoder.encode_sparse(everyday()).indptr)
     assert whole["sparse_values"] == pytest.approx(counts.mean(), rel=0.05)  # and not the typical 200
-    assert (whole["sparse_rows"], whole["sparse_assumed"]) == (16, "")
+    assert (whole["sparse_rows"], whole["sparse_assumed"]) == (sparse_sample.ROWS, "")
     few = [*plan, "--set", "output.sparse_top_k=20"]
-    assert "          a sparse vector has 20.0 values, measured on 16 rows" in cli(*few).stdout.splitlines()
+    assert (
+        f"          a sparse vector has 20.0 values, measured on {sparse_sample.ROWS} rows" in cli(*few).stdout.splitlines()
+    )
     cli("embed", "bundled:everyday", tmp_path / "out", *few[2:], "--set", "executor=local")
     planned = json.loads(cli(*few, "--json").stdout)
     assert planned["output_bytes"] == pytest.approx(truth(tmp_path / "out")["bytes"], rel=0.05)
     none = json.loads(cli(*plan, "--set", "output.sparse_threshold=100", "--json").stdout)
-    assert (none["sparse_values"], none["sparse_rows"]) == (0, 16)
+    assert (none["sparse_values"], none["sparse_rows"]) == (0, sparse_sample.ROWS)
 
 
 def test_the_chunks_of_long_texts_are_measured(tmp_path: Path) -> None:
     model = save_splade(tmp_path / "made", "bert")
     source = write_texts(tmp_path / "in", [" ".join(everyday()[:100])])
     options = [f"input.path={source}", f"model.name={model}", "long_text=chunk", "chunk.size=20"]
-    assert estimate(load_config(None, options)).sparse_rows == 16  # one text of many chunks
+    assert estimate(load_config(None, options)).sparse_rows > 50  # chunks of one text
 
 
 def test_a_model_that_is_too_large_to_run_for_a_plan_is_assumed_to_be_typical(
