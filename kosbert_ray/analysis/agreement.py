@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+BLOCK_ROWS = 1024
 EQUAL = 1e-6  # similarities that differ by less are equal but for rounding
 
 Similarities = npt.NDArray[np.float32]
@@ -48,14 +49,26 @@ def agreement(first: Similarities, second: Similarities, k: int, cosine: float |
     for matrix in similarities:
         np.fill_diagonal(matrix, -np.inf)
     near_one, near_other = (np.argsort(-matrix, axis=1, kind="stable")[:, :k] for matrix in similarities)
-    shared = (near_one[:, :, None] == near_other[:, None, :]).any(2)
-    near = np.concatenate([near_one, near_other], 1)
-    one, other = (np.take_along_axis(matrix, near, 1).ravel() for matrix in similarities)
+    shared, pairs = 0, []
+    for start in range(0, len(first), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        in_one, in_other = (_members(near[block], len(first)) for near in (near_one, near_other))
+        shared += int((in_one & in_other).sum())
+        either = in_one | in_other
+        pairs.append([matrix[block][either] for matrix in similarities])
+    one, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
     return Agreement(
         rows=len(first),
         k=k,
-        overlap=float(shared.mean()),
+        overlap=shared / (len(first) * k),
         same_nearest=float((near_one[:, 0] == near_other[:, 0]).mean()),
         correlation=float(np.corrcoef(one, other)[0, 1]) if min(np.ptp(one), np.ptp(other)) > EQUAL else None,
         cosine=cosine,
     )
+
+
+def _members(near: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.bool_]:
+    """Returns which texts are among the neighbours, int64 ``[m, k]``, of each of ``m`` texts: bool ``[m, count]``."""
+    found = np.zeros((len(near), count), bool)
+    np.put_along_axis(found, near, True, axis=1)
+    return found

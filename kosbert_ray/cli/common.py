@@ -237,8 +237,14 @@ def size_of(option: str, value: str | None) -> int | None:
 
 
 def write_file(path: str, content: bytes) -> None:
-    """Writes a command's result to a file; raises UsageError."""
+    """Writes a command's result to a file; raises UsageError. An older file stays if this fails."""
+    target = Path(os.path.realpath(path))
+    partial = target if target.exists() and not target.is_file() else target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        Path(path).write_bytes(content)
+        partial.write_bytes(content)
+        if partial != target:
+            partial.replace(target)
     except OSError as error:
+        if partial != target:
+            partial.unlink(missing_ok=True)
         raise UsageError(f"-o {path}: {error.strerror or error}") from error

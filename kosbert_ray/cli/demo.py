@@ -48,7 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
     output = Output.open(summary)
     for by in VECTORS:
         _show(f'kosbert-ray search {folder} "{QUERY}" -k {TOP_K} --by {by}')
-        for line in tables(output.search(QUERY, TOP_K, by=by), terminal_width()):
+        for line in tables(output.search(QUERY, TOP_K, by=by), terminal_width(), False):
             print(line)
     print(
         f"\nNext: kosbert-ray report {folder} -o report.html, or embed your own texts: kosbert-ray embed corpus/ vectors/"

@@ -68,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
     ]
     print_table(rows)
     for file in found.unlike[:SHOWN_FILES]:
-        log.info(f"{file}: its versions or its rejected rows differ, so its rows are not compared")
+        log.info(f"{file}: its versions, chunks or rejected rows differ, so its rows are not compared")
     if len(found.unlike) > SHOWN_FILES:
         log.info(f"… and {plural(len(found.unlike) - SHOWN_FILES, 'file')} more")
     for kinds, near in found.agreements.items():

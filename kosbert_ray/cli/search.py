@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from kosbert_ray.cli.examples import add_examples
 from kosbert_ray.errors import InputError, KosbertError, UsageError
 
 if TYPE_CHECKING:
+    from kosbert_ray.outputs.output import Output
     from kosbert_ray.outputs.search import Hit
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     model = config.model  # only the prompt options are used
     prompt = None if arguments.prompt_name else model.prompt  # a job file may set one
-    searcher = Searcher(Output(config), prompt, model.prompt_name)
+    output = Output(config)
+    searcher = Searcher(output, prompt, model.prompt_name)
 
     def find(queries: list[str]) -> list[Hit]:
         return searcher.search(
@@ -123,10 +124,10 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     hits = find(queries)
     if arguments.format == "parquet":
-        _write_parquet(hits, arguments.to)
+        _write_parquet(hits, output, arguments.to)
         return 0
     width = None if arguments.to else terminal_width()
-    lines = [_json(hit) for hit in hits] if arguments.format == "jsonl" else tables(hits, width)
+    lines = [_json(hit) for hit in hits] if arguments.format == "jsonl" else tables(hits, width, len(queries) > 1)
     if arguments.to:
         write_file(arguments.to, "".join(f"{line}\n" for line in lines).encode())
     else:
@@ -149,7 +150,7 @@ def _ask(find: Callable[[list[str]], list[Hit]]) -> None:
         if not query.strip():
             continue
         try:
-            lines = tables(find([_utf8(query)]), terminal_width())
+            lines = tables(find([_utf8(query)]), terminal_width(), False)
         except KosbertError as error:  # of this query; the next may be better
             log.error(error)
             continue
@@ -177,14 +178,20 @@ def _lines(path: str) -> list[str]:
         raise InputError(f"{path}: not UTF-8 text") from error
 
 
-def tables(hits: list[Hit], width: int | None) -> list[str]:
-    """A table for each query, under the query if there are several."""
-    groups = [(query, list(found)) for query, found in groupby(hits, key=lambda hit: hit.query)]
+def tables(hits: list[Hit], width: int | None, headed: bool) -> list[str]:
+    """A table for each query.
+
+    Args:
+        hits: of some queries, query by query.
+        width: of the terminal; None to cut no line.
+        headed: whether each table is under its query.
+    """
+    starts = [number for number, hit in enumerate(hits) if hit.rank == 1]
     lines: list[str] = []
-    for query, found in groups:
-        if len(groups) > 1:
-            lines += [*([""] if lines else []), one_line(query)]
-        lines += table_lines(_rows(found), width)
+    for start, end in zip(starts, [*starts[1:], len(hits)], strict=False):
+        if headed:
+            lines += [*([""] if lines else []), one_line(hits[start].query)]
+        lines += table_lines(_rows(hits[start:end]), width)
     return lines
 
 
@@ -219,9 +226,17 @@ def _spelled(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def _write_parquet(hits: list[Hit], path: str) -> None:
+def _write_parquet(hits: list[Hit], output: Output, path: str) -> None:
     import pyarrow as pa
 
     from kosbert_ray.storage.parquet import to_parquet
 
-    write_file(path, to_parquet(pa.Table.from_pylist([_record(hit) for hit in hits])).to_pybytes())
+    table = pa.Table.from_pylist([_record(hit) for hit in hits])
+    if not hits:  # no rows, but the columns
+        kept = [field for field in output.dataset().schema if field.name in output.columns]
+        place = [pa.field("query", "string"), pa.field("rank", "int64"), pa.field("score", "float64")]
+        place += [pa.field("shard", "string"), pa.field("row", "int64")]
+        clash = {field.name for field in kept} & {field.name for field in place}
+        fields = [*place, pa.field("columns", pa.struct(kept))] if clash else [*kept, *place]
+        table = pa.schema(fields).empty_table()
+    write_file(path, to_parquet(table).to_pybytes())

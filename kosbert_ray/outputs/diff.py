@@ -26,8 +26,8 @@ from kosbert_ray.vectors.kinds import MULTI_VECTOR, Kind
 from kosbert_ray.vectors.similarity import COSINES, PAIRS
 
 MAX_SHARDS = 64  # shards of the first output to sample from
-MIN_ROWS = 3
-MAX_TOKEN_VECTORS = 2**15  # of the sample: each is compared with each
+MIN_ROWS, MAX_ROWS = 3, 10_000  # of the sample: each is compared with each
+MAX_TOKEN_VECTORS = 2**15  # of the sample
 
 Pair = tuple[Kind, Kind]
 
@@ -43,7 +43,7 @@ class Diff:
         rows: rows with a vector.
         common: rows that both have.
         only: rows that only one has.
-        unlike: files in both whose versions or rejected rows differ.
+        unlike: files in both whose versions, chunks or rejected rows differ.
         agreements: of the models, on a sample of the common rows, by kind of vectors: the kinds that both have or, if
             there is none, the first of each ("dense/sparse"). Empty if there are too few rows.
     """
@@ -155,8 +155,8 @@ def diff(first: Output, second: Output, sample: int, k: int) -> Diff:
         InputError: an output is not complete.
         StorageError: a shard is missing or cannot be read.
     """
-    if sample < MIN_ROWS or k < 1:
-        raise UsageError(f"--sample: at least {MIN_ROWS} rows, and --neighbours: at least 1")
+    if not MIN_ROWS <= sample <= MAX_ROWS or k < 1:
+        raise UsageError(f"--sample: from {MIN_ROWS} to {MAX_ROWS:,} rows, and --neighbours: at least 1")
     one, other = _Side(first), _Side(second)
     both = sorted(one.files.keys() & other.files.keys())
     shared = [file for file in both if one.version(file) == other.version(file) and one.rows(file) == other.rows(file)]

@@ -107,10 +107,11 @@ class MaxSimScorer:
     Args:
         vector_format: how the rows' vectors are stored.
         vectors: of each query, ``[tokens, d]``.
+        empty: the score of a row without token vectors.
     """
 
-    def __init__(self, vector_format: VectorFormat, vectors: Sequence[npt.NDArray[Any]]) -> None:
-        self.format = vector_format
+    def __init__(self, vector_format: VectorFormat, vectors: Sequence[npt.NDArray[Any]], empty: float = 0.0) -> None:
+        self.format, self._empty = vector_format, empty
         self._vectors = [one.astype(np.float32, copy=False) for one in vectors]
 
     @property
@@ -121,7 +122,9 @@ class MaxSimScorer:
     def scores(self, storage: Storage, name: str) -> Iterator[tuple[Scores, Int64]]:
         """See :class:`Scorer`."""
         for vectors, rows in read_blocks(storage, name, self.format):
-            yield maxsim(self._vectors, vectors), rows
+            scores = maxsim(self._vectors, vectors)
+            scores[:, vectors.counts == 0] = self._empty
+            yield scores, rows
 
     def pairs(self, queries: Int64, rows: TokenVectors, numbers: Int64) -> Scores:
         """Returns the score of each pair of a query and a row, which their numbers give: float32 ``[pairs]``."""
@@ -129,5 +132,6 @@ class MaxSimScorer:
         order = np.argsort(numbers, kind="stable")
         for chosen in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):  # the queries of one row
             row = rows.take(numbers[chosen[:1]])
-            scores[chosen] = maxsim([self._vectors[query] for query in queries[chosen]], row)[:, 0]
+            found = maxsim([self._vectors[query] for query in queries[chosen]], row)[:, 0]
+            scores[chosen] = found if len(row.values) else self._empty
         return scores

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 By = Literal["dense", "sparse", "multi_vector", "hybrid"]
 HYBRID: By = "hybrid"
+NO_HIT = -np.inf  # score of a row that is no hit
+SHOWN_CHARS = 60  # of a query in a warning
 
 log = logging.getLogger(__name__)
 
@@ -120,18 +122,18 @@ class Searcher:
         place_of = {name: place for place, name in enumerate(self._shards)}
         return np.array([place_of.get(name, -1) for name in self._index.shards.names], np.int64)
 
-    def _scorer(self, kind: Kind, queries: list[str], similarity: Similarity) -> Scorer:
-        """Compares queries with the output's vectors of one kind."""
+    def _scorer(self, kind: Kind, queries: list[str], similarity: Similarity, empty: float = NO_HIT) -> Scorer:
+        """Compares queries with the output's vectors of one kind; ``empty`` is the score of a row without token vectors."""
         output, encoder = self._output, self._encoder
         if kind == DENSE:
             return DenseScorer(output.dense, encoder.encode(queries), similarity)
         if kind == SPARSE:
             return SparseScorer(output.kind_format(kind), encoder.encode_sparse(queries, task="query"))
-        return self._maxsim(queries)
+        return self._maxsim(queries, empty)
 
-    def _maxsim(self, queries: list[str]) -> MaxSimScorer:
+    def _maxsim(self, queries: list[str], empty: float) -> MaxSimScorer:
         vectors = self._encoder.encode_multi_vector(queries, task="query")
-        return MaxSimScorer(self._output.kind_format(MULTI_VECTOR), vectors)
+        return MaxSimScorer(self._output.kind_format(MULTI_VECTOR), vectors, empty)
 
     def _by_index(self, queries: list[str], top_k: int) -> Nearest | None:
         """The nearest rows by the output's index; None if there is none."""
@@ -147,11 +149,11 @@ class Searcher:
         output, shards, storage = self._output, self._shards, self._output.storage
         threads = reader_threads(storage)
         if by == HYBRID:
-            scorers = [self._scorer(kind, queries, similarity) for kind in output.kinds]
+            scorers = [self._scorer(kind, queries, similarity, 0) for kind in output.kinds]
             return hybrid(storage, shards, scorers, top_k, fusion, threads)
         if rerank:
             candidates = self._nearest(queries, DENSE if DENSE in output.kinds else SPARSE, rerank, similarity, exact)
-            return reranked(storage, shards, self._maxsim(queries), candidates, threads).best(top_k)
+            return reranked(storage, shards, self._maxsim(queries, NO_HIT), candidates, threads).best(top_k)
         return self._nearest(queries, cast(Kind, by), top_k, similarity, exact)
 
     def _nearest(self, queries: list[str], kind: Kind, top_k: int, similarity: Similarity, exact: bool) -> Nearest:
@@ -200,7 +202,7 @@ class Searcher:
 
         Returns:
             The hits of each query, best first, query by query. By sparse vectors, only rows with a value in common with the
-            query are hits, so there may be fewer than ``top_k``.
+            query are hits, and by token vectors only rows that have some, so there may be fewer than ``top_k``.
 
         Raises:
             InputError: there are no shards yet.
@@ -222,9 +224,10 @@ class Searcher:
         top_k, rerank = (min(count, max(1, self._output.totals.rows)) for count in (top_k, rerank))
         found = self._found(list(queries), by, top_k, similarity, exact, rerank, fusion or "standardized")
         # A row without a value in common with the query is no hit, as in a search by words.
-        hits = found.score > 0 if by == SPARSE else np.ones(found.score.shape, bool)
+        hits = found.score > (0 if by == SPARSE else NO_HIT)
+        reason = "no row has a value in common with it" if by == SPARSE else "no row has a vector"
         for query in np.flatnonzero(~hits.any(axis=1)).tolist():
-            log.warning(f"{queries[query]!r}: no row has a value in common with it")
+            log.warning(f"{queries[query][:SHOWN_CHARS]!r}: {reason}")
         return self._hits(queries, found, hits)
 
     def _hits(self, queries: Sequence[str], found: Nearest, chosen: npt.NDArray[np.bool_]) -> list[Hit]:

@@ -72,6 +72,13 @@ def test_search_by_the_index_finds_what_exact_search_finds(cli, folder: Path, me
     assert cli("index", out, "--memory", memory, "--recall", "1").stdout.startswith("indexed: 480 rows (0 added) in ")
 
 
+def test_an_output_of_one_row(cli, tmp_path: Path) -> None:
+    write(tmp_path / "in", "a", SENTENCES[:1])
+    cli("embed", tmp_path / "in", tmp_path / "out", *BASE)
+    assert cli("index", tmp_path / "out").stdout.startswith("indexed: 1 row (1 added)")
+    assert SENTENCES[0] in cli("search", tmp_path / "out", SENTENCES[0]).stdout
+
+
 def test_later_runs_add_segments_and_mask_what_is_gone(cli, folder: Path) -> None:
     out = folder / "out"
     cli("index", out, "--recall", "1")

@@ -51,6 +51,13 @@ def test_many_queries_find_what_brute_force_finds(cli, output: Path, tmp_path: P
     assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
 
 
+def test_each_query_has_a_table_of_its_own(cli, output: Path) -> None:
+    query = SENTENCES[3]
+    once = cli("search", output, query, "-k", "2").stdout
+    twice = cli("search", output, query, query, "-k", "2").stdout
+    assert twice == f"{query}\n{once}\n{query}\n{once}"
+
+
 def test_a_table_has_a_row_for_each_text_on_one_line(cli, tmp_path: Path) -> None:
     lines = [{"id": number, "text": text} for number, text in enumerate(["비가\n온다.", "비가\n온다.", "눈이 온다."])]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")

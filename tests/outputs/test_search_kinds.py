@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from kind_outputs import ENCODER, QUERIES, embed
+from multi_vector_models import save_colbert
 from sentence_transformers import util
 from sparse_models import save_inference_free
 
@@ -101,6 +103,22 @@ def test_a_row_without_a_value_in_common_is_no_sparse_hit(cli, three: Output, sp
     done = cli("search", empty.storage.root, QUERIES[0])
     assert done.stdout == ""
     assert "no row has a value in common" in done.stderr
+    cli("search", empty.storage.root, QUERIES[0], "--format", "parquet", "-o", tmp_path / "none.parquet")
+    table = pq.read_table(tmp_path / "none.parquet")
+    assert (table.num_rows, table.column_names) == (0, ["id", "text", "query", "rank", "score", "shard", "row"])
+
+
+def test_a_row_without_token_vectors_is_no_hit(cli, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("비가 온다\n. , .\n눈이 온다\n", "utf-8")
+    folder = save_colbert(tmp_path / "model", "bert", (".", ",", "[CLS]", "[SEP]"))
+    cli(
+        "embed", tmp_path / "in", tmp_path / "out", "--model", folder, "--set", "executor=local", "--set", "model.prompt=''"
+    )
+    counts = [len(row) for row in Output.open(tmp_path / "out").to_arrow(["multi_vector"])["multi_vector"].to_pylist()]
+    assert [count > 0 for count in counts] == [True, False, True]
+    for query in ("비가 온다", "눈"):
+        assert {hit.row for hit in Output.open(tmp_path / "out").search(query)} == {0, 2}
 
 
 def test_queries_need_no_inference(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_files_of_other_versions_are_not_compared(cli, home: Path, corpus: Path,
     assert found["unlike"] == ["1.jsonl"]
     # Cut otherwise, by another slice.max_rows; the rows are the same, and so are their vectors.
     assert found["agreement"]["cosine"] == pytest.approx(1, abs=1e-5)
-    assert "1.jsonl: its versions or its rejected rows differ" in cli("diff", home, tmp_path / "out").stderr
+    assert "1.jsonl: its versions, chunks or rejected rows differ" in cli("diff", home, tmp_path / "out").stderr
 
 
 def test_readers_of_the_folder_go_where_the_pointer_says(cli, home: Path) -> None:

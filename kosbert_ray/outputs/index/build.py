@@ -184,7 +184,7 @@ class _Builder:
             centroids.this.disown()
             _copy_training(index, fresh)
             return fresh
-        lists = min(MAX_LISTS, max(1, 2 ** round(math.log2(2 * math.sqrt(rows)))))
+        lists = min(MAX_LISTS, 2 ** int(math.log2(rows)), max(1, 2 ** round(math.log2(2 * math.sqrt(rows)))))
         index = self._empty(lists)
         most = max(lists, min(TRAINING_ROWS * lists, TRAINING_BYTES // (4 * self._format.dimension)))
         log.info(f"training {plural(lists, 'list')} on {plural(min(most, rows), 'row')}")

@@ -27,7 +27,7 @@ from kosbert_ray.outputs.kept import require_kept, text_column
 from kosbert_ray.outputs.output import SAMPLED_SHARDS, Output
 from kosbert_ray.outputs.report.kinds.base import Column, KindFigures, ReportedKind
 from kosbert_ray.outputs.report.kinds.table import REPORTED
-from kosbert_ray.outputs.report.words import MANY_VALUES, NO_MODEL, NO_TEXTS
+from kosbert_ray.outputs.report.words import MANY_VALUES, MISSING, NO_MODEL, NO_TEXTS
 from kosbert_ray.outputs.sample import Sample, sample_kinds
 from kosbert_ray.planning.options import PlanOptions
 from kosbert_ray.shards.ledger import CLUSTERS_FOLDER
@@ -208,6 +208,8 @@ def report(
     notes: list[Note] = []
     if text is None:
         notes.append((NO_TEXTS, {}))
+    output.warn_if_partial("in the report")
+    notes += [(MISSING, {"error": notice}) for notice in output.ledger.notices]
     log.info(f"sampling {min(sample, output.totals.rows):,} of {plural(output.totals.rows, 'row')}")
     columns = [name for name in dict.fromkeys((text, color)) if name]
     keep = {kind: REPORTED[kind].keep for kind in output.kinds}

@@ -15,6 +15,7 @@ Language = Literal["en", "ko"]
 NO_TEXTS = "The output has no texts (--no-text), so the map shows none and there are no lengths."
 MANY_VALUES = "--color {column}: {values:,} values; the {colored} most frequent have a color."
 NO_MODEL = "Lengths are not shown: the model cannot be loaded here ({error})."
+MISSING = "The report leaves files out: {error}"
 MIDDLE = "Median {median:{form}}, 95th percentile {high:{form}}."
 COMPARED = (
     "Median {median:{form}}, 95th percentile {high:{form}} ({reference}: {usual_median:{form}} and {usual_high:{form}})."
@@ -66,6 +67,7 @@ KOREAN: Mapping[str, str] = {
     CHUNK: "long_text=chunk를",
     NO_TEXTS: ("출력에 텍스트가 없어(--no-text) 지도에 텍스트를 표시할 수 없고 길이도 알 수 없습니다."),
     MANY_VALUES: ("--color {column}: 값이 {values:,}개이며, 가장 많은 {colored}개에만 색을 입혔습니다."),
+    MISSING: "일부 파일이 빠진 보고서입니다: {error}",
     NO_MODEL: ("이 머신에서 모델을 불러올 수 없어 길이를 표시하지 않습니다({error})."),
     # Pairs
     "Nearest pairs": "가장 가까운 쌍",
