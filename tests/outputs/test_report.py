@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -164,6 +165,33 @@ def test_an_output_that_is_not_complete_or_not_ours(cli, told, output: Path, tmp
         "report", copy, "--evaluation", tmp_path / "e.json", code=1
     )
     assert "-o /nowhere/x.html: No such file" in told("report", copy, "--sample", "9", "-o", "/nowhere/x.html", code=2)
+
+
+def test_missing_shards_are_named_on_the_page(cli, output: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(output, tmp_path / "out")
+    gone = sorted(copy.glob("*.parquet"))[0]
+    gone.unlink()
+    for language, said in (("en", "The report leaves files out: "), ("ko", "일부 파일이 빠진 보고서입니다: ")):
+        done = cli("report", copy, "-o", tmp_path / "r.html", "--sample", "20", "--lang", language)
+        assert f"{gone.name}: missing" in done.stderr
+        assert f"{said}{gone}: missing" in (tmp_path / "r.html").read_text("utf-8")
+
+
+def test_an_older_file_stays_if_the_disk_is_full(
+    told, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "r.html"
+    page.write_text("older")
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> None:
+        write(path, content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert "r.html: No space left on device" in told("report", output, "-o", page, "--sample", "20", code=2)
+    assert page.read_text() == "older"
+    assert [*tmp_path.iterdir()] == [page]
 
 
 def test_health_tells_a_cone_from_a_ball() -> None:
