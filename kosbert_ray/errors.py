@@ -103,3 +103,10 @@ def shown_names(names: Sequence[str], quoted: bool = False) -> str:
     """Joins the first few names for a message."""
     shown = ", ".join(map(repr, names[:SHOWN_NAMES]) if quoted else names[:SHOWN_NAMES])
     return f"{shown} and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else shown
+
+
+def require_one_of(name: str, value: object, known: Sequence[object]) -> None:
+    """Raises UsageError if an argument has none of some values; None among them is not named."""
+    if value not in known:
+        names = ", ".join(str(item) for item in known if item is not None)
+        raise UsageError(f"{name}: {value!r} is not known; choose one of {names}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from kosbert_ray.vectors.similarity import sparse_directions
 from kosbert_ray.vectors.sparse import SparseVectors
 
 COMPONENTS = 50  # principal components passed to t-SNE; the rest is mostly noise and slow
@@ -42,14 +43,10 @@ def reduce_sparse(vectors: SparseVectors, seed: int = 0) -> npt.NDArray[np.float
 
     Source: Deerwester et al. 1990, "Indexing by Latent Semantic Analysis".
     """
-    from scipy.sparse import csr_matrix
     from sklearn.decomposition import TruncatedSVD
-    from sklearn.preprocessing import normalize
 
-    used, columns = np.unique(vectors.indices, return_inverse=True)
-    shape = len(vectors), max(1, len(used))
-    matrix = normalize(csr_matrix((vectors.values, columns, vectors.offsets), shape=shape))
-    if len(used) <= COMPONENTS:
+    matrix = sparse_directions(vectors)
+    if matrix.shape[1] <= COMPONENTS:
         return np.asarray(matrix.toarray(), np.float32)
     components = min(COMPONENTS, len(vectors))
     reduced = np.asarray(TruncatedSVD(components, random_state=seed).fit_transform(matrix), np.float32)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# What a record says of a hit beside its kept columns, and its Arrow type.
+PLACE = {"query": "string", "rank": "int64", "score": "float64", "shard": "string", "row": "int64"}
+
 EXAMPLES = (
     ("run one query", "kosbert-ray search vectors/ '환불은 어떻게 하나요?' -k 5"),
     ("compare token vectors, too", "kosbert-ray search vectors/ '환불은 어떻게 하나요?' --by hybrid"),
@@ -214,7 +217,7 @@ def _rows(hits: list[Hit]) -> list[list[str]]:
 
 
 def _record(hit: Hit) -> dict[str, object]:
-    place = {"query": hit.query, "rank": hit.rank, "score": hit.score, "shard": hit.shard, "row": hit.row}
+    place = {name: getattr(hit, name) for name in PLACE}
     return {**hit.columns, **place} if not {*hit.columns} & {*place} else {**place, "columns": hit.columns}
 
 
@@ -234,9 +237,8 @@ def _write_parquet(hits: list[Hit], output: Output, path: str) -> None:
     table = pa.Table.from_pylist([_record(hit) for hit in hits])
     if not hits:  # no rows, but the columns
         kept = [field for field in output.dataset().schema if field.name in output.columns]
-        place = [pa.field("query", "string"), pa.field("rank", "int64"), pa.field("score", "float64")]
-        place += [pa.field("shard", "string"), pa.field("row", "int64")]
-        clash = {field.name for field in kept} & {field.name for field in place}
+        place = [pa.field(name, kind) for name, kind in PLACE.items()]
+        clash = {field.name for field in kept} & {*PLACE}
         fields = [*place, pa.field("columns", pa.struct(kept))] if clash else [*kept, *place]
         table = pa.schema(fields).empty_table()
     write_file(path, to_parquet(table).to_pybytes())

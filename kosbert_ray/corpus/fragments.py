@@ -163,3 +163,8 @@ def byte_ranges(file: InputFile, size: int) -> Iterator[Fragment]:
     """Fragments of ``size`` bytes; the last may be smaller."""
     for index, start in enumerate(range(0, file.size, size)):
         yield Fragment(file, index, start, min(start + size, file.size))
+
+
+def slice_name(file: str, fragment: int, number: int) -> str:
+    """Returns the name of a slice in messages and in the progress: its file and its two numbers."""
+    return f"{file}, slice {fragment}-{number}"

@@ -129,7 +129,7 @@ class _Side:
         def read(shard: str) -> list[tuple[Rows, Any]]:
             targets, numbers = (np.concatenate(parts) for parts in zip(*places[shard], strict=True))
             found = []
-            for block, rows in read_blocks(self.output.storage, shard, item):
+            for block, rows in read_blocks(self.output.storage, shard, item, np.unique(numbers)):
                 here = np.isin(numbers, rows)
                 found.append((targets[here], taken(block, np.searchsorted(rows, numbers[here]))))
             return found

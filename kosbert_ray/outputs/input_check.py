@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kosbert_ray.corpus.fragments import Fragment, is_current
+from kosbert_ray.corpus.fragments import Fragment, is_current, slice_name
 from kosbert_ray.corpus.identity import FileHashes
 from kosbert_ray.corpus.reader import FragmentReader
 from kosbert_ray.errors import KosbertError
@@ -137,7 +137,7 @@ def _compare(fragment: Fragment, counts: Counts, slices: dict[int, Receipt]) -> 
     problems = []
     missing = 0
     for index, (expected, shard) in enumerate(counts):
-        where = f"{fragment.file.name}, slice {fragment.index}-{index}"
+        where = slice_name(fragment.file.name, fragment.index, index)
         receipt = slices.get(index)
         if receipt is None:
             missing += 1

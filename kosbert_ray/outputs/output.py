@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kosbert_ray.config import JobConfig, load_config
-from kosbert_ray.errors import InputError, StorageError, UsageError
+from kosbert_ray.errors import InputError, StorageError, require_one_of
 from kosbert_ray.job import model_ref, open_output
 from kosbert_ray.outputs.record import JobRecord
 from kosbert_ray.outputs.sample import Sample, sample
@@ -272,8 +272,7 @@ class Output:
         for found in self.formats:
             if found.kind == kind:
                 return found
-        if kind not in KINDS:
-            raise UsageError(f"kind: {kind!r} is not known; choose one of {', '.join(KINDS)}")
+        require_one_of("kind", kind, KINDS)
         raise InputError(f"{self.storage.url()}: has {named(self.kinds)} vectors only, and this needs {named([kind])} ones")
 
     def model(self, prompt: str | None = None, prompt_name: str | None = None) -> ModelSpec:

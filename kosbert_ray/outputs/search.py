@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
-from kosbert_ray.errors import InputError, UsageError
+from kosbert_ray.errors import InputError, UsageError, require_one_of
 from kosbert_ray.job import reader_threads
 from kosbert_ray.outputs.fusion import Fusion, hybrid
 from kosbert_ray.outputs.nearest import Nearest, nearest
@@ -54,13 +54,6 @@ class Hit:
     shard: str
     row: int
     columns: dict[str, Any]
-
-
-def require_one_of(name: str, value: object, known: Sequence[object]) -> None:
-    """Raises UsageError if an argument has none of some values."""
-    if value not in known:
-        names = ", ".join(str(item) for item in known if item is not None)
-        raise UsageError(f"{name}: {value!r} is not known; choose one of {names}")
 
 
 class Searcher:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,12 @@ from kosbert_ray.vectors.ragged import Int64
 from kosbert_ray.vectors.sparse import SparseVectors
 from kosbert_ray.vectors.token_vectors import TokenVectors
 
+if TYPE_CHECKING:
+    import scipy.sparse
+
 Float32 = npt.NDArray[np.float32]
 
-BLOCK_TOKENS = 1024  # of rows, and
-BLOCK_SCORES = 2**20  # with the tokens of queries, per matrix product: it stays in a core's cache
-
+BLOCK_TOKENS = 1024  # of rows, and as many of queries, per matrix product: it stays in a core's cache
 BLOCK_COLUMNS = 2048  # of sparse vectors that are multiplied as dense ones
 SPARSE_PRODUCT = 20  # a product of SciPy's sparse matrices takes this many times a dense one's time
 
@@ -40,7 +41,7 @@ def maxsim(queries: Sequence[npt.NDArray[Any]], rows: TokenVectors) -> Float32:
     asked = np.flatnonzero(lengths)
     there = np.flatnonzero(rows.counts)  # rows without token vectors take no place, so the others follow each other
     starts = np.append(rows.offsets[there], rows.offsets[-1])
-    for some in _blocks(np.concatenate(([0], np.cumsum(lengths[asked]))), BLOCK_SCORES // BLOCK_TOKENS):
+    for some in _blocks(np.concatenate(([0], np.cumsum(lengths[asked]))), BLOCK_TOKENS):
         own = asked[some]
         tokens = np.concatenate([queries[query] for query in own]).astype(np.float32, copy=False)
         ends = np.concatenate(([0], np.cumsum(lengths[own])))[:-1]
@@ -104,14 +105,19 @@ def _dense_pairs(vectors: Float32) -> Float32:
     return directions @ directions.T
 
 
-def _sparse_pairs(vectors: SparseVectors) -> Float32:
+def sparse_directions(vectors: SparseVectors) -> scipy.sparse.csr_matrix:
+    """Returns sparse vectors scaled to length 1, as a SciPy matrix of the dimensions in use (at least one)."""
     from scipy.sparse import csr_matrix
     from sklearn.preprocessing import normalize
 
     used, columns = np.unique(vectors.indices, return_inverse=True)
-    count, width = len(vectors), max(1, len(used))
-    directions = normalize(csr_matrix((vectors.values, columns, vectors.offsets), shape=(count, width)))
-    products = np.square(np.bincount(columns, minlength=width), dtype=np.float64).sum()
+    return normalize(csr_matrix((vectors.values, columns, vectors.offsets), shape=(len(vectors), max(1, len(used)))))
+
+
+def _sparse_pairs(vectors: SparseVectors) -> Float32:
+    directions = sparse_directions(vectors)
+    count, width = directions.shape
+    products = np.square(np.bincount(directions.indices, minlength=width), dtype=np.float64).sum()
     if SPARSE_PRODUCT * products < count**2 * width:
         return np.asarray((directions @ directions.T).toarray(), np.float32)
     found, by_column = np.zeros((count, count), np.float32), directions.tocsc()

@@ -207,7 +207,7 @@ def test_rows_without_token_vectors_are_a_warning() -> None:
     vectors = TokenVectors.of_lengths(np.array([[3, 0], [0, 2], [5, 0]], np.float16), np.array([2, 0, 1]))
     kept = TokenMeans.of(vectors).joined([TokenMeans.of(TokenVectors.empty(2, 1))])
     assert kept.means.tolist() == [[0.5, 0.5], [0, 0], [1, 0], [0, 0]]
-    found = TokenFigures.of(kept, Column(MultiVectorFormat(2), 10.0, None))
+    found = TokenFigures.of(kept, Column(MultiVectorFormat(2), lambda: 10.0, None))
     (warning,) = found.warnings(Words("en"))
     assert warning.startswith("Rows without token vectors: 2 of 4 sampled.")
     assert found.cosines == pytest.approx(np.sqrt(0.5))

@@ -247,8 +247,10 @@ class Qdrant:
 
     def _index_payload(self) -> None:
         """Makes the payload indexes that the collection lacks, as after a load that was killed; counting needs them."""
-        there = () if self._local else self._client.get_collection(self._name).payload_schema
-        for key in () if self._local else (SHARD, OUTPUT, MODEL):
+        if self._local:
+            return
+        there = self._client.get_collection(self._name).payload_schema
+        for key in (SHARD, OUTPUT, MODEL):
             if key not in there:
                 self._client.create_payload_index(self._name, key, models.PayloadSchemaType.KEYWORD)
 

@@ -282,9 +282,12 @@ def _mapped(
 
 def _figures(output: Output, kind: Kind, drawn: Sample, model: Model | None) -> KindFigures:
     item, shards = output.kind_format(kind), {shard for shard, _ in drawn.places}
-    rows = sum(receipt.rows for receipt in output.receipts if receipt.shard in shards)
-    stored = sum(stored_bytes(output.storage, shard, item) for shard in shards)
-    return REPORTED[kind].measured(drawn.vectors, Column(item, stored / rows, model))
+
+    def row_bytes() -> float:
+        rows = sum(receipt.rows for receipt in output.receipts if receipt.shard in shards)
+        return sum(stored_bytes(output.storage, shard, item) for shard in shards) / rows
+
+    return REPORTED[kind].measured(drawn.vectors, Column(item, row_bytes, model))
 
 
 def _by_size(groups: list[str], texts: list[str]) -> tuple[Group, ...]:

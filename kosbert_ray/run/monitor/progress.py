@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kosbert_ray.corpus.fragments import slice_name
 from kosbert_ray.logs import is_quiet
 from kosbert_ray.run.monitor.throughput import Occupancy, Recent, bottleneck
 from kosbert_ray.shards.lease import LiveReport
@@ -156,7 +157,7 @@ class Progress:
         with self._lock:
             self.new.add(receipt)
             self.recent.add(receipt)
-            name = f"/{receipt.file}, slice {receipt.fragment_index}-{receipt.slice_index}"
+            name = "/" + slice_name(receipt.file, receipt.fragment_index, receipt.slice_index)
             self._committed.append(name)
             self._open_parts = {what: part for what, part in self._open_parts.items() if not what.endswith(name)}
             if self.first_at is None:

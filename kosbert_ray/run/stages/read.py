@@ -9,7 +9,7 @@ from operator import add, gt, lt
 
 import pyarrow as pa
 
-from kosbert_ray.corpus.fragments import Fragment, Slice
+from kosbert_ray.corpus.fragments import Fragment, Slice, slice_name
 from kosbert_ray.corpus.row_table import POSITION, REASON, TEXT
 from kosbert_ray.errors import InputChanged, InputError, StorageError, described
 from kosbert_ray.run.monitor.board import MAX_ATTEMPTS
@@ -138,5 +138,5 @@ def slice_row(work: Work, piece: Slice, table: pa.Table, read_seconds: float) ->
     )
     columns = {name: table[name].combine_chunks() for name in (TEXT, POSITION, REASON)}
     columns |= {KEEP + name: table[name].combine_chunks() for name in work.reader.columns.keep.names}
-    address = f"{work.reader.storage.url(fragment.file.name)}, slice {fragment.index}-{piece.index}"
+    address = slice_name(work.reader.storage.url(fragment.file.name), fragment.index, piece.index)
     return SliceRow(address, receipt, fragment, columns=columns)

@@ -10,16 +10,16 @@ import plotly.graph_objects as go
 
 from kosbert_ray.analysis.health import Health, health
 from kosbert_ray.outputs.report import reference
-from kosbert_ray.outputs.report.charts import LEAST_SPREAD, Figure, Table, chart, histogram, middle
-from kosbert_ray.outputs.report.kinds.base import Column, Float32, ReportedKind, unchanged
+from kosbert_ray.outputs.report.charts import LEAST_SPREAD, Figure, chart, histogram, middle
+from kosbert_ray.outputs.report.kinds.base import Column, Float32, KindFigures, ReportedKind, unchanged
 from kosbert_ray.outputs.report.words import Words
 from kosbert_ray.vectors.kinds import DENSE
 from kosbert_ray.vectors.similarity import PAIRS
 
 
 @dataclass(frozen=True)
-class DenseFigures:
-    """Implements ``KindFigures``.
+class DenseFigures(KindFigures):
+    """See ``KindFigures``.
 
     Attributes:
         health: figures on the vectors.
@@ -32,11 +32,6 @@ class DenseFigures:
         """Measures float32 ``[n, dimension]``."""
         del column
         return DenseFigures(health(vectors))
-
-    def warnings(self, say: Words) -> Iterator[str]:
-        """See ``KindFigures``."""
-        del say
-        yield from ()
 
     def summary(self, say: Words) -> Iterator[tuple[str, str]]:
         """See ``KindFigures``."""
@@ -85,11 +80,6 @@ class DenseFigures:
     def _spread(self, say: Words) -> go.Figure:
         line = go.Scatter(y=self.health.deviations, mode="lines")
         return chart([line], say("dimension"), say("standard deviation"))
-
-    def tables(self, say: Words) -> Iterator[Table]:
-        """See ``KindFigures``."""
-        del say
-        yield from ()
 
 
 REPORTED = ReportedKind(

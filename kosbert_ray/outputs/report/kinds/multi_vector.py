@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kosbert_ray.outputs.report.charts import Figure, Table, histogram, log_histogram, middle
-from kosbert_ray.outputs.report.kinds.base import Column, Float32, ReportedKind, pairs_of
+from kosbert_ray.outputs.report.charts import Figure, log_histogram, middle
+from kosbert_ray.outputs.report.kinds.base import Column, Float32, RaggedFigures, ReportedKind, pairs_of
 from kosbert_ray.outputs.report.words import Words
 from kosbert_ray.vectors.arithmetic import unit
 from kosbert_ray.vectors.kinds import DENSE
@@ -48,42 +48,26 @@ class TokenMeans:
 
 
 @dataclass(frozen=True)
-class TokenFigures:
-    """Implements ``KindFigures``.
+class TokenFigures(RaggedFigures):
+    """See ``RaggedFigures``; cosines are those of mean vectors.
 
     Attributes:
-        counts: vectors of each row, int64 ``[n]``.
         dimension: length of a vector.
-        cosines: of the mean vectors of random pairs of rows, float32; none if there is no such pair.
-        row_bytes: bytes of a row in the file.
     """
 
-    counts: npt.NDArray[np.int64]
+    EMPTY = (
+        "Rows without token vectors: {empty:,} of {rows:,} sampled. A search by token vectors cannot find them; "
+        "check the model's skiplist."
+    )
+
     dimension: int
-    cosines: Float32
-    row_bytes: float
 
     @staticmethod
     def of(kept: TokenMeans, column: Column) -> TokenFigures:
         """Measures what was kept."""
         first, second = pairs_of(kept.counts > 0)
         cosines = COSINES[DENSE](kept.means[first], kept.means[second])
-        return TokenFigures(kept.counts, column.format.dimension, cosines, column.row_bytes)
-
-    @property
-    def empty(self) -> int:
-        """Number of rows without a vector."""
-        return int((self.counts == 0).sum())
-
-    def warnings(self, say: Words) -> Iterator[str]:
-        """See ``KindFigures``."""
-        if self.empty:
-            yield say(
-                "Rows without token vectors: {empty:,} of {rows:,} sampled. A search by token vectors cannot find them; "
-                "check the model's skiplist.",
-                empty=self.empty,
-                rows=len(self.counts),
-            )
+        return TokenFigures(kept.counts, cosines, column.row_bytes(), column.format.dimension)
 
     def summary(self, say: Words) -> Iterator[tuple[str, str]]:
         """See ``KindFigures``."""
@@ -97,10 +81,7 @@ class TokenFigures:
                 dimension=self.dimension,
             ),
         )
-        if len(self.cosines):
-            anisotropy = float(self.cosines.mean())
-            yield "Anisotropy", say("{found:.3f}, the mean cosine of two rows' mean vectors", found=anisotropy)
-        yield "Size on disk", say("{size} a row", size=say.size(round(self.row_bytes)))
+        yield from self.ends(say, "{found:.3f}, the mean cosine of two rows' mean vectors")
 
     def figures(self, say: Words) -> Iterator[Figure]:
         """See ``KindFigures``."""
@@ -108,18 +89,7 @@ class TokenFigures:
             low = max(1, int(self.counts.min()))
             about = f"{say('Token vectors of the sampled rows.')} {middle(self.counts, ',.0f', say)}"
             yield Figure("Vectors per row", about, log_histogram(self.counts, "vectors", "rows", say, low))
-        if len(self.cosines):
-            said = say("Cosines of the mean token vectors of pairs picked at random.")
-            yield Figure(
-                "Similarity",
-                f"{said} {middle(self.cosines, '.3f', say)}",
-                histogram(self.cosines, "cosine", "pairs", say),
-            )
-
-    def tables(self, say: Words) -> Iterator[Table]:
-        """See ``KindFigures``."""
-        del say
-        yield from ()
+        yield from self.similarity(say, "Cosines of the mean token vectors of pairs picked at random.")
 
 
 def _points(kept: TokenMeans) -> Float32:

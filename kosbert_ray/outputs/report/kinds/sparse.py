@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from kosbert_ray.analysis.projection import reduce_sparse
 from kosbert_ray.model.vector_heads import AutoEncoder
-from kosbert_ray.outputs.report.charts import Figure, Table, count_histogram, histogram, middle
-from kosbert_ray.outputs.report.kinds.base import Column, Float32, ReportedKind, pairs_of, unchanged
+from kosbert_ray.outputs.report.charts import Figure, Table, count_histogram, middle
+from kosbert_ray.outputs.report.kinds.base import Column, Float32, RaggedFigures, ReportedKind, pairs_of, unchanged
 from kosbert_ray.outputs.report.words import Words
 from kosbert_ray.vectors.kinds import SPARSE
 from kosbert_ray.vectors.similarity import COSINES, PAIRS
@@ -39,26 +39,25 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class SparseFigures:
-    """Implements ``KindFigures``.
+class SparseFigures(RaggedFigures):
+    """See ``RaggedFigures``; entries are values above 0.
 
     Attributes:
-        counts: values above 0 of each row, int64 ``[n]``.
         dimension: number of dimensions.
         used: how many dimensions are above 0 in a sampled row.
         heaviest: the dimensions with the largest sums of values, the largest first.
         named: whether dimensions have the names of tokens.
-        cosines: of random pairs of rows that are not empty, float32; none if there is no such pair.
-        row_bytes: bytes of a row in the file.
     """
 
-    counts: npt.NDArray[np.int64]
+    EMPTY = (
+        "Empty sparse vectors: {empty:,} of {rows:,} sampled rows. A search by sparse vectors cannot find them; "
+        "check output.sparse_threshold and the model."
+    )
+
     dimension: int
     used: int
     heaviest: tuple[Weight, ...]
     named: bool
-    cosines: Float32
-    row_bytes: float
 
     @staticmethod
     def of(vectors: SparseVectors, column: Column) -> SparseFigures:
@@ -75,23 +74,8 @@ class SparseFigures:
             heaviest=tuple(Weight(name, count / len(vectors), total / count) for name, count, total in weights),
             named=names is not None,
             cosines=_cosines(vectors, first, second),
-            row_bytes=column.row_bytes,
+            row_bytes=column.row_bytes(),
         )
-
-    @property
-    def empty(self) -> int:
-        """Number of rows whose vector is empty."""
-        return int((self.counts == 0).sum())
-
-    def warnings(self, say: Words) -> Iterator[str]:
-        """See ``KindFigures``."""
-        if self.empty:
-            yield say(
-                "Empty sparse vectors: {empty:,} of {rows:,} sampled rows. A search by sparse vectors cannot find them; "
-                "check output.sparse_threshold and the model.",
-                empty=self.empty,
-                rows=len(self.counts),
-            )
 
     def summary(self, say: Words) -> Iterator[tuple[str, str]]:
         """See ``KindFigures``."""
@@ -107,19 +91,14 @@ class SparseFigures:
             ),
         )
         yield "Dimensions", say("{used:,} of {all:,} used in the sampled rows", used=self.used, all=self.dimension)
-        if len(self.cosines):
-            anisotropy = float(self.cosines.mean())
-            yield "Anisotropy", say("{found:.3f}, the mean cosine of two rows picked at random", found=anisotropy)
-        yield "Size on disk", say("{size} a row", size=say.size(round(self.row_bytes)))
+        yield from self.ends(say, "{found:.3f}, the mean cosine of two rows picked at random")
 
     def figures(self, say: Words) -> Iterator[Figure]:
         """See ``KindFigures``."""
         if np.ptp(self.counts):  # else each row has as many: sparse_top_k, or an autoencoder
             about = f"{say('Values above 0 in the vectors of the sampled rows.')} {middle(self.counts, ',.0f', say)}"
             yield Figure("Values per row", about, count_histogram(self.counts, "values above 0", "rows", say))
-        if len(self.cosines):
-            about = f"{say('Cosines of pairs picked at random.')} {middle(self.cosines, '.3f', say)}"
-            yield Figure("Similarity", about, histogram(self.cosines, "cosine", "pairs", say))
+        yield from self.similarity(say, "Cosines of pairs picked at random.")
 
     def tables(self, say: Words) -> Iterator[Table]:
         """See ``KindFigures``."""
