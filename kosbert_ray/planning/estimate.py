@@ -215,7 +215,7 @@ def estimate(config: JobConfig) -> Estimate:
             tokens /= pooling.factor
         for item in formats:
             if isinstance(item, SparseFormat):
-                sparse = sparse_sample(spec, item, policy, tokenizer, texts, tokens_of_row)
+                sparse = sparse_sample(spec, config.encoder, item, policy, tokenizer, texts, tokens_of_row)
         of_row = output_bytes(formats, spec, tokens, kept, slice_rows, sparse)
         if column := config.copied_column():
             copied = kept_bytes(formats, [table.select([column]) for table in kept])

@@ -82,7 +82,7 @@ def typical_vectors(item: VectorFormat, spec: ModelSpec, tokens: float, sparse: 
     """
     if item.kind == SPARSE:
         assert sparse is not None
-        return sparse.drawn(VECTORS)
+        return sparse.vectors
     random = np.random.default_rng(0)
     if item.kind == MULTI_VECTOR:
         length = max(1, round(tokens))

@@ -42,22 +42,15 @@ class SparseSample:
         """The average number of values of a vector."""
         return float(self.vectors.counts.mean())
 
-    def drawn(self, count: int) -> SparseVectors:
-        """Returns ``count`` vectors that compress like those of a corpus: the entries of the sample in random order.
-
-        Copies of the sampled vectors would not do: a codec finds repetitions.
-        """
-        random = np.random.default_rng(0)
-        rows = np.repeat(np.arange(count), np.resize(self.vectors.counts, count))
-        places = random.integers(0, max(1, len(self.vectors.indices)), len(rows))
-        indices = self.vectors.indices[places]
-        order = np.lexsort((indices, rows))
-        values = self.vectors.values[places]
-        return SparseVectors.of_coordinates(rows, indices[order], values[order], np.ones(count, bool))
-
 
 def sparse_sample(
-    spec: ModelSpec, item: SparseFormat, policy: LongText, tokenizer: Tokenizer, texts: Sequence[pa.Array], tokens: float
+    spec: ModelSpec,
+    options: EncoderOptions,
+    item: SparseFormat,
+    policy: LongText,
+    tokenizer: Tokenizer,
+    texts: Sequence[pa.Array],
+    tokens: float,
 ) -> SparseSample:
     """Encodes a few rows on the CPU.
 
@@ -66,6 +59,7 @@ def sparse_sample(
 
     Args:
         spec: the model.
+        options: how the job computes. Values of lower precision compress better, so its precision is used if a CPU has it.
         item: how sparse vectors are stored, which may limit their values.
         policy: the treatment of long texts.
         tokenizer: the model's tokenizer.
@@ -75,7 +69,7 @@ def sparse_sample(
     try:
         if (size := weight_bytes(spec, "fp32")) > MAX_WEIGHT_BYTES:
             reason = f"the model's {data_size(size)} of weights are not loaded for an estimate"
-        elif len(vectors := _encode(spec, item, _rows(policy, tokenizer, texts))):
+        elif len(vectors := _encode(spec, options, item, _rows(policy, tokenizer, texts))):
             return SparseSample(vectors)
         else:
             reason = "none of the sampled rows could be encoded"
@@ -99,22 +93,25 @@ def _rows(policy: LongText, tokenizer: Tokenizer, texts: Sequence[pa.Array]) -> 
     """Draws texts of the sampled slices; where long texts are split, chunks of them."""
     random = np.random.default_rng(0)
     every = pa.chunked_array(texts)
-    drawn = random.permutation(len(every))[:ROWS]
+    drawn = np.sort(random.permutation(len(every))[:ROWS])  # in order: neighbours may be alike, and compress well
     rows: list[str] = every.take(pa.array(drawn)).to_pylist()
     chunks = policy(tokenizer, pa.array(rows, pa.large_string())).chunks
     if chunks:
         spans = zip(chunks.source.tolist(), chunks.start.tolist(), chunks.end.tolist(), strict=True)
         rows = [rows[source][start:end] for source, start, end in spans]
-    return [rows[row] for row in random.permutation(len(rows))[:ROWS]]
+    return [rows[row] for row in np.sort(random.permutation(len(rows))[:ROWS])]
 
 
-def _encode(spec: ModelSpec, item: SparseFormat, rows: list[str]) -> SparseVectors:
-    """Returns the vectors of the rows that can be encoded, among the first rows with about ``TOKENS`` tokens."""
+def _encode(spec: ModelSpec, options: EncoderOptions, item: SparseFormat, rows: list[str]) -> SparseVectors:
+    """Returns the vectors of the rows that can be encoded, among random rows with about ``TOKENS`` tokens."""
     from kosbert_ray.encoder.encoder import Encoder
 
-    encoder = Encoder(spec, EncoderOptions(device="cpu", precision="fp32", engine="torch"), kinds=(SPARSE,))
+    precision = options.precision if options.precision in ("fp32", "bf16") else "auto"
+    encoder = Encoder(spec, EncoderOptions(device="cpu", precision=precision, engine="torch"), kinds=(SPARSE,))
     lengths = encoder.tokenizer(rows).row_lengths()
-    few = [row for row, start in zip(rows, np.cumsum(lengths) - lengths, strict=True) if start < TOKENS]
+    order = np.random.default_rng(0).permutation(len(rows))
+    starts = np.cumsum(lengths[order]) - lengths[order]
+    few = [rows[row] for row in np.sort(order[starts < TOKENS])]
     encoded = encoder.encode_tokens(encoder.tokenizer(few), kinds=(SPARSE,))
     good = [row for row in range(len(few)) if row not in encoded.failed]
     return item.kept(cast(SparseVectors, encoded.ragged[SPARSE])).take(encoded.rows[good])
